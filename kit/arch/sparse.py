@@ -1,0 +1,152 @@
+"""Sparse coding of the architecture (DHA eq. 5–7, ISTA-NAS; METHOD section 2a)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kit.arch.base import ArchLearner, strongest_picks
+from kit.arch.lasso import lasso
+from kit.errors import KitError
+from kit.space.limits import Limits
+from kit.space.network import Child, Slot
+
+WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
+
+
+class SparseCoding(ArchLearner):
+    """α is never trained: each slot keeps a short dense b that is, and α is the sparse vector that b compresses.
+
+    recover: "step" (DHA's Algorithm 1) or "epoch" (ISTA-NAS). lam: λ of the LASSO; freeze_tol: of the freeze. limits: children
+    beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one and recovered in one batched LASSO.
+    """
+
+    def __init__(self, slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, *,
+                 lr: float, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 1e-3, lam: float = 1e-5,
+                 recover: str = "step", freeze_tol: float = 1e-3, device: torch.device | str = "cpu"):  # fmt: skip
+        if not slots:
+            raise KitError("sparse coding needs a space with choices; this network is fixed. Use space='cell' or arch='given'")
+        self.slots, self.lam, self.recover, self.freeze_tol, self.limits = slots, lam, recover, freeze_tol, limits
+        sizes = [len(slot.candidates) for slot in slots]
+        self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
+        A = torch.randn(len(slots), WIDTH, max(sizes), generator=generator, dtype=torch.float64)
+        # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α = 0
+        self.A = (A / A.norm(dim=1, keepdim=True)) * self.valid.unsqueeze(1)
+        self.E = self.A.mT @ self.A - torch.eye(max(sizes), dtype=torch.float64)
+        self.b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5).requires_grad_()
+        self.adam = torch.optim.Adam([self.b], lr=lr, betas=betas, weight_decay=weight_decay)
+        self.frozen = torch.zeros(len(slots), dtype=torch.bool)
+        self.device = torch.device(device)
+        self.alpha = lasso(self.A, self.b.detach(), lam)
+        self.alpha_before = self.alpha.clone()
+        self.picks = strongest_picks(slots, self.alpha.abs(), limits)
+        self.refused = 0
+        self.moved = torch.full((len(slots),), torch.inf, dtype=torch.float64)
+
+    # ---- the contract --------------------------------------------------------------------------------------------------------
+
+    def variables(self) -> list[Tensor]:
+        return [self.b]
+
+    def sample(self) -> Child:
+        if self.recover == "step":
+            self._recover()
+        return Child(self.picks, self._gates())
+
+    def update(self, child: Child, *, gates: list[Tensor | None], **_: object) -> None:
+        """gates: ∂L/∂w per slot [picks]. ∂L/∂b_j = A_{j,S} ∂L/∂w_{j,S}, exact for constant α (eq. 7)."""
+        grad = torch.zeros_like(self.b)
+        moved = [slot for slot, gate in enumerate(gates) if gate is not None]
+        if not moved:
+            return
+        columns = torch.stack([self.A[slot][:, list(child.picks[slot])] for slot in moved])
+        weights = torch.stack([gates[slot] for slot in moved]).to("cpu", torch.float64)
+        grad[moved] = (columns @ weights.unsqueeze(-1)).squeeze(-1)
+        self.b.grad = grad
+        before = self.b.detach()[self.frozen].clone()
+        self.adam.step()
+        with torch.no_grad():
+            self.b[self.frozen] = before  # Adam's momentum and decay must not move what is frozen
+
+    def end_epoch(self, last: bool) -> list[int]:
+        """Recover, freeze what has settled (everything when `last`), and return the slots frozen now.
+
+        The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the first step on, so
+        settling is judged over an epoch in both modes.
+        """
+        self._recover()
+        self.moved = (self.alpha - self.alpha_before).norm(dim=1)
+        self.alpha_before = self.alpha.clone()
+        settled = (self.moved <= self.freeze_tol) | last
+        return torch.nonzero(settled & ~self.frozen).flatten().tolist()
+
+    def freeze(self, slots: list[int]) -> None:
+        self.frozen[slots] = True
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.frozen.all())
+
+    # ---- inside --------------------------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        if self.finished:
+            return
+        alpha = lasso(self.A, self.b.detach(), self.lam, start=self.alpha)
+        self.alpha = torch.where(self.frozen.unsqueeze(1), self.alpha, alpha)
+        # S_j: the two entries of largest magnitude
+        strongest = self.alpha.abs().masked_fill(~self.valid, -1.0)
+        picks = tuple(
+            self.picks[slot] if self.frozen[slot] else tuple(sorted(row[: self.slots[slot].picks]))
+            for slot, row in enumerate(strongest.argsort(dim=1, descending=True, stable=True).tolist())
+        )
+        if picks == self.picks:
+            return
+        if self.limits.allow(picks):
+            self.picks = picks
+        else:
+            self.refused += 1
+
+    def weights(self) -> Tensor:
+        """w = bᵀA − αᵀE (eq. 5 with eq. 7's E), for every candidate: float64 [slots, candidates]; only the kept ones are used."""
+        b = self.b.detach()
+        return (b.unsqueeze(1) @ self.A).squeeze(1) - (self.alpha.unsqueeze(1) @ self.E).squeeze(1)
+
+    def _gates(self) -> tuple[Tensor | None, ...]:
+        if self.finished:
+            return (None,) * len(self.slots)
+        weights = self.weights()
+        picked = torch.stack([weights[slot, list(chosen)] for slot, chosen in enumerate(self.picks)])
+        # one transfer for all slots; every slot's gate is a leaf of its own so that one backward pass gives each its gradient
+        picked = picked.to(self.device, torch.float32, non_blocking=True)
+        return tuple(None if frozen else picked[slot].clone().requires_grad_() for slot, frozen in enumerate(self.frozen.tolist()))
+
+    def state_dict(self) -> dict:
+        return {
+            "A": self.A, "b": self.b.detach(), "alpha": self.alpha, "alpha_before": self.alpha_before, "frozen": self.frozen, "moved": self.moved,
+            "picks": [list(p) for p in self.picks], "refused": self.refused, "adam": self.adam.state_dict()["state"],
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        self.A = state["A"].clone()
+        self.E = self.A.mT @ self.A - torch.eye(self.A.shape[-1], dtype=torch.float64)
+        with torch.no_grad():
+            self.b.copy_(state["b"])
+        self.alpha, self.alpha_before = state["alpha"].clone(), state["alpha_before"].clone()
+        self.frozen, self.moved = state["frozen"].clone(), state["moved"].clone()
+        self.picks = tuple(tuple(p) for p in state["picks"])
+        self.refused = state["refused"]
+        groups = self.adam.state_dict()["param_groups"]
+        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+
+    def summary(self) -> dict[str, float]:
+        names = [self.slots[s].candidates[c][0] for s, chosen in enumerate(self.picks) for c in chosen]
+        share = self.alpha.abs() / self.alpha.abs().sum(1, keepdim=True).clamp(min=1e-12)
+        entropy = -(share * share.clamp(min=1e-12).log()).sum(1)
+        return {
+            "alpha/frozen": float(self.frozen.sum()),
+            "alpha/change": float(self.moved.max()),
+            "alpha/entropy": float(entropy.mean()),
+            "alpha/skips": names.count("skip_connect") / len(names),
+            "alpha/refused": float(self.refused),
+        }

@@ -1,0 +1,162 @@
+"""One frozen, typed run configuration. A preset and a method only fill values; every one of them can be overridden by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kit import augment, data, errors, hyper, space
+from kit.errors import KitError
+from kit.methods import METHODS, PRESETS, Method
+
+ARCH = ("sparse-coding", "given", "random")
+# what does not change the result, so does not name the run
+NOT_HASHED = ("out", "root", "device")
+VERSION = 1
+
+
+class Config(BaseModel):
+    """Everything that decides a run. Fields left out come from the method and the preset.
+
+    Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
+    root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
+    image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
+    method: str = Field("dha", description="see kit.methods()")
+    preset: str = Field("laptop", description="paper, server or laptop")
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
+    search_epochs: int = Field(ge=1, description="at most so many for the search stage; the architecture is then fixed")
+    batch_size: int = Field(ge=2)
+    channels: int = Field(ge=2, le=512, description="C of the first cell; even")
+    cells: int = Field(ge=1, le=50)
+    reductions: int = Field(2, ge=1, le=5, description="cells of stride 2")
+    search_channels: int = Field(ge=2, le=512, description="C in the search stage of sequential methods")
+    search_cells: int = Field(ge=1, le=50)
+    lr: float = Field(gt=0, le=10)
+    weight_decay: float = Field(ge=0, le=1)
+    momentum: float = Field(ge=0, lt=1)
+    clip: float = Field(ge=0, description="global gradient norm; 0 does not clip")
+    drop_path: float = Field(ge=0, lt=1, description="at the last epoch; grows linearly from 0")
+    auxiliary: float = Field(ge=0, le=1, description="weight of the auxiliary head's loss; 0 builds none")
+    space: str = Field(description="cell, wrn-28-10, …")
+    genotype: str | None = Field(None, description="for arch='given': darts-v2, or a JSON file, or a run's directory")
+    arch: str = Field(description="sparse-coding, given or random")
+    augment: str = Field(description="pair-softmax or a fixed policy")
+    hyper: str = Field(description="lookahead, fresh, validation or fixed")
+    recover: Literal["step", "epoch"] = Field(description="when α is recovered from b")
+    freeze_tol: float = Field(ge=0, description="a node freezes when its α moves less than this in an epoch")
+    lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
+    arch_lr: float = Field(gt=0, description="Adam on b")
+    tau_lr: float = Field(ge=0, description="SGD on τ")
+    hyper_lr: float = Field(gt=0, description="Adam on log η")
+    max_params: int | None = Field(None, ge=1)
+    max_macs: int | None = Field(None, ge=1)
+    max_latency_ms: float | None = Field(None, gt=0)
+    hold_out: bool | None = Field(None, description="keep the validation split out of training; None: only where the method reads it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on GPUs that have it")
+    deterministic: bool = False
+    out: str = Field("runs", description="folder of run directories")
+
+    def __init__(self, **given: Any):
+        for name in given:
+            if name not in type(self).model_fields:
+                raise errors.unknown("parameter", name, type(self).model_fields)
+        given = {name: value for name, value in given.items() if value is not None}
+        try:
+            super().__init__(**_filled(given))
+        except ValidationError as error:
+            raise KitError(_readable(error, type(self))) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        for kind, value, allowed in (("space", self.space, space.SPACES), ("arch", self.arch, ARCH), ("hyper", self.hyper, hyper.HYPER),
+                                     ("augmentation policy", self.augment, augment.AUGMENT)):  # fmt: skip
+            if value not in allowed:
+                raise errors.unknown(kind, value, allowed)
+        if self.dataset not in data.datasets() and not Path(self.dataset).expanduser().exists():
+            data.load_dataset(self.dataset)  # raises the error that names the valid ones
+        if self.search_epochs > self.epochs:
+            raise KitError(f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run")
+        if any(stage.restart for stage in self.composition.stages) and self.search_epochs == self.epochs:
+            raise KitError(f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} leaves no epoch")
+        for name in ("channels", "search_channels"):
+            if getattr(self, name) % 2:
+                raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise KitError(f"device={self.device!r} is not auto, cpu, cuda or cuda:N")
+        if self.max_latency_ms is not None:
+            raise KitError("max_latency_ms is not built yet: use max_params or max_macs")
+        self._check_fit()
+        return self
+
+    def _check_fit(self) -> None:
+        searches = any(stage.search for stage in self.composition.stages)
+        has_choices = self.space == "cell"
+        if searches and self.arch != "sparse-coding":
+            raise KitError(f"method {self.method!r} searches and needs arch='sparse-coding', got {self.arch!r}; to train one network use "
+                           "method='da+hpo' or 'plain'")  # fmt: skip
+        if not searches and self.arch == "sparse-coding":
+            raise KitError(f"method {self.method!r} does not search: use arch='given' or 'random', or method='dha'")
+        if not has_choices and self.arch != "given":
+            raise KitError(f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', or "
+                           "method='da+hpo' or 'plain' with this space")  # fmt: skip
+
+    @property
+    def composition(self) -> Method:
+        return METHODS[self.method]
+
+    @property
+    def name(self) -> str:
+        """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory."""
+        values = {k: v for k, v in self.model_dump().items() if k not in NOT_HASHED}
+        digest = hashlib.sha256(json.dumps([VERSION, values], sort_keys=True).encode()).hexdigest()[:8]
+        dataset = re.sub(r"[^\w.]+", "_", Path(self.dataset).name) or "data"
+        return f"{dataset}-{self.method}-s{self.seed}-{digest}"
+
+    @classmethod
+    def stored(cls, values: dict[str, Any]) -> Config:
+        """A configuration as a run directory recorded it; its data may lie elsewhere by now, so they are not looked for."""
+        return cls.model_construct(**{name: value for name, value in values.items() if name in cls.model_fields})
+
+    def but(self, **changes: Any) -> Config:
+        """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
+        return Config(**{**self.model_dump(), **changes})
+
+
+def _filled(given: dict[str, Any]) -> dict[str, Any]:
+    """Preset, then method, then what was given."""
+    tables = {}
+    for kind, table in (("preset", PRESETS), ("method", METHODS)):
+        name = given.get(kind, Config.model_fields[kind].default)
+        if not isinstance(name, str) or name not in table:
+            raise errors.unknown(kind, name, table)
+        tables[kind] = table[name]
+    preset, method = tables["preset"], tables["method"]
+    filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.values(preset) | given
+    if filled["space"] != "cell" and "genotype" not in given:
+        filled["genotype"] = None
+    if "search_epochs" not in given and isinstance(filled["epochs"], int):
+        filled["search_epochs"] = max(1, round(preset["search_share"] * filled["epochs"]))
+    return filled
+
+
+def _readable(error: ValidationError, model: type[BaseModel]) -> str:
+    lines = []
+    for entry in error.errors():
+        if not entry["loc"]:
+            return entry["msg"].removeprefix("Value error, ")
+        name = str(entry["loc"][0])
+        about = model.model_fields[name].description
+        lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
+    return "; ".join(lines)

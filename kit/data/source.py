@@ -1,0 +1,110 @@
+"""From what a loader read to disjoint splits: the one place that holds samples out, numbers and resizes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from kit.data.sets import ImageSet, ImageSets
+from kit.errors import KitError
+
+SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share val and test
+
+Labelled = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W], labels int64 [N]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a loader returns: the parts that the source publishes, each (images uint8 [N, C, H, W], labels int64 [N]).
+
+    Without test, `train` is the whole pool and both fractions are of it; with test but without val, `val_fraction`
+    is of `train`; with both, the fractions are unused. val without test is refused with a KitError.
+    """
+
+    classes: tuple[str, ...]
+    train: Labelled
+    val: Labelled | None = None
+    test: Labelled | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+
+    def __post_init__(self):
+        if self.val is not None and self.test is None:
+            raise KitError("a source with a val part needs a test part too: give val as test, or join it to train")
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
+    """Hold out `fraction` of the samples of every class at random.
+
+    labels: int64 [N]. Returns (kept, held), ascending int64 indices on the CPU that together are 0 .. N-1.
+    Each class gives its share rounded down or up, so that the total is round(fraction * N); a class of two or more
+    keeps and gives at least one, a class of one keeps it. Depends on labels, fraction and seed alone.
+    """
+    if not 0 < fraction < 1:
+        raise KitError(f"fraction must be between 0 and 1, got {fraction}")
+    labels = labels.cpu().numpy()
+    # RandomState, not default_rng: numpy freezes its stream, so a split outlives the next numpy.
+    random = np.random.RandomState(seed)
+    held, seen = [], 0
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        # Rounding the running total, not each class, carries remainders on: thirty classes of 4 give 12, not 0.
+        share = _round(fraction * (seen + len(members))) - _round(fraction * seen)
+        seen += len(members)
+        share = min(max(share, 1), len(members) - 1)
+        held.append(random.permutation(members)[:share])
+    held = np.sort(np.concatenate(held))
+    kept = np.setdiff1d(np.arange(len(labels)), held)
+    return torch.from_numpy(kept), torch.from_numpy(held)
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Resize the shorter side to `size` (bilinear, antialiased), then crop the centre.
+
+    images: uint8 [N, C, H, W]. Returns uint8 [N, C, size, size], the same tensor where nothing changes.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    # In chunks: the resize may work in floats, four times the images' memory.
+    chunks = (F.center_crop(F.resize(chunk, [size], antialias=True), [size, size]) for chunk in images.split(1024))
+    return torch.cat(list(chunks))
+
+
+def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
+    """Split, number and resize what a loader returned. Raises KitError where the parts break ImageSets' contract."""
+    pool = _numbered(source.train, 0, image_size)
+    if source.test is None:
+        kept, test = stratified_split(pool.labels, source.test_fraction)
+        fraction = source.val_fraction / (1 - source.test_fraction)
+        inner_train, inner_val = stratified_split(pool.labels[kept], fraction)
+        parts = [_take(pool, kept[inner_train]), _take(pool, kept[inner_val]), _take(pool, test)]
+        split = (f"the source has no split: stratified {1 - source.val_fraction - source.test_fraction:.0%} train, "
+                 f"{source.val_fraction:.0%} val, {source.test_fraction:.0%} test (split seed {SPLIT_SEED})")
+    elif source.val is None:
+        train, val = stratified_split(pool.labels, source.val_fraction)
+        parts = [_take(pool, train), _take(pool, val), _numbered(source.test, len(pool), image_size)]
+        split = (f"test as the source gives it; val is a stratified {source.val_fraction:.0%} of its training images "
+                 f"(split seed {SPLIT_SEED})")
+    else:
+        val = _numbered(source.val, len(pool), image_size)
+        parts = [pool, val, _numbered(source.test, len(pool) + len(val), image_size)]
+        split = "train, val and test as the source gives them"
+    return ImageSets(*parts, classes=tuple(source.classes), name=name, flip=flip, split=split)
+
+
+def _numbered(part: Labelled, start: int, image_size: int | None) -> ImageSet:
+    images, labels = part
+    images = images if image_size is None else fit(images, image_size)
+    return ImageSet(images, labels, torch.arange(start, start + len(images)))
+
+
+def _take(data: ImageSet, rows: Tensor) -> ImageSet:
+    return ImageSet(data.images[rows], data.labels[rows], data.index[rows])
+
+
+def _round(value: float) -> int:
+    return int(value + 0.5)  # round() would send halves to the even neighbour and make shares uneven

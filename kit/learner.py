@@ -1,0 +1,117 @@
+"""The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
+
+A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing one
+fails by name, and ignores the rest. A concrete learner is final: to change when it learns, wrap it (`Frozen`, `WarmUp`).
+All its state, its random generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random stream of its own for each purpose, so that one consumer's draws never shift another's."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Learner(ABC):
+    """Base of everything that moves with the weights."""
+
+    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
+    needs: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def variables(self) -> list[Tensor]:
+        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not learn."""
+
+    @abstractmethod
+    def sample(self, *args: Any) -> Any:
+        """What the next forward pass uses: transformations, a child, hyper-parameter values."""
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        """Move the variables by what the step measured for `drawn`, the result of `sample`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for the history, read once per epoch."""
+        return {}
+
+
+class Wrapper(Learner):
+    """A learner that passes everything on to another one except what it changes."""
+
+    def __init__(self, inner: Learner):
+        self.inner = inner
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.inner.needs
+
+    def variables(self) -> list[Tensor]:
+        return self.inner.variables()
+
+    def sample(self, *args: Any) -> Any:
+        return self.inner.sample(*args)
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        self.inner.update(drawn, **signals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state["inner"])
+
+    def summary(self) -> dict[str, float]:
+        return self.inner.summary()
+
+    def __getattr__(self, name: str) -> Any:
+        # what a wrapper does not know is the wrapped learner's (a policy's `apply`, an architecture's `slots`)
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class Frozen(Wrapper):
+    """Goes on being sampled; learns no more."""
+
+    needs = frozenset()  # type: ignore[assignment]
+
+    def variables(self) -> list[Tensor]:
+        return []
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        pass
+
+
+class WarmUp(Wrapper):
+    """Learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controller)."""
+
+    def __init__(self, inner: Learner, steps: int):
+        super().__init__(inner)
+        self.steps, self.passed = steps, 0
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        self.passed += 1
+        if self.passed > self.steps:
+            self.inner.update(drawn, **signals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict(), "passed": self.passed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state["inner"])
+        self.passed = state["passed"]

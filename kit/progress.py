@@ -1,0 +1,71 @@
+"""Progress: a bar for people, plain lines for logs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """What `kit.search` tells while it runs. `epoch`: after each epoch with its numbers; `close`: at the end, also after an error."""
+
+    def start(self, name: str, epochs: int, done: int) -> None: ...
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+def interactive() -> bool:
+    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without Jupyter's session name)."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+
+
+def default() -> Progress:
+    return Bar() if interactive() else Lines()
+
+
+class Silent:
+    def start(self, name: str, epochs: int, done: int) -> None: ...
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """At most one line per `every` seconds, and always the first and the last."""
+
+    def __init__(self, every: float = 10.0):
+        self.every, self.last = every, 0.0
+
+    def start(self, name: str, epochs: int, done: int) -> None:
+        self.name, self.epochs = name, epochs
+        verb = f"goes on after epoch {done}" if done else "starts"
+        print(f"{name}: {verb}, {epochs} epochs", flush=True)
+
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
+        if time.monotonic() - self.last < self.every and done < self.epochs:
+            return
+        self.last = time.monotonic()
+        print(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}", flush=True)
+
+    def close(self) -> None: ...
+
+
+class Bar:
+    def start(self, name: str, epochs: int, done: int) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar: Any = tqdm(total=epochs, initial=done, desc=name, unit="epoch")
+
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
+        self.bar.set_postfix_str(f"{stage} {_text(numbers)}", refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+def _text(numbers: dict[str, float]) -> str:
+    shown = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
+    return " ".join(f"{name.rsplit('/', 1)[-1]} {numbers[name]:{form}}" for name, form in shown.items() if name in numbers)

@@ -1,0 +1,339 @@
+"""A run from start to end: epochs, stages, evaluation, checkpoints. `kit.search(config)` starts it, or goes on with it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import time
+import traceback
+from pathlib import Path
+from typing import Iterator
+
+import torch
+
+from kit import compose, data, provenance, store, progress as progress_module
+from kit.config import Config
+from kit.errors import KitError
+from kit.learner import generator
+from kit.progress import Progress
+from kit.records import Records
+from kit.run import KEPT_CHECKPOINTS, Run
+from kit.space import Child
+from kit.step import STEPS, Outcome
+
+CURVE_POINTS = 10  # step-wise values written per epoch
+CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
+RECALIBRATION = 8  # batches
+
+
+class NonFinite(KitError):
+    """The loss left the real numbers."""
+
+
+def search(config: Config, out: str | Path | None = None, resume: bool = True, progress: Progress | None = None) -> Run:
+    """Run a configuration and return its finished run; a finished one is read, an interrupted one goes on where it was.
+
+    out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration aside
+    (renamed, nothing is deleted) and starts anew. progress: see `kit.progress`; None chooses a bar or lines.
+    Raises KitError before any training for what does not fit together, and when the loss is not finite (the last good checkpoint stays).
+    """
+    folder = Path(out if out is not None else config.out).expanduser() / config.name
+    if not resume and folder.exists():
+        _put_aside(folder)
+    if (folder / "metrics.json").is_file():
+        return Run.load(folder)
+    engine = Search(config, folder)  # everything that can be refused is refused here, before the folder exists
+    reporter = progress or progress_module.default()
+    with store.exclusive(folder):
+        if (folder / "metrics.json").is_file():  # another process finished it meanwhile
+            return Run.load(folder)
+        try:
+            with _determinism(config.deterministic):
+                engine.run(reporter)
+        except BaseException as error:
+            _record_failure(folder, engine, error)
+            raise
+        finally:
+            reporter.close()
+    return Run.load(folder)
+
+
+class Search:
+    """The state of a run. Built from its configuration alone; `state_dict()` holds all that moves."""
+
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.folder = config, folder
+        self.device = pick_device(config.device)
+        self.sets = data.load_dataset(config.dataset, config.root, config.image_size).to(self.device)
+        self.stage_index, self.epoch, self.step, self.began = 0, 0, 0, 0  # began: the epoch at which the schedule began
+        self.seconds = 0.0
+        self.records = Records(folder)
+        self.stages = config.composition.stages
+        self.take_step = STEPS[config.composition.step]
+        self.parts = self._compose()
+        needs = self.parts.arch.needs | self.parts.augment.needs | self.parts.hyper.needs | self._later_needs()
+        self.hold_out = config.hold_out if config.hold_out is not None else "val" in needs
+        if "val" in needs and not self.hold_out:
+            raise KitError(f"hyper={config.hyper!r} reads validation batches: leave hold_out out, or set it to True")
+        train = self.sets.train if self.hold_out else self.sets.train_val()
+        self.train = train
+        self.batches = {"train": data.Batches(train, config.batch_size, generator(config.seed, "batches/train"))}
+        if "fresh" in needs:
+            self.batches["fresh"] = data.Batches(train, config.batch_size, generator(config.seed, "batches/fresh"))
+        if "val" in needs:
+            size = min(config.batch_size, len(self.sets.val))
+            self.batches["val"] = data.Batches(self.sets.val, size, generator(config.seed, "batches/val"))
+
+    def _compose(self) -> compose.Parts:
+        normal = data.normalization(self.sets.train)
+        # what would refuse a later stage refuses now
+        for stage in self.stages[1:]:
+            if stage.restart and self.epoch == 0:
+                probe = compose.compose(self.config, self.stages[0], self.sets, self.device, normal)
+                compose.compose(self.config, stage, self.sets, self.device, normal, probe.arch.picks)
+        return compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal)
+
+    def _later_needs(self) -> frozenset[str]:
+        from kit.hyper import HYPER
+
+        return HYPER[self.config.hyper].needs
+
+    # ---- epochs --------------------------------------------------------------------------------------------------------------
+
+    def run(self, reporter: Progress) -> None:
+        self._open()
+        reporter.start(self.folder.name, self.config.epochs, self.epoch)
+        while self.epoch < self.config.epochs:
+            began = time.perf_counter()
+            stage = self.stages[self.stage_index].name
+            numbers = self.train_epoch()
+            self.seconds += time.perf_counter() - began
+            self.records.write()
+            self.save()
+            reporter.epoch(self.epoch, stage, numbers)
+        self._finish()
+
+    def train_epoch(self) -> dict[str, float]:
+        """One epoch of steps, then what happens between epochs; returns its numbers."""
+        net, steps = self.parts.net.train(), self.batches["train"].steps_per_epoch
+        start, horizon = self.began, self._horizon()
+        net.drop_path = self.config.drop_path * (self.epoch - start) / horizon
+        record = torch.zeros(steps, 4, device=self.device)
+        for i in range(steps):
+            done = (self.epoch - start) * steps + i
+            outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd,
+                                     0.5 * (1 + math.cos(math.pi * done / (horizon * steps))))  # fmt: skip
+            record[i] = self._numbers(outcome)
+            if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
+                self._check_finite(record[: i + 1].cpu())
+        return self._end_epoch(record.cpu())
+
+    def _horizon(self) -> int:
+        """Epochs of the current learning-rate schedule: up to the next restart, or to the end."""
+        restarts_later = any(stage.restart for stage in self.stages[self.stage_index + 1 :])
+        return (self.config.search_epochs if restarts_later else self.config.epochs) - self.began
+
+    def _numbers(self, outcome: Outcome) -> torch.Tensor:
+        return torch.stack([outcome.losses.mean(), outcome.correct / len(outcome.losses), *outcome.values])
+
+    def _check_finite(self, record: torch.Tensor) -> None:
+        bad = (~torch.isfinite(record[:, 0])).nonzero()
+        if len(bad):
+            i = int(bad[0])
+            lr, decay = record[i, 2].item(), record[i, 3].item()
+            saved = self._checkpoints()
+            kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
+            raise NonFinite(
+                f"the loss is {record[i, 0].item()} at step {self.step + i + 1} (epoch {self.epoch + 1}) with lr={lr:.4g} and "
+                f"weight_decay={decay:.4g}; {kept}. Try a smaller lr, hyper_lr or clip"
+            )
+
+    def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
+        parts, steps = self.parts, len(record)
+        stage = self.stages[self.stage_index]
+        last_of_search = stage.search and self.epoch + 1 - self.began >= self.config.search_epochs
+        settled = parts.arch.end_epoch(last=last_of_search)
+        if settled:
+            child = parts.arch.sample()
+            for slot in settled:
+                gate = child.gate(slot)
+                parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
+            parts.arch.freeze(settled)
+        self.epoch += 1
+        for i in range(0, steps, max(1, steps // CURVE_POINTS)):
+            names = ("step/loss", "step/lr", "step/weight_decay")
+            self.records.add(self.step + i + 1, self.epoch, dict(zip(names, record[i, [0, 2, 3]].tolist())))
+        self.step += steps
+        numbers = {"stage": float(self.stage_index), "loss": record[:, 0].mean().item(), "train_accuracy": record[:, 1].mean().item(),
+                   "lr": record[-1, 2].item(), "weight_decay": record[-1, 3].item(),
+                   **parts.hyper.summary(), **parts.augment.summary(), **parts.arch.summary()}  # fmt: skip
+        if self.hold_out:
+            numbers["val_loss"], numbers["val_accuracy"] = self.evaluate(self.sets.val)
+        self.records.add(self.step, self.epoch, numbers)
+        self.records.snapshot(self.epoch, self._alpha(), parts.augment.snapshot())
+        if stage.search and parts.arch.finished and self.epoch < self.config.epochs:
+            self._next_stage()
+        return numbers
+
+    def _alpha(self) -> dict[str, torch.Tensor]:
+        """α over the slots of the supernet, whose shape stays the same when a stage trains the found child alone."""
+        if self.stage_index and self.stages[self.stage_index].restart:
+            return {name: torch.from_numpy(values) for name, values in self.records.alpha[-1][1].items()}
+        arch = self.parts.arch
+        frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
+        return {**arch.snapshot(), "frozen": frozen.clone()}
+
+    def _next_stage(self) -> None:
+        self.stage_index += 1
+        if self.stages[self.stage_index].restart:
+            picks = self.parts.arch.picks
+            normal = data.normalization(self.sets.train)
+            self.parts = compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal, picks)
+            self.began = self.epoch
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, part: data.ImageSet) -> tuple[float, float]:
+        """Mean loss and accuracy of the current child. While children change, its BatchNorm statistics are made anew first."""
+        net, child = self.parts.net, self._still_child()
+        if self.stages[self.stage_index].search:
+            size, images = self.config.batch_size, self.train.images
+            net.recalibrate(child, [images[i * size : (i + 1) * size] for i in range(min(RECALIBRATION, len(images) // size))])
+        net.eval()
+        loss = correct = torch.zeros((), device=self.device)
+        for i in range(0, len(part), 256):
+            losses, predicted = net.losses(part.images[i : i + 256], part.labels[i : i + 256], child)
+            loss, correct = loss + losses.sum(), correct + (predicted == part.labels[i : i + 256]).sum()
+        net.train()
+        return loss.item() / len(part), correct.item() / len(part)
+
+    def _still_child(self) -> Child:
+        child = self.parts.arch.sample()
+        return Child(child.picks, tuple(None if gate is None else gate.detach() for gate in child.gates))
+
+    # ---- files ---------------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Make the directory, or take up the newest checkpoint in it."""
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        store.write_json(self.folder / "config.json", self.config.model_dump())
+        for path in reversed(self._checkpoints()):
+            try:
+                self.load_state_dict(store.read_state(path))
+            except KitError as error:
+                print(f"{self.folder.name}: {error}; the checkpoint before it is used", flush=True)
+                path.unlink()
+                continue
+            self.records.restore(self.epoch)
+            return
+        self.records.snapshot(0, self._alpha(), self.parts.augment.snapshot())
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("epoch-*.safetensors"))
+
+    def save(self) -> None:
+        store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def state_dict(self) -> dict:
+        return {
+            "epoch": self.epoch, "step": self.step, "stage": self.stage_index, "began": self.began, "seconds": self.seconds,
+            "picks": [list(p) for p in self._picks()], "parts": self.parts.state_dict(),
+            "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.step, self.began, self.seconds = state["epoch"], state["step"], state["began"], state["seconds"]
+        self.stage_index = state["stage"]
+        if self.stages[self.stage_index].restart:
+            normal, picks = data.normalization(self.sets.train), tuple(tuple(p) for p in state["picks"])
+            self.parts = compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal, picks)
+        self.parts.load_state_dict(state["parts"])
+        for name, batches in self.batches.items():
+            batches.load_state_dict(state["batches"][name])
+
+    def _picks(self) -> tuple[tuple[int, ...], ...]:
+        """The architecture as the supernet's candidates."""
+        genotype = self.parts.net.genotype(self.parts.arch.picks)
+        return compose.space.picks_of(genotype) if self.parts.net.slots else ()
+
+    def _finish(self) -> None:
+        """The one look at the test set, the model, and last of all the metrics, which say that the run is finished."""
+        began = time.perf_counter()
+        test_loss, test_accuracy = self.evaluate(self.sets.test)
+        val_loss, val_accuracy = self.evaluate(self.sets.val) if self.hold_out else (None, None)
+        self.seconds += time.perf_counter() - began
+        parts, child = self.parts, self._still_child()
+        alone = compose.extract(parts.net, child.picks)
+        found = {
+            "network": parts.net.spec(child.picks), "genotype": parts.net.genotype(child.picks), "classes": list(self.sets.classes),
+            "policy": _policy(self.config, parts), "hyper": {k.removeprefix("eta/"): v for k, v in parts.hyper.summary().items()},
+        }  # fmt: skip
+        store.write_state(self.folder / "model" / "model.safetensors", alone)
+        store.write_json(self.folder / "model" / "model.json", found)
+        store.write_json(self.folder / "provenance.json", self._provenance())
+        cost = parts.net.cost(child.picks)
+        store.write_json(self.folder / "metrics.json", {
+            "test_accuracy": test_accuracy, "test_loss": test_loss, "test_images": len(self.sets.test),
+            "val_accuracy": val_accuracy, "val_loss": val_loss, "val_images": len(self.sets.val) if self.hold_out else 0,
+            "train_images": len(self.train), "params": cost.params, "macs": cost.macs, "epochs": self.epoch, "steps": self.step,
+            "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
+        })  # fmt: skip
+
+    def _provenance(self) -> dict:
+        trained_on = "train" if self.hold_out else "train and val together (the method needs no validation data)"
+        level = "bit-identical on resume" if self.device.type == "cpu" or self.config.deterministic else "not deterministic (GPU)"
+        return {**provenance.describe(self.device), "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
+                "seed": self.config.seed, "dataset": self.sets.name, "split": self.sets.split, "trained_on": trained_on,
+                "determinism": level}  # fmt: skip
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the GPU where there is one. Raises KitError when a GPU is asked for that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise KitError(f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'")
+    return device
+
+
+def _policy(config: Config, parts: compose.Parts) -> dict:
+    snapshot = parts.augment.snapshot()
+    learned = {"ops": list(parts.augment.ops), "probabilities": snapshot["probabilities"].tolist()} if snapshot else {}
+    return {"name": config.augment, **learned}
+
+
+def _put_aside(folder: Path) -> None:
+    n = 1
+    while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
+        n += 1
+    shutil.move(folder, aside)
+
+
+def _record_failure(folder: Path, engine: Search, error: BaseException) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        store.write_json(folder / "failure.json", {
+            "error": type(error).__name__, "message": str(error), "epoch": engine.epoch, "step": engine.step,
+            "traceback": traceback.format_exc(),
+        })  # fmt: skip
+
+
+@contextlib.contextmanager
+def _determinism(on: bool) -> Iterator[None]:
+    if not on:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+

@@ -1,0 +1,56 @@
+"""Networks by name: the searchable spaces and the fixed networks.
+
+A space is added by one function in `SPACES`: (classes, image, settings) → Network, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Mapping
+
+from torch import Tensor
+
+from kit import errors
+from kit.space.cell import DARTS_V2, CellNetwork, check_genotype, picks_of
+from kit.space.fixed import WideResNet
+from kit.space.network import Child, Cost, Network, Picks, Slot
+from kit.space.operations import CELL_OPS
+
+Builder = Callable[..., Network]
+
+
+def _cell(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, *, channels: int,
+          cells: int, reductions: int = 2, stem: str | None = None, auxiliary: float = 0.0, genotype: dict | None = None,
+          **_: Any) -> Network:  # fmt: skip
+    return CellNetwork(classes, image, channels, cells, reductions, stem, auxiliary, genotype, mean, std)
+
+
+def _wrn(depth: int, width: int) -> Builder:
+    def build_wrn(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, **_: Any) -> Network:
+        return WideResNet(classes, image, depth, width, mean, std)
+
+    return build_wrn
+
+
+SPACES: Mapping[str, Builder] = {
+    "cell": _cell,
+    "wrn-28-10": _wrn(28, 10),
+    "wrn-40-2": _wrn(40, 2),
+    "wrn-16-2": _wrn(16, 2),
+}
+GENOTYPES = {"darts-v2": DARTS_V2}
+
+
+def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None,
+          **settings: Any) -> Network:  # fmt: skip
+    """A network of the named space. `settings` are the space's own (channels, cells, genotype, …); others do not concern it.
+
+    image: [C, H, W]. mean, std: float [C] in [0, 1] units, the normalisation that becomes part of the model.
+    """
+    if space not in SPACES:
+        raise errors.unknown("space", space, SPACES)
+    return SPACES[space](classes, tuple(image), mean, std, **settings)
+
+
+__all__ = [
+    "CELL_OPS", "Child", "Cost", "DARTS_V2", "GENOTYPES", "Network", "Picks", "SPACES", "Slot", "build", "check_genotype", "picks_of",
+]  # fmt: skip

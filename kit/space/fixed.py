@@ -1,0 +1,67 @@
+"""Fixed networks: Wide-ResNets (Zagoruyko & Komodakis 2016), on which DHA's Table 4 compares augmentation and hyper-parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kit.errors import KitError
+from kit.space.cost import measure
+from kit.space.network import Child, Cost, Network, Picks
+
+
+class WideBlock(nn.Module):
+    """Pre-activation basic block."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(c_in), nn.BatchNorm2d(c_out)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False) if stride != 1 or c_in != c_out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(y)
+        return shortcut + self.conv2(F.relu(self.norm2(self.conv1(y))))
+
+
+class WideResNet(Network):
+    """WRN-depth-width for 8…64 pixels: three groups of (depth − 4) / 6 blocks with 16, 32, 64 × width channels."""
+
+    def __init__(self, classes: int, image: tuple[int, int, int], depth: int, width: int,
+                 mean: Tensor | None = None, std: Tensor | None = None):  # fmt: skip
+        super().__init__(classes, image, mean, std)
+        if (depth - 4) % 6:
+            raise KitError(f"a Wide-ResNet's depth is 6 n + 4 (16, 22, 28, 40, …), got {depth}")
+        if min(image[1:]) < 8:
+            raise KitError(f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}")
+        self.depth, self.width = depth, width
+        layers: list[nn.Module] = [nn.Conv2d(image[0], 16, 3, 1, 1, bias=False)]
+        c = 16
+        for group, c_out in enumerate((16 * width, 32 * width, 64 * width)):
+            for block in range((depth - 4) // 6):
+                layers.append(WideBlock(c, c_out, 2 if group and block == 0 else 1))
+                c = c_out
+        layers += [nn.BatchNorm2d(c), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, classes)]
+        self.layers = nn.Sequential(*layers)
+        for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self._cost = measure(self.layers, self.image)[0]
+
+    def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
+        return self.layers(x), None
+
+    def modules_of(self, picks: Picks) -> list[nn.Module]:
+        return [self.layers]
+
+    def cost(self, picks: Picks) -> Cost:
+        return self._cost
+
+    def genotype(self, picks: Picks) -> dict:
+        return {"network": f"wrn-{self.depth}-{self.width}"}
+
+    def spec(self, picks: Picks) -> dict:
+        return {"space": f"wrn-{self.depth}-{self.width}", "classes": self.classes, "image": list(self.image)}
+
+

@@ -1,0 +1,173 @@
+"""What every searchable or fixed network has in common: slots, children, losses, statistics, costs.
+
+A network is a list of *slots*. A slot offers candidates and a child picks some of them: two (edge, operation) pairs for a node of
+the cell space, one block for a choice-block space, none at all for a fixed network. Architecture learners see slots only, so any of
+them works on any space whose slots it understands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Iterator, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kit.errors import KitError
+
+Picks = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One architectural decision: take `picks` of the `candidates` (their labels: operation name and input edge)."""
+
+    name: str
+    candidates: tuple[tuple[str, int], ...]
+    picks: int
+
+
+@dataclass(frozen=True)
+class Child:
+    """An architecture, and how the learner weighs its operations.
+
+    picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the candidates'
+    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ.
+    """
+
+    picks: Picks
+    gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
+
+    def gate(self, slot: int) -> Tensor | None:
+        return self.gates[slot] if self.gates else None
+
+
+class Cost(NamedTuple):
+    """Trainable parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
+
+    params: int
+    macs: int
+
+
+class Network(nn.Module, ABC):
+    """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is ready to use."""
+
+    def __init__(self, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None):
+        super().__init__()
+        channels = image[0]
+        self.classes, self.image = classes, tuple(image)
+        self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
+        self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
+        self.amp_dtype: torch.dtype | None = None
+        self.drop_path = 0.0
+        self.generator: torch.Generator | None = None
+        self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
+
+    slots: tuple[Slot, ...] = ()
+    auxiliary: float = 0.0
+
+    @abstractmethod
+    def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
+        """Class scores [N, classes] of normalised float images, and the auxiliary head's while training (else None)."""
+
+    @abstractmethod
+    def modules_of(self, picks: Picks) -> list[nn.Module]:
+        """The modules that run for a child (auxiliary head included where it has one)."""
+
+    @abstractmethod
+    def cost(self, picks: Picks) -> Cost:
+        """Parameters and multiply-adds of a child; a table look-up, nothing is run."""
+
+    def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
+        """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have none."""
+
+    @abstractmethod
+    def spec(self, picks: Picks) -> dict:
+        """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
+
+    # ---- running -------------------------------------------------------------------------------------------------------------
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (or float in 0…255) [N, C, H, W] → normalised float in the memory layout that convolutions like."""
+        x = images.to(self.mean.dtype).div(255.0).sub(self.mean).div(self.std)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, child: Child | None = None) -> Tensor:
+        return self._run(images, child or self.only_child())[0]
+
+    def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
+        """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
+        scores, auxiliary = self._run(images, child)
+        losses = F.cross_entropy(scores, labels, reduction="none")
+        if auxiliary is not None:
+            losses = losses + self.auxiliary * F.cross_entropy(auxiliary, labels, reduction="none")
+        return losses, scores.detach().argmax(dim=1)
+
+    def _run(self, images: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
+        x = self.prepare(images)
+        if self.amp_dtype is None:
+            return self.scores(x, child)
+        with torch.autocast(x.device.type, dtype=self.amp_dtype):
+            scores, auxiliary = self.scores(x, child)
+        return scores.float(), auxiliary.float() if auxiliary is not None else None
+
+    def only_child(self) -> Child:
+        """The child of a network that holds no alternatives (fixed networks, and a child built alone)."""
+        if any(len(slot.candidates) != slot.picks for slot in self.slots):
+            raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
+        return Child(tuple(tuple(range(slot.picks)) for slot in self.slots))
+
+    # ---- parameters and statistics -------------------------------------------------------------------------------------------
+
+    def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
+        """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
+        if picks not in self._parameters_of:
+            seen: dict[int, nn.Parameter] = {}
+            for module in self.modules_of(picks):
+                for parameter in module.parameters():
+                    if parameter.requires_grad:
+                        seen[id(parameter)] = parameter
+            if len(self._parameters_of) >= 64:
+                self._parameters_of.clear()
+            self._parameters_of[picks] = list(seen.values())
+        return self._parameters_of[picks]
+
+    def forget_parameters(self) -> None:
+        """Call after `requires_grad` changed anywhere."""
+        self._parameters_of.clear()
+
+    def norms_of(self, picks: Picks) -> list[nn.BatchNorm2d]:
+        return [m for module in self.modules_of(picks) for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    @contextlib.contextmanager
+    def still_statistics(self, picks: Picks) -> Iterator[None]:
+        """Training-mode forward passes that leave the BatchNorm statistics as they are (outer losses of hyper-gradients)."""
+        norms = self.norms_of(picks)
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, old in zip(norms, momentum):
+                norm.momentum = old
+
+    @torch.no_grad()
+    def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
+        """Replace the child's BatchNorm statistics by those of `batches` (uint8): operations that entered late have stale ones."""
+        norms, was_training = self.norms_of(child.picks), self.training
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+        self.train()
+        drop_path, self.drop_path = self.drop_path, 0.0
+        for images in batches:
+            self._run(images, child)
+        self.drop_path = drop_path
+        for norm, old in zip(norms, momentum):
+            norm.momentum = old
+        self.train(was_training)
