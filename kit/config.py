@@ -31,6 +31,7 @@ class Config(BaseModel):
     dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
     image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
+    train_images: int | None = Field(None, ge=2, description="train on so many images, drawn evenly from the classes; None takes all")
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")
     seed: int = Field(0, ge=0, lt=2**31)

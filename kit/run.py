@@ -144,7 +144,12 @@ class Run:
         found = self._found()
         spec = dict(found["network"])
         network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
-        network.load_state_dict(store.read_state(self.path / "model" / "model.safetensors"))
+        path = self.path / "model" / "model.safetensors"
+        tensors, expected = store.read_tensors(path), network.state_dict()
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
+            raise KitError(f"{path} does not hold the weights of the network in model.json: the run directory was altered or is of an older "
+                           "version; run its configuration again with resume=False")  # fmt: skip
+        network.load_state_dict(tensors)
         return TrainedModel(network, found["classes"]).to(device).eval()
 
     def predict(self, images: Tensor | np.ndarray, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:

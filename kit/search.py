@@ -77,8 +77,7 @@ class Search:
         self.hold_out = config.hold_out if config.hold_out is not None else "val" in needs
         if "val" in needs and not self.hold_out:
             raise KitError(f"hyper={config.hyper!r} reads validation batches: leave hold_out out, or set it to True")
-        train = self.sets.train if self.hold_out else self.sets.train_val()
-        self.train = train
+        self.train = train = _subset(self.sets.train if self.hold_out else self.sets.train_val(), config.train_images)
         self.batches = {"train": data.Batches(train, config.batch_size, generator(config.seed, "batches/train"))}
         if "fresh" in needs:
             self.batches["fresh"] = data.Batches(train, config.batch_size, generator(config.seed, "batches/fresh"))
@@ -273,7 +272,7 @@ class Search:
             "network": parts.net.spec(child.picks), "genotype": parts.net.genotype(child.picks), "classes": list(self.sets.classes),
             "policy": _policy(self.config, parts), "hyper": {k.removeprefix("eta/"): v for k, v in parts.hyper.summary().items()},
         }  # fmt: skip
-        store.write_state(self.folder / "model" / "model.safetensors", alone)
+        store.write_tensors(self.folder / "model" / "model.safetensors", alone)
         store.write_json(self.folder / "model" / "model.json", found)
         store.write_json(self.folder / "provenance.json", self._provenance())
         cost = parts.net.cost(child.picks)
@@ -306,6 +305,17 @@ def _policy(config: Config, parts: compose.Parts) -> dict:
     snapshot = parts.augment.snapshot()
     learned = {"ops": list(parts.augment.ops), "probabilities": snapshot["probabilities"].tolist()} if snapshot else {}
     return {"name": config.augment, **learned}
+
+
+def _subset(train: data.ImageSet, n: int | None) -> data.ImageSet:
+    """n images with the classes' shares kept; the same ones in every run."""
+    if n is None or n == len(train):
+        return train
+    if n > len(train):
+        raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
+    _, kept = data.stratified_split(train.labels, n / len(train))
+    kept = torch.as_tensor(kept, device=train.images.device)
+    return data.ImageSet(train.images[kept], train.labels[kept], train.index[kept.to(train.index.device)])
 
 
 def _put_aside(folder: Path) -> None:

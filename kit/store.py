@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -56,44 +57,68 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree's shape is in its metadata."""
-    tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_take_tensors(state, "", tensors))
-    atomically(path, lambda p: safetensors.torch.save_file(tensors, p, metadata={"tree": skeleton}))
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Named tensors as plain safetensors, for any program that reads the format."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    atomically(path, lambda p: safetensors.torch.save_file(plain, p))
 
 
-def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            skeleton = json.loads(file.metadata()["tree"])
-            return _put_tensors(skeleton, file.get_tensor)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise KitError(f"{path} is not a checkpoint that can be read: {type(error).__name__}: {error}") from None
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise KitError(f"{path} holds no tensors that can be read: {type(error).__name__}: {error}") from None
 
 
-def _take_tensors(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        # a copy in the plain layout: safetensors refuses shared and strided memory
-        tensors[at] = value.detach().cpu().contiguous().clone()
-        return {"tensor": at}
-    if isinstance(value, dict):
-        return {"dict": {str(k): _take_tensors(v, f"{at}/{k}", tensors) for k, v in value.items()}}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_take_tensors(v, f"{at}/{i}", tensors) for i, v in enumerate(value)]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return {"value": value}
-    raise TypeError(f"state {at!r} holds a {type(value).__name__}: tensors, numbers, strings, lists and dicts are stored")
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree is JSON in its metadata.
+
+    Tensors of one type are laid end to end: a supernet has thousands of small ones, and a file entry each would take longer to write
+    than their bytes.
+    """
+    groups: dict[str, list[Tensor]] = {}
+    offsets: dict[str, int] = {}
+
+    def take(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            kind = str(value.dtype).removeprefix("torch.")
+            at = offsets.get(kind, 0)
+            offsets[kind] = at + value.numel()
+            groups.setdefault(kind, []).append(value.detach().reshape(-1))
+            return {"tensor": [kind, at, *value.shape]}
+        if isinstance(value, dict):
+            return {"dict": {str(k): take(v) for k, v in value.items()}}
+        if isinstance(value, (list, tuple)):
+            return {"list": [take(v) for v in value]}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return {"value": value}
+        raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
+
+    tree = json.dumps(take(state))
+    flat = {kind: torch.cat([t.cpu() for t in tensors]) for kind, tensors in groups.items()}
+    atomically(path, lambda p: safetensors.torch.save_file(flat, p, metadata={"tree": tree}))
 
 
-def _put_tensors(node: dict[str, Any], tensor: Callable[[str], Tensor]) -> Any:
-    (kind, value), = node.items()
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote, on the CPU. Raises KitError when the file is cut short, altered or something else."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tree = json.loads(file.metadata()["tree"])
+            flat = {kind: file.get_tensor(kind) for kind in file.keys()}
+        return _rebuild(tree, flat)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise KitError(f"{path} is not a checkpoint that can be read ({type(error).__name__}: {error})") from None
+
+
+def _rebuild(node: dict[str, Any], flat: dict[str, Tensor]) -> Any:
+    ((kind, value),) = node.items()
     if kind == "tensor":
-        return tensor(value)
+        dtype, at, *shape = value
+        return flat[dtype][at : at + math.prod(shape)].view(shape).clone()
     if kind == "dict":
-        return {k: _put_tensors(v, tensor) for k, v in value.items()}
+        return {k: _rebuild(v, flat) for k, v in value.items()}
     if kind == "list":
-        return [_put_tensors(v, tensor) for v in value]
+        return [_rebuild(v, flat) for v in value]
     return value
 
 

@@ -1,0 +1,36 @@
+# Every target makes .venv and installs the project into it when they are missing.
+PYTHON ?= python3
+DATASET ?= digits
+PRESET ?= laptop
+SEEDS ?= 3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: install ablation test lab bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,export]'
+	touch $(INSTALLED)
+
+# the main job: the ablation of joint against sequential search, its report in reports/
+ablation: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/papermill notebooks/ablation.ipynb build/ablation-$(DATASET).ipynb --log-output --no-progress-bar \
+		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS)
+
+# pytest and nbval together
+test: $(INSTALLED)
+	$(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,17 @@
+"""Figures from runs and tables. They draw what the run directory holds and compute no results.
+
+Every function returns a plotly figure: `show` displays it in a notebook, `png` makes the static twin without a browser.
+"""
+
+from kit.figures.architectures import architecture, cell
+from kit.figures.augmentation import policy
+from kit.figures.comparison import ablation, accuracy_against_time
+from kit.figures.display import show
+from kit.figures.epochs import curves, overlay
+from kit.figures.static import png
+from kit.figures.style import OP_COLORS, PALETTE, TEMPLATE, method_look
+
+__all__ = [
+    "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "architecture", "cell", "curves", "method_look", "overlay",
+    "png", "policy", "show",
+]  # fmt: skip

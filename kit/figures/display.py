@@ -1,0 +1,30 @@
+"""Figures in notebooks."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import plotly.graph_objects as go
+
+from kit.errors import KitError
+from kit.figures.static import png
+
+MIME = "application/vnd.plotly.v1+json"
+
+
+def show(figure: go.Figure, width: int = 1200) -> None:
+    """Display a figure as one output with two faces: plotly's for JupyterLab, a PNG for viewers without JavaScript and for HTML.
+
+    A figure with traces that `png` cannot draw (3D, maps) is displayed without the PNG, and its text says so.
+    """
+    from IPython.display import publish_display_data
+
+    figure = go.Figure(figure)
+    title = figure.layout.title.text or "figure"
+    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": True}}, "text/plain": f"<{title}>"}
+    try:
+        data["image/png"] = base64.b64encode(png(figure, width=width)).decode()
+    except KitError as error:
+        data["text/plain"] = f"<{title}; no static picture: {error}>"
+    publish_display_data(data)

@@ -1,0 +1,163 @@
+"""What moved over the epochs: θ, η, τ and α of one run, or one quantity of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from kit.errors import KitError
+from kit.figures.style import PALETTE, TEMPLATE, by_epoch, headline, mark_stages, method_look, stages
+from kit.run import Run
+
+COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a name of the history is drawn. scale: factor from the stored unit to the drawn one."""
+
+    title: str
+    axis: str
+    log: bool = False
+    scale: float = 1.0
+
+
+QUANTITIES = {
+    "loss": Quantity("training loss", "cross-entropy [nats]"),
+    "val_loss": Quantity("validation loss", "cross-entropy [nats]"),
+    "train_accuracy": Quantity("training accuracy", "accuracy [%]", scale=100),
+    "val_accuracy": Quantity("validation accuracy", "accuracy [%]", scale=100),
+    "lr": Quantity("learning rate in use (η × schedule)", "learning rate", log=True),
+    "weight_decay": Quantity("weight decay in use", "weight decay", log=True),
+    "eta/lr": Quantity("η: learned learning rate", "learning rate", log=True),
+    "eta/weight_decay": Quantity("η: learned weight decay", "weight decay", log=True),
+    "tau/kl_from_uniform": Quantity("τ: distance from uniform", "KL divergence [nats]"),
+    "tau/entropy": Quantity("τ: entropy", "entropy [nats]"),
+    "tau/largest": Quantity("τ: most probable pair", "probability [%]", scale=100),
+    "alpha/change": Quantity("α: largest change of a node", "‖Δα‖₂ per epoch", log=True),
+    "alpha/entropy": Quantity("α: entropy of |α| over candidates", "entropy [nats]"),
+    "alpha/frozen": Quantity("α: frozen nodes", "nodes"),
+    "alpha/skips": Quantity("α: skips among the chosen operations", "share [%]", scale=100),
+    "alpha/refused": Quantity("α: children over the limits", "children refused"),
+}
+# a panel of `curves`: the names that share it, each with its legend entry ("" for none) and colour
+PANELS = (
+    (("loss", "train", "blue"), ("val_loss", "validation", "orange")),
+    (("train_accuracy", "train", "blue"), ("val_accuracy", "validation", "orange")),
+    (("lr", "", "black"),),
+    (("eta/lr", "", "vermillion"),),
+    (("eta/weight_decay", "", "vermillion"),),
+    (("tau/kl_from_uniform", "", "green"),),
+    (("tau/entropy", "", "green"),),
+    (("alpha/change", "", "purple"),),
+    (("alpha/frozen", "", "purple"),),
+    (("alpha/skips", "", "purple"),),
+)
+SHARED_TITLES = {"loss": "loss", "train_accuracy": "accuracy"}
+
+
+def quantity(name: str) -> Quantity:
+    return QUANTITIES.get(name.removeprefix("step/"), Quantity(name, name))
+
+
+def curves(run: Run) -> go.Figure:
+    """Loss and accuracy, η, τ and α by completed epoch; what the run's method leaves fixed has no panel.
+
+    Raises KitError before the first epoch is completed.
+    """
+    frame = by_epoch(run)
+    panels = [panel for panel in PANELS if panel[0][0] in frame and _moves(panel[0][0], run)]
+    rows = -(-len(panels) // COLUMNS)
+    titles = [f"<b>{SHARED_TITLES.get(panel[0][0], quantity(panel[0][0]).title)}</b>" for panel in panels]
+    figure = make_subplots(rows, min(COLUMNS, len(panels)), subplot_titles=titles, horizontal_spacing=0.085,
+                           vertical_spacing=0.36 / max(1, rows))  # fmt: skip
+    figure.update_annotations(font={"size": 14}, yshift=14)
+    for k, panel in enumerate(panels):
+        _panel(figure, run, frame, panel, k)
+        below = k + COLUMNS < len(panels)
+        figure.update_xaxes(title_text=None if below else "epoch", row=k // COLUMNS + 1, col=k % COLUMNS + 1)
+    figure.update_xaxes(matches="x", range=[0, float(frame.index.max())])
+    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=130 + 235 * rows, margin={"t": 110},
+                         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yref": "container", "yanchor": "top"})  # fmt: skip
+    return figure
+
+
+def _moves(name: str, run: Run) -> bool:
+    """Whether the run's configuration lets the quantity move: a fixed η or α would fill a panel with a straight line."""
+    if name.startswith("eta/"):
+        return run.config.hyper != "fixed" and not (name == "eta/weight_decay" and run.config.weight_decay == 0)
+    return not name.startswith("alpha/") or any(stage.search for stage in run.config.composition.stages)
+
+
+def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: int) -> None:
+    row, column = k // COLUMNS + 1, k % COLUMNS + 1
+    look = quantity(panel[0][0])
+    for name, label, color in panel:
+        if name in frame:
+            figure.add_trace(_line(frame[name], look, label or quantity(name).title, PALETTE[color], shown=bool(label) and k == 0), row, column)
+    if panel[0][0] == "train_accuracy" and run.finished:
+        point = go.Scatter(x=[run.metrics["epochs"]], y=[run.metrics["test_accuracy"] * 100], mode="markers", name="test (once, at the end)",
+                           cliponaxis=False, marker={"symbol": "star", "size": 13, "color": PALETTE["vermillion"]})  # fmt: skip
+        figure.add_trace(point, row, column)
+    figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear", row=row, col=column)
+    if look.log:
+        figure.update_yaxes(exponentformat="power", row=row, col=column)
+    mark_stages(figure, run, axis="" if k == 0 else str(k + 1))
+
+
+def _line(values: pd.Series, look: Quantity, name: str, color: str, shown: bool = True) -> go.Scatter:
+    values = values.dropna()
+    if look.log:  # a frozen α changes by 0, which no logarithmic axis shows
+        values = values[values > 0]
+    return go.Scatter(x=values.index.tolist(), y=(values * look.scale).tolist(), mode="lines+markers", name=name, legendgroup=name,
+                      showlegend=shown, line={"color": color, "width": 2}, marker={"size": 5})  # fmt: skip
+
+
+# ---- many runs ---------------------------------------------------------------------------------------------------------------
+
+
+def overlay(runs: Sequence[Run], name: str) -> go.Figure:
+    """One quantity of many runs: a thin line per seed, the mean of a method's seeds bold, a ring where a search stage ends.
+
+    name: a name of the history, such as "loss", "eta/lr" or "step/lr". The mean covers the epochs that all seeds reached.
+    Raises KitError when no run has that name; runs without it (whose method leaves it fixed) are left out.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if name in set(run.history["name"]):
+            groups.setdefault(run.config.method, []).append(run)
+    if not groups:
+        known = sorted({n for run in runs for n in run.history["name"].unique()})
+        raise KitError(f"none of the {len(runs)} runs has a curve {name!r}; they have: {', '.join(known) or 'nothing yet'}")
+    look = quantity(name)
+    figure = go.Figure()
+    for method, members in groups.items():
+        _method_lines(figure, method, members, name, look)
+    datasets = sorted({run.config.dataset for members in groups.values() for run in members})
+    figure.update_layout(template=TEMPLATE, height=480, title_text=f"{', '.join(datasets)} · {look.title}",
+                         legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"})  # fmt: skip
+    figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
+    figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear")
+    return figure
+
+
+def _method_lines(figure: go.Figure, method: str, members: list[Run], name: str, look: Quantity) -> None:
+    color, dash = method_look(method)
+    series = [run.curve(name) * look.scale for run in members]
+    series = [s[s > 0] if look.log else s for s in series]
+    for run, values in zip(members, series):
+        figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
+                                    legendgroup=method, showlegend=False, opacity=0.4, line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
+        ends = [] if name.startswith("step/") else [last for _, _, last in stages(run)[:-1] if last in values.index]
+        if ends:
+            figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name="end of the search stage",
+                                        legendgroup=method, showlegend=False,
+                                        marker={"symbol": "circle-open", "size": 9, "color": color}))  # fmt: skip
+    mean = pd.concat(series, axis=1, join="inner").mean(axis=1)
+    label = f"{members[0].config.composition.title} (n = {len(members)})"
+    figure.add_trace(go.Scatter(x=mean.index.tolist(), y=mean.tolist(), mode="lines", name=label, legendgroup=method,
+                                line={"color": color, "width": 3, "dash": dash}))  # fmt: skip

@@ -1,0 +1,37 @@
+"""Every test: one thread, the CPU's defaults, and no warning that goes unread."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).resolve().parent
+    for item in items:
+        if here in item.path.parents:  # the notebooks, collected beside, run other people's code
+            item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+
+
+@pytest.fixture(autouse=True)
+def _plain_defaults():
+    yield
+    # a test that changes these would change its neighbours' numbers
+    assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == 1
+
+
+@pytest.fixture(scope="session")
+def micro() -> str:
+    """The name of a data set of 12 × 10 training digits (8×8): a real one, small enough for whole runs in a test."""
+    from tests_micro import register_micro
+
+    return register_micro()
