@@ -46,6 +46,17 @@ class Parts:
         return {"net": self.net.state_dict(), "drop_path": self.net.generator.get_state(), "arch": self.arch.state_dict(),
                 "augment": self.augment.state_dict(), "hyper": self.hyper.state_dict(), "sgd": self.sgd.state_dict()}  # fmt: skip
 
+    def take_over(self, before: Parts) -> None:
+        """Go on where a supernet's parts were, with the child alone: its names are the supernet's, its weights and momentum too."""
+        state = before.state_dict()
+        state["arch"] = self.arch.state_dict()
+        state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
+        known = self.sgd.named
+        state["sgd"]["buffers"] = {name: buffer for name, buffer in state["sgd"]["buffers"].items() if name in known}
+        if (trace := state["sgd"]["trace"]) is not None:
+            trace["names"] = [name for name in trace["names"] if name in known]
+        self.load_state_dict(state)
+
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
         self.net.generator.set_state(state["drop_path"].cpu())
@@ -60,20 +71,22 @@ class Parts:
 
 def compose(config: Config, stage: Stage, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor],
             picks: Picks | None = None) -> Parts:  # fmt: skip
-    """The parts of a stage that begins with new weights.
+    """The parts of a stage, with new weights and learners.
 
     normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where this one searches
     or the configuration says which it is.
     """
+    full = {"channels": config.channels, "cells": config.cells, "reductions": config.reductions, "auxiliary": config.auxiliary}
     small = stage.search and any(s.restart for s in config.composition.stages)
-    settings = {"channels": config.search_channels if small else config.channels, "cells": config.search_cells if small else config.cells,
-                "reductions": config.reductions, "auxiliary": config.auxiliary}  # fmt: skip
+    settings = full | ({"channels": config.search_channels, "cells": config.search_cells} if small else {})
     image = (sets.channels, *sets.size)
     mean, std = normal
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(config.seed, f"{stage.name}/weights").initial_seed())
         supernet = space.build(config.space, sets.num_classes, image, mean, std, **settings)
-        limits = Limits(supernet, config.max_params, config.max_macs)
+        # the limits are about the network that is deployed, also while a smaller one searches for its cells
+        deployed = supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
+        limits = Limits(deployed, config.max_params, config.max_macs)
         if stage.search:
             net, arch = supernet, _searcher(config, stage, supernet, limits, device)
         else:

@@ -157,6 +157,8 @@ def _readable(error: ValidationError, model: type[BaseModel]) -> str:
     for entry in error.errors():
         if not entry["loc"]:
             return entry["msg"].removeprefix("Value error, ")
+        if entry["type"] == "missing":  # follows from a field that is wrong itself and has a line of its own
+            continue
         name = str(entry["loc"][0])
         about = model.model_fields[name].description
         lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))

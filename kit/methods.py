@@ -81,8 +81,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Two CPU cores, minutes, on images of 8 to 28 pixels. tau_lr was chosen on digits' validation images: eq. 2 feeds on itself, and at
     # 0.1 a single pair had all the probability after 13 epochs.
     "laptop": {
-        "epochs": 25, "search_share": 0.4, "batch_size": 64, "channels": 8, "cells": 5, "search_channels": 8, "search_cells": 5,
-        "lr": 0.05, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.0, "auxiliary": 0.0,
+        "epochs": 25, "search_share": 0.3, "batch_size": 64, "channels": 8, "cells": 5, "search_channels": 8, "search_cells": 5,
+        "lr": 0.1, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.0, "auxiliary": 0.0,
         "recover": "epoch", "freeze_tol": 1e-2, "arch_lr": 3e-3, "tau_lr": 3e-2, "hyper_lr": 1e-2,
         "fixed_augment": "flip-crop", "learned_augment": "pair-softmax", "learned_hyper": "lookahead",
     },

@@ -6,13 +6,14 @@ import base64
 import html
 import math
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kit import figures, store
+from kit import figures, store, sweep
+from kit.config import Config
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import Run
@@ -155,6 +156,19 @@ def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | No
     return folder / f"{stem}.md"
 
 
+def ablation_grid(methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
+    """The configurations of an ablation, checked: methods "all" (`ABLATION`) or names with commas; seeds a number of them (from 0) or a
+    list with commas; values: fields of `Config` for all runs."""
+    rows = list(ABLATION) if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
+    try:
+        chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in str(seeds).split(",")]
+    except ValueError:
+        raise KitError(f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7") from None
+    if not chosen:
+        raise KitError(f"seeds={seeds!r} makes no runs: give 1 or more")
+    return sweep.grid(seed=chosen, method=rows, **values)
+
+
 def _pictures(runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, folder: Path, stem: str) -> list[tuple[str, str]]:
     shown: list[tuple[str, str, object]] = [
         ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", figures.ablation(summary, table)),
@@ -185,7 +199,7 @@ def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: li
         f"{config.batch_size}: a sequential method searches for {config.search_epochs} of them and trains what it found from scratch in the "
         f"others; a joint one searches for at most {config.search_epochs} and goes on with the same weights.",
         f"Trained on {where['trained_on']}. Test accuracy is measured once, at the end, on {runs[0].metrics['test_images']:,} images "
-        f"(one image is {accuracy_step:.2f} points). {where['split']}",
+        f"(one image is {accuracy_step:.2f} points). Split: {where['split']}.",
         "## Result",
         markdown_table(summary, dataset),
         "Interval: Student's t over seeds. Differences are paired by seed. The seconds are of one run with "

@@ -20,7 +20,7 @@ from kit.learner import generator
 from kit.progress import Progress
 from kit.records import Records
 from kit.run import KEPT_CHECKPOINTS, Run
-from kit.space import Child
+from kit.space import Child, Picks
 from kit.step import STEPS, Outcome
 
 CURVE_POINTS = 10  # step-wise values written per epoch
@@ -52,7 +52,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         try:
             with _determinism(config.deterministic):
                 engine.run(reporter)
-        except BaseException as error:
+        except Exception as error:
             _record_failure(folder, engine, error)
             raise
         finally:
@@ -85,14 +85,8 @@ class Search:
             size = min(config.batch_size, len(self.sets.val))
             self.batches["val"] = data.Batches(self.sets.val, size, generator(config.seed, "batches/val"))
 
-    def _compose(self) -> compose.Parts:
-        normal = data.normalization(self.sets.train)
-        # what would refuse a later stage refuses now
-        for stage in self.stages[1:]:
-            if stage.restart and self.epoch == 0:
-                probe = compose.compose(self.config, self.stages[0], self.sets, self.device, normal)
-                compose.compose(self.config, stage, self.sets, self.device, normal, probe.arch.picks)
-        return compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal)
+    def _compose(self, picks: Picks | None = None) -> compose.Parts:
+        return compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, data.normalization(self.sets.train), picks)
 
     def _later_needs(self) -> frozenset[str]:
         from kit.hyper import HYPER
@@ -104,12 +98,13 @@ class Search:
     def run(self, reporter: Progress) -> None:
         self._open()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
+        began = time.perf_counter()
         while self.epoch < self.config.epochs:
-            began = time.perf_counter()
             stage = self.stages[self.stage_index].name
             numbers = self.train_epoch()
-            self.seconds += time.perf_counter() - began
             self.records.write()
+            now = time.perf_counter()
+            self.seconds, began = self.seconds + now - began, now
             self.save()
             reporter.epoch(self.epoch, stage, numbers)
         self._finish()
@@ -177,20 +172,21 @@ class Search:
         return numbers
 
     def _alpha(self) -> dict[str, torch.Tensor]:
-        """α over the slots of the supernet, whose shape stays the same when a stage trains the found child alone."""
-        if self.stage_index and self.stages[self.stage_index].restart:
+        """α over the slots of the supernet; it stands still when a later stage trains the found child alone."""
+        if self.stage_index:
             return {name: torch.from_numpy(values) for name, values in self.records.alpha[-1][1].items()}
         arch = self.parts.arch
         frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
         return {**arch.snapshot(), "frozen": frozen.clone()}
 
     def _next_stage(self) -> None:
-        self.stage_index += 1
+        """From here on the found child alone: anew, or with the weights, momentum and learners of the search."""
+        before, self.stage_index = self.parts, self.stage_index + 1
+        self.parts = self._compose(before.arch.picks)
         if self.stages[self.stage_index].restart:
-            picks = self.parts.arch.picks
-            normal = data.normalization(self.sets.train)
-            self.parts = compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal, picks)
             self.began = self.epoch
+        else:
+            self.parts.take_over(before)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------------------
 
@@ -248,9 +244,8 @@ class Search:
     def load_state_dict(self, state: dict) -> None:
         self.epoch, self.step, self.began, self.seconds = state["epoch"], state["step"], state["began"], state["seconds"]
         self.stage_index = state["stage"]
-        if self.stages[self.stage_index].restart:
-            normal, picks = data.normalization(self.sets.train), tuple(tuple(p) for p in state["picks"])
-            self.parts = compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, normal, picks)
+        if self.stage_index:
+            self.parts = self._compose(tuple(tuple(p) for p in state["picks"]))
         self.parts.load_state_dict(state["parts"])
         for name, batches in self.batches.items():
             batches.load_state_dict(state["batches"][name])

@@ -67,6 +67,13 @@ def run(configs: list[Config], out: str | Path | None = None, workers: int | Non
     return Result(runs, failures, time.monotonic() - began)
 
 
+def require_all(result: Result) -> None:
+    """Raises KitError that lists the runs that failed, with their causes; what finished is kept."""
+    if result.failures:
+        listed = "; ".join(f"{failure.name}: {failure.cause}" for failure in result.failures)
+        raise KitError(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed: {listed}")
+
+
 def _folder(config: Config, out: str | Path | None) -> Path:
     return Path(out if out is not None else config.out).expanduser() / config.name
 
@@ -74,7 +81,7 @@ def _folder(config: Config, out: str | Path | None) -> Path:
 def _work_off(todo: list[tuple[Config, Path]], workers: int, threads: int, quiet: bool) -> list[Failure]:
     # a server process imports kit once; every run is forked from it in milliseconds, before any thread or GPU context exists
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kit.search"])
+    context.set_forkserver_preload(["kit.search", "pyarrow.parquet"])
     running: dict[int, tuple[Any, Connection, Path, float]] = {}
     failures, queue, began, total = [], list(todo), time.monotonic(), len(todo)
     try:

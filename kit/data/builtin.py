@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import importlib.util
 import os
 import socket
 import tarfile
@@ -32,14 +33,25 @@ _IDX_MAGIC = {1: 0x0801, 3: 0x0803}  # unsigned bytes in 1 or 3 dimensions
 
 def digits(root: Path, image_size: int | None = None) -> Source:
     """1,797 handwritten digits, 1x8x8, that come with scikit-learn (from the UCI Optical Recognition test set)."""
-    try:
-        from sklearn.datasets import load_digits  # here: its import takes longer than the rest of kit.data
-    except ImportError as error:
-        raise KitError("dataset 'digits' comes with scikit-learn: pip install scikit-learn") from error
-    data = load_digits()
-    images = torch.from_numpy(np.rint(data.images * 255 / 16).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(data.target.astype(np.int64))
+    pixels, target = _digits_of_sklearn()
+    images = torch.from_numpy(np.rint(pixels.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(target.astype(np.int64))
     return Source(tuple("0123456789"), (images, labels), val_fraction=0.15, test_fraction=0.25)
+
+
+def _digits_of_sklearn() -> tuple[np.ndarray, np.ndarray]:
+    """Grey values 0..16 [N, 64] and labels [N]. The table is read where the package lies: importing scikit-learn takes longer than a
+    run's whole start, and every run of a sweep would pay it."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise KitError("dataset 'digits' comes with scikit-learn: pip install scikit-learn")
+    table = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if table.is_file():
+        values = np.loadtxt(table, delimiter=",")
+        return values[:, :-1], values[:, -1]
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
 
 
 def fashion_mnist(root: Path, image_size: int | None = None) -> Source:

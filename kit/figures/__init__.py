@@ -8,10 +8,11 @@ from kit.figures.augmentation import policy
 from kit.figures.comparison import ablation, accuracy_against_time
 from kit.figures.display import show
 from kit.figures.epochs import curves, overlay
+from kit.figures.pictures import predictions
 from kit.figures.static import png
 from kit.figures.style import OP_COLORS, PALETTE, TEMPLATE, method_look
 
 __all__ = [
     "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "architecture", "cell", "curves", "method_look", "overlay",
-    "png", "policy", "show",
+    "png", "policy", "predictions", "show",
 ]  # fmt: skip

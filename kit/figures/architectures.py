@@ -37,7 +37,7 @@ def architecture(run: Run) -> go.Figure:
     for i, slot in enumerate(slots):
         for trace in _candidates(slot, recorded, i):
             figure.add_trace(trace, i // NODES + 1, i % NODES + 1)
-        mark_stages(figure, run, axis="" if i == 0 else str(i + 1), label=True)
+        mark_stages(figure, run, axis="" if i == 0 else str(i + 1), label=i < NODES)
         _mark_freeze(figure, recorded["frozen"][:, i], recorded["epoch"], i)
     for op in dict.fromkeys(op for slot in slots for op, _ in slot.candidates):
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=op_title(op), legendgroup=op, line={"color": op_color(op), "width": 4}))
@@ -52,13 +52,13 @@ def _finish(figure: go.Figure, run: Run, recorded: Mapping[str, np.ndarray]) -> 
     figure.update_xaxes(title_text="epoch", row=len(KINDS))
     figure.update_yaxes(title_text="|α|", col=1)
     figure.update_layout(template=TEMPLATE, height=720, title_text=f"{headline(run)} · α (bold: in the child; ◆: the node freezes)",
-                         margin={"t": 150, "b": 60},
-                         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0.935, "yref": "container", "yanchor": "top"})  # fmt: skip
+                         margin={"t": 145, "b": 60},
+                         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0.945, "yref": "container", "yanchor": "top"})  # fmt: skip
 
 
 def _panel_title(slot: Slot, support: np.ndarray) -> str:
     kind, node = slot.name.split("/")
-    chosen = [f"{op_title(op)} ({SOURCES[edge]})" for (op, edge), used in zip(slot.candidates, support) if used]
+    chosen = [f"{op_title(op)} ← {SOURCES[edge] if edge < INPUTS else f'node {edge - INPUTS}'}" for (op, edge), used in zip(slot.candidates, support) if used]
     return f"<b>{KIND_TITLES[kind]}, node {node}</b><br>" + "<br>".join(chosen)
 
 
@@ -112,7 +112,7 @@ def cell(genotype: Mapping[str, Any], title: str = "") -> go.Figure:
         _draw_cell(figure, genotype[kind], "" if k == 0 else str(k + 1))
     figure.update_xaxes(visible=False, range=[-1.25, NODES + 0.35])
     figure.update_yaxes(visible=False)
-    figure.update_layout(template=TEMPLATE, height=720, title_text=title, margin={"l": 20, "r": 20, "b": 15, "t": 80 if title else 40})
+    figure.update_layout(template=TEMPLATE, height=720, title_text=title, margin={"l": 20, "r": 20, "b": 15, "t": 85 if title else 40})
     return figure
 
 

@@ -9,7 +9,8 @@ from kit import augment
 from kit.figures.style import GREY, INK, LOW_TO_HIGH, PALETTE, TEMPLATE, blank, by_epoch, headline
 from kit.run import Run
 
-RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 5, 10, 20, 50, 100)
+RATIOS = (1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ticks of the colours, and their inverses
+CAP = 100.0  # colours end here: a policy that has collapsed onto one pair is legible too
 
 
 def policy(run: Run) -> go.Figure:
@@ -21,7 +22,7 @@ def policy(run: Run) -> go.Figure:
     if not recorded:
         return blank(f"τ is fixed in this run (augment = {run.config.augment}): there is no learned policy to draw", headline(run))
     p, epoch, ops = recorded["probabilities"][-1].astype(float), int(recorded["epoch"][-1]), _ops(run)
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 800, "margin": {"t": 90, "b": 110, "l": 120}})
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 800, "margin": {"t": 70, "b": 110, "l": 120}})
     figure.add_trace(_heat(p, ops))
     first, second = p.sum(axis=1), p.sum(axis=0)
     figure.add_trace(_bars(x=ops, y=(second * 100).tolist(), name="second operation", yaxis="y2"))
@@ -46,15 +47,23 @@ def _ops(run: Run) -> list[str]:
 def _heat(p: np.ndarray, ops: list[str]) -> go.Heatmap:
     ratio = p * p.size
     z = np.log2(np.maximum(ratio, 1e-6))
-    limit = max(float(np.abs(z).max()), 0.05)
-    shown = [r for r in RATIOS if abs(np.log2(r)) <= limit * 1.001]
-    while len(shown) > 9:  # every other one, 1 kept
-        shown = [r for r in shown if (shown.index(r) - shown.index(1)) % 2 == 0]
-    bar = {"title": {"text": "probability ÷ uniform", "side": "right"}, "tickvals": [float(np.log2(r)) for r in shown],
-           "ticktext": [f"{r:g}×" for r in shown], "x": 1.01, "y": 0.0, "yanchor": "bottom", "len": 0.8, "thickness": 16}  # fmt: skip
+    limit = min(max(float(np.abs(z).max()), 0.05), float(np.log2(CAP)))
+    ticks = _ticks(limit)
+    names = [f"{2**t:.2g}×" if t < 0 else f"{2**t:.3g}×" for t in ticks]
+    bar = {"title": {"text": "probability ÷ uniform", "side": "right", "font": {"size": 13}}, "tickvals": ticks, "ticktext": names,
+           "x": 1.01, "y": 0.0, "yanchor": "bottom", "len": 0.8, "thickness": 16, "outlinewidth": 0}  # fmt: skip
     return go.Heatmap(z=z.tolist(), x=ops, y=ops, zmin=-limit, zmax=limit, colorscale=LOW_TO_HIGH, colorbar=bar, xgap=1, ygap=1,
                       customdata=np.stack([p * 100, ratio], axis=-1).tolist(),
                       hovertemplate="first %{y}, then %{x}<br>%{customdata[0]:.3f}% (%{customdata[1]:.3f} × uniform)<extra></extra>")  # fmt: skip
+
+
+def _ticks(limit: float) -> list[float]:
+    """log₂ of round ratios up to the limit on both sides of 1, far enough apart to be read."""
+    chosen = [0.0]
+    for ratio in RATIOS:
+        if np.log2(ratio) <= limit * 1.001 and np.log2(ratio) - chosen[-1] >= limit / 4.5:
+            chosen.append(float(np.log2(ratio)))
+    return [-t for t in chosen[:0:-1]] + chosen
 
 
 def _bars(**where: object) -> go.Bar:
@@ -73,7 +82,5 @@ def _axes(figure: go.Figure, first: np.ndarray, second: np.ndarray) -> None:
     )
     figure.add_shape(**rule, xref="x domain", yref="y2", x0=0, x1=1, y0=uniform, y1=uniform)
     figure.add_shape(**rule, xref="x2", yref="y domain", x0=uniform, x1=uniform, y0=0, y1=1)
-    figure.add_annotation(text=f"dashed: uniform, {uniform:.1f}%", xref="x2 domain", yref="y2 domain", x=0, y=0.9, xanchor="left",
+    figure.add_annotation(text=f"dashed: uniform, {uniform:.1f}%", xref="paper", yref="paper", x=0.83, y=0.98, xanchor="left",
                           showarrow=False, font={"size": 12, "color": GREY})  # fmt: skip
-    # the bar of colours stands to the right of the marginal
-    figure.update_traces(selector={"type": "heatmap"}, colorbar_x=1.01)

@@ -38,12 +38,13 @@ def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str
 
 
 def _dot(row: object, place: int, color: str) -> go.Scatter:
+    symbol = "circle" if method_look(row.method)[1] == "solid" else "circle-open"  # the dashed methods: a ring
     mean, low, high = (100 * getattr(row, f"accuracy_{k}") for k in ("mean", "low", "high"))
     bars = {"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low], "color": color, "thickness": 2.5, "width": 6}
     known = pd.notna(low) and pd.notna(high)
     text = f"{row.title}<br>{mean:.2f}%" + (f" [{low:.2f}, {high:.2f}]" if known else "") + f", n = {row.n:g}"
     return go.Scatter(x=[mean], y=[place], mode="markers", name=row.title, error_x=bars if known else None,
-                      marker={"size": 12, "color": color}, hovertemplate=text + "<extra></extra>")  # fmt: skip
+                      marker={"size": 12, "color": color, "symbol": symbol, "line": {"width": 3 if symbol != "circle" else 0}}, hovertemplate=text + "<extra></extra>")  # fmt: skip
 
 
 def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:
@@ -70,27 +71,30 @@ def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = Non
 
 
 def _labels(figure: go.Figure, summary: pd.DataFrame, factor: float) -> None:
-    """Titles beside their dots: of four sides and two distances, the first that keeps clear of dots and earlier titles."""
+    """Titles beside their dots: of the places around each, the first that keeps clear of dots, intervals and earlier titles."""
     if summary.empty:
         return
-    x = summary["seconds"] / factor
-    y = summary["accuracy_mean"] * 100
-    low, high = summary["accuracy_low"].mul(100).fillna(y).min(), summary["accuracy_high"].mul(100).fillna(y).max()
-    reach = max(float(x.max() - x.min()), 0.05 * float(x.max()), 1e-9)
-    left, right = float(x.min()) - 0.08 * reach, float(x.max()) + 0.3 * reach
-    # about a 1200 px picture: pixels per unit
-    across, up = 1080 / (right - left), 400 / max(float(high - low) * 1.1, 1e-9)
-    taken = [(a * across - 8, b * up - 8, a * across + 8, b * up + 8) for a, b in zip(x, y)]
-    for a, b, name, method in zip(x, y, summary["title"], summary["method"]):
-        wide = 7.0 * len(name)
-        spots = [(dx, dy) for far in (0, 18, 36) for dx, dy in ((12, far), (12, -far), (-12 - wide, far), (-12 - wide, -far))]
-        boxes = [(a * across + dx, b * up + dy - 9, a * across + dx + wide, b * up + dy + 9) for dx, dy in spots]
-        overlaps = [sum(_overlap(box, other) for other in taken) + (1e6 if box[2] > right * across or box[0] < left * across else 0) for box in boxes]
-        best = min(range(len(spots)), key=lambda k: (overlaps[k], k))
-        taken.append(boxes[best])
-        dx, dy = spots[best]
-        figure.add_annotation(x=a, y=b, text=name, showarrow=False, xanchor="left", xshift=dx, yshift=dy, font={"color": method_look(method)[0]})
-    figure.update_xaxes(range=[max(0.0, left), right])
+    rows = summary.assign(x=summary["seconds"] / factor, y=summary["accuracy_mean"] * 100)
+    rows["low"], rows["high"] = rows["accuracy_low"].mul(100).fillna(rows["y"]), rows["accuracy_high"].mul(100).fillna(rows["y"])
+    reach = max(float(rows["x"].max() - rows["x"].min()), 0.05 * float(rows["x"].max()), 1e-9)
+    left, right = max(0.0, float(rows["x"].min()) - 0.1 * reach), float(rows["x"].max()) + 0.3 * reach
+    across, up = 1080 / (right - left), 400 / max(float(rows["high"].max() - rows["low"].min()) * 1.1, 1e-9)  # pixels per unit, at 1200 px
+    taken = [(r.x * across - 7, r.low * up - 5, r.x * across + 7, r.high * up + 5) for r in rows.itertuples()]
+    for row in rows.itertuples():
+        dx, dy, box = _spot(row.x * across, row.y * up, 7.4 * len(row.title), (left * across, right * across), taken)
+        taken.append(box)
+        figure.add_annotation(x=row.x, y=row.y, text=row.title, showarrow=False, xanchor="left" if dx > 0 else "right", xshift=dx, yshift=dy,
+                              font={"color": method_look(row.method)[0]})  # fmt: skip
+    figure.update_xaxes(range=[left, right])
+
+
+def _spot(x: float, y: float, wide: float, ends: tuple[float, float], taken: list[tuple[float, ...]]) -> tuple[float, float, tuple[float, ...]]:
+    """Shift (pixels) and box of a title that is `wide` and stands beside (x, y)."""
+    spots = [(dx, dy) for far in (0, 16, 32, 48) for dy in ((far, -far) if far else (0,)) for dx in (12, -12)]
+    boxes = [(x + dx if dx > 0 else x + dx - wide, y + dy - 9, x + dx + wide if dx > 0 else x + dx, y + dy + 9) for dx, dy in spots]
+    cost = [sum(_overlap(box, other) for other in taken) + 1e6 * (box[0] < ends[0] or box[2] > ends[1]) for box in boxes]
+    best = min(range(len(spots)), key=lambda k: (cost[k], k))
+    return *spots[best], boxes[best]
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kit.errors import KitError
-from kit.figures.style import PALETTE, TEMPLATE, by_epoch, headline, mark_stages, method_look, stages
+from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, mark_stages, method_look, stages
 from kit.run import Run
+from kit.space.cell import cell_slots
 
 COLUMNS = 3
+DECADES = 3  # of the learning rate in use; a cosine schedule ends at 0, which no logarithmic axis reaches
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ QUANTITIES = {
     "tau/largest": Quantity("τ: most probable pair", "probability [%]", scale=100),
     "alpha/change": Quantity("α: largest change of a node", "‖Δα‖₂ per epoch", log=True),
     "alpha/entropy": Quantity("α: entropy of |α| over candidates", "entropy [nats]"),
-    "alpha/frozen": Quantity("α: frozen nodes", "nodes"),
-    "alpha/skips": Quantity("α: skips among the chosen operations", "share [%]", scale=100),
+    "alpha/frozen": Quantity("α: frozen nodes", "share of all nodes [%]", scale=100 / len(cell_slots())),
+    "alpha/skips": Quantity("α: skips", "share of chosen operations [%]", scale=100),
     "alpha/refused": Quantity("α: children over the limits", "children refused"),
 }
 # a panel of `curves`: the names that share it, each with its legend entry ("" for none) and colour
@@ -54,10 +57,15 @@ PANELS = (
     (("tau/kl_from_uniform", "", "green"),),
     (("tau/entropy", "", "green"),),
     (("alpha/change", "", "purple"),),
-    (("alpha/frozen", "", "purple"),),
-    (("alpha/skips", "", "purple"),),
+    (("alpha/frozen", "frozen nodes", "purple"), ("alpha/skips", "skips", "black")),
 )
-SHARED_TITLES = {"loss": "loss", "train_accuracy": "accuracy"}
+# title and axis of the panels that several names share
+SHARED = {
+    "loss": ("loss", "cross-entropy [nats]"), "train_accuracy": ("accuracy", "accuracy [%]"),
+    "alpha/frozen": ("α: frozen nodes, skips chosen", "share [%]"),
+}  # fmt: skip
+
+RING = "end of the search stage"
 
 
 def quantity(name: str) -> Quantity:
@@ -72,7 +80,7 @@ def curves(run: Run) -> go.Figure:
     frame = by_epoch(run)
     panels = [panel for panel in PANELS if panel[0][0] in frame and _moves(panel[0][0], run)]
     rows = -(-len(panels) // COLUMNS)
-    titles = [f"<b>{SHARED_TITLES.get(panel[0][0], quantity(panel[0][0]).title)}</b>" for panel in panels]
+    titles = [f"<b>{_heading(panel)[0]}</b>" for panel in panels]
     figure = make_subplots(rows, min(COLUMNS, len(panels)), subplot_titles=titles, horizontal_spacing=0.085,
                            vertical_spacing=0.36 / max(1, rows))  # fmt: skip
     figure.update_annotations(font={"size": 14}, yshift=14)
@@ -81,8 +89,8 @@ def curves(run: Run) -> go.Figure:
         below = k + COLUMNS < len(panels)
         figure.update_xaxes(title_text=None if below else "epoch", row=k // COLUMNS + 1, col=k % COLUMNS + 1)
     figure.update_xaxes(matches="x", range=[0, float(frame.index.max())])
-    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=130 + 235 * rows, margin={"t": 110},
-                         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yref": "container", "yanchor": "top"})  # fmt: skip
+    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=125 + 235 * rows, margin={"t": 105},
+                         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.992, "yref": "container", "yanchor": "top"})  # fmt: skip
     return figure
 
 
@@ -93,19 +101,26 @@ def _moves(name: str, run: Run) -> bool:
     return not name.startswith("alpha/") or any(stage.search for stage in run.config.composition.stages)
 
 
+def _heading(panel: tuple) -> tuple[str, str]:
+    look = quantity(panel[0][0])
+    return SHARED.get(panel[0][0], (look.title, look.axis))
+
+
 def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: int) -> None:
     row, column = k // COLUMNS + 1, k % COLUMNS + 1
     look = quantity(panel[0][0])
     for name, label, color in panel:
         if name in frame:
-            figure.add_trace(_line(frame[name], look, label or quantity(name).title, PALETTE[color], shown=bool(label) and k == 0), row, column)
+            shown = bool(label) and panel[0][0] != "train_accuracy"  # whose colours are those of the loss
+            figure.add_trace(_line(frame[name], quantity(name), label or quantity(name).title, PALETTE[color], shown), row, column)
     if panel[0][0] == "train_accuracy" and run.finished:
         point = go.Scatter(x=[run.metrics["epochs"]], y=[run.metrics["test_accuracy"] * 100], mode="markers", name="test (once, at the end)",
                            cliponaxis=False, marker={"symbol": "star", "size": 13, "color": PALETTE["vermillion"]})  # fmt: skip
         figure.add_trace(point, row, column)
-    figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear", row=row, col=column)
-    if look.log:
-        figure.update_yaxes(exponentformat="power", row=row, col=column)
+    figure.update_yaxes(title_text=_heading(panel)[1], type="log" if look.log else "linear", exponentformat="power", row=row, col=column)
+    if panel[0][0] == "lr":
+        top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
+        figure.update_yaxes(range=[max(least - 0.1, top - DECADES), top + 0.15], row=row, col=column)
     mark_stages(figure, run, axis="" if k == 0 else str(k + 1))
 
 
@@ -114,7 +129,7 @@ def _line(values: pd.Series, look: Quantity, name: str, color: str, shown: bool 
     if look.log:  # a frozen α changes by 0, which no logarithmic axis shows
         values = values[values > 0]
     return go.Scatter(x=values.index.tolist(), y=(values * look.scale).tolist(), mode="lines+markers", name=name, legendgroup=name,
-                      showlegend=shown, line={"color": color, "width": 2}, marker={"size": 5})  # fmt: skip
+                      showlegend=shown, cliponaxis=look.log, line={"color": color, "width": 2}, marker={"size": 5})  # fmt: skip
 
 
 # ---- many runs ---------------------------------------------------------------------------------------------------------------
@@ -137,6 +152,9 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
     figure = go.Figure()
     for method, members in groups.items():
         _method_lines(figure, method, members, name, look)
+    if any(trace.name == RING for trace in figure.data):
+        ring = {"symbol": "circle-open", "size": 9, "color": GREY}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=RING, marker=ring))
     datasets = sorted({run.config.dataset for members in groups.values() for run in members})
     figure.update_layout(template=TEMPLATE, height=480, title_text=f"{', '.join(datasets)} · {look.title}",
                          legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"})  # fmt: skip
@@ -150,11 +168,12 @@ def _method_lines(figure: go.Figure, method: str, members: list[Run], name: str,
     series = [run.curve(name) * look.scale for run in members]
     series = [s[s > 0] if look.log else s for s in series]
     for run, values in zip(members, series):
-        figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
-                                    legendgroup=method, showlegend=False, opacity=0.4, line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
+        if len(members) > 1:  # one seed alone is its mean
+            figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
+                                        legendgroup=method, showlegend=False, opacity=0.4, line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
         ends = [] if name.startswith("step/") else [last for _, _, last in stages(run)[:-1] if last in values.index]
         if ends:
-            figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name="end of the search stage",
+            figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name=RING,
                                         legendgroup=method, showlegend=False,
                                         marker={"symbol": "circle-open", "size": 9, "color": color}))  # fmt: skip
     mean = pd.concat(series, axis=1, join="inner").mean(axis=1)

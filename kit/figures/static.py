@@ -1,6 +1,6 @@
 """Static twins of plotly figures, drawn by matplotlib: no browser, so that servers and containers have pictures too.
 
-What it draws: scatter (lines, markers, text, error bars, fills), bar, heatmap, contour; subplots, secondary, logarithmic and category
+What it draws: scatter (lines, markers, text, error bars, fills), bar, heatmap, contour, image; subplots, secondary, logarithmic and category
 axes; titles, legend, annotations with arrows, lines and rectangles. Anything else raises KitError, which names it.
 """
 
@@ -140,4 +140,4 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse(what: str) -> KitError:
-    return KitError(f"the static picture cannot draw {what}; it draws scatter, bar, heatmap and contour. Open the interactive figure instead")
+    return KitError(f"the static picture cannot draw {what}; it draws scatter, bar, heatmap, contour and image. Open the interactive figure instead")

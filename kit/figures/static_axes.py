@@ -60,6 +60,10 @@ def _on(sheet: Sheet, name: str) -> list[Axes]:
 def _range(sheet: Sheet, letter: str, members: list[str]) -> tuple[float, float]:
     settings: dict[str, Any] = {}
     for name in members:
+        if name in sheet.categories:
+            settings |= {"range": [-0.5, len(sheet.categories[name]) - 0.5]}
+            if sheet.axis(name).get("autorange") == "reversed":
+                settings["range"].reverse()
         own = sheet.axis(name)
         settings |= {k: own[k] for k in ("range", "autorange", "rangemode", "type") if own.get(k) is not None}
     if "range" in settings and None not in settings["range"]:
@@ -137,9 +141,9 @@ def _ticks(sheet: Sheet, axis: Any, name: str, settings: dict[str, Any]) -> None
     if settings.get("type") == "log":
         _log_ticks(axis, low, high, lambda value: prefix + number(value, pattern or ".3~g") + suffix, bool(pattern))
         return
-    pixels = axis.axes.bbox.width / 75 if name[0] == "x" else axis.axes.bbox.height / 42
+    pixels = axis.axes.bbox.width / 75 if name[0] == "x" else axis.axes.bbox.height / 34
     dtick = settings.get("dtick")
-    axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else MaxNLocator(max(2, min(10, int(pixels))), steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else MaxNLocator(max(3, min(10, int(pixels))), steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: prefix + number(0.0 if abs(value) < 1e-12 else value, pattern) + suffix))
 
 

@@ -173,7 +173,7 @@ def title(sheet: Sheet) -> None:
 
 def legend(sheet: Sheet) -> None:
     entries = [(_handle(sheet, trace, k), words(trace["name"])) for k, trace in enumerate(sheet.traces)
-               if trace.get("name") and trace.get("showlegend", True) and trace.get("type", "scatter") not in ("heatmap", "contour")]  # fmt: skip
+               if trace.get("name") and trace.get("showlegend", True) and trace.get("type", "scatter") not in ("heatmap", "contour", "image")]  # fmt: skip
     asked = any(trace.get("showlegend") for trace in sheet.traces)
     if not entries or not sheet.layout.get("showlegend", asked or len(sheet.traces) > 1):
         return

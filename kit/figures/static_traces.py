@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.image import imread
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from kit.figures.static_text import POINTS, color, dash, font, number, words
@@ -24,7 +27,7 @@ PLACES = {"left": (-1, "right"), "right": (1, "left"), "center": (0, "center"), 
 def draw(sheet: Sheet, trace: dict[str, Any], index: int) -> None:
     from kit.figures.static import refuse
 
-    kinds = {"scatter": _scatter, "scattergl": _scatter, "bar": _bar, "heatmap": _heatmap, "contour": _contour}
+    kinds = {"scatter": _scatter, "scattergl": _scatter, "bar": _bar, "heatmap": _heatmap, "contour": _contour, "image": _image}
     kind = trace.get("type", "scatter")
     if kind not in kinds:
         raise refuse(f"a trace of type {kind!r}")
@@ -216,6 +219,12 @@ def _contour(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     if how.get("showlines", True):
         axes.contour(x, y, shown, levels=levels, colors=[color((trace.get("line") or {}).get("color", "#444"))], zorder=1.5,
                      linewidths=(trace.get("line") or {}).get("width", 0.5) * POINTS)  # fmt: skip
+
+
+def _image(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
+    head, _, data = str(trace.get("source") or "").partition(";base64,")
+    pixels = imread(io.BytesIO(base64.b64decode(data)), format=head.rpartition("/")[2]) if data else np.asarray(trace["z"], dtype=np.uint8)
+    axes.imshow(pixels, interpolation="nearest", aspect="equal", zorder=1)
 
 
 def _edges(centres: np.ndarray, n: int) -> np.ndarray:

@@ -46,7 +46,7 @@ def _axis() -> dict[str, Any]:
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "Open Sans, DejaVu Sans, Arial, sans-serif", "size": 13, "color": INK},
-        "title": {"x": 0.01, "xanchor": "left", "font": {"size": 18}},
+        "title": {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}, "font": {"size": 18}},
         "paper_bgcolor": "white", "plot_bgcolor": "white", "colorway": [c for name, c in PALETTE.items() if name != "yellow"],
         "xaxis": _axis(), "yaxis": _axis(), "hovermode": "closest", "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
         "legend": {"bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 13}},

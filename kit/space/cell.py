@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -148,7 +150,7 @@ class CellNetwork(Network):
         self.slots = cell_slots() if genotype is None else _slots_of(genotype)
         self.stem, c_stem, halved = _stem(self.stem_kind, image[0], channels)
         self._build_cells(c_stem, halved, trained=genotype is not None)
-        self._costs = self._measure()
+        self._measured: dict[tuple, Cost] = {}
 
     def _build_cells(self, c_last: int, halved: bool, trained: bool) -> None:
         positions = reduction_positions(self.cell_count, self.reductions)
@@ -211,37 +213,41 @@ class CellNetwork(Network):
 
     # ---- cost ----------------------------------------------------------------------------------------------------------------
 
-    def _measure(self) -> tuple[Cost, list[list[Cost]]]:
-        """The cost that every child has, and [slot][candidate] what a candidate adds over all cells of its kind."""
-        cache: dict[tuple, Cost] = {}
-        fixed, shape = [], self.image
-        shapes = []
+    @functools.cached_property
+    def _layout(self) -> tuple[Cost, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+        """The cost that every child has, and for each cell the shapes of its inputs and of its nodes after preprocessing."""
+        fixed, shapes, shape = [], [], self.image
         for module in self.stem:
             cost, shape = measure(module, shape)
             fixed.append(cost)
             shapes.append(shape)
-        before, last = shapes[0], shapes[-1]
-        table = [[Cost(0, 0)] * len(slot.candidates) for slot in self.slots]
+        before, last, layout = shapes[0], shapes[-1], []
         for cell in self.cells:
-            cost_b, inner = measure(cell.before, before)
-            cost_l, inner = measure(cell.last, last)
-            fixed += [cost_b, cost_l]
-            reduced = (inner[0], -(-inner[1] // cell.stride), -(-inner[2] // cell.stride))
-            for node, slot in enumerate(cell.slots):
-                row = table[cell.first_slot + node]
-                for k, (op, edge) in enumerate(slot.candidates):
-                    key = (op, edge < INPUTS, inner, cell.stride)
-                    if key not in cache:
-                        cache[key] = measure(cell.operation(node, k)[0], inner if edge < INPUTS else reduced)[0]
-                    row[k] = total([row[k], cache[key]])
-            before, last = last, (NODES * reduced[0], *reduced[1:])
+            fixed.append(measure(cell.before, before)[0])
+            cost, inner = measure(cell.last, last)
+            fixed.append(cost)
+            node = (inner[0], -(-inner[1] // cell.stride), -(-inner[2] // cell.stride))
+            layout.append((inner, node))
+            before, last = last, (NODES * node[0], *node[1:])
         linear = self.classifier
         fixed.append(Cost(linear.weight.numel() + linear.bias.numel(), linear.weight.numel()))
-        return total(fixed), table
+        return total(fixed), layout
+
+    def _candidate_cost(self, slot: int, candidate: int) -> Cost:
+        """What a candidate adds, over all cells of its kind; measured when it is first asked for."""
+        costs = []
+        for cell, (inner, node_shape) in zip(self.cells, self._layout[1]):
+            if cell.first_slot <= slot < cell.first_slot + NODES:
+                operation, name, edge = cell.operation(slot - cell.first_slot, candidate)
+                shape = inner if edge < INPUTS else node_shape
+                key = (name, cell.stride if edge < INPUTS else 1, shape)
+                if key not in self._measured:
+                    self._measured[key] = measure(operation, shape)[0]
+                costs.append(self._measured[key])
+        return total(costs)
 
     def cost(self, picks: Picks) -> Cost:
-        fixed, table = self._costs
-        return total([fixed, *(table[slot][c] for slot, chosen in enumerate(picks) for c in chosen)])
+        return total([self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)])
 
 
 def _slots_of(genotype: Genotype) -> tuple[Slot, ...]:
