@@ -6,8 +6,8 @@ hyper-gradients are two scalar products.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,18 @@ from torch import Tensor, nn
 from kit.space.network import Child, Network
 
 
-class Gradient(NamedTuple):
+@dataclass
+class Gradient:
     """theta: ∂L/∂θ for `parameters`, in order; gates: ∂L/∂gate per slot, None where the slot has none."""
 
     parameters: list[nn.Parameter]
     theta: list[Tensor]
-    gates: list[Tensor | None]
+    gates: list[Tensor | None] = field(default_factory=list)
+
+    @functools.cached_property
+    def flat(self) -> Tensor:
+        """theta end to end: norms and scalar products of it are one kernel, not one per tensor."""
+        return _flat(self.theta)
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
@@ -51,10 +57,11 @@ class Trace:
     lr: Tensor
     weight_decay: Tensor
 
-    def hyper_gradient(self, parameters: list[nn.Parameter], outer: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def hyper_gradient(self, parameters: list[nn.Parameter], outer: list[Tensor], flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ' with respect to `parameters`.
 
-        Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them (another child).
+        flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not count, although
+        g' may have them (another child).
         """
         if _same(parameters, self.parameters):
             velocity, theta, g = self.momentum, self.parameters, outer
@@ -62,8 +69,9 @@ class Trace:
             grads = {id(p): g for p, g in zip(parameters, outer)}
             kept = [(v, p, grads[id(p)]) for v, p in zip(self.momentum, self.parameters) if id(p) in grads]
             velocity, theta, g = ([k[i] for k in kept] for i in range(3))
+            flat = None
         # three copies and two products; a product per tensor would launch hundreds of kernels
-        flat = _flat(g)
+        flat = _flat(g) if flat is None else flat
         along_v = torch.dot(flat, _flat(velocity))
         along_theta = torch.dot(flat, _flat([p.detach() for p in theta])) + self.lr * along_v
         return -along_v, -self.lr * along_theta
@@ -94,8 +102,7 @@ class Momentum:
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor) -> Trace:
         parameters, grads = gradient.parameters, gradient.theta
         if self.clip > 0:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-            grads = torch._foreach_mul(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+            grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
         buffers = [self._buffer(p) for p in parameters]

@@ -68,7 +68,9 @@ class TrivialAugment(Policy):
     def __init__(self, basics: Basics, generator: torch.Generator, image: tuple[int, int]):
         super().__init__(basics, generator)
         # the paper's 32 pixels would push images of 32 pixels and less out altogether: there, the whole side is the range
-        wide = WIDE | {"TranslateX": min(32, image[1]) / (150 / 331 * image[1]), "TranslateY": min(32, image[0]) / (150 / 331 * image[0])}
+        # (and a hair more, so that float32 does not make 31 of 32)
+        height, width = (min(32, side) / (150 / 331 * side) * (1 + 1e-6) for side in image)
+        wide = WIDE | {"TranslateX": width, "TranslateY": height}
         self.wide = torch.tensor([wide.get(name, 1.0) for name in OPS], device=generator.device)
 
     def sample(self, n: int) -> Draw:

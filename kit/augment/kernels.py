@@ -182,10 +182,12 @@ def shift(images: Tensor, name: str, draw: Draw) -> Tensor:
     n, channels, height, width = images.shape
     along_x = name == "TranslateX"
     side = width if along_x else height
-    margin = int(150.0 / 331.0 * side)
+    # wide magnitudes may push an image out altogether: zeros as far as the batch's largest shift, the whole side at most
+    pixels = _shift_pixels(draw, side).long().clamp(-side, side)
+    margin = int(pixels.abs().amax())
     padded = pad(images, (margin, margin, 0, 0) if along_x else (0, 0, margin, margin))
     stride = padded.shape[3]
-    first = (margin - _shift_pixels(draw, side).long()) * (1 if along_x else stride)
+    first = (margin - pixels) * (1 if along_x else stride)
     plane = torch.arange(n * channels, device=images.device).view(n, channels, 1) * padded[0, 0].numel()
     starts = plane + first[:, None, None] + torch.arange(height, device=images.device) * stride
     return padded.view(-1).unfold(0, width, 1).index_select(0, starts.flatten()).view(images.shape)

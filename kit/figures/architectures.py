@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kit.errors import KitError
-from kit.figures.style import GREY, INK, TEMPLATE, blank, headline, mark_stages, op_color, op_title
+from kit.figures.style import GREY, INK, TEMPLATE, blank, headline, legend_below_title, mark_stages, op_color, op_title
 from kit.run import Run
 from kit.space.cell import INPUTS, NODES, cell_slots, check_genotype
 from kit.space.network import Slot
@@ -52,8 +52,7 @@ def _finish(figure: go.Figure, run: Run, recorded: Mapping[str, np.ndarray]) -> 
     figure.update_xaxes(title_text="epoch", row=len(KINDS))
     figure.update_yaxes(title_text="|α|", col=1)
     figure.update_layout(template=TEMPLATE, height=720, title_text=f"{headline(run)} · α (bold: in the child; ◆: the node freezes)",
-                         margin={"t": 145, "b": 60},
-                         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 0.945, "yref": "container", "yanchor": "top"})  # fmt: skip
+                         margin={"t": 145, "b": 60}, legend=legend_below_title(720))  # fmt: skip
 
 
 def _panel_title(slot: Slot, support: np.ndarray) -> str:

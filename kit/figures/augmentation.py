@@ -50,7 +50,7 @@ def _heat(p: np.ndarray, ops: list[str]) -> go.Heatmap:
     limit = min(max(float(np.abs(z).max()), 0.05), float(np.log2(CAP)))
     ticks = _ticks(limit)
     names = [f"{2**t:.2g}×" if t < 0 else f"{2**t:.3g}×" for t in ticks]
-    bar = {"title": {"text": "probability ÷ uniform", "side": "right", "font": {"size": 13}}, "tickvals": ticks, "ticktext": names,
+    bar = {"title": {"text": "probability<br>÷ uniform", "side": "top", "font": {"size": 12}}, "tickvals": ticks, "ticktext": names,
            "x": 1.01, "y": 0.0, "yanchor": "bottom", "len": 0.8, "thickness": 16, "outlinewidth": 0}  # fmt: skip
     return go.Heatmap(z=z.tolist(), x=ops, y=ops, zmin=-limit, zmax=limit, colorscale=LOW_TO_HIGH, colorbar=bar, xgap=1, ygap=1,
                       customdata=np.stack([p * 100, ratio], axis=-1).tolist(),

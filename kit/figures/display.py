@@ -13,9 +13,10 @@ from kit.figures.static import png
 MIME = "application/vnd.plotly.v1+json"
 
 
-def show(figure: go.Figure, width: int = 1200) -> None:
+def show(figure: go.Figure, width: int = 1000) -> None:
     """Display a figure as one output with two faces: plotly's for JupyterLab, a PNG for viewers without JavaScript and for HTML.
 
+    JupyterLab shows the picture at once and makes it interactive when the mouse enters it; `width` is that of the picture, in pixels.
     A figure with traces that `png` cannot draw (3D, maps) is displayed without the PNG, and its text says so.
     """
     from IPython.display import publish_display_data

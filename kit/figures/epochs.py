@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kit.errors import KitError
-from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, mark_stages, method_look, stages
+from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, mark_stages, method_look, stages
 from kit.run import Run
 from kit.space.cell import cell_slots
 
@@ -27,6 +27,7 @@ class Quantity:
     axis: str
     log: bool = False
     scale: float = 1.0
+    ticks: str | None = None  # d3 format
 
 
 QUANTITIES = {
@@ -34,10 +35,10 @@ QUANTITIES = {
     "val_loss": Quantity("validation loss", "cross-entropy [nats]"),
     "train_accuracy": Quantity("training accuracy", "accuracy [%]", scale=100),
     "val_accuracy": Quantity("validation accuracy", "accuracy [%]", scale=100),
-    "lr": Quantity("learning rate in use (η × schedule)", "learning rate", log=True),
-    "weight_decay": Quantity("weight decay in use", "weight decay", log=True),
+    "lr": Quantity("learning rate in use", "η × schedule", log=True),
+    "weight_decay": Quantity("weight decay in use", "weight decay", log=True, ticks=".2~e"),
     "eta/lr": Quantity("η: learned learning rate", "learning rate", log=True),
-    "eta/weight_decay": Quantity("η: learned weight decay", "weight decay", log=True),
+    "eta/weight_decay": Quantity("η: learned weight decay", "weight decay", log=True, ticks=".2~e"),
     "tau/kl_from_uniform": Quantity("τ: distance from uniform", "KL divergence [nats]"),
     "tau/entropy": Quantity("τ: entropy", "entropy [nats]"),
     "tau/largest": Quantity("τ: most probable pair", "probability [%]", scale=100),
@@ -81,7 +82,7 @@ def curves(run: Run) -> go.Figure:
     panels = [panel for panel in PANELS if panel[0][0] in frame and _moves(panel[0][0], run)]
     rows = -(-len(panels) // COLUMNS)
     titles = [f"<b>{_heading(panel)[0]}</b>" for panel in panels]
-    figure = make_subplots(rows, min(COLUMNS, len(panels)), subplot_titles=titles, horizontal_spacing=0.085,
+    figure = make_subplots(rows, min(COLUMNS, len(panels)), subplot_titles=titles, horizontal_spacing=0.105,
                            vertical_spacing=0.36 / max(1, rows))  # fmt: skip
     figure.update_annotations(font={"size": 14}, yshift=14)
     for k, panel in enumerate(panels):
@@ -89,8 +90,8 @@ def curves(run: Run) -> go.Figure:
         below = k + COLUMNS < len(panels)
         figure.update_xaxes(title_text=None if below else "epoch", row=k // COLUMNS + 1, col=k % COLUMNS + 1)
     figure.update_xaxes(matches="x", range=[0, float(frame.index.max())])
-    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=125 + 235 * rows, margin={"t": 105},
-                         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 0.992, "yref": "container", "yanchor": "top"})  # fmt: skip
+    height = 145 + 235 * rows
+    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=height, margin={"t": 125}, legend=legend_below_title(height))
     return figure
 
 
@@ -117,10 +118,11 @@ def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: in
         point = go.Scatter(x=[run.metrics["epochs"]], y=[run.metrics["test_accuracy"] * 100], mode="markers", name="test (once, at the end)",
                            cliponaxis=False, marker={"symbol": "star", "size": 13, "color": PALETTE["vermillion"]})  # fmt: skip
         figure.add_trace(point, row, column)
-    figure.update_yaxes(title_text=_heading(panel)[1], type="log" if look.log else "linear", exponentformat="power", row=row, col=column)
+    figure.update_yaxes(title_text=_heading(panel)[1], type="log" if look.log else "linear", exponentformat="power", tickformat=look.ticks,
+                        row=row, col=column)  # fmt: skip
     if panel[0][0] == "lr":
         top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
-        figure.update_yaxes(range=[max(least - 0.1, top - DECADES), top + 0.15], row=row, col=column)
+        figure.update_yaxes(dtick=1, range=[max(least - 0.1, top - DECADES), top + 0.15], row=row, col=column)
     mark_stages(figure, run, axis="" if k == 0 else str(k + 1))
 
 
@@ -159,7 +161,7 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
     figure.update_layout(template=TEMPLATE, height=480, title_text=f"{', '.join(datasets)} · {look.title}",
                          legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"})  # fmt: skip
     figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
-    figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear")
+    figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear", tickformat=look.ticks)
     return figure
 
 

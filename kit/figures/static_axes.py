@@ -141,7 +141,7 @@ def _ticks(sheet: Sheet, axis: Any, name: str, settings: dict[str, Any]) -> None
     if settings.get("type") == "log":
         _log_ticks(axis, low, high, lambda value: prefix + number(value, pattern or ".3~g") + suffix, bool(pattern))
         return
-    pixels = axis.axes.bbox.width / 75 if name[0] == "x" else axis.axes.bbox.height / 34
+    pixels = axis.axes.bbox.width / 55 if name[0] == "x" else axis.axes.bbox.height / 34
     dtick = settings.get("dtick")
     axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else MaxNLocator(max(3, min(10, int(pixels))), steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: prefix + number(0.0 if abs(value) < 1e-12 else value, pattern) + suffix))

@@ -58,7 +58,10 @@ def number(value: float, pattern: str | None) -> str:
     if not pattern:
         return f"{value:.10g}".replace("-", "−")
     trimmed = pattern.replace("~", "")
-    if trimmed.endswith("s"):
+    if trimmed.endswith("e"):
+        digits, exponent = format(value, trimmed).split("e")
+        text = f"{digits.rstrip('0').rstrip('.') if '~' in pattern and '.' in digits else digits}e{int(exponent)}"
+    elif trimmed.endswith("s"):
         text = _prefixed(value, int(re.sub(r"\D", "", trimmed) or 3))
     elif trimmed.endswith("d"):
         text = format(int(round(value)), trimmed)

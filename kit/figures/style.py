@@ -49,6 +49,7 @@ TEMPLATE = go.layout.Template(
         "title": {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}, "font": {"size": 18}},
         "paper_bgcolor": "white", "plot_bgcolor": "white", "colorway": [c for name, c in PALETTE.items() if name != "yellow"],
         "xaxis": _axis(), "yaxis": _axis(), "hovermode": "closest", "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
+        "modebar": {"orientation": "v", "bgcolor": "rgba(255,255,255,0)"},  # in the right margin, clear of title and legend
         "legend": {"bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 13}},
     }
 )  # fmt: skip
@@ -113,3 +114,8 @@ def headline(run: Run) -> str:
     """dataset, method's title and seed, for a figure's title."""
     config = run.config
     return f"{config.dataset.rstrip('/').rsplit('/', 1)[-1]} · {config.composition.title} · seed {config.seed}"
+
+
+def legend_below_title(height: int) -> dict[str, Any]:
+    """A legend in one line under the title of a figure of that height, whatever its width."""
+    return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1 - 42 / height, "yref": "container", "yanchor": "top"}

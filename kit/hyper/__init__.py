@@ -70,7 +70,7 @@ class HyperGradient(HyperLearner):
         self._move(trace, gradient)
 
     def _move(self, trace: Trace, gradient: Gradient) -> None:
-        by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta)
+        by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
         grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
         self.log.grad = grad

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kit.errors import KitError
 from kit.space.cost import measure, total
 from kit.space.network import Child, Cost, Network, Picks, Slot
-from kit.space.operations import CELL_OPS, FactorizedReduce, ReluConvNorm, batch_norm, build_operation, last_norm
+from kit.space.operations import CELL_OPS, FactorizedReduce, ReluConvNorm, batch_norm, build_operation, gated, last_norm
 
 NODES = 4
 INPUTS = 2
@@ -74,18 +74,18 @@ class Cell(nn.Module):
             for candidate in picks[self.first_slot + node]
         ]
 
-    def forward(self, before: Tensor, last: Tensor, child: Child, drop: "DropPath") -> Tensor:
+    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: "DropPath") -> Tensor:
         states = [self.before(before), self.last(last)]
         for node in range(NODES):
             slot = self.first_slot + node
-            gate = child.gate(slot)
+            gate = gates[slot]
             output = 0
-            for k, candidate in enumerate(child.picks[slot]):
+            for k, candidate in enumerate(picks[slot]):
                 operation, name, edge = self.operation(node, candidate)
-                y = operation(states[edge])
+                y = operation(states[edge]) if gate is None else gated(operation, states[edge], gate[k])
                 if name != "skip_connect":
                     y = drop(y)
-                output = output + (y if gate is None else gate[k].to(y.dtype) * y)
+                output = output + y
             states.append(output)
         return torch.cat(states[INPUTS:], dim=1)
 
@@ -171,8 +171,10 @@ class CellNetwork(Network):
         before = self.stem[0](x)
         last = self.stem[1](before) if len(self.stem) > 1 else before
         drop, auxiliary = DropPath(self.drop_path if self.training else 0.0, self.generator), None
+        # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
+        gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
-            before, last = last, cell(before, last, child, drop)
+            before, last = last, cell(before, last, child.picks, gates, drop)
             if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(last.mean(dim=(2, 3))), auxiliary
@@ -275,6 +277,9 @@ def check_genotype(genotype: Genotype) -> None:
         if not isinstance(nodes, (list, tuple)) or len(nodes) != NODES:
             raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
         for node, entries in enumerate(nodes):
+            pairs = isinstance(entries, (list, tuple)) and all(isinstance(entry, (list, tuple)) for entry in entries)
+            if not pairs or len(entries) != 2 or tuple(entries[0]) == tuple(entries[1]):
+                raise KitError(f"genotype {kind}/{node}: a node takes two different [operation, input] pairs; got {entries!r}")
             for entry in entries:
                 if tuple(entry) not in all_candidates(node):
                     raise KitError(

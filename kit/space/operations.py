@@ -13,9 +13,31 @@ from torch.nn import functional as F
 CELL_OPS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect")
 
 
-def batch_norm(channels: int, trained: bool = True) -> nn.BatchNorm2d:
+class GatedNorm(nn.BatchNorm2d):
+    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, in the place of its affine part.
+
+    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here the gate's
+    gradient is the affine weight's, summed. An affine part that does not train is at rest (1, 0) and needs no product at all.
+    """
+
+    gate: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return super().forward(x)
+        factor = self.momentum
+        if self.training:
+            self.num_batches_tracked.add_(1)
+            if factor is None:  # a plain average over batches, as in torch
+                factor = 1.0 / float(self.num_batches_tracked)
+        at_rest = not self.weight.requires_grad
+        weight, bias = (self.gate.expand_as(self.weight), self.bias) if at_rest else (self.weight * self.gate, self.bias * self.gate)
+        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, factor or 0.0, self.eps)
+
+
+def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
     """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node freezes)."""
-    norm = nn.BatchNorm2d(channels)
+    norm = GatedNorm(channels)
     norm.weight.requires_grad_(trained)
     norm.bias.requires_grad_(trained)
     return norm
@@ -95,6 +117,16 @@ def build_operation(name: str, channels: int, stride: int, trained: bool) -> nn.
     return _BUILD[name](channels, stride, trained)
 
 
-def last_norm(operation: nn.Module) -> nn.BatchNorm2d:
-    """The BatchNorm that ends the operation: the one that absorbs the node's weight."""
-    return [m for m in operation.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+def last_norm(operation: nn.Module) -> GatedNorm:
+    """The BatchNorm that ends the operation: the one that applies the node's weight, and absorbs it at the freeze."""
+    return [m for m in operation.modules() if isinstance(m, GatedNorm)][-1]
+
+
+def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """gate · operation(x), by the BatchNorm that ends it."""
+    norm = last_norm(operation)
+    norm.gate = gate
+    try:
+        return operation(x)
+    finally:
+        norm.gate = None
