@@ -42,7 +42,8 @@ def unlike_their_start(net: space.Network) -> space.Network:
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
         affine = ((norm.weight, 0.5), (norm.bias, -0.5)) if norm.weight.requires_grad else ()
         for tensor, low in (*affine, (norm.running_var, 0.5), (norm.running_mean, -0.5)):
-            tensor.data.copy_(low + torch.rand(tensor.shape, generator=g))
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter):
+                tensor.data.copy_(low + torch.rand(tensor.shape, generator=g))
     return net
 
 
@@ -51,9 +52,12 @@ def unlike_their_start(net: space.Network) -> space.Network:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("image", [(3, 8, 8), (1, 9, 7), (2, 15, 15)])
-@pytest.mark.parametrize("gated", [False, True])
-def test_child_equals_a_plain_reference_network(image, training: bool, gated: bool):
-    net = unlike_their_start(supernet(image)).double().train(training)
+@pytest.mark.parametrize(("gated", "affine"), [(False, True), (True, False), (True, True)])
+def test_child_equals_a_plain_reference_network(image, training: bool, gated: bool, affine: bool):
+    net = supernet(image)
+    for p in net.parameters() if affine else ():
+        p.requires_grad_(True)
+    net = unlike_their_start(net).double().train(training)
     seen = set()
     for seed in range(4):
         child, x = child_of(net, seed), images_for(net, seed=seed)

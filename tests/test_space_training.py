@@ -8,6 +8,7 @@ from test_space import child_of, images_for, supernet, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
+from kit.space.operations import batch_norm
 from kit.space import DARTS_V2, Child, picks_of
 from kit.space.cell import DropPath
 
@@ -102,3 +103,25 @@ def test_normalisation_is_part_of_the_model(side: int):
     x = torch.full((1, 3, side, side), 102, dtype=torch.uint8)  # 0.4
     torch.testing.assert_close(net.prepare(x), torch.full((1, 3, side, side), (0.4 - 0.3) / 0.4))
     torch.testing.assert_close(net.prepare(x.float()), net.prepare(x))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (64, 8, 14, 14), (64, 16, 7, 7), (2, 32, 1, 1), (16, 64, 9, 5)])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_gated_norm_is_the_product_with_all_its_gradients(shape, layout, trained):
+    """Shapes and layouts reach the different kernels that torch has for BatchNorm: one of them misread an expanded weight."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=g).to(memory_format=layout)
+    upstream, gate = torch.randn(shape, generator=g), torch.tensor(-0.7)
+    results = []
+    for product in (False, True):
+        norm, inputs, factor = batch_norm(shape[1], trained), x.clone(memory_format=torch.preserve_format).requires_grad_(), gate.clone().requires_grad_()
+        if not product:
+            norm.gate = factor
+        y = factor * norm(inputs) if product else norm(inputs)
+        wanted = [inputs, factor, *(p for p in norm.parameters() if p.requires_grad)]
+        results.append([y, *torch.autograd.grad(y, wanted, upstream), norm.running_mean, norm.running_var])
+    for one, other in zip(*results, strict=True):
+        assert torch.isfinite(one).all()
+        # a 1x1 map's normalised values are ±1 and its input gradients nearly cancel, hence the absolute part
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-3 if shape[2] == 1 else 2e-4)

@@ -57,7 +57,8 @@ def _finish(figure: go.Figure, run: Run, recorded: Mapping[str, np.ndarray]) -> 
 
 def _panel_title(slot: Slot, support: np.ndarray) -> str:
     kind, node = slot.name.split("/")
-    chosen = [f"{op_title(op)} ← {SOURCES[edge] if edge < INPUTS else f'node {edge - INPUTS}'}" for (op, edge), used in zip(slot.candidates, support) if used]
+    sources = (*SOURCES[:INPUTS], *(f"node {k}" for k in range(NODES)))
+    chosen = [f"{op_title(op)} ← {sources[edge]}" for (op, edge), used in zip(slot.candidates, support) if used]
     return f"<b>{KIND_TITLES[kind]}, node {node}</b><br>" + "<br>".join(chosen)
 
 

@@ -44,7 +44,8 @@ def _dot(row: object, place: int, color: str) -> go.Scatter:
     known = pd.notna(low) and pd.notna(high)
     text = f"{row.title}<br>{mean:.2f}%" + (f" [{low:.2f}, {high:.2f}]" if known else "") + f", n = {row.n:g}"
     return go.Scatter(x=[mean], y=[place], mode="markers", name=row.title, error_x=bars if known else None,
-                      marker={"size": 12, "color": color, "symbol": symbol, "line": {"width": 3 if symbol != "circle" else 0}}, hovertemplate=text + "<extra></extra>")  # fmt: skip
+                      marker={"size": 12, "color": color, "symbol": symbol, "line": {"width": 3 if symbol != "circle" else 0}},
+                      hovertemplate=text + "<extra></extra>")  # fmt: skip
 
 
 def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:

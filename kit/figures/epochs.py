@@ -172,7 +172,8 @@ def _method_lines(figure: go.Figure, method: str, members: list[Run], name: str,
     for run, values in zip(members, series):
         if len(members) > 1:  # one seed alone is its mean
             figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
-                                        legendgroup=method, showlegend=False, opacity=0.4, line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
+                                        legendgroup=method, showlegend=False, opacity=0.4,
+                                        line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
         ends = [] if name.startswith("step/") else [last for _, _, last in stages(run)[:-1] if last in values.index]
         if ends:
             figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name=RING,

@@ -18,7 +18,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D, Transform
 
-from kit.errors import KitError
 from kit.figures import static_axes, static_notes, static_traces
 
 DPI = 100
@@ -58,6 +57,8 @@ class Sheet:
         self.canvas = FigureCanvasAgg(self.picture)
         self.pairs: dict[tuple[str, str], Axes] = {}
         self.categories: dict[str, dict[str, int]] = {}
+        self.filled: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}  # the line before, for fill="tonexty"
+        self.stacked: dict[tuple[str, str], dict[float, float]] = {}  # the height of the bars so far
         static_axes.collect_categories(self)
         for index, trace in enumerate(self.traces):
             static_traces.draw(self, trace, index)
@@ -102,7 +103,7 @@ class Sheet:
             rect = (left + x0 * wide, bottom + y0 * high, (x1 - x0) * wide, (y1 - y0) * high)
             axes = self.picture.add_axes(rect, label=f"{x}/{y}", facecolor=self.layout.get("plot_bgcolor", "white"))
             axes.set_axisbelow(True)
-            if any(self.axis(name).get("type") == "log" for name in (x,)):
+            if self.axis(x).get("type") == "log":
                 axes.set_xscale("log")
             if self.axis(y).get("type") == "log":
                 axes.set_yscale("log")
@@ -137,7 +138,3 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
     return result
-
-
-def refuse(what: str) -> KitError:
-    return KitError(f"the static picture cannot draw {what}; it draws scatter, bar, heatmap, contour and image. Open the interactive figure instead")

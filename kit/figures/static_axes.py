@@ -143,7 +143,8 @@ def _ticks(sheet: Sheet, axis: Any, name: str, settings: dict[str, Any]) -> None
         return
     pixels = axis.axes.bbox.width / 55 if name[0] == "x" else axis.axes.bbox.height / 34
     dtick = settings.get("dtick")
-    axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else MaxNLocator(max(3, min(10, int(pixels))), steps=[1, 2, 5, 10]))
+    free = MaxNLocator(max(3, min(10, int(pixels))), steps=[1, 2, 5, 10])
+    axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else free)
     axis.set_major_formatter(FuncFormatter(lambda value, _: prefix + number(0.0 if abs(value) < 1e-12 else value, pattern) + suffix))
 
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.transforms import Transform, blended_transform_factory
 
-from kit.figures.static_text import HORIZONTAL, POINTS, VERTICAL, color, dash, font, lines, words
+from kit.figures.static_text import HORIZONTAL, POINTS, VERTICAL, color, dash, font, lines, refuse, words
 from kit.figures.static_traces import SYMBOLS, main_color, mode
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def open_axes(sheet: Sheet) -> None:
 
 
 def _axes_of(sheet: Sheet, note: dict[str, Any]) -> Axes | None:
-    x, y = (str(note.get(f"{letter}ref", letter if "type" in note else "paper" if f"{letter}ref" in note else letter)).split()[0] for letter in "xy")
+    x, y = (str(note.get(f"{letter}ref") or letter).split()[0] for letter in "xy")
     if x == "paper" and y == "paper":
         return None
     for pair, axes in sheet.pairs.items():
@@ -47,8 +47,6 @@ def _transform(sheet: Sheet, note: dict[str, Any], axes: Axes | None, prefix: st
 
 
 def shapes(sheet: Sheet) -> None:
-    from kit.figures.static import refuse
-
     for shape in sheet.layout.get("shapes", ()):
         axes = _axes_of(sheet, shape)
         where = _transform(sheet, shape, axes)
@@ -90,8 +88,8 @@ def _annotate(sheet: Sheet, note: dict[str, Any]) -> None:
     arrow = None
     if note.get("showarrow", True):
         head = {0: "-", 1: "->"}.get(note.get("arrowhead", 1), "-|>")
-        arrow = {"arrowstyle": head, "color": color(note.get("arrowcolor", default.get("color", "#444"))), "shrinkA": 0, "shrinkB": note.get("standoff", 0),
-                 "linewidth": note.get("arrowwidth", 1.5) * POINTS, "mutation_scale": 9 * note.get("arrowsize", 1)}  # fmt: skip
+        arrow = {"arrowstyle": head, "color": color(note.get("arrowcolor", default.get("color", "#444"))), "shrinkA": 0,
+                 "shrinkB": note.get("standoff", 0), "linewidth": note.get("arrowwidth", 1.5) * POINTS, "mutation_scale": 9 * note.get("arrowsize", 1)}  # fmt: skip
     ha, va = _anchors(note)
     rows = lines(note.get("text") or "")
     blocks = [(note.get("text") or "", 0.0)]
@@ -168,7 +166,8 @@ def title(sheet: Sheet) -> None:
     else:
         y, va = 1 - sheet.margins["t"] / 2 / sheet.height, "center"
     default = {**sheet.layout.get("font", {}), "size": 17}
-    sheet.picture.text(x + pad.get("l", 0) / sheet.width, y, words(settings["text"]), ha=ha, va=va, **font(settings.get("font"), default, settings["text"]))
+    look = font(settings.get("font"), default, settings["text"])
+    sheet.picture.text(x + pad.get("l", 0) / sheet.width, y, words(settings["text"]), ha=ha, va=va, **look)
 
 
 def legend(sheet: Sheet) -> None:
@@ -187,8 +186,8 @@ def legend(sheet: Sheet) -> None:
     parts = [sheet.picture.transFigure if settings.get(f"{k}ref") == "container" else sheet.paper() for k in "xy"]
     text = font(settings.get("font"), sheet.layout.get("font", {}))
     for columns in range(len(entries) if sideways else 1, 0, -1):
-        drawn = sheet.picture.legend([h for h, _ in entries], [t for _, t in entries], loc="center" if spot == "center center" else spot, ncols=columns,
-                                     bbox_to_anchor=(x, y), bbox_transform=blended_transform_factory(*parts), prop={"size": text["fontsize"]},
+        drawn = sheet.picture.legend([h for h, _ in entries], [t for _, t in entries], ncols=columns,
+                                     loc="center" if spot == "center center" else spot, bbox_to_anchor=(x, y), bbox_transform=blended_transform_factory(*parts), prop={"size": text["fontsize"]},
                                      labelcolor=text["color"], facecolor=color(settings.get("bgcolor", "white")), edgecolor="none",
                                      framealpha=None, handlelength=1.8, columnspacing=1.4, borderaxespad=0.2)  # fmt: skip
         if columns == 1 or drawn.get_window_extent(sheet.canvas.get_renderer()).width <= sheet.width * 0.98:

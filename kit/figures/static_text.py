@@ -8,6 +8,8 @@ from typing import Any
 
 from matplotlib.colors import to_rgba
 
+from kit.errors import KitError
+
 POINTS = 0.72 * 0.95  # pixels at 100 dpi to points; DejaVu Sans runs wider than plotly's Open Sans
 HORIZONTAL = {"left": "left", "center": "center", "middle": "center", "right": "right"}
 VERTICAL = {"top": "top", "middle": "center", "center": "center", "bottom": "bottom"}
@@ -75,3 +77,7 @@ def _prefixed(value: float, digits: int) -> str:
         if abs(value) >= factor or value == 0:
             break
     return f"{0 if value == 0 else value / factor:.{digits}g}{'' if value == 0 else letter}"
+
+
+def refuse(what: str) -> KitError:
+    return KitError(f"the static picture cannot draw {what}; it draws scatter, bar, heatmap, contour and image. Open the interactive figure instead")

@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.image import imread
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from kit.figures.static_text import POINTS, color, dash, font, number, words
+from kit.figures.static_text import POINTS, color, dash, font, number, refuse, words
 
 if TYPE_CHECKING:
     from kit.figures.static import Sheet
@@ -25,19 +25,21 @@ PLACES = {"left": (-1, "right"), "right": (1, "left"), "center": (0, "center"), 
 
 
 def draw(sheet: Sheet, trace: dict[str, Any], index: int) -> None:
-    from kit.figures.static import refuse
-
     kinds = {"scatter": _scatter, "scattergl": _scatter, "bar": _bar, "heatmap": _heatmap, "contour": _contour, "image": _image}
     kind = trace.get("type", "scatter")
     if kind not in kinds:
         raise refuse(f"a trace of type {kind!r}")
-    kinds[kind](sheet, trace, sheet.axes(trace.get("xaxis", "x"), trace.get("yaxis", "y")), main_color(sheet, trace, index))
+    kinds[kind](sheet, trace, sheet.axes(*_pair(trace)), main_color(sheet, trace, index))
 
 
 def main_color(sheet: Sheet, trace: dict[str, Any], index: int) -> Any:
     way = sheet.layout.get("colorway") or COLORWAY
     given = (trace.get("line") or {}).get("color") or (trace.get("marker") or {}).get("color")
     return given if isinstance(given, str) else way[index % len(way)]
+
+
+def _pair(trace: dict[str, Any]) -> tuple[str, str]:
+    return trace.get("xaxis", "x"), trace.get("yaxis", "y")
 
 
 def mode(trace: dict[str, Any]) -> str:
@@ -60,7 +62,7 @@ def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     clip = trace.get("cliponaxis", True)
     fill = trace.get("fill", "none")
     if fill != "none":
-        _fill(trace, axes, x, y, fill, color(trace.get("fillcolor") or main, 1.0 if trace.get("fillcolor") else 0.4))
+        _fill(axes, x, y, fill, sheet.filled.get(_pair(trace)), color(trace.get("fillcolor") or main, 1.0 if trace.get("fillcolor") else 0.4))
     if "lines" in modes:
         step = {"hv": "steps-post", "vh": "steps-pre", "hvh": "steps-mid"}.get(line.get("shape"), "default")
         axes.plot(x, y, color=color(line.get("color") or main, opacity), linewidth=line.get("width", 2) * POINTS, drawstyle=step,
@@ -70,14 +72,13 @@ def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     _errors(trace, axes, x, y, main)
     if "text" in modes and trace.get("text") is not None:
         _texts(sheet, trace, axes, x, y)
-    axes._kit_last = (x, y)
+    sheet.filled[_pair(trace)] = (x, y)
 
 
-def _fill(trace: dict[str, Any], axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, shade: Any) -> None:
+def _fill(axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, before: tuple[np.ndarray, np.ndarray] | None, shade: Any) -> None:
     if fill == "toself":
         axes.fill(x, y, facecolor=shade, edgecolor="none", zorder=1)
         return
-    before = getattr(axes, "_kit_last", None)
     under = np.interp(x, *before) if fill == "tonexty" and before is not None else 0.0
     axes.fill_between(x, under, y, facecolor=shade, edgecolor="none", zorder=1)
 
@@ -138,12 +139,12 @@ def _bar(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     at = sheet.numbers(trace[along] if trace.get(along) is not None else range(len(trace[up])), trace.get(f"{along}axis", along))
     value = sheet.numbers(trace[up], trace.get(f"{up}axis", up))
     unit = float(np.diff(np.unique(at)).min()) if len(np.unique(at)) > 1 else 1.0
-    peers = [t for t in sheet.traces if t.get("type") == "bar" and (t.get("xaxis", "x"), t.get("yaxis", "y")) == (trace.get("xaxis", "x"), trace.get("yaxis", "y"))]  # fmt: skip
+    peers = [t for t in sheet.traces if t.get("type") == "bar" and _pair(t) == _pair(trace)]
     how = sheet.layout.get("barmode", "group")
     share = len(peers) if how == "group" else 1
     place = next(k for k, t in enumerate(peers) if t is trace) if how == "group" else 0
     width = unit * (1 - sheet.layout.get("bargap", 0.2)) / share
-    below = np.nan_to_num(_stacked(axes, at, value)) if how in ("stack", "relative") else np.zeros(len(value))
+    below = _stacked(sheet.stacked.setdefault(_pair(trace), {}), at, value) if how in ("stack", "relative") else np.zeros(len(value))
     marker = trace.get("marker") or {}
     inks = marker.get("color") or main
     inks = [color(c, trace.get("opacity", 1.0)) for c in inks] if isinstance(inks, list) else color(inks, trace.get("opacity", 1.0))
@@ -153,8 +154,8 @@ def _bar(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     _errors(trace, axes, *((value + below, centre) if sideways else (centre, value + below)), "#444")
 
 
-def _stacked(axes: Axes, at: np.ndarray, value: np.ndarray) -> np.ndarray:
-    sums = axes.__dict__.setdefault("_kit_stack", {})
+def _stacked(sums: dict[float, float], at: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Where these bars begin; `sums` then holds where they end."""
     below = np.array([sums.get(a, 0.0) for a in at])
     sums.update({a: b + v for a, b, v in zip(at, below, np.nan_to_num(value))})
     return below
@@ -186,7 +187,7 @@ def _norm(values: np.ndarray, settings: dict[str, Any], letter: str = "z") -> No
 
 def _grid(sheet: Sheet, trace: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     z = np.array([[np.nan if v is None else v for v in row] for row in trace["z"]], dtype=float)
-    x, y = (sheet.numbers(trace[k] if trace.get(k) is not None else range(n), trace.get(f"{k}axis", k)) for k, n in (("x", z.shape[1]), ("y", z.shape[0])))
+    x, y = (sheet.numbers(trace[k] if trace.get(k) is not None else range(n), trace.get(f"{k}axis", k)) for k, n in zip("xy", z.T.shape))
     shared = sheet.layout.get(trace["coloraxis"], {}) if trace.get("coloraxis") else {}
     settings = {**trace, **{{"cmin": "zmin", "cmax": "zmax", "cmid": "zmid"}.get(k, k): v for k, v in shared.items()}}
     settings.setdefault("colorscale", (sheet.layout.get("colorscale") or {}).get("sequential"))
@@ -202,7 +203,8 @@ def _heatmap(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     axes.set_ymargin(0)
     if trace.get("texttemplate") == "%{text}" and trace.get("text"):
         for i, j in np.ndindex(z.shape):
-            axes.text(x[j], y[i], words(trace["text"][i][j]), ha="center", va="center", zorder=4, **font(trace.get("textfont"), sheet.layout.get("font", {})))
+            look = font(trace.get("textfont"), sheet.layout.get("font", {}))
+            axes.text(x[j], y[i], words(trace["text"][i][j]), ha="center", va="center", zorder=4, **look)
     _colorbar(sheet, mesh, settings)
 
 

@@ -31,7 +31,9 @@ class GatedNorm(nn.BatchNorm2d):
             if factor is None:  # a plain average over batches, as in torch
                 factor = 1.0 / float(self.num_batches_tracked)
         at_rest = not self.weight.requires_grad
-        weight, bias = (self.gate.expand_as(self.weight), self.bias) if at_rest else (self.weight * self.gate, self.bias * self.gate)
+        # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
+        weight = self.gate.expand_as(self.weight).contiguous() if at_rest else self.weight * self.gate
+        bias = self.bias if at_rest else self.bias * self.gate
         return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, factor or 0.0, self.eps)
 
 
