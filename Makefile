@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,export]'
 	touch $(INSTALLED)
@@ -22,9 +22,12 @@ ablation: $(INSTALLED)
 	$(BIN)/papermill notebooks/ablation.ipynb build/ablation-$(DATASET).ipynb --log-output --no-progress-bar \
 		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS)
 
-# pytest and nbval together
+# pytest and nbval together; the notebooks run on real data, only smaller and shorter
+SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \
+	"methods": "dha,seq-dha,ista,plain", "seeds": 2, "out": "build/test/runs", "reports": "build/test/reports"}
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+	KIT_PARAMETERS='$(SMALL)' $(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks

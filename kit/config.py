@@ -26,7 +26,7 @@ class Config(BaseModel):
     Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
@@ -85,7 +85,7 @@ class Config(BaseModel):
                                      ("augmentation policy", self.augment, augment.AUGMENT)):  # fmt: skip
             if value not in allowed:
                 raise errors.unknown(kind, value, allowed)
-        if self.dataset not in data.datasets() and not Path(self.dataset).expanduser().exists():
+        if self.dataset not in data.datasets() and not (self.dataset and Path(self.dataset).expanduser().exists()):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         if self.search_epochs > self.epochs:
             raise KitError(f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run")

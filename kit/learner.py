@@ -38,6 +38,9 @@ class Learner(ABC):
     def update(self, drawn: Any, **signals: Any) -> None:
         """Move the variables by what the step measured for `drawn`, the result of `sample`."""
 
+    def observe(self, *signals: Any) -> None:
+        """What is known before the weights' step: look-ahead learns from it."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 
@@ -69,6 +72,9 @@ class Wrapper(Learner):
     def update(self, drawn: Any, **signals: Any) -> None:
         self.inner.update(drawn, **signals)
 
+    def observe(self, *signals: Any) -> None:
+        self.inner.observe(*signals)
+
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict()}
 
@@ -96,6 +102,9 @@ class Frozen(Wrapper):
     def update(self, drawn: Any, **signals: Any) -> None:
         pass
 
+    def observe(self, *signals: Any) -> None:
+        pass
+
 
 class WarmUp(Wrapper):
     """Learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controller)."""
@@ -108,6 +117,10 @@ class WarmUp(Wrapper):
         self.passed += 1
         if self.passed > self.steps:
             self.inner.update(drawn, **signals)
+
+    def observe(self, *signals: Any) -> None:
+        if self.passed > self.steps:
+            self.inner.observe(*signals)
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "passed": self.passed}

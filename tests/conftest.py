@@ -23,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plain_defaults():
+def _plain_defaults(monkeypatch):
+    monkeypatch.delenv("KIT_PARAMETERS", raising=False)  # the test command sets it for the notebooks
     yield
     # a test that changes these would change its neighbours' numbers
     assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == 1

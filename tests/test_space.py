@@ -71,6 +71,24 @@ def test_child_equals_a_plain_reference_network(image, training: bool, gated: bo
     assert len(seen) == 2 * len(CELL_OPS)  # every operation was compared, in both kinds of cells
 
 
+@pytest.mark.parametrize("affine", [False, True])
+def test_gradients_of_gates_and_weights_equal_the_references(affine: bool):
+    net, x, y = supernet().double().train(), images_for(supernet(), 5), torch.tensor([0, 1, 2, 0, 1])
+    for p in net.parameters() if affine else ():
+        p.requires_grad_(True)
+    unlike_their_start(net)
+    picks = child_of(net, 1).picks
+    gates = [torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(8)]
+    gradient = grads.backward(net.losses(x, y, Child(picks, tuple(gates)))[0].mean(), net, Child(picks, tuple(gates)))
+    names = {id(p): name for name, p in net.named_parameters()}
+    state = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    leaves = [state[names[id(p)]].requires_grad_() for p in gradient.parameters]
+    scores = Reference(state, True).scores(x, net.genotype(picks), 3, 2, gates)
+    expected = torch.autograd.grad(nn.functional.cross_entropy(scores, y), [*leaves, *gates])
+    for a, b in zip([*gradient.theta, *gradient.gates], expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
 def test_imagenet_stem_at_128_pixels():
     net = unlike_their_start(supernet((3, 128, 128), channels=2)).double().eval()
     assert net.stem_kind == "imagenet" and supernet((3, 64, 64)).stem_kind == "small"
@@ -144,6 +162,8 @@ def test_unsampled_operations_cost_no_activation_memory():
     for slot, chosen in enumerate(child.picks):
         net.freeze_slot(slot, chosen, None)  # affine parts train in both
     assert saved_bytes(net, x, child) == saved_bytes(alone, x, alone.only_child())
+    gated = Child(child.picks, tuple(torch.ones(2, requires_grad=True) for _ in net.slots))
+    assert saved_bytes(net, x, gated)[0] < 1.02 * saved_bytes(net, x, child)[0]  # gates keep no feature map of their own
     other = Child(picks_of(DARTS_V2))
     assert saved_bytes(net, x, child) != saved_bytes(net, x, other)  # the measure tells children apart
 

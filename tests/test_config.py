@@ -1,0 +1,206 @@
+"""A configuration is refused before any compute, in words that say what to type; and its name says what decides the result."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from pydantic_core import PydanticUndefined
+from tests_micro import micro_config
+
+import kit
+from kit import Config, KitError
+from kit.methods import METHODS, PRESETS
+from kit.search import Search
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"learning_rate": 0.1}, "unknown parameter 'learning_rate'"),
+    ({"epoch": 3}, "unknown parameter 'epoch'. Did you mean 'epochs'?"),
+    ({"Batch_size": 3}, "unknown parameter 'Batch_size'. Did you mean 'batch_size'?"),
+    ({"method": "dah"}, "unknown method 'dah'. Did you mean 'dha'? Valid: dha, .*plain"),
+    ({"method": "DHA"}, "unknown method 'DHA'. Did you mean 'dha'?"),
+    ({"method": ["dha"]}, r"unknown method \['dha'\]"),
+    ({"preset": "labtop"}, "unknown preset 'labtop'. Did you mean 'laptop'?"),
+    ({"dataset": "digts"}, "unknown dataset 'digts'. Did you mean 'digits'?"),
+    ({"dataset": ""}, "unknown dataset ''"),
+    ({"dataset": "./no/such/folder"}, "no/such/folder"),
+    ({"space": "cel"}, "unknown space 'cel'. Did you mean 'cell'?"),
+    ({"arch": "sparse_coding"}, "unknown arch 'sparse_coding'. Did you mean 'sparse-coding'?"),
+    ({"augment": "pairsoftmax"}, "unknown augmentation policy 'pairsoftmax'. Did you mean 'pair-softmax'?"),
+    ({"hyper": "look-ahead"}, "unknown hyper 'look-ahead'. Did you mean 'lookahead'?"),
+    ({"recover": "batch"}, "recover='batch'.*'step' or 'epoch'"),
+])  # fmt: skip
+def test_unknown_names_are_refused_with_the_nearest_first(given: dict, message: str):
+    with pytest.raises(KitError, match=message):
+        Config(**given)
+
+
+@pytest.mark.parametrize(("given", "names"), [
+    ({"epochs": "3"}, ["epochs='3'", "valid integer"]), ({"epochs": 2.5}, ["epochs=2.5"]), ({"epochs": True}, ["epochs=True"]),
+    ({"epochs": -1}, ["epochs=-1", "greater than or equal to 1"]), ({"epochs": 0}, ["epochs=0"]),
+    ({"deterministic": "true"}, ["deterministic='true'", "boolean"]), ({"deterministic": 1}, ["deterministic=1"]),
+    ({"batch_size": 0}, ["batch_size=0"]), ({"batch_size": 1}, ["batch_size=1"]), ({"batch_size": "all"}, ["batch_size='all'"]),
+    ({"lr": "0.1"}, ["lr='0.1'"]), ({"lr": 0}, ["lr=0", "greater than 0"]), ({"lr": float("nan")}, ["lr=nan"]), ({"lr": True}, ["lr=True"]),
+    ({"clip": float("inf")}, ["clip=inf"]), ({"tau_lr": float("inf")}, ["tau_lr=inf"]), ({"lam": float("inf")}, ["lam=inf"]),
+    ({"weight_decay": -1e-4}, ["weight_decay=-0.0001"]), ({"momentum": 1.0}, ["momentum=1.0"]), ({"drop_path": 1.0}, ["drop_path=1.0"]),
+    ({"seed": -1}, ["seed=-1"]), ({"seed": 2**31}, ["seed=2147483648"]), ({"seed": 1.0}, ["seed=1.0"]),
+    ({"channels": 7}, ["channels=7", "even"]), ({"search_channels": 9}, ["search_channels=9", "even"]), ({"cells": 0}, ["cells=0"]),
+    ({"device": "gpu"}, ["device='gpu'", "cuda"]), ({"device": "cuda:x"}, ["device='cuda:x'"]),
+    ({"max_params": 0}, ["max_params=0"]), ({"max_macs": 1.5}, ["max_macs=1.5"]), ({"image_size": 3}, ["image_size=3"]),
+    ({"dataset": 3}, ["dataset=3"]), ({"genotype": 3, "method": "plain"}, ["genotype=3"]),
+    ({"epochs": "3", "lr": -1}, ["epochs='3'", "lr=-1"]),  # all of them at once
+])  # fmt: skip
+def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str]):
+    with pytest.raises(KitError) as error:
+        Config(**given)
+    assert all(name in str(error.value) for name in names), str(error.value)
+    assert "pydantic" not in str(error.value)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 is more than epochs=3"),
+    ({"method": "seq-dha", "epochs": 3, "search_epochs": 3}, "'seq-dha' trains the found network from scratch: search_epochs=3 leaves no epoch"),
+    ({"method": "seq-dha", "epochs": 1}, "leaves no epoch"),
+    ({"method": "dha", "arch": "given"}, "'dha' searches and needs arch='sparse-coding', got 'given'.*'da\\+hpo' or 'plain'"),
+    ({"method": "plain", "arch": "sparse-coding"}, "'plain' does not search"),
+    ({"method": "dha", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
+    ({"method": "random", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
+    ({"max_latency_ms": 3.0}, "max_params or max_macs"),
+])  # fmt: skip
+def test_what_does_not_fit_together_is_refused(given: dict, message: str):
+    with pytest.raises(KitError, match=message):
+        Config(**given)
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("method", kit.methods())
+def test_presets_and_methods_only_fill(method: str, preset: str):
+    filled = Config(method=method, preset=preset)
+    composed = METHODS[method].values(PRESETS[preset])
+    for name, value in {**PRESETS[preset], **composed}.items():
+        if name in Config.model_fields:
+            assert getattr(filled, name) == value, name
+    assert filled.search_epochs == max(1, round(PRESETS[preset]["search_share"] * filled.epochs))
+    # every one of the filled values can be overridden, and only it changes
+    for name, value in {"epochs": 7, "lr": 0.123, "batch_size": 33, "augment": "none", "recover": "step", "hyper_lr": 0.5}.items():
+        given = {"search_epochs": 2, name: value}
+        changed = Config(method=method, preset=preset, **given)
+        assert {k for k, v in changed.model_dump().items() if v != getattr(filled, k)} <= {name, "search_epochs"}
+        assert getattr(changed, name) == value
+
+
+def test_what_each_method_composes():
+    learned = {m: (Config(method=m).augment == "pair-softmax", Config(method=m).hyper != "fixed") for m in kit.methods()}
+    assert learned == {
+        "dha": (True, True), "nas+da": (True, False), "nas+hpo": (False, True), "seq-dha": (True, True), "seq-nas+da": (True, False),
+        "seq-nas+hpo": (False, True), "ista": (False, False), "da+hpo": (True, True), "random": (False, False), "plain": (False, False),
+    }  # fmt: skip
+    assert {m for m in kit.methods() if Config(method=m).arch == "sparse-coding"} == set(kit.methods()) - {"da+hpo", "random", "plain"}
+    assert {m for m in kit.methods() if any(s.restart for s in METHODS[m].stages)} == {"seq-dha", "seq-nas+da", "seq-nas+hpo"}
+    assert all(sum(s.restart for s in method.stages) <= 1 and not method.stages[0].restart for method in METHODS.values())
+
+
+def test_none_is_the_same_as_leaving_out():
+    assert Config(epochs=None, max_params=None, lr=None) == Config()
+
+
+def test_search_epochs_follow_the_epochs_given():
+    assert Config(epochs=10).search_epochs == max(1, round(PRESETS["laptop"]["search_share"] * 10))
+    assert Config(epochs=1).search_epochs == 1
+
+
+def test_a_fixed_network_needs_no_genotype():
+    config = Config(method="plain", space="wrn-16-2")
+    assert config.genotype is None and config.arch == "given"
+    assert Config(method="plain").genotype == "darts-v2"
+
+
+def other_value(name: str, value: object) -> object:
+    """A value of the field's own type that differs."""
+    if value is None:
+        return "x" if name in ("root", "genotype") else True if name == "hold_out" else 1.5 if name == "max_latency_ms" else 1
+    if name in ("recover", "precision"):
+        return {"step": "epoch", "epoch": "step", "float32": "auto"}[value]
+    return {bool: lambda: not value, int: lambda: value + 1, float: lambda: value * 0.5 + 0.01, str: lambda: f"{value}x"}[type(value)]()
+
+
+def test_the_name_is_decided_by_what_decides_the_result():
+    config = micro_config_of_digits()
+    assert config.name == micro_config_of_digits().name
+    assert re.fullmatch(r"digits-dha-s3-[0-9a-f]{8}", config.name)
+    for name in Config.model_fields:
+        changed = config.model_copy(update={name: other_value(name, getattr(config, name))})
+        assert (changed.name == config.name) == (name in ("out", "root", "device")), name
+
+
+def micro_config_of_digits() -> Config:
+    return micro_config(dataset="digits", seed=3)
+
+
+def test_the_name_of_a_folder_data_set_is_a_file_name(tmp_path):
+    folder = tmp_path / "my images, 2" / "a"
+    folder.mkdir(parents=True)
+    assert re.fullmatch(r"my_images_2-dha-s0-[0-9a-f]{8}", Config(dataset=str(folder.parent)).name)
+
+
+@pytest.mark.parametrize("method", kit.methods())
+def test_json_round_trip(method: str):
+    config = Config(method=method, seed=5, max_params=10_000_000, root="/data", lr=0.1 + 0.2)
+    text = json.dumps(config.model_dump())
+    again = Config(**json.loads(text))
+    assert again == config and again.name == config.name
+    stored = Config.stored(json.loads(text))
+    assert stored.model_dump() == config.model_dump() and stored.name == config.name
+    # of a newer or older version: what is not known is left, and the data are not looked for
+    assert Config.stored({**json.loads(text), "later": 1, "dataset": "gone"}).dataset == "gone"
+
+
+def test_a_configuration_is_frozen_and_changed_by_name():
+    config = Config(seed=1)
+    with pytest.raises(Exception, match="frozen"):
+        config.seed = 2
+    assert config.but(seed=2).seed == 2 and config.but(seed=2).but(seed=1) == config
+    with pytest.raises(KitError, match="unknown parameter 'sed'. Did you mean 'seed'"):
+        config.but(sed=2)
+
+
+def test_every_field_says_what_it_is_unless_its_name_does():
+    plain = {name for name, field in Config.model_fields.items() if not field.description}
+    assert plain <= {"seed", "batch_size", "cells", "search_cells", "lr", "weight_decay", "momentum", "max_params", "max_macs", "max_latency_ms",
+                     "deterministic"}  # fmt: skip
+    without_default = {name for name, field in Config.model_fields.items() if field.default is PydanticUndefined}
+    filled = set(PRESETS["laptop"]) | set(METHODS["dha"].values(PRESETS["laptop"])) | {"search_epochs"}
+    assert without_default <= filled and all(set(PRESETS[p]) == set(PRESETS["laptop"]) for p in PRESETS)
+
+
+# ---- what only the data can refuse -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"batch_size": 241}, "batch_size is 241 but the set has 240 images: choose batch_size from 1 to 240"),
+    ({"batch_size": 200, "hyper": "validation"}, "batch_size is 200 but the set has 192 images"),
+    ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
+    ({"train_images": 241}, "train_images=241 but there are 240"),
+    ({"train_images": 50}, "batch_size is 60 but the set has 50"),
+    ({"cells": 2}, "2 reduction cells do not fit into 2 cells: set cells to 3"),
+    ({"cells": 5, "reductions": 3}, "too deep for images of 8×8 pixels.*at most 2 fit. Set reductions=2"),
+    ({"method": "seq-dha", "cells": 2}, "set cells to 3"),  # a later stage's network, refused now
+    ({"method": "seq-dha", "search_cells": 2}, "set cells to 3"),
+    ({"max_params": 100}, "max_params=100 is less than any architecture needs"),
+    ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
+    ({"method": "plain", "genotype": "darts-v3"}, "'darts-v3' is neither a name \\(darts-v2\\) nor a JSON file"),
+    ({"device": "cuda:99"}, "device='cuda:99'.*use device='auto' or 'cpu'"),
+])  # fmt: skip
+def test_refused_before_training_and_before_the_folder_exists(given: dict, message: str, micro: str, tmp_path, monkeypatch):
+    monkeypatch.setattr(Search, "run", lambda *_: pytest.fail("training began"))
+    with pytest.raises(KitError, match=message):
+        kit.search(micro_config(**given), out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_largest_batch_that_fits_is_accepted(micro: str, tmp_path):
+    assert Search(micro_config(batch_size=240), tmp_path / "x").batches["train"].steps_per_epoch == 1
+    assert len(Search(micro_config(train_images=100), tmp_path / "x").train) == 100
+    assert not (tmp_path / "x").exists()
