@@ -16,6 +16,7 @@ import torch
 from kit import compose, data, provenance, store, progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
+from kit.hyper import HYPER
 from kit.learner import generator
 from kit.progress import Progress
 from kit.records import Records
@@ -73,7 +74,7 @@ class Search:
         self.stages = config.composition.stages
         self.take_step = STEPS[config.composition.step]
         self.parts = self._compose()
-        needs = self.parts.arch.needs | self.parts.augment.needs | self.parts.hyper.needs | self._later_needs()
+        needs = self.parts.arch.needs | self.parts.augment.needs | HYPER[config.hyper].needs  # the stages' own may come later
         self.hold_out = config.hold_out if config.hold_out is not None else "val" in needs
         if "val" in needs and not self.hold_out:
             raise KitError(f"hyper={config.hyper!r} reads validation batches: leave hold_out out, or set it to True")
@@ -87,11 +88,6 @@ class Search:
 
     def _compose(self, picks: Picks | None = None) -> compose.Parts:
         return compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, data.normalization(self.sets.train), picks)
-
-    def _later_needs(self) -> frozenset[str]:
-        from kit.hyper import HYPER
-
-        return HYPER[self.config.hyper].needs
 
     # ---- epochs --------------------------------------------------------------------------------------------------------------
 

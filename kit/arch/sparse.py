@@ -9,7 +9,7 @@ from kit.arch.base import ArchLearner, strongest_picks
 from kit.arch.lasso import lasso
 from kit.errors import KitError
 from kit.space.limits import Limits
-from kit.space.network import Child, Slot
+from kit.space.network import Child, Picks, Slot
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 
@@ -30,18 +30,19 @@ class SparseCoding(ArchLearner):
         sizes = [len(slot.candidates) for slot in slots]
         self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
         A = torch.randn(len(slots), WIDTH, max(sizes), generator=generator, dtype=torch.float64)
+        b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5)
+        self.device = torch.device(device)
         # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α = 0
-        self.A = (A / A.norm(dim=1, keepdim=True)) * self.valid.unsqueeze(1)
-        self.E = self.A.mT @ self.A - torch.eye(max(sizes), dtype=torch.float64)
-        self.b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5).requires_grad_()
+        self._set_A((A / A.norm(dim=1, keepdim=True)) * self.valid.unsqueeze(1))
+        self.b = b.to(self.device, copy=True).requires_grad_()
         self.adam = torch.optim.Adam([self.b], lr=lr, betas=betas, weight_decay=weight_decay)
         self.frozen = torch.zeros(len(slots), dtype=torch.bool)
-        self.device = torch.device(device)
-        self.alpha = lasso(self.A, self.b.detach(), lam)
+        self._open = self._mask()
+        self.alpha = lasso(self.A.cpu(), b, lam).to(self.device)
         self.alpha_before = self.alpha.clone()
         self.picks = strongest_picks(slots, self.alpha.abs(), limits)
         self.refused = 0
-        self.moved = torch.full((len(slots),), torch.inf, dtype=torch.float64)
+        self.moved = torch.full((len(slots),), torch.inf, dtype=torch.float64, device=self.device)
 
     # ---- the contract --------------------------------------------------------------------------------------------------------
 
@@ -55,18 +56,16 @@ class SparseCoding(ArchLearner):
 
     def update(self, child: Child, *, gates: list[Tensor | None], **_: object) -> None:
         """gates: ∂L/∂w per slot [picks]. ∂L/∂b_j = A_{j,S} ∂L/∂w_{j,S}, exact for constant α (eq. 7)."""
-        grad = torch.zeros_like(self.b)
-        moved = [slot for slot, gate in enumerate(gates) if gate is not None]
-        if not moved:
+        if not any(gate is not None for gate in gates):
             return
-        columns = torch.stack([self.A[slot][:, list(child.picks[slot])] for slot in moved])
-        weights = torch.stack([gates[slot] for slot in moved]).to("cpu", torch.float64)
-        grad[moved] = (columns @ weights.unsqueeze(-1)).squeeze(-1)
-        self.b.grad = grad
-        before = self.b.detach()[self.frozen].clone()
+        still = torch.zeros(len(child.picks[0]), device=self.device)
+        weights = torch.stack([still if gate is None else gate for gate in gates]).to(torch.float64)
+        self.b.grad = (self._columns(child.picks) @ weights.unsqueeze(-1)).squeeze(-1)
+        before = self.b.detach().clone()
         self.adam.step()
         with torch.no_grad():
-            self.b[self.frozen] = before  # Adam's momentum and decay must not move what is frozen
+            # Adam's momentum and decay must not move what is frozen
+            self.b.copy_(torch.where(self._open, self.b, before))
 
     def end_epoch(self, last: bool) -> list[int]:
         """Recover, freeze what has settled (everything when `last`), and return the slots frozen now.
@@ -77,11 +76,12 @@ class SparseCoding(ArchLearner):
         self._recover()
         self.moved = (self.alpha - self.alpha_before).norm(dim=1)
         self.alpha_before = self.alpha.clone()
-        settled = (self.moved <= self.freeze_tol) | last
+        settled = (self.moved.cpu() <= self.freeze_tol) | last
         return torch.nonzero(settled & ~self.frozen).flatten().tolist()
 
     def freeze(self, slots: list[int]) -> None:
         self.frozen[slots] = True
+        self._open = self._mask()
 
     @property
     def finished(self) -> bool:
@@ -92,10 +92,11 @@ class SparseCoding(ArchLearner):
     def _recover(self) -> None:
         if self.finished:
             return
-        alpha = lasso(self.A, self.b.detach(), self.lam, start=self.alpha)
-        self.alpha = torch.where(self.frozen.unsqueeze(1), self.alpha, alpha)
+        # on the CPU: twenty small solves are a launch-bound trickle on a GPU
+        alpha = lasso(self.A.cpu(), self.b.detach().cpu(), self.lam, start=self.alpha.cpu()).to(self.device)
+        self.alpha = torch.where(self._open, alpha, self.alpha)
         # S_j: the two entries of largest magnitude
-        strongest = self.alpha.abs().masked_fill(~self.valid, -1.0)
+        strongest = self.alpha.abs().cpu().masked_fill(~self.valid, -1.0)
         picks = tuple(
             self.picks[slot] if self.frozen[slot] else tuple(sorted(row[: self.slots[slot].picks]))
             for slot, row in enumerate(strongest.argsort(dim=1, descending=True, stable=True).tolist())
@@ -115,11 +116,28 @@ class SparseCoding(ArchLearner):
     def _gates(self) -> tuple[Tensor | None, ...]:
         if self.finished:
             return (None,) * len(self.slots)
-        weights = self.weights()
-        picked = torch.stack([weights[slot, list(chosen)] for slot, chosen in enumerate(self.picks)])
-        # one transfer for all slots; every slot's gate is a leaf of its own so that one backward pass gives each its gradient
-        picked = picked.to(self.device, torch.float32, non_blocking=True)
+        picked = self.weights().gather(1, self._index(self.picks)).float()
+        # every slot's gate is a leaf of its own, so that one backward pass gives each its gradient
         return tuple(None if frozen else picked[slot].clone().requires_grad_() for slot, frozen in enumerate(self.frozen.tolist()))
+
+    def _mask(self) -> Tensor:
+        """bool [slots, 1] on the device: which slots are not frozen."""
+        return (~self.frozen).unsqueeze(1).to(self.device)
+
+    def _set_A(self, A: Tensor) -> None:
+        self.A = A.to(self.device)
+        self.E = self.A.mT @ self.A - torch.eye(A.shape[-1], dtype=torch.float64, device=self.device)
+        self._columns_of: tuple[Picks, Tensor] | None = None
+
+    def _index(self, picks: Picks) -> Tensor:
+        return torch.tensor(picks, device=self.device)
+
+    def _columns(self, picks: Picks) -> Tensor:
+        """A_{j,S} for all slots: float64 [slots, WIDTH, picks]; kept while the child stays the same."""
+        if self._columns_of is None or self._columns_of[0] != picks:
+            index = self._index(picks).unsqueeze(1).expand(-1, WIDTH, -1)
+            self._columns_of = (picks, self.A.gather(2, index))
+        return self._columns_of[1]
 
     def state_dict(self) -> dict:
         return {
@@ -128,12 +146,12 @@ class SparseCoding(ArchLearner):
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        self.A = state["A"].clone()
-        self.E = self.A.mT @ self.A - torch.eye(self.A.shape[-1], dtype=torch.float64)
+        self._set_A(state["A"])
         with torch.no_grad():
             self.b.copy_(state["b"])
-        self.alpha, self.alpha_before = state["alpha"].clone(), state["alpha_before"].clone()
-        self.frozen, self.moved = state["frozen"].clone(), state["moved"].clone()
+        self.alpha, self.alpha_before, self.moved = (state[name].to(self.device, copy=True) for name in ("alpha", "alpha_before", "moved"))
+        self.frozen = state["frozen"].cpu().clone()
+        self._open = self._mask()
         self.picks = tuple(tuple(p) for p in state["picks"])
         self.refused = state["refused"]
         groups = self.adam.state_dict()["param_groups"]

@@ -44,6 +44,8 @@ class Limits:
 
     def excess(self, picks: Picks) -> float:
         """How far a child is over the limits: the sum of the relative excesses; 0 when it keeps to all of them."""
+        if self.max_params is None and self.max_macs is None:
+            return 0.0  # nothing to measure
         cost = self.network.cost(picks)
         return sum(max(0.0, have / bound - 1) for have, bound in zip(cost, (self.max_params, self.max_macs)) if bound is not None)
 

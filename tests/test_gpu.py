@@ -1,0 +1,41 @@
+"""What only a GPU shows. Skipped, with a message, where there is none."""
+
+import pytest
+import torch
+
+import kit
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+SMALL = dict(method="dha", epochs=2, search_epochs=1, channels=4, cells=3, batch_size=128, device="cuda")
+
+
+def test_a_search_runs_on_the_gpu_and_its_model_on_the_cpu(tmp_path):
+    run = kit.search(kit.Config(**SMALL), out=tmp_path)
+    test = kit.load_dataset("digits").test
+    accuracy = (run.predict(test.images).labels == test.labels).float().mean().item()
+    # bfloat16 in the run, float32 here: a few images may change sides
+    assert accuracy == pytest.approx(run.metrics["test_accuracy"], abs=0.02)
+    assert run.provenance["device"] == torch.cuda.get_device_name()
+
+
+def test_deterministic_runs_on_the_gpu_are_equal(tmp_path):
+    config = kit.Config(**SMALL, deterministic=True, precision="float32")
+    one, two = (kit.search(config, out=tmp_path / name) for name in "ab")
+    assert one.metrics["test_loss"] == two.metrics["test_loss"]
+    assert one.history.equals(two.history)
+
+
+def test_the_step_never_waits_for_the_device():
+    from pathlib import Path
+
+    from kit.search import Search
+
+    engine = Search(kit.Config(**SMALL), Path("unused"))
+    parts = engine.parts
+    before = torch.cuda.get_sync_debug_mode()
+    engine.take_step(parts.net.train(), engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)  # kernels are loaded
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        engine.take_step(parts.net, engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -1,0 +1,284 @@
+"""One contract for every method: it runs, moves only its own variables, resumes bit-identically, and looks at the test set once."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests_micro import micro_config
+
+import kit
+from kit import Config, Run, store
+from kit.methods import METHODS
+from kit.progress import Silent
+from kit.search import Search
+from kit.space import check_genotype
+
+VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in kit.methods()} | {
+    "dha, fresh, recovery per step": {"method": "dha", "hyper": "fresh", "recover": "step"},
+    "dha, validation": {"method": "dha", "hyper": "validation"},
+    "dha, all regularisers": {"method": "dha", "drop_path": 0.3, "auxiliary": 0.4, "hold_out": True, "max_params": 6000},
+    "seq-dha, validation, small search": {"method": "seq-dha", "hyper": "validation", "search_channels": 2, "drop_path": 0.3},
+    "plain, wrn": {"method": "plain", "space": "wrn-16-2", "augment": "trivialaugment"},
+    "plain, autoaugment": {"method": "plain", "augment": "autoaugment", "train_images": 130},
+}  # fmt: skip
+EPOCHS = 3  # one of search, two of tuning: boundaries inside and between stages
+
+
+def config_of(variant: str, seed: int = 0) -> Config:
+    return micro_config(**({"epochs": EPOCHS, "seed": seed} | VARIANTS[variant]))
+
+
+class Evaluations:
+    """Which sets were evaluated, in order; wraps Search.evaluate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.seen: list[str] = []
+        real = Search.evaluate
+
+        def evaluate(engine: Search, part: Any) -> tuple[float, float]:
+            self.seen.append({id(engine.sets.train): "train", id(engine.sets.val): "val", id(engine.sets.test): "test"}[id(part)])
+            return real(engine, part)
+
+        monkeypatch.setattr(Search, "evaluate", evaluate)
+
+
+@pytest.fixture(scope="module")
+def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
+    """variant → (its uninterrupted run, the sets that it evaluated); run once."""
+    out = tmp_path_factory.mktemp("runs")
+
+    @functools.cache
+    def run(variant: str) -> tuple[Run, list[str]]:
+        with pytest.MonkeyPatch.context() as patch:
+            evaluations = Evaluations(patch)
+            return kit.search(config_of(variant), out=out, progress=Silent()), evaluations.seen
+
+    return run
+
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@every_variant
+def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
+    run, _ = finished(variant)
+    metrics, config = run.metrics, run.config
+    assert run.finished and run.status == "finished" and metrics["epochs"] == EPOCHS
+    assert 0 <= metrics["test_accuracy"] <= 1 and metrics["test_accuracy"] * 60 == pytest.approx(round(metrics["test_accuracy"] * 60))
+    assert metrics["test_images"] == 60 and 0 < metrics["test_loss"] < 100 and metrics["seconds"] > 0 and metrics["peak_memory_mb"] > 10
+    held_out = "val_accuracy" in run.history["name"].unique()
+    assert held_out == (config.hyper == "validation" or bool(config.hold_out))
+    assert metrics["train_images"] == (config.train_images or (192 if held_out else 240))
+    assert metrics["val_images"] == (48 if held_out else 0) and (metrics["val_accuracy"] is not None) == held_out
+    assert metrics["steps"] == EPOCHS * (metrics["train_images"] // config.batch_size)
+    model = run.model()
+    assert metrics["params"] == sum(p.numel() for p in model.parameters()) and metrics["macs"] > 0
+    assert config.max_params is None or metrics["params"] <= config.max_params
+    if config.space == "cell":
+        check_genotype(run.genotype)
+    else:
+        assert run.genotype == {"network": config.space}
+    assert run.classes == list("0123456789") and set(run.hyper) == {"lr", "weight_decay"}
+    assert run.provenance["seed"] == 0 and ("train and val" in run.provenance["trained_on"]) == (not held_out)
+
+
+@every_variant
+def test_history_is_tidy_and_finite(variant: str, finished):
+    run, _ = finished(variant)
+    history, steps = run.history, run.metrics["steps"] // EPOCHS
+    assert list(history.columns) == ["step", "epoch", "name", "value"] and history["value"].map(np.isfinite).all()
+    assert not history.duplicated(["step", "name"]).any()
+    for name in ("loss", "train_accuracy", "lr", "weight_decay", "eta/lr", "eta/weight_decay", "stage"):
+        assert list(run.curve(name).index) == [1, 2, 3]
+    assert history[history["name"] == "loss"]["step"].tolist() == [steps, 2 * steps, 3 * steps]
+    assert list(run.curve("step/loss").index) == list(range(1, 3 * steps + 1))
+    np.testing.assert_allclose(run.curve("step/loss").to_numpy().reshape(3, steps).mean(1), run.curve("loss"), rtol=1e-5)
+    assert run.curve("train_accuracy").between(0, 1).all()
+
+
+@every_variant
+def test_moves_only_its_own_variables(variant: str, finished):
+    run, _ = finished(variant)
+    method, config = METHODS[run.config.method], run.config
+    rates, decays = run.curve("eta/lr"), run.curve("eta/weight_decay")
+    learning = [method.stages[int(s)].hyper and config.hyper != "fixed" for s in run.curve("stage")]
+    for values, start in ((rates, config.lr), (decays, config.weight_decay)):
+        before = start
+        for now, learns in zip(values, learning):
+            assert (abs(now / before - 1) > 1e-9) == learns
+            before = now
+    assert run.hyper["lr"] == pytest.approx(rates.iloc[-1]) and run.hyper["weight_decay"] == pytest.approx(decays.iloc[-1])
+    assert run.policy["name"] == config.augment
+    if config.augment == "pair-softmax":
+        probabilities = np.array(run.policy["probabilities"])
+        assert run.policy["ops"] == list(kit.augment.OPS) and probabilities.shape == (14, 14) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+        assert abs(probabilities * 196 - 1).max() > 1e-4  # τ moved
+        learns = [e for e, s in run.curve("stage").items() if method.stages[int(s)].augment]
+        counts = dict(zip(run.tau["epoch"].tolist(), run.tau["counts"].sum((1, 2)).tolist()))
+        images = run.metrics["steps"] // EPOCHS * config.batch_size
+        assert {e: c for e, c in counts.items() if c} == {e: images for e in learns}
+        np.testing.assert_allclose(run.tau["probabilities"][-1], probabilities, atol=1e-7)
+    else:
+        assert set(run.policy) == {"name"} and run.tau == {} and not any(n.startswith("tau/") for n in run.history["name"])
+
+
+@every_variant
+def test_alpha_is_recorded_and_stands_still_where_it_does_not_search(variant: str, finished):
+    run, _ = finished(variant)
+    alpha = run.alpha
+    assert alpha["epoch"].tolist() == [0, 1, 2, 3]
+    if run.config.space != "cell":
+        assert alpha["support"].size == 0
+        return
+    searches = run.config.arch == "sparse-coding"
+    assert all((s.sum(1) == 2).all() for s in alpha["support"])
+    if searches:
+        assert alpha["alpha"].shape == (4, 8, 35) and not alpha["frozen"][0].any() and alpha["frozen"][1:].all()
+        assert (alpha["alpha"][0] != alpha["alpha"][1]).any()  # b moved
+        picks = kit.space.picks_of(run.genotype)
+        assert [tuple(np.flatnonzero(row)) for row in alpha["support"][-1]] == list(picks)
+    else:
+        assert alpha["frozen"].all()
+    assert all((alpha["support"][i] == alpha["support"][1]).all() for i in (2, 3)) and (alpha["alpha"][1] == alpha["alpha"][3]).all()
+
+
+@every_variant
+def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
+    run, seen = finished(variant)
+    assert seen.count("test") == 1 and "train" not in seen
+    held_out = run.metrics["val_images"] > 0
+    assert seen == (["val"] * EPOCHS + ["test", "val"] if held_out else ["test"])
+
+
+class Stop(Exception):
+    """Raised between epochs, where a process may die."""
+
+
+class StopAfterEachEpoch(Silent):
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
+        raise Stop
+
+
+def assert_same_run(a: Run, b: Run) -> None:
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+    weights, others = (store.read_tensors(run.path / "model" / "model.safetensors") for run in (a, b))
+    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    for name in ("alpha", "tau"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x), name
+    timing = {"seconds", "peak_memory_mb"}
+    assert {k: v for k, v in a.metrics.items() if k not in timing} == {k: v for k, v in b.metrics.items() if k not in timing}
+    assert (a.genotype, a.policy, a.hyper) == (b.genotype, b.policy, b.hyper)
+
+
+@every_variant
+def test_stopped_between_epochs_and_resumed_it_is_the_same_run(variant: str, finished, tmp_path: Path):
+    """After the search stage, within the next one, and (two variants, to save time) before the evaluation; every time in a new Search.
+    So two runs with the same seed are bit-identical, too."""
+    config, run = config_of(variant), finished(variant)[0]
+    for epoch in range(EPOCHS if variant in ("dha", "seq-dha") else EPOCHS - 1):
+        with pytest.raises(Stop):
+            kit.search(config, out=tmp_path, progress=StopAfterEachEpoch())
+        assert not (tmp_path / config.name / "metrics.json").exists()
+        assert store.read_state(sorted((tmp_path / config.name / "checkpoints").glob("*"))[-1])["epoch"] == epoch + 1
+    assert_same_run(kit.search(config, out=tmp_path, progress=Silent()), run)
+
+
+@pytest.mark.parametrize("variant", ["dha", "seq-dha", "random", "plain"])
+def test_another_seed_is_another_run(variant: str, finished, tmp_path: Path):
+    other = kit.search(config_of(variant, seed=1), out=tmp_path, progress=Silent())
+    run = finished(variant)[0]
+    assert other.path.name != run.path.name
+    assert (other.curve("step/loss").to_numpy() != run.curve("step/loss").to_numpy()).all()
+    assert (other.genotype == run.genotype) == (variant == "plain")
+
+
+def test_a_finished_run_is_read_and_not_run_again(finished, monkeypatch):
+    run, _ = finished("dha")
+    monkeypatch.setattr(Search, "__init__", lambda *_: pytest.fail("built anew"))
+    again = kit.search(config_of("dha"), out=run.path.parent)
+    assert again.path == run.path and again.metrics == run.metrics
+
+
+def test_starting_anew_puts_the_old_run_aside(finished, tmp_path: Path):
+    run, config = finished("plain")[0], config_of("plain")
+    shutil.copytree(run.path, tmp_path / config.name)
+    (tmp_path / config.name / "mark").write_text("old")
+    again = kit.search(config, out=tmp_path, resume=False, progress=Silent())
+    assert not (again.path / "mark").exists() and (tmp_path / f"{config.name}.old1" / "mark").exists()
+    assert_same_run(again, run)
+
+
+# ---- stages ------------------------------------------------------------------------------------------------------------------
+
+
+def stage_weights(variant: str, tmp_path: Path) -> tuple[Search, dict, dict]:
+    """The engine after the search stage; its state just before and after the next stage begins."""
+    engine = Search(config_of(variant), tmp_path / "run")
+    engine.records.snapshot(0, engine._alpha(), engine.parts.augment.snapshot())
+    before: dict = {}
+    real = engine._next_stage
+
+    def next_stage() -> None:
+        before.update(net={k: v.clone() for k, v in engine.parts.net.state_dict().items()}, parts=engine.parts)
+        real()
+
+    engine._next_stage = next_stage
+    engine.train_epoch()
+    assert before, "the search stage did not end"
+    return engine, before, {k: v.clone() for k, v in engine.parts.net.state_dict().items()}
+
+
+@pytest.mark.parametrize("variant", ["seq-dha", "seq-nas+da", "seq-nas+hpo"])
+def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, micro: str, tmp_path: Path):
+    engine, before, after = stage_weights(variant, tmp_path)
+    assert engine.stages[engine.stage_index].restart and engine.began == 1 and engine._horizon() == EPOCHS - 1
+    trained = [k for k, v in after.items() if "weight" in k and v.ndim > 1]
+    assert not any(torch.equal(after[k], before["net"][k]) for k in trained)
+    assert not any(v.any() for k, v in after.items() if "running_mean" in k)
+    assert engine.parts.sgd.buffers == {} and engine.parts.sgd.trace is None
+    # the search stage learned α alone
+    assert before["parts"].augment.variables() == [] and before["parts"].hyper.variables() == []
+    learns = METHODS[VARIANTS[variant]["method"]]
+    assert bool(engine.parts.augment.variables()) == learns.learns_augment and bool(engine.parts.hyper.variables()) == learns.learns_hyper
+    assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(before["parts"].arch.picks)
+
+
+@pytest.mark.parametrize("variant", ["dha", "ista", "dha, all regularisers"])
+def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: str, tmp_path: Path):
+    engine, before, after = stage_weights(variant, tmp_path)
+    old, new = before["parts"], engine.parts
+    assert engine.stage_index == 1 and engine.began == 0 and engine._horizon() == EPOCHS
+    assert all(torch.equal(v, before["net"][k]) for k, v in after.items()) and len(after) < len(before["net"]) / 2
+    assert new.sgd.buffers and all(torch.equal(v, old.sgd.buffers[k]) for k, v in new.sgd.buffers.items())
+    # the same function of the same images, draws and drop-paths as the supernet's child
+    x, y = engine.train.images[:20], engine.train.labels[:20]
+    new.net.generator.set_state(old.net.generator.get_state())
+    old.net.drop_path = new.net.drop_path = 0.3
+    (a, _), (b, _) = (part.net.train().losses(x, y, part.arch.sample()) for part in (old, new))
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert torch.equal(new.augment.sample(9).magnitude, old.augment.sample(9).magnitude)
+    assert torch.equal(new.hyper.log, old.hyper.log)
+    outer = {name: torch.randn_like(p) for name, p in new.net.named_parameters()}
+    grads = [[outer[part.sgd.names[id(p)]] for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer] for part in (old, new)]
+    parameters = [[p for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer] for part in (old, new)]
+    torch.testing.assert_close(*(part.sgd.trace.hyper_gradient(p, g) for part, p, g in zip((old, new), parameters, grads)), rtol=1e-5, atol=1e-7)
+
+
+def test_all_methods_train_for_the_same_number_of_epochs_and_steps(finished):
+    counts = {(finished(name)[0].metrics["epochs"], finished(name)[0].metrics["steps"]) for name in kit.methods()}
+    assert counts == {(EPOCHS, EPOCHS * 4)}
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("dha", [1.0, 0.5 * (1 + np.cos(np.pi / 3)), 0.25]), ("seq-dha", [1.0, 1.0, 0.5])])
+def test_the_learning_rate_follows_a_cosine_per_schedule(variant: str, expected: list[float], micro: str, tmp_path: Path):
+    run = kit.search(micro_config(method=variant, epochs=EPOCHS, hyper="fixed"), out=tmp_path, progress=Silent())
+    rates = run.curve("step/lr").to_numpy().reshape(EPOCHS, 4)[:, 0] / run.config.lr
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
