@@ -3,10 +3,11 @@ PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= laptop
 SEEDS ?= 3
+ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation test lab bench clean
+.PHONY: install ablation reports test lab bench clean
 
 install: $(INSTALLED)
 
@@ -20,7 +21,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 ablation: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/papermill notebooks/ablation.ipynb build/ablation-$(DATASET).ipynb --log-output --no-progress-bar \
-		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS)
+		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS) $(ARGS)
+
+# the committed reports, at the scale that two cores allow; finished runs are reused
+reports:
+	$(MAKE) ablation SEEDS=5
+	$(MAKE) ablation SEEDS=5 DATASET=fashion_mnist ARGS='-p image_size 14 -p train_images 4000 -p epochs 10'
 
 # pytest and nbval together; the notebooks run on real data, only smaller and shorter
 SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \
@@ -34,6 +40,8 @@ lab: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --image 32 --image-channels 3 --channels 16 --cells 8 --steps 10
+	$(BIN)/python benchmarks/search.py
 
 clean:
 	rm -rf .venv build

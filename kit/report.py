@@ -15,7 +15,7 @@ from scipy import stats
 from kit import figures, store, sweep
 from kit.config import Config
 from kit.errors import KitError
-from kit.methods import METHODS
+from kit.methods import METHODS, PRESETS
 from kit.run import Run
 
 # DHA's Table 3, and the rows every ablation needs beside it.
@@ -222,14 +222,30 @@ def _origin(runs: Sequence[Run]) -> str:
         return ", ".join(sorted({str(p[key]) for p in places}))
 
     torch_versions = ", ".join(sorted({p["versions"]["torch"] or "?" for p in places}))
-    config = runs[0].config
-    command = f"papermill notebooks/ablation.ipynb out.ipynb -p dataset {config.dataset} -p preset {config.preset} -p seeds {len({r.config.seed for r in runs})}"
+    command = " ".join(["papermill notebooks/ablation.ipynb out.ipynb", *(f"-p {name} {value}" for name, value in _parameters(runs).items())])
     return "\n".join([
         f"- command: `{command}`",
         f"- code: commit {each('commit')} (a + marks uncommitted changes)",
         f"- hardware: {each('device')}; {each('processor')}, {each('cores')} cores",
         f"- versions: Python {each('python')}, torch {torch_versions}",
     ])  # fmt: skip
+
+
+def _parameters(runs: Sequence[Run]) -> dict[str, Any]:
+    """The notebook's parameters that give these runs: what differs from the preset, and the methods and seeds."""
+    config = runs[0].config
+    seeds = sorted({run.config.seed for run in runs})
+    methods = list(dict.fromkeys(run.config.method for run in runs))
+    usual = Config(dataset="digits", method=config.method, preset=config.preset).model_dump()
+    chosen = {"dataset", "method", "preset", "seed", "out", "root", "device"}
+    changed = {name: value for name, value in config.model_dump().items() if name not in chosen and value != usual[name]}
+    if config.search_epochs == round(PRESETS[config.preset]["search_share"] * config.epochs):
+        changed.pop("search_epochs", None)
+    return {
+        "dataset": config.dataset, "preset": config.preset,
+        "seeds": len(seeds) if seeds == list(range(len(seeds))) else ",".join(map(str, seeds)),
+        **({} if methods == list(ABLATION) else {"methods": ",".join(methods)}), **changed,
+    }  # fmt: skip
 
 
 def _page(markdown: str, folder: Path) -> str:

@@ -64,7 +64,10 @@ def run(configs: list[Config], out: str | Path | None = None, workers: int | Non
         print(f"{known} runs, {known - len(todo)} of them finished before; {min(workers, len(todo))} at a time, {threads} thread(s) each", flush=True)
     failures = _work_off(todo, workers, threads, quiet)
     runs = [Run.load(folder) for _, folder in waiting if (folder / "metrics.json").is_file()]
-    return Result(runs, failures, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if not quiet:
+        print(f"{len(runs)} runs finished, {len(failures)} failed, in {seconds / 60:.1f} min", flush=True)
+    return Result(runs, failures, seconds)
 
 
 def require_all(result: Result) -> None:
