@@ -1,6 +1,6 @@
 """kit: joint search of augmentation policy (τ), architecture (α) and hyper-parameters (η) while the network trains."""
 
-from kit import arch, augment, data, errors, hyper, space
+from kit import arch, augment, data, errors, hyper, landscape, space
 from kit.config import Config
 from kit.data import ImageSets, datasets, load_dataset
 from kit.errors import KitError
@@ -9,6 +9,6 @@ from kit.run import Prediction, Run
 from kit.search import search
 
 __all__ = [
-    "Config", "ImageSets", "KitError", "Prediction", "Run", "arch", "augment", "data", "datasets", "errors", "hyper", "load_dataset",
+    "Config", "ImageSets", "KitError", "Prediction", "Run", "arch", "augment", "data", "datasets", "errors", "hyper", "landscape", "load_dataset",
     "methods", "search", "space",
 ]  # fmt: skip

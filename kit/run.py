@@ -45,7 +45,10 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = Config.stored(store.read_json(self.path / "config.json"))
+        values = store.read_json(self.path / "config.json")
+        if not isinstance(values, dict):
+            raise KitError(f"{self.path / 'config.json'} is not a configuration: {values!r:.60}")
+        self.config = Config.stored(values)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:

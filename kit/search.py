@@ -42,7 +42,8 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     if not resume and folder.exists():
-        _put_aside(folder)
+        with store.exclusive(folder):  # not under a process that works in it
+            _put_aside(folder)
     if (folder / "metrics.json").is_file():
         return Run.load(folder)
     engine = Search(config, folder)  # everything that can be refused is refused here, before the folder exists
@@ -113,8 +114,12 @@ class Search:
         record = torch.zeros(steps, 4, device=self.device)
         for i in range(steps):
             done = (self.epoch - start) * steps + i
-            outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd,
-                                     0.5 * (1 + math.cos(math.pi * done / (horizon * steps))))  # fmt: skip
+            schedule = 0.5 * (1 + math.cos(math.pi * done / (horizon * steps)))
+            try:
+                outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd, schedule)
+            except KitError:
+                self._check_finite(record[:i].cpu())  # a learner may refuse to go on before the losses are looked at
+                raise
             record[i] = self._numbers(outcome)
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 self._check_finite(record[: i + 1].cpu())
@@ -132,7 +137,9 @@ class Search:
         bad = (~torch.isfinite(record[:, 0])).nonzero()
         if len(bad):
             i = int(bad[0])
-            lr, decay = record[i, 2].item(), record[i, 3].item()
+            # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
+            known = record[: i + 1][torch.isfinite(record[: i + 1, 2:]).all(dim=1)]
+            lr, decay = (known[-1] if len(known) else record[i])[2:].tolist()
             saved = self._checkpoints()
             kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
             raise NonFinite(

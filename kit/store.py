@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -53,8 +54,11 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise KitError(f"{path} holds no arrays that can be read: {type(error).__name__}: {error}") from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

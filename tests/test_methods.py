@@ -157,8 +157,8 @@ def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
     assert seen == (["val"] * EPOCHS + ["test", "val"] if held_out else ["test"])
 
 
-class Stop(Exception):
-    """Raised between epochs, where a process may die."""
+class Stop(BaseException):
+    """Raised between epochs, where a process may die; nothing in between catches it."""
 
 
 class StopAfterEachEpoch(Silent):

@@ -101,38 +101,31 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing in between catches it."""
 
 
-def test_killed_at_any_write_it_is_the_same_run(finished: Run, tmp_path: Path, monkeypatch):
-    """Before a file is renamed into its place, or just after: at each write of an epoch and of the end in turn."""
-    folder, real, died_at = tmp_path / finished.path.name, os.replace, []
-    for attempt in range(40):
-        count = 0
+# (which write of the attempt, whether it still reached its place). The first is config.json; then history, alpha, tau and checkpoint
+# of an epoch; after the last epoch model.safetensors, model.json, provenance and metrics.
+DEATHS = ((2, False), (3, True), (4, False), (5, True), (4, True), (5, True), (3, False), (5, False))
+WRITES = ["history.parquet", "alpha.npz", "tau.npz", "epoch-00001.safetensors", "tau.npz", "epoch-00002.safetensors", "model.json", "metrics.json"]
 
-        def replace(source: str, target: str) -> None:
-            nonlocal count
-            count += 1
-            if count == 2 + attempt % 3:  # the first write of an attempt is config.json
-                if attempt % 2:
+
+def test_killed_before_or_after_any_write_it_is_the_same_run(finished: Run, tmp_path: Path, monkeypatch):
+    real, died_at = os.replace, []
+    for at, done in DEATHS:
+        left = [at]
+
+        def replace(source: str, target: str, left=left, done=done) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                if done:
                     real(source, target)
                 died_at.append(Path(target).name)
                 raise Killed
             real(source, target)
 
-        monkeypatch.setattr(os, "replace", replace)
-        try:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(os, "replace", replace)
             kit.search(finished.config, out=tmp_path, progress=Silent())
-            break
-        except Killed:
-            # a step forward only where a checkpoint was written; let one through now and then
-            if attempt % 6 == 5 and not (folder / "metrics.json").exists():
-                monkeypatch.setattr(os, "replace", real)
-                try:
-                    kit.search(finished.config, out=tmp_path, progress=StopAfterEachEpoch())
-                except Stop:
-                    pass
-        if (folder / "metrics.json").exists():
-            break
-    monkeypatch.setattr(os, "replace", real)
-    assert {"history.parquet", "alpha.npz", "tau.npz"} <= set(died_at), died_at
+        assert Run.load(tmp_path / finished.path.name).status == "interrupted"
+    assert died_at == WRITES
     assert_same_run(kit.search(finished.config, out=tmp_path, progress=Silent()), finished)
 
 
@@ -193,8 +186,10 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(interrupted: Run, finished
         with pytest.raises(KitError, match="model.safetensors holds no tensors"):
             run.model()
     np.savez(run.path / "tau.npz", probabilities=np.array([Bomb(mark)], dtype=object))
-    with pytest.raises(Exception, match="tau.npz"):
-        run.tau
+    (run.path / "alpha.npz").write_bytes(bomb)
+    for name in ("tau", "alpha"):
+        with pytest.raises(KitError, match=f"{name}.npz holds no arrays"):
+            getattr(run, name)
     assert not mark.exists()
 
 
@@ -296,7 +291,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(f
         with pytest.raises(NonFinite) as error:
             kit.search(finished.config, out=tmp_path, progress=Silent())
     folder = tmp_path / finished.path.name
-    rate, decay = (finished.curve(f"step/{name}")[6] for name in ("lr", "weight_decay"))
+    # look-ahead's own η is broken by the sixth step's gradient: the last sound one is the fifth step's
+    rate, decay = (finished.curve(f"step/{name}")[5] for name in ("lr", "weight_decay"))
     kept = folder / "checkpoints" / "epoch-00001.safetensors"
     message = str(error.value)
     assert re.search(f"the loss is nan at step 6 \\(epoch 2\\) with lr={rate:.4g} and weight_decay={decay:.4g}; ", message)
@@ -313,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(f
 @pytest.mark.parametrize("recover", ["epoch", "step"])
 def test_a_run_that_diverges_by_itself_says_where(recover: str, micro: str, tmp_path: Path):
     with pytest.raises(NonFinite, match=r"at step \d+ \(epoch 1\) with lr=.*no epoch was completed"):
-        kit.search(micro_config(hyper_lr=40.0, clip=0.0, recover=recover, batch_size=12), out=tmp_path, progress=Silent())
+        kit.search(micro_config(lr=10.0, weight_decay=1.0, hyper="fixed", clip=0.0, recover=recover, batch_size=3), out=tmp_path, progress=Silent())
 
 
 def test_an_interruption_by_the_user_is_not_a_failure(micro: str, tmp_path: Path, monkeypatch):
