@@ -83,7 +83,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "laptop": {
         "epochs": 25, "search_share": 0.3, "batch_size": 64, "channels": 8, "cells": 5, "search_channels": 8, "search_cells": 5,
         "lr": 0.1, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.0, "auxiliary": 0.0,
-        "recover": "epoch", "freeze_tol": 3e-2, "arch_lr": 3e-3, "tau_lr": 3e-2, "hyper_lr": 1e-2,
+        "recover": "epoch", "freeze_tol": 1e-2, "arch_lr": 3e-3, "tau_lr": 3e-2, "hyper_lr": 1e-2,
         "fixed_augment": "flip-crop", "learned_augment": "pair-softmax", "learned_hyper": "lookahead",
     },
 }  # fmt: skip
