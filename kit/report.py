@@ -170,9 +170,10 @@ def ablation_grid(methods: str, seeds: int | str, values: dict[str, Any]) -> lis
 
 
 def _pictures(runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, folder: Path, stem: str) -> list[tuple[str, str]]:
+    name = Path(runs[0].config.dataset).name
     shown: list[tuple[str, str, object]] = [
-        ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", figures.ablation(summary, table)),
-        ("time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary)),
+        ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", figures.ablation(summary, table, title=f"{name}: joint against sequential search")),
+        ("time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")),
         ("loss", "Training loss (on augmented images, so not comparable between policies)", figures.overlay(list(runs), "loss")),
     ]
     best = next((run for run in runs if run.config.method == "dha"), None)
