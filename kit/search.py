@@ -115,14 +115,11 @@ class Search:
         for i in range(steps):
             done = (self.epoch - start) * steps + i
             schedule = 0.5 * (1 + math.cos(math.pi * done / (horizon * steps)))
-            try:
-                outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd, schedule)
-            except KitError:
-                self._check_finite(record[:i].cpu())  # a learner may refuse to go on before the losses are looked at
-                raise
+            outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd, schedule)
             record[i] = self._numbers(outcome)
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
-                self._check_finite(record[: i + 1].cpu())
+                self._check_losses(record[: i + 1].cpu())
+        self._check_learned(record.cpu())
         return self._end_epoch(record.cpu())
 
     def _horizon(self) -> int:
@@ -133,19 +130,29 @@ class Search:
     def _numbers(self, outcome: Outcome) -> torch.Tensor:
         return torch.stack([outcome.losses.mean(), outcome.correct / len(outcome.losses), *outcome.values])
 
-    def _check_finite(self, record: torch.Tensor) -> None:
+    def _check_losses(self, record: torch.Tensor) -> None:
+        """record: of the epoch's steps so far, on the CPU."""
         bad = (~torch.isfinite(record[:, 0])).nonzero()
         if len(bad):
             i = int(bad[0])
-            # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
-            known = record[: i + 1][torch.isfinite(record[: i + 1, 2:]).all(dim=1)]
-            lr, decay = (known[-1] if len(known) else record[i])[2:].tolist()
-            saved = self._checkpoints()
-            kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
-            raise NonFinite(
-                f"the loss is {record[i, 0].item()} at step {self.step + i + 1} (epoch {self.epoch + 1}) with lr={lr:.4g} and "
-                f"weight_decay={decay:.4g}; {kept}. Try a smaller lr, hyper_lr or clip"
-            )
+            raise self._non_finite(f"the loss is {record[i, 0].item()} at", record[: i + 1])
+
+    def _check_learned(self, record: torch.Tensor) -> None:
+        """The losses may still be finite at the step that breaks what learns; a checkpoint of it would be of no use."""
+        parts = self.parts
+        for letter, tensors in (("θ", list(parts.net.parameters())), ("α", parts.arch.variables()), ("τ", parts.augment.variables()),
+                                ("η", parts.hyper.variables())):  # fmt: skip
+            if tensors and not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
+                raise self._non_finite(f"{letter} is not finite after", record)
+
+    def _non_finite(self, what: str, record: torch.Tensor) -> NonFinite:
+        # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
+        known = record[torch.isfinite(record[:, 2:]).all(dim=1)]
+        lr, decay = (known if len(known) else record)[-1, 2:].tolist()
+        saved = self._checkpoints()
+        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
+        return NonFinite(f"{what} step {self.step + len(record)} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}. "
+                         "Try a smaller lr, hyper_lr or clip")  # fmt: skip
 
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         parts, steps = self.parts, len(record)

@@ -36,3 +36,24 @@ def micro() -> str:
     from tests_micro import register_micro
 
     return register_micro()
+
+
+@pytest.fixture(scope="session")
+def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
+    """A whole run of the micro configuration; not to be changed."""
+    import kit
+    from kit.progress import Silent
+    from tests_micro import micro_config
+
+    return kit.search(micro_config(), out=tmp_path_factory.mktemp("finished"), progress=Silent())
+
+
+@pytest.fixture
+def interrupted(micro: str, tmp_path: Path):
+    """The same run, stopped after its first epoch, in a directory of its own."""
+    import kit
+    from tests_micro import Stop, StopAfterEachEpoch, micro_config
+
+    with pytest.raises(Stop):
+        kit.search(micro_config(), out=tmp_path, progress=StopAfterEachEpoch())
+    return kit.Run.load(tmp_path / micro_config().name)

@@ -92,9 +92,10 @@ class Scene:
         result = []
         for along in (0, 1):
             up, down = (
-                self.outer_loss_after(LR * SCHEDULE * math.exp(s * h * (along == 0)), DECAY * math.exp(s * h * (along == 1)), outer_child, batch(seed))
-                for s in (1, -1)
-            )
+                self.outer_loss_after(LR * SCHEDULE * factor if along == 0 else LR * SCHEDULE, DECAY * factor if along == 1 else DECAY,
+                                      outer_child, batch(seed))
+                for factor in (math.exp(h), math.exp(-h))
+            )  # fmt: skip
             result.append((up - down) / (2 * h))
         return result
 

@@ -118,9 +118,12 @@ def test_a_warm_start_changes_the_work_and_not_the_solution(monkeypatch):
     expected = lasso(A, moved, 1e-5)
     torch.testing.assert_close(lasso(A, moved, 1e-5, start=cold), expected, atol=1e-8, rtol=0)
     torch.testing.assert_close(lasso(A, moved, 1e-5, start=torch.randn_like(cold)), expected, atol=1e-8, rtol=0)
-    # where the support holds no solver runs at all
+    # where the support and its signs hold no solver runs at all
+    nearby = lasso(A, b * 1.001, 1e-5)
     monkeypatch.setattr(sys.modules["kit.arch.lasso"], "homotopy", lambda *_: pytest.fail("solved anew although the start was optimal"))
     torch.testing.assert_close(lasso(A, b, 1e-5, start=cold), cold, atol=1e-10, rtol=0)
+    assert torch.equal(nearby.sign(), cold.sign())
+    torch.testing.assert_close(lasso(A, b * 1.001, 1e-5, start=cold), nearby, atol=1e-9, rtol=0)
 
 
 def test_solve_on_support_never_makes_a_point_worse():

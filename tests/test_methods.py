@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from tests_micro import micro_config
+from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import Config, Run, store
@@ -155,27 +154,6 @@ def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
     assert seen.count("test") == 1 and "train" not in seen
     held_out = run.metrics["val_images"] > 0
     assert seen == (["val"] * EPOCHS + ["test", "val"] if held_out else ["test"])
-
-
-class Stop(BaseException):
-    """Raised between epochs, where a process may die; nothing in between catches it."""
-
-
-class StopAfterEachEpoch(Silent):
-    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
-        raise Stop
-
-
-def assert_same_run(a: Run, b: Run) -> None:
-    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
-    weights, others = (store.read_tensors(run.path / "model" / "model.safetensors") for run in (a, b))
-    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
-    for name in ("alpha", "tau"):
-        x, y = getattr(a, name), getattr(b, name)
-        assert x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x), name
-    timing = {"seconds", "peak_memory_mb"}
-    assert {k: v for k, v in a.metrics.items() if k not in timing} == {k: v for k, v in b.metrics.items() if k not in timing}
-    assert (a.genotype, a.policy, a.hyper) == (b.genotype, b.policy, b.hyper)
 
 
 @every_variant

@@ -84,6 +84,10 @@ def test_recalibrated_statistics_are_those_of_all_batches_together():
         # within batches alone: the batches' own means differ a little
         within = torch.stack([x.var((0, 2, 3)) for x in inputs[norm]]).mean(0)
         torch.testing.assert_close(norm.running_var, within, rtol=1e-9, atol=1e-12)
+    means = [norm.running_mean.clone() for norm in norms]
+    net.drop_path = 0.0
+    net.recalibrate(child, batches)
+    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means))  # nothing was dropped before, either
     mine = {id(norm) for norm in norms}
     untouched = {f"{name}.running_mean" for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and id(m) not in mine}
     assert untouched and all(torch.equal(state[k], v) for k, v in net.named_buffers() if k in untouched)

@@ -79,7 +79,7 @@ def test_gradient_of_b_equals_finite_differences_of_the_sparse_forward():
 
 
 def test_the_gates_are_the_papers_weights_on_the_support():
-    arch = sparse(supernet(), seed=2)
+    arch = sparse(_built(), seed=2)
     child = arch.sample()
     for j, (chosen, gate) in enumerate(zip(child.picks, child.gates)):
         A, alpha, b = arch.A[j], arch.alpha[j], arch.b.detach()[j]
@@ -91,7 +91,7 @@ def test_the_gates_are_the_papers_weights_on_the_support():
 
 
 def test_alpha_solves_the_lasso_and_padding_stays_zero():
-    arch = sparse(supernet(), seed=3)
+    arch = sparse(_built(), seed=3)
     assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.lam).max()) <= 1e-9
     sizes = torch.tensor([len(slot.candidates) for slot in arch.slots])
     assert sizes.tolist() == [14, 21, 28, 35, 14, 21, 28, 35]
@@ -101,7 +101,7 @@ def test_alpha_solves_the_lasso_and_padding_stays_zero():
 
 
 def test_support_is_the_two_largest_of_every_node():
-    arch, g = sparse(supernet(), recover="step", lr=0.05), torch.Generator().manual_seed(0)
+    arch, g = sparse(_built(), recover="step", lr=0.05), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(15):
         child = arch.sample()
@@ -116,17 +116,18 @@ def test_support_is_the_two_largest_of_every_node():
 
 
 def test_b_descends_by_adam_with_the_papers_constants():
-    arch = sparse(supernet(), lr=3e-4)
+    arch = sparse(_built(), lr=0.03, recover="step")
     assert arch.adam.defaults["betas"] == (0.5, 0.999) and arch.adam.defaults["weight_decay"] == 1e-3
     twin = arch.b.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([twin], lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    g = torch.Generator().manual_seed(0)
-    for _ in range(4):
+    adam = torch.optim.Adam([twin], lr=0.03, betas=(0.5, 0.999), weight_decay=1e-3)
+    g, first = torch.Generator().manual_seed(0), arch.picks
+    for _ in range(8):
         child, gates = arch.sample(), random_gates(arch, g)
         arch.update(child, gates=gates)
         twin.grad = torch.stack([arch.A[j][:, list(c)] @ w.double() for j, (c, w) in enumerate(zip(child.picks, gates))])
         adam.step()
         torch.testing.assert_close(arch.b.detach(), twin.detach(), rtol=1e-12, atol=1e-14)
+    assert arch.picks != first  # each gradient went through the columns of its own child
 
 
 # ---- recovery and freezing ---------------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def test_b_descends_by_adam_with_the_papers_constants():
 
 @pytest.mark.parametrize("recover", ["step", "epoch"])
 def test_recovery_per_step_or_per_epoch(recover: str):
-    arch, g = sparse(supernet(), recover=recover, lr=0.05), torch.Generator().manual_seed(0)
+    arch, g = sparse(_built(), recover=recover, lr=0.05), torch.Generator().manual_seed(0)
     first = arch.alpha.clone()
     for _ in range(5):
         arch.update(arch.sample(), gates=random_gates(arch, g))
@@ -146,7 +147,7 @@ def test_recovery_per_step_or_per_epoch(recover: str):
 
 
 def test_a_node_settles_by_its_own_movement_over_the_epoch():
-    arch = sparse(supernet(), recover="step", freeze_tol=1e-3)
+    arch = sparse(_built(), recover="step", freeze_tol=1e-3)
     before = arch.alpha.clone()
     with torch.no_grad():
         arch.b[:4] += 0.2
@@ -166,7 +167,7 @@ def test_a_node_settles_by_its_own_movement_over_the_epoch():
 
 @pytest.mark.parametrize("recover", ["step", "epoch"])
 def test_frozen_nodes_do_not_move(recover: str):
-    arch, g = sparse(supernet(), recover=recover, lr=0.05), torch.Generator().manual_seed(0)
+    arch, g = sparse(_built(), recover=recover, lr=0.05), torch.Generator().manual_seed(0)
     for _ in range(3):  # Adam has momentum on every node
         arch.update(arch.sample(), gates=random_gates(arch, g))
     arch.end_epoch(last=False)
@@ -190,9 +191,14 @@ def test_frozen_nodes_do_not_move(recover: str):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_freezing_absorbs_the_gate(training: bool):
-    """The network's output is the same before a node's weight becomes its operations' affine part, and after."""
-    net = supernet().double().train()
+@pytest.mark.parametrize("affine", [False, True])
+def test_freezing_absorbs_the_gate(training: bool, affine: bool):
+    """The network's output is the same before a node's weight becomes its operations' affine part, and after; at rest or trained."""
+    net, g = supernet().double().train(), torch.Generator().manual_seed(1)
+    for norm in (m for m in net.modules() if affine and isinstance(m, torch.nn.BatchNorm2d)):
+        norm.requires_grad_(True)
+        for p in (norm.weight, norm.bias):
+            p.data += torch.rand(p.shape, generator=g, dtype=p.dtype)
     arch, (x, _) = sparse(net, seed=4), batch(3, n=8)
     child = Child(arch.picks, tuple(g.detach().double() for g in arch.sample().gates))
     for images, _ in (batch(i) for i in range(3)):
@@ -307,11 +313,11 @@ def test_resumed_search_draws_the_same_children(recover: str):
                 arch.freeze(arch.end_epoch(last=False))
         return seen
 
-    whole = sparse(supernet(), seed=5, recover=recover, lr=0.05, freeze_tol=0.3)
+    whole = sparse(_built(), seed=5, recover=recover, lr=0.05, freeze_tol=0.3)
     g = torch.Generator().manual_seed(0)
     move(whole, g)
     state, stream = copy.deepcopy(whole.state_dict()), g.get_state()
-    resumed = sparse(supernet(), seed=99, recover=recover, lr=0.05, freeze_tol=0.3)
+    resumed = sparse(_built(), seed=99, recover=recover, lr=0.05, freeze_tol=0.3)
     resumed.load_state_dict(state)
     rest = move(whole, g)
     g.set_state(stream)

@@ -1,13 +1,18 @@
-"""What the tests of whole runs share: a tiny data set and a tiny configuration; importable from a subprocess too."""
+"""What the tests of whole runs share: a tiny data set and configuration, an end between epochs, and what makes two runs the same one.
+Importable from a subprocess, too."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
 import kit
+from kit import Run, store
 from kit.data import Source, load_dataset, register
+from kit.progress import Silent
 
 NAME = "micro_digits"
 
@@ -19,7 +24,7 @@ def register_micro() -> str:
     labels = torch.cat([part.labels for part in (pool.train, pool.val, pool.test)])
     rows = torch.cat([(labels == c).nonzero().flatten()[:30] for c in range(10)])
     source = Source(pool.classes, (images[rows], labels[rows]), val_fraction=0.16, test_fraction=0.2)
-    register(NAME, lambda root, image_size: source, flip=False, replace=True)
+    register(NAME, lambda root, image_size: source, flip=False, description="300 of the digits, for the tests", replace=True)
     return NAME
 
 
@@ -28,3 +33,25 @@ def micro_config(method: str = "dha", **changes: Any) -> kit.Config:
     given = {"dataset": NAME, "device": "cpu", "epochs": 2, "search_epochs": 1, "channels": 4, "cells": 3, "search_channels": 4,
              "search_cells": 3, "batch_size": 60, "precision": "float32"}  # fmt: skip
     return kit.Config(method=method, **(given | changes))
+
+
+class Stop(BaseException):
+    """Raised between epochs, where a process may die; nothing in between catches it."""
+
+
+class StopAfterEachEpoch(Silent):
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
+        raise Stop
+
+
+def assert_same_run(a: Run, b: Run) -> None:
+    """Bit-identical in all that does not tell the time."""
+    pd.testing.assert_frame_equal(a.history, b.history, check_exact=True)
+    weights, others = (store.read_tensors(run.path / "model" / "model.safetensors") for run in (a, b))
+    assert weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+    for name in ("alpha", "tau"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x), name
+    timing = {"seconds", "peak_memory_mb"}
+    assert {k: v for k, v in a.metrics.items() if k not in timing} == {k: v for k, v in b.metrics.items() if k not in timing}
+    assert (a.genotype, a.policy, a.hyper) == (b.genotype, b.policy, b.hyper)

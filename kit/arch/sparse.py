@@ -93,7 +93,10 @@ class SparseCoding(ArchLearner):
         if self.finished:
             return
         # on the CPU: twenty small solves are a launch-bound trickle on a GPU
-        alpha = lasso(self.A.cpu(), self.b.detach().cpu(), self.lam, start=self.alpha.cpu()).to(self.device)
+        b = self.b.detach().cpu()
+        if not torch.isfinite(b).all():
+            return  # broken gates break the loss: whoever looks at the losses names the step
+        alpha = lasso(self.A.cpu(), b, self.lam, start=self.alpha.cpu()).to(self.device)
         self.alpha = torch.where(self._open, alpha, self.alpha)
         # S_j: the two entries of largest magnitude
         strongest = self.alpha.abs().cpu().masked_fill(~self.valid, -1.0)
