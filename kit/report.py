@@ -136,8 +136,11 @@ def findings(summary: pd.DataFrame, reference: str = "dha") -> list[str]:
     return sentences
 
 
-def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None) -> Path:
-    """Write reports/ablation-<dataset>.md, .html, .csv and pictures from finished runs of one data set; returns the Markdown's path."""
+def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
+    """Write reports/ablation-<dataset>.md, .html, .csv and pictures from finished runs of one data set; returns the Markdown's path.
+
+    note: a sentence about the circumstances (what else the machine did, say) that stands with the hardware.
+    """
     if not runs:
         raise KitError("no finished runs, so there is nothing to report: see the failures that the sweep listed")
     datasets = {run.config.dataset for run in runs}
@@ -148,7 +151,7 @@ def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | No
     summary, table = summarize(runs), per_run(runs)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(runs, summary, table, folder, stem)
-    text = _text(runs, summary, dataset, pictures)
+    text = _text(runs, summary, dataset, pictures, note)
     store.atomically(folder / f"{stem}.md", lambda p: p.write_text(text))
     store.atomically(folder / f"{stem}.html", lambda p: p.write_text(_page(text, folder)))
     columns = [c for c in table.columns if c != "path"]
@@ -189,7 +192,7 @@ def _pictures(runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, f
     return pictures
 
 
-def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]]) -> str:
+def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
     config, where = runs[0].config, runs[0].provenance
     seeds = sorted({run.config.seed for run in runs})
     accuracy_step = 100 / runs[0].metrics["test_images"]
@@ -211,7 +214,7 @@ def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: li
         "## Pictures",
         *(f"### {caption}\n\n![{caption}]({file})" for file, caption in pictures),
         "## Where it comes from",
-        _origin(runs),
+        _origin(runs) + (f"\n- note: {note}" if note else ""),
     ]
     return "\n\n".join(parts) + "\n"
 
