@@ -196,10 +196,11 @@ def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: li
     config, where = runs[0].config, runs[0].provenance
     seeds = sorted({run.config.seed for run in runs})
     accuracy_step = 100 / runs[0].metrics["test_images"]
+    resized = f" resized to {config.image_size}×{config.image_size} pixels" if config.image_size else ""
     parts = [
         f"# Joint against sequential search: {dataset}",
         f"{len(runs)} runs: {summary['method'].nunique()} methods, seeds {', '.join(map(str, seeds))}, preset `{config.preset}`. Every "
-        f"method gets the same budget, {config.epochs} epochs of {runs[0].metrics['train_images']:,} images in batches of "
+        f"method gets the same budget, {config.epochs} epochs of {runs[0].metrics['train_images']:,} images{resized} in batches of "
         f"{config.batch_size}: a sequential method searches for {config.search_epochs} of them and trains what it found from scratch in the "
         f"others; a joint one searches for at most {config.search_epochs} and goes on with the same weights.",
         f"Trained on {where['trained_on']}. Test accuracy is measured once, at the end, on {runs[0].metrics['test_images']:,} images "
