@@ -209,7 +209,7 @@ def _text(runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: li
         markdown_table(summary, dataset),
         "Interval: Student's t over seeds. Differences are paired by seed. The seconds are of one run with "
         f"{where['threads']} thread(s), while others ran beside it; memory is the process's peak, libraries included. The paper's figures are "
-        "from other data at a thousand times the compute: they are here for the order of the methods, not for the numbers.",
+        "from other data at thousands of times the compute: they are here for the order of the methods, not for the numbers.",
         "### What it says",
         "\n".join(f"- {sentence}" for sentence in findings(summary)) or "- only one method was run",
         "## Pictures",
