@@ -18,6 +18,7 @@ from kit.errors import KitError
 from kit.methods import METHODS, PRESETS
 from kit.run import Run
 
+REFERENCE = "dha"  # the method that the others are compared with
 # DHA's Table 3, and the rows every ablation needs beside it.
 ABLATION = ("dha", "seq-dha", "nas+da", "seq-nas+da", "nas+hpo", "seq-nas+hpo", "ista", "random", "plain")
 
@@ -57,7 +58,7 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summarize(runs: Sequence[Run], reference: str = "dha") -> pd.DataFrame:
+def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
     """One row per method, in the order in which the runs name them: n, accuracy_mean, _std, _low, _high (95% interval of the mean),
     seconds, memory_mb, params and macs (means), and, paired by seed, difference to `reference` with its interval and p-value."""
     table = per_run(runs)
@@ -115,7 +116,7 @@ def _difference(row: dict) -> str:
     return text if math.isnan(row["difference_low"]) else f"{text} [{100 * row['difference_low']:+.2f}, {100 * row['difference_high']:+.2f}]"
 
 
-def findings(summary: pd.DataFrame, reference: str = "dha") -> list[str]:
+def findings(summary: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
     """What the paired differences say, in words, also when they say nothing."""
     if reference not in set(summary["method"]):
         return []
@@ -179,11 +180,11 @@ def _pictures(runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, f
         ("time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")),
         ("loss", "Training loss (on augmented images, so not comparable between policies)", figures.overlay(list(runs), "loss")),
     ]
-    best = next((run for run in runs if run.config.method == "dha"), None)
-    if best is not None:
-        title = f"one DHA run (seed {best.config.seed})"
-        shown += [("curves", f"α, τ and η of {title}", figures.curves(best)), ("policy", f"τ at the end of {title}", figures.policy(best)),
-                  ("cell", f"The cells that {title} found", figures.cell(best.genotype))]  # fmt: skip
+    example = next((run for run in runs if run.config.method == REFERENCE), None)
+    if example is not None:
+        title = f"one DHA run (seed {example.config.seed})"
+        shown += [("curves", f"α, τ and η of {title}", figures.curves(example)), ("policy", f"τ at the end of {title}", figures.policy(example)),
+                  ("cell", f"The cells that {title} found", figures.cell(example.genotype))]  # fmt: skip
     pictures = []
     for key, caption, figure in shown:
         path = folder / f"{stem}-{key}.png"

@@ -11,7 +11,7 @@ import difflib
 import torch
 from torch import Tensor
 
-from kit.augment.kernels import BLENDS, CHEAP_ON_PIXELS, MATRICES, POINTWISE, Draw, levels_of, look_up, matrix_of, shift, warp
+from kit.augment.kernels import BLENDS, CHEAP_ON_PIXELS, MATRICES, POINTWISE, SHIFTED, Draw, levels_of, look_up, matrix_of, shift, warp
 
 OPS = (
     "AutoContrast", "Equalize", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
@@ -134,7 +134,7 @@ def _apply_portion(images: Tensor, runs: list[tuple[str, slice]], draw: Draw) ->
             part.copy_(POINTWISE[name](part.flatten(2).float(), part, own).view(part.shape))
         elif name in POINTWISE:
             tables.append((run, POINTWISE[name](levels_of(part), part, own).expand(len(part), part.shape[1], -1)))
-        elif name in ("TranslateX", "TranslateY"):
+        elif name in SHIFTED:
             part.copy_(shift(part, name, own))
         elif name in MATRICES:
             matrices.append((run, MATRICES[name](own, height, width)))
