@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from kit.errors import KitError
 SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share val and test
 
 Labelled = tuple[Tensor, Tensor]  # images uint8 [N, C, H, W], labels int64 [N]
+LabelledFiles = list[tuple[Path, int]]  # an image file and its label
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,45 @@ class Source:
     def __post_init__(self):
         if self.val is not None and self.test is None:
             raise KitError("a source with a val part needs a test part too: give val as test, or join it to train")
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """What a loader returns instead of a `Source` where it knows image files: they are decoded, cached and then split.
+
+    classes: the name of each label; train, val, test: the parts that the source publishes, each a list of (file, label from 0).
+    The parts and fractions follow the rules of `Source`; split: one sentence saying whose split this is, for reports (None: said
+    by what was held out). Raises KitError where a part is empty, a label has no class name, fewer than two classes are named, two
+    classes share a name, or val comes without test.
+    """
+
+    classes: tuple[str, ...]
+    train: LabelledFiles
+    val: LabelledFiles | None = None
+    test: LabelledFiles | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split: str | None = None
+
+    def __post_init__(self):
+        if self.val is not None and self.test is None:
+            raise KitError("files with a val part need a test part too: give val as test, or join it to train")
+        if len(self.classes) < 2:
+            raise KitError(f"at least two classes are needed, got {list(self.classes)}")
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise KitError(f"two classes are called {twice[0]!r}: give each class a name of its own")
+        for name, part in self.parts().items():
+            if not part:
+                raise KitError(f"{name} has no image files: give at least one, or None for a part that the source does not publish")
+            for file, label in part:
+                if not 0 <= label < len(self.classes):
+                    raise KitError(f"{name}: {file} has label {label}, allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes")
+
+    def parts(self) -> dict[str, LabelledFiles]:
+        """The parts that are given, by name: train, val, test, in this order."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in named.items() if part is not None}
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
