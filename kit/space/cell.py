@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.cost import measure, total
-from kit.space.network import Child, Cost, Network, Picks, Slot
+from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot
 from kit.space.operations import CELL_OPS, FactorizedReduce, ReluConvNorm, batch_norm, build_operation, gated, last_norm
 
 NODES = 4
@@ -74,7 +74,7 @@ class Cell(nn.Module):
             for candidate in picks[self.first_slot + node]
         ]
 
-    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: "DropPath") -> Tensor:
+    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath) -> Tensor:
         states = [self.before(before), self.last(last)]
         for node in range(NODES):
             slot = self.first_slot + node
@@ -88,19 +88,6 @@ class Cell(nn.Module):
                 output = output + y
             states.append(output)
         return torch.cat(states[INPUTS:], dim=1)
-
-
-class DropPath:
-    """Drop an operation's whole output for a sample with probability p and rescale the rest (DARTS); off in evaluation."""
-
-    def __init__(self, p: float, generator: torch.Generator | None):
-        self.p, self.generator = p, generator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.p == 0.0:
-            return x
-        keep = torch.rand(len(x), 1, 1, 1, generator=self.generator, device=x.device) >= self.p
-        return x * (keep.to(x.dtype) / (1.0 - self.p))
 
 
 class AuxiliaryHead(nn.Sequential):
@@ -170,14 +157,14 @@ class CellNetwork(Network):
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
         before = self.stem[0](x)
         last = self.stem[1](before) if len(self.stem) > 1 else before
-        drop, auxiliary = DropPath(self.drop_path if self.training else 0.0, self.generator), None
+        drop, auxiliary = self.drop_paths(), None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
         gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
             before, last = last, cell(before, last, child.picks, gates, drop)
             if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
                 auxiliary = self.head["auxiliary"](last)
-        return self.classifier(last.mean(dim=(2, 3))), auxiliary
+        return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
 
     # ---- the child -----------------------------------------------------------------------------------------------------------
 
@@ -205,6 +192,9 @@ class CellNetwork(Network):
         """{"normal": four nodes of [(operation, input), (operation, input)], "reduce": …}; inputs 0, 1 are the two cells before."""
         nodes = [[slot.candidates[c] for c in chosen] for slot, chosen in zip(self.slots, picks)]
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
+
+    def picks_of(self, genotype: Genotype) -> Picks:
+        return picks_of(genotype)
 
     def spec(self, picks: Picks) -> dict:
         return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +52,10 @@ class WideResNet(Network):
         self._cost = measure(self.layers, self.image)[0]
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
-        return self.layers(x), None
+        *trunk, classifier = self.layers
+        for layer in trunk:
+            x = layer(x)
+        return classifier(self.drop_features(x)), None
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         return [self.layers]
@@ -60,6 +65,9 @@ class WideResNet(Network):
 
     def genotype(self, picks: Picks) -> dict:
         return {"network": f"wrn-{self.depth}-{self.width}"}
+
+    def picks_of(self, genotype: Any) -> Picks:
+        return ()
 
     def spec(self, picks: Picks) -> dict:
         return {"space": f"wrn-{self.depth}-{self.width}", "classes": self.classes, "image": list(self.image)}

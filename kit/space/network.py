@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,14 @@ class Child:
     """An architecture, and how the learner weighs its operations.
 
     picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the candidates'
-    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ.
+    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit: every gate is
+    exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to be multiplied.
+    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS).
     """
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
+    unit: bool = field(default=False, compare=False)
 
     def gate(self, slot: int) -> Tensor | None:
         return self.gates[slot] if self.gates else None
@@ -52,6 +55,54 @@ class Cost(NamedTuple):
     macs: int
 
 
+class _UnitGate(torch.autograd.Function):
+    """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, which the next layer keeps too, and makes no new tensor."""
+
+    @staticmethod
+    def forward(y: Tensor, gate: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        y, gate = ctx.saved_tensors
+        if not ctx.needs_input_grad[1]:
+            return g, None
+        wide = torch.promote_types(g.dtype, torch.float32)  # a sum over a feature map in bfloat16 would round away
+        return g, (g.to(wide) * y).sum().to(gate.dtype)
+
+
+def gate_output(y: Tensor, gate: Tensor, unit: bool = False) -> Tensor:
+    """gate · y for a candidate's output y (float, any shape) and its 0-dim gate; unit: y itself, and ∂L/∂gate as if multiplied."""
+    if not unit:
+        return y * gate
+    return _UnitGate.apply(y, gate) if gate.requires_grad else y
+
+
+def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """x with the parts of a mask of `shape` (broadcast against x) set to zero with probability p < 1, the rest rescaled by 1 / (1 − p).
+
+    p may be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw.
+    """
+    if not isinstance(p, Tensor) and p == 0.0:
+        return x
+    keep = torch.rand(shape, generator=generator, device=x.device) >= p
+    return x * (keep.to(x.dtype) / (1.0 - p))
+
+
+class DropPath:
+    """Drop an operation's whole output for a sample with probability p and rescale the rest (DARTS)."""
+
+    def __init__(self, p: float | Tensor, generator: torch.Generator | None):
+        self.p, self.generator = p, generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return drop(x, self.p, (len(x), 1, 1, 1), self.generator)
+
+
 class Network(nn.Module, ABC):
     """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is ready to use."""
 
@@ -62,7 +113,8 @@ class Network(nn.Module, ABC):
         self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
         self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path = 0.0
+        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as for dropout
+        self.dropout: float | Tensor = 0.0  # of the features before the classifier
         self.generator: torch.Generator | None = None
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
 
@@ -85,6 +137,14 @@ class Network(nn.Module, ABC):
         """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have none."""
 
     @abstractmethod
+    def genotype(self, picks: Picks) -> dict:
+        """A child in words, JSON-able: the operations' names and where they sit."""
+
+    @abstractmethod
+    def picks_of(self, genotype: Any) -> Picks:
+        """A genotype as the supernet's candidate indices; () for a fixed network. Raises KitError that names the valid entries."""
+
+    @abstractmethod
     def spec(self, picks: Picks) -> dict:
         """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
 
@@ -97,6 +157,13 @@ class Network(nn.Module, ABC):
 
     def forward(self, images: Tensor, child: Child | None = None) -> Tensor:
         return self._run(images, child or self.only_child())[0]
+
+    def drop_features(self, features: Tensor) -> Tensor:
+        """Dropout of the pooled features [N, C] while training, drawn from the network's own generator so that a run resumes exactly."""
+        return drop(features, self.dropout, features.shape, self.generator) if self.training else features
+
+    def drop_paths(self) -> DropPath:
+        return DropPath(self.drop_path if self.training else 0.0, self.generator)
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
         """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
@@ -164,10 +231,10 @@ class Network(nn.Module, ABC):
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
         self.train()
-        drop_path, self.drop_path = self.drop_path, 0.0
+        dropped, self.drop_path, self.dropout = (self.drop_path, self.dropout), 0.0, 0.0
         for images in batches:
             self._run(images, child)
-        self.drop_path = drop_path
+        self.drop_path, self.dropout = dropped
         for norm, old in zip(norms, momentum):
             norm.momentum = old
         self.train(was_training)
