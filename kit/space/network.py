@@ -37,12 +37,14 @@ class Child:
     picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the candidates'
     outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit: every gate is
     exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to be multiplied.
-    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS).
+    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS). memory: what the learner that drew it
+    remembers of the draw.
     """
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
     unit: bool = field(default=False, compare=False)
+    memory: Any = field(default=None, compare=False, repr=False)
 
     def gate(self, slot: int) -> Tensor | None:
         return self.gates[slot] if self.gates else None
@@ -100,7 +102,7 @@ class DropPath:
         self.p, self.generator = p, generator
 
     def __call__(self, x: Tensor) -> Tensor:
-        return drop(x, self.p, (len(x), 1, 1, 1), self.generator)
+        return drop(x, self.p, (x.shape[0], 1, 1, 1), self.generator)  # not len(x): an export would fix the batch
 
 
 class Network(nn.Module, ABC):
@@ -120,6 +122,8 @@ class Network(nn.Module, ABC):
 
     slots: tuple[Slot, ...] = ()
     auxiliary: float = 0.0
+    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
+    absorbs_gates: bool = False
 
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
