@@ -10,8 +10,10 @@ from typing import Any, Callable, Mapping
 from torch import Tensor
 
 from kit import errors
+from kit.space.blocks import BlockNetwork, ChoiceNetwork
 from kit.space.cell import DARTS_V2, CellNetwork, check_genotype, picks_of
 from kit.space.fixed import WideResNet
+from kit.space.mobile import MobileNetwork
 from kit.space.network import Child, Cost, Network, Picks, Slot
 from kit.space.operations import CELL_OPS
 
@@ -24,6 +26,15 @@ def _cell(classes: int, image: tuple[int, int, int], mean: Tensor | None = None,
     return CellNetwork(classes, image, channels, cells, reductions, stem, auxiliary, genotype, mean, std)
 
 
+def _chain(network: type[BlockNetwork]) -> Builder:
+    def build_chain(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, *, channels: int,
+                    cells: int, reductions: int | None = None, stem: str | None = None, genotype: dict | None = None,
+                    **_: Any) -> Network:  # fmt: skip
+        return network(classes, image, channels, cells, reductions, stem, genotype, mean, std)
+
+    return build_chain
+
+
 def _wrn(depth: int, width: int) -> Builder:
     def build_wrn(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, **_: Any) -> Network:
         return WideResNet(classes, image, depth, width, mean, std)
@@ -33,11 +44,13 @@ def _wrn(depth: int, width: int) -> Builder:
 
 SPACES: Mapping[str, Builder] = {
     "cell": _cell,
+    "choice": _chain(ChoiceNetwork),
+    "mobile": _chain(MobileNetwork),
     "wrn-28-10": _wrn(28, 10),
     "wrn-40-2": _wrn(40, 2),
     "wrn-16-2": _wrn(16, 2),
 }
-GENOTYPES = {"darts-v2": DARTS_V2}
+GENOTYPES = {"darts-v2": DARTS_V2, "shufflenet-v2": {"blocks": "shuffle_3x3"}, "mobilenet-v2": {"blocks": "k3_e6"}}
 
 
 def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.cost import measure, total
-from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot
+from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
 from kit.space.operations import CELL_OPS, FactorizedReduce, ReluConvNorm, batch_norm, build_operation, gated, last_norm
 
 NODES = 4
@@ -125,6 +125,8 @@ class CellNetwork(Network):
     genotype=None builds the supernet (all candidates, their affine parts at rest); a genotype builds that child alone, ready to
     train from scratch or to receive the child's weights. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above.
     """
+
+    absorbs_gates = True
 
     def __init__(self, classes: int, image: tuple[int, int, int], channels: int, cells: int, reductions: int = 2,
                  stem: str | None = None, auxiliary: float = 0.0, genotype: Genotype | None = None,
@@ -279,19 +281,7 @@ def check_genotype(genotype: Genotype) -> None:
 
 
 def check_depth(image: tuple[int, int, int], cells: int, reductions: int, stem: str) -> None:
-    """Refuse a network whose feature map would shrink below 2×2: said before anything is built."""
-    side = min(image[1:])
-    strides = reductions + (3 if stem == "imagenet" else 0)
+    """Refuse what cannot be built, before anything is."""
     if reductions >= cells:
         raise KitError(f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more")
-    left = side
-    for _ in range(strides):
-        left = -(-left // 2)
-    if left < 2:
-        fit = 0
-        while -(-side // 2 ** (fit + 1)) >= 2:
-            fit += 1
-        raise KitError(
-            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {strides} halvings leave {left}×{left}, "
-            f"2×2 is the least; at most {fit} fit. Set reductions={max(0, fit - (strides - reductions))} or a larger image_size"
-        )
+    check_halvings(image, 3 if stem == "imagenet" else 0, reductions)

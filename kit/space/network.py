@@ -115,7 +115,7 @@ class Network(nn.Module, ABC):
         self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
         self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as for dropout
+        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
         self.generator: torch.Generator | None = None
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
@@ -242,3 +242,24 @@ class Network(nn.Module, ABC):
         for norm, old in zip(norms, momentum):
             norm.momentum = old
         self.train(was_training)
+
+
+def fitting_halvings(image: tuple[int, int, int]) -> int:
+    """How often an image's shorter side can be halved, rounding up, so that 2 are left."""
+    fit = 0
+    while -(-min(image[1:]) // 2 ** (fit + 1)) >= 2:
+        fit += 1
+    return fit
+
+
+def check_halvings(image: tuple[int, int, int], stem: int, reductions: int) -> None:
+    """Refuse a network whose feature map would shrink below 2×2: said before anything is built. stem: how often the stem halves."""
+    strides = stem + reductions
+    left = -(-min(image[1:]) // 2**strides)
+    if left < 2:
+        fit = fitting_halvings(image)
+        mend = f"reductions={fit - stem}" if fit >= stem else "stem='small'"
+        raise KitError(
+            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {strides} halvings leave {left}×{left}, "
+            f"2×2 is the least; at most {fit} fit. Set {mend} or a larger image_size"
+        )
