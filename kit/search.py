@@ -209,9 +209,9 @@ class Search:
             net.recalibrate(child, [images[i * size : (i + 1) * size] for i in range(min(RECALIBRATION, len(images) // size))])
         net.eval()
         loss = correct = torch.zeros((), device=self.device)
-        for i in range(0, len(part), 256):
-            losses, predicted = net.losses(part.images[i : i + 256], part.labels[i : i + 256], child)
-            loss, correct = loss + losses.sum(), correct + (predicted == part.labels[i : i + 256]).sum()
+        for images, labels in part.chunks(256):
+            losses, predicted = net.losses(images, labels, child)
+            loss, correct = loss + losses.sum(), correct + (predicted == labels).sum()
         net.train()
         return loss.item() / len(part), correct.item() / len(part)
 
@@ -319,8 +319,7 @@ def _subset(train: data.ImageSet, n: int | None) -> data.ImageSet:
     if n > len(train):
         raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
     _, kept = data.stratified_split(train.labels, n / len(train))
-    kept = torch.as_tensor(kept, device=train.images.device)
-    return data.ImageSet(train.images[kept], train.labels[kept], train.index[kept.to(train.index.device)])
+    return train.take(kept)
 
 
 def _put_aside(folder: Path) -> None:

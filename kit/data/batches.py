@@ -1,12 +1,17 @@
-"""Batches by one gather from the set's own device."""
+"""Batches by one gather from the set's own device, or, for a set that streams, from a thread that works ahead."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from kit.data.sets import ImageSet
+from kit.data.stream import Ahead, Streamed
 from kit.errors import KitError
+
+Mark = tuple[Tensor, int]  # the generator's state before the epoch's permutation, batches taken from this epoch
 
 
 class Batches:
@@ -14,8 +19,9 @@ class Batches:
 
     Each epoch is one permutation; the incomplete last batch is dropped. The order comes from a private CPU generator
     seeded by one draw from `generator`, so it is the same on every device, and resuming does not rewind a generator
-    that others share. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch.
-    Raises KitError where `batch_size` exceeds the set or `generator` is not on the CPU.
+    that others share. A set that streams gives the same batches in the same order, prefetched by a thread that starts with the
+    first batch. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch: the state is what was handed
+    out, not what was fetched. Raises KitError where `batch_size` exceeds the set or `generator` is not on the CPU.
     """
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
@@ -27,25 +33,25 @@ class Batches:
         self.data, self.batch_size = data, batch_size
         self.steps_per_epoch = len(data) // batch_size
         seed = torch.randint(2**63 - 1, (), generator=generator).item()
-        self._generator = torch.Generator().manual_seed(seed)
-        self._draw_epoch()
+        self._go_on(torch.Generator().manual_seed(seed).get_state(), 0)
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        if self._position == self.steps_per_epoch:
-            self._draw_epoch()
-        start = self._position * self.batch_size
-        rows = self._order[start:start + self.batch_size]
-        self._position += 1
+        if isinstance(self.data.images, Streamed):
+            if self._ahead is None:
+                self._ahead = Ahead(self.data.images, self.data.labels, self._order)
+            self._mark, images, labels = next(self._ahead)
+            return images, labels
+        self._mark, rows = next(self._order)
         return self.data.images.index_select(0, rows), self.data.labels.index_select(0, rows)
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """generator: uint8, its state before the epoch's permutation; position: batches taken from this epoch;
         images and batch_size: what the state is for."""
-        return {"generator": self._epoch_start.clone(), "position": self._position,
-                "images": len(self.data), "batch_size": self.batch_size}
+        generator, position = self._mark
+        return {"generator": generator.clone(), "position": position, "images": len(self.data), "batch_size": self.batch_size}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         """Go on where `state` was taken. Raises KitError if it is of another set size or batch size."""
@@ -53,12 +59,22 @@ class Batches:
             if int(state[name]) != own:
                 raise KitError(f"the saved data order is for {name}={int(state[name])}, this one has {name}={own}: "
                                "resume with the configuration of the saved run, or start a new run")
-        self._generator.set_state(state["generator"].cpu())
-        self._draw_epoch()
-        self._position = int(state["position"])
+        self._go_on(state["generator"].cpu(), int(state["position"]))
 
-    def _draw_epoch(self) -> None:
-        self._epoch_start = self._generator.get_state()
+    def _go_on(self, generator: Tensor, position: int) -> None:
+        self._mark, self._ahead = (generator.clone(), position), None
+        streams = isinstance(self.data.images, Streamed)
+        self._order = _order(self._mark, len(self.data), self.batch_size, "cpu" if streams else self.data.device)
+
+
+def _order(start: Mark, n: int, batch_size: int, device: torch.device | str) -> Iterator[tuple[Mark, Tensor]]:
+    """After each batch: where that leaves the order, and the batch's rows (int64 [B] on the device), for ever."""
+    generator, (before, position) = torch.Generator(), start
+    generator.set_state(before)
+    while True:
+        before = generator.get_state()
         # Drawn on the CPU and moved once an epoch: the same order on every device, no copy in the step.
-        self._order = torch.randperm(len(self.data), generator=self._generator).to(self.data.device)
-        self._position = 0
+        order = torch.randperm(n, generator=generator).to(device)
+        for i in range(position, n // batch_size):
+            yield (before, i + 1), order[i * batch_size : (i + 1) * batch_size]
+        position = 0

@@ -122,29 +122,25 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
         kept, test = stratified_split(pool.labels, source.test_fraction)
         fraction = source.val_fraction / (1 - source.test_fraction)
         inner_train, inner_val = stratified_split(pool.labels[kept], fraction)
-        parts = [_take(pool, kept[inner_train]), _take(pool, kept[inner_val]), _take(pool, test)]
+        parts = [pool.take(kept[inner_train]), pool.take(kept[inner_val]), pool.take(test)]
         split = (f"the source has no split: stratified {1 - source.val_fraction - source.test_fraction:.0%} train, "
                  f"{source.val_fraction:.0%} val, {source.test_fraction:.0%} test (split seed {SPLIT_SEED})")
     elif source.val is None:
         train, val = stratified_split(pool.labels, source.val_fraction)
-        parts = [_take(pool, train), _take(pool, val), _numbered(source.test, len(pool), image_size)]
+        parts = [pool.take(train), pool.take(val), _numbered(source.test, len(pool), image_size)]
         split = (f"test as the source gives it; val is a stratified {source.val_fraction:.0%} of its training images "
                  f"(split seed {SPLIT_SEED})")
     else:
         val = _numbered(source.val, len(pool), image_size)
         parts = [pool, val, _numbered(source.test, len(pool) + len(val), image_size)]
         split = "train, val and test as the source gives them"
-    return ImageSets(*parts, classes=tuple(source.classes), name=name, flip=flip, split=split)
+    return ImageSets(*parts, classes=tuple(source.classes), name=name, flip=flip, split=split).to("cpu")  # what fits becomes tensors
 
 
 def _numbered(part: Labelled, start: int, image_size: int | None) -> ImageSet:
     images, labels = part
     images = images if image_size is None else fit(images, image_size)
     return ImageSet(images, labels, torch.arange(start, start + len(images)))
-
-
-def _take(data: ImageSet, rows: Tensor) -> ImageSet:
-    return ImageSet(data.images[rows], data.labels[rows], data.index[rows])
 
 
 def _round(value: float) -> int:
