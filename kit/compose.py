@@ -19,7 +19,7 @@ from kit.grads import Momentum
 from kit.hyper import HyperLearner
 from kit.learner import generator
 from kit.methods import PRESETS, Stage
-from kit.space import Network, Picks
+from kit.space import Network, Picks, latency
 from kit.space.limits import Limits
 
 
@@ -70,11 +70,11 @@ class Parts:
 
 
 def compose(config: Config, stage: Stage, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor],
-            picks: Picks | None = None) -> Parts:  # fmt: skip
+            picks: Picks | None = None, folder: Path | None = None) -> Parts:  # fmt: skip
     """The parts of a stage, with new weights and learners.
 
     normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where this one searches
-    or the configuration says which it is.
+    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it.
     """
     full = {"channels": config.channels, "cells": config.cells, "reductions": config.reductions, "auxiliary": config.auxiliary}
     small = stage.search and any(s.restart for s in config.composition.stages)
@@ -86,13 +86,13 @@ def compose(config: Config, stage: Stage, sets: ImageSets, device: torch.device,
         supernet = space.build(config.space, sets.num_classes, image, mean, std, **settings)
         # the limits are about the network that is deployed, also while a smaller one searches for its cells
         deployed = supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
-        limits = Limits(deployed, config.max_params, config.max_macs)
+        limits = _limits(config, deployed, device, folder)
         if stage.search:
             net, arch = supernet, _searcher(config, stage, supernet, limits, device)
         else:
             chosen = picks or _given_picks(config, supernet, limits)
-            if not limits.allow(chosen):
-                raise KitError(f"the given architecture costs {supernet.cost(chosen)} and breaks {limits}")
+            if not limits.confirm(chosen):
+                raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
             spec = supernet.spec(chosen)
             torch.manual_seed(generator(config.seed, f"{stage.name}/weights").initial_seed())
             net = space.build(config.space, sets.num_classes, image, mean, std, **settings, genotype=spec.get("genotype"))
@@ -112,9 +112,17 @@ def _searcher(config: Config, stage: Stage, net: Network, limits: Limits, device
                         recover=config.recover, freeze_tol=config.freeze_tol, device=device)  # fmt: skip
 
 
+def _limits(config: Config, deployed: Network, device: torch.device, folder: Path | None) -> Limits:
+    timed = None
+    if config.max_latency_ms is not None:
+        timed = latency.table(deployed, device, config.latency_batch, folder / "latency.json" if folder is not None else None)
+    return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
+
+
 def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
     if config.arch == "random":
-        return random_picks(net.slots, generator(config.seed, "random/α"), limits)
+        chance = generator(config.seed, "random/α")
+        return limits.settle(lambda: random_picks(net.slots, chance, limits))
     return () if not net.slots else space.picks_of(read_genotype(config.genotype))
 
 

@@ -63,7 +63,8 @@ class Config(BaseModel):
     hyper_lr: float = Field(gt=0, description="Adam on log η")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
-    max_latency_ms: float | None = Field(None, gt=0)
+    max_latency_ms: float | None = Field(None, gt=0, description="of a forward pass of latency_batch images on the run's device")
+    latency_batch: int = Field(1, ge=1, le=65536, description="images per batch that max_latency_ms is about")
     hold_out: bool | None = Field(None, description="keep the validation split out of training; None: only where the method reads it")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on GPUs that have it")
     deterministic: bool = False
@@ -96,8 +97,6 @@ class Config(BaseModel):
                 raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise KitError(f"device={self.device!r} is not auto, cpu, cuda or cuda:N")
-        if self.max_latency_ms is not None:
-            raise KitError("max_latency_ms is not built yet: use max_params or max_macs")
         self._check_fit()
         return self
 

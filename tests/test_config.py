@@ -67,7 +67,6 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
     ({"method": "plain", "arch": "sparse-coding"}, "'plain' does not search"),
     ({"method": "dha", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
     ({"method": "random", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
-    ({"max_latency_ms": 3.0}, "max_params or max_macs"),
 ])  # fmt: skip
 def test_what_does_not_fit_together_is_refused(given: dict, message: str):
     with pytest.raises(KitError, match=message):

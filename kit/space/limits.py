@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kit.space.latency import LatencyTable
 
 BOUNDS = ("max_params", "max_macs", "max_latency_ms")
+UNITS = ("parameters", "multiply-adds", "ms")
 FRONT = 2000  # partial architectures kept side by side when several limits are weighed against each other
 ROUNDS = 100
 
@@ -75,6 +76,10 @@ class Limits:
                 return picks
         raise KitError(f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is busier than when "
                        "the table was made; stop what else runs, or loosen max_latency_ms")  # fmt: skip
+
+    def costs(self, picks: Picks) -> str:
+        """In words, what a child costs of what is limited."""
+        return ", ".join(f"{self._cost(picks, p):,.4g} {UNITS[p]}" if p == 2 else f"{self._cost(picks, p):,} {UNITS[p]}" for p in self._bounds)
 
     def _cost(self, picks: Picks, position: int) -> float:
         return self.latency.bound(picks) if position == 2 else self.network.cost(picks)[position]
