@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation reports test lab bench clean
+.PHONY: install ablation reports report test lab bench clean
 
 install: $(INSTALLED)
 
@@ -27,6 +27,10 @@ ablation: $(INSTALLED)
 reports:
 	$(MAKE) ablation SEEDS=5
 	$(MAKE) ablation SEEDS=3 DATASET=fashion_mnist ARGS='-p image_size 14 -p train_images 3000 -p epochs 10'
+
+# one self-contained HTML page of a run: make report RUN=runs/digits-dha-s0-… [OUT=page.html]; without OUT, report.html in the run directory
+report: $(INSTALLED)
+	$(BIN)/python -m kit.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
 # pytest and nbval together; the notebooks run on real data, only smaller and shorter
 SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from kit import figures, store, sweep
+from kit.compare import compare as compare
 from kit.config import Config
 from kit.errors import KitError
 from kit.methods import METHODS, PRESETS

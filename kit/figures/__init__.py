@@ -5,6 +5,7 @@ Every function returns a plotly figure: `show` displays it in a notebook, `png` 
 
 from kit.figures.architectures import architecture, cell
 from kit.figures.augmentation import policy
+from kit.figures.compare import agreement, tradeoffs
 from kit.figures.comparison import ablation, accuracy_against_time
 from kit.figures.display import show
 from kit.figures.epochs import curves, overlay
@@ -13,6 +14,6 @@ from kit.figures.static import png
 from kit.figures.style import OP_COLORS, PALETTE, TEMPLATE, method_look
 
 __all__ = [
-    "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "architecture", "cell", "curves", "method_look", "overlay",
-    "png", "policy", "predictions", "show",
+    "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "agreement", "architecture", "cell", "curves", "method_look", "overlay",
+    "png", "policy", "predictions", "show", "tradeoffs",
 ]  # fmt: skip
