@@ -9,18 +9,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kit import augment, hyper, space
-from kit.arch import ArchLearner, Given, SparseCoding, random_picks
+from kit import arch, augment, hyper, space
+from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import Policy
 from kit.config import Config
 from kit.data import ImageSets
 from kit.errors import KitError
 from kit.grads import Momentum
-from kit.hyper import HyperLearner
-from kit.learner import generator
+from kit.hyper import DerivedHyper, HyperLearner
+from kit.learner import Derived, WarmUp, generator, innermost
 from kit.methods import PRESETS, Stage
 from kit.space import Network, Picks, latency
 from kit.space.limits import Limits
+from kit.space.target import Target
+from kit.stages import key_of
+
+WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Parts:
                                    "tensor belongs to exactly one of θ, α, τ, η")  # fmt: skip
 
     def state_dict(self) -> dict:
-        return {"net": self.net.state_dict(), "drop_path": self.net.generator.get_state(), "arch": self.arch.state_dict(),
+        return {"net": self.net.state_dict(), "drop_path": self.net.generator.get_state(), "mixer": self.net.mixer.get_state(), "arch": self.arch.state_dict(),
                 "augment": self.augment.state_dict(), "hyper": self.hyper.state_dict(), "sgd": self.sgd.state_dict()}  # fmt: skip
 
     def take_over(self, before: Parts) -> None:
@@ -52,14 +56,23 @@ class Parts:
         state["arch"] = self.arch.state_dict()
         state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
         known = self.sgd.named
-        state["sgd"]["buffers"] = {name: buffer for name, buffer in state["sgd"]["buffers"].items() if name in known}
+        sgd = state["sgd"]
+        sgd["buffers"] = {name: buffer for name, buffer in sgd["buffers"].items() if name in known}
+        sgd["moments"] = {rule: {name: m for name, m in table.items() if name in known} for rule, table in sgd["moments"].items()}
         if (trace := state["sgd"]["trace"]) is not None:
             trace["names"] = [name for name in trace["names"] if name in known]
         self.load_state_dict(state)
 
+    def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
+        """Begin anew with what the stage before has learned of τ and η, where it learned and this one goes on with it or uses it."""
+        for name in ("augment", "hyper"):
+            if getattr(was, name) != "default" and getattr(now, name) != "default":
+                innermost(getattr(self, name)).load_state_dict(innermost(getattr(before, name)).state_dict())
+
     def load_state_dict(self, state: dict) -> None:
         self.net.load_state_dict(state["net"])
         self.net.generator.set_state(state["drop_path"].cpu())
+        self.net.mixer.set_state(state["mixer"].cpu())
         self.arch.load_state_dict(state["arch"])
         for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.ones(0, dtype=torch.bool)).tolist()):
             if frozen:
@@ -69,47 +82,75 @@ class Parts:
         self.sgd.load_state_dict(state["sgd"])
 
 
-def compose(config: Config, stage: Stage, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor],
-            picks: Picks | None = None, folder: Path | None = None) -> Parts:  # fmt: skip
-    """The parts of a stage, with new weights and learners.
+def compose(config: Config, index: int, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor], *, picks: Picks | None = None,
+            folder: Path | None = None, steps: int = 0) -> Parts:  # fmt: skip
+    """The parts of the configuration's stage `index`, with new weights and learners.
 
     normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where this one searches
-    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it.
+    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it. steps: of the stage,
+    at most, which its warm-up is a share of.
     """
+    stage, key = config.stages[index], key_of(config, index)
+    net, arch = _network(config, stage, key, sets, device, normal, picks, folder)
+    net = net.to(device, memory_format=torch.channels_last)
+    net.generator, net.mixer = generator(config.seed, f"{key}/drop-path", device), generator(config.seed, f"{key}/mixup")
+    net.amp_dtype = _autocast(config, device)
+    learners = {"arch": arch, "augment": _policy(config, stage, key, sets, device, normal[0]), "hyper": _hyper(config, stage, key, device)}
+    for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
+        if learners[name].variables():
+            learners[name] = WarmUp(learners[name], round(stage.warm_up * steps))
+    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip))
+
+
+def _network(config: Config, stage: Stage, key: str, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor],
+             picks: Picks | None, folder: Path | None) -> tuple[Network, ArchLearner]:  # fmt: skip
     full = {"channels": config.channels, "cells": config.cells, "reductions": config.reductions, "auxiliary": config.auxiliary}
-    small = stage.search and any(s.restart for s in config.composition.stages)
-    settings = full | ({"channels": config.search_channels, "cells": config.search_cells} if small else {})
+    small = {"channels": config.search_channels}
+    if space.REPEATS[config.space]:
+        small["cells"] = config.search_cells
+    settings = full | (small if stage.search and config.stages[-1].restart else {})
     image = (sets.channels, *sets.size)
     mean, std = normal
+    seed = generator(config.seed, f"{key}/weights").initial_seed()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, f"{stage.name}/weights").initial_seed())
+        torch.manual_seed(seed)
         supernet = space.build(config.space, sets.num_classes, image, mean, std, **settings)
         # the limits are about the network that is deployed, also while a smaller one searches for its cells
         deployed = supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
         limits = _limits(config, deployed, device, folder)
         if stage.search:
-            net, arch = supernet, _searcher(config, stage, supernet, limits, device)
-        else:
-            chosen = picks or _given_picks(config, supernet, limits)
-            if not limits.confirm(chosen):
-                raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
-            spec = supernet.spec(chosen)
-            torch.manual_seed(generator(config.seed, f"{stage.name}/weights").initial_seed())
-            net = space.build(config.space, sets.num_classes, image, mean, std, **settings, genotype=spec.get("genotype"))
-            arch = Given(net.slots, net.only_child().picks)
-    net = net.to(device, memory_format=torch.channels_last)
-    net.generator = generator(config.seed, f"{stage.name}/drop-path", device)
-    net.amp_dtype = _autocast(config, device)
-    preset = PRESETS[config.preset]
-    policy = augment.build(config.augment if stage.augment else preset["fixed_augment"], generator(config.seed, f"{stage.name}/τ", device),
-                           sets.size, flip=sets.flip, lr=config.tau_lr, fill=(mean * 255).round().to(torch.uint8))  # fmt: skip
-    learner = hyper.build(config.hyper if stage.hyper else "fixed", config.lr, config.weight_decay, step=config.hyper_lr, device=device)
-    return Parts(net, arch, policy, learner, Momentum(net, config.momentum, config.clip))
+            return supernet, _searcher(config, key, supernet, limits, device)
+        chosen = picks or _given_picks(config, supernet, limits)
+        if not limits.confirm(chosen):
+            raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
+        torch.manual_seed(seed)
+        net = space.build(config.space, sets.num_classes, image, mean, std, **settings, genotype=supernet.spec(chosen).get("genotype"))
+        return net, Given(net.slots, net.only_child().picks)
 
 
-def _searcher(config: Config, stage: Stage, net: Network, limits: Limits, device: torch.device) -> ArchLearner:
-    return SparseCoding(net.slots, generator(config.seed, f"{stage.name}/α"), limits, lr=config.arch_lr, lam=config.lam,
-                        recover=config.recover, freeze_tol=config.freeze_tol, device=device)  # fmt: skip
+def _searcher(config: Config, key: str, net: Network, limits: Limits, device: torch.device) -> ArchLearner:
+    target = None
+    if config.target_macs is not None:
+        target = Target(limits.network, config.target_macs, config.target_weight)
+    return ARCH[config.arch].build(arch.Settings(
+        net.slots, generator(config.seed, f"{key}/α"), limits, lr=config.arch_lr, device=device, lam=config.lam, recover=config.recover,
+        freeze_tol=config.freeze_tol, margin=config.fix_margin, temperature=(config.temperature, config.last_temperature),
+        baseline=config.reward_baseline, target=target))  # fmt: skip
+
+
+def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: torch.device, mean: Tensor) -> Policy:
+    name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
+    policy = augment.build(name, generator(config.seed, f"{key}/τ", device), sets.size, flip=sets.flip, lr=config.tau_lr,
+                           fill=(mean * 255).round().to(torch.uint8), shared=config.policies > 0)  # fmt: skip
+    return Derived(policy) if stage.augment == "derived" else policy
+
+
+def _hyper(config: Config, stage: Stage, key: str, device: torch.device) -> HyperLearner:
+    name = "fixed" if stage.hyper == "default" else config.hyper
+    bases = hyper.read_bases(config.hyper_space) if hyper.HYPER[name].bases else {}
+    learner = hyper.build(name, hyper.Settings(config.lr, config.weight_decay, config.hyper_lr, bases, generator(config.seed, f"{key}/η"),
+                                               config.reward_baseline, device))  # fmt: skip
+    return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 
 def _limits(config: Config, deployed: Network, device: torch.device, folder: Path | None) -> Limits:
@@ -123,13 +164,11 @@ def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
     if config.arch == "random":
         chance = generator(config.seed, "random/α")
         return limits.settle(lambda: random_picks(net.slots, chance, limits))
-    return () if not net.slots else space.picks_of(read_genotype(config.genotype))
+    return net.picks_of(read_genotype(config.genotype or space.USUAL[config.space])) if net.slots else ()
 
 
-def read_genotype(source: str | None) -> dict:
-    """A genotype by name (darts-v2), from a JSON file, or from a run's directory."""
-    if source is None:
-        raise KitError(f"arch='given' needs genotype=: {', '.join(space.GENOTYPES)}, a JSON file, or a run's directory")
+def read_genotype(source: str) -> dict:
+    """A genotype by name (darts-v2), from a JSON file, or from a run's directory; which entries it may have is its space's matter."""
     if source in space.GENOTYPES:
         return space.GENOTYPES[source]
     path = Path(source).expanduser()
@@ -140,9 +179,7 @@ def read_genotype(source: str | None) -> dict:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise KitError(f"{path} is not JSON: {error}") from None
-    genotype = found.get("genotype", found) if isinstance(found, dict) else found
-    space.check_genotype(genotype)
-    return genotype
+    return found.get("genotype", found) if isinstance(found, dict) else found
 
 
 def _autocast(config: Config, device: torch.device) -> torch.dtype | None:

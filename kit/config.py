@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kit import augment, data, errors, hyper, space
+from kit.arch import ARCH
 from kit.errors import KitError
-from kit.methods import METHODS, PRESETS, Method
+from kit.methods import BRINGS, METHODS, PRESETS, Method, Stage
 
-ARCH = ("sparse-coding", "given", "random")
 # what does not change the result, so does not name the run
 NOT_HASHED = ("out", "root", "device")
 VERSION = 1
@@ -41,7 +41,7 @@ class Config(BaseModel):
     batch_size: int = Field(ge=2)
     channels: int = Field(ge=2, le=512, description="C of the first cell; even")
     cells: int = Field(ge=1, le=50)
-    reductions: int = Field(2, ge=1, le=5, description="cells of stride 2")
+    reductions: int | None = Field(None, ge=0, le=5, description="cells (or stages of blocks) of stride 2; None: the space's own for the image")
     search_channels: int = Field(ge=2, le=512, description="C in the search stage of sequential methods")
     search_cells: int = Field(ge=1, le=50)
     lr: float = Field(gt=0, le=10)
@@ -50,17 +50,31 @@ class Config(BaseModel):
     clip: float = Field(ge=0, description="global gradient norm; 0 does not clip")
     drop_path: float = Field(ge=0, lt=1, description="at the last epoch; grows linearly from 0")
     auxiliary: float = Field(ge=0, le=1, description="weight of the auxiliary head's loss; 0 builds none")
-    space: str = Field(description="cell, wrn-28-10, …")
-    genotype: str | None = Field(None, description="for arch='given': darts-v2, or a JSON file, or a run's directory")
-    arch: str = Field(description="sparse-coding, given or random")
-    augment: str = Field(description="pair-softmax or a fixed policy")
-    hyper: str = Field(description="lookahead, fresh, validation or fixed")
+    mixup: float = Field(0.0, ge=0, le=1, description="the parameter a of Beta(a, a); 0: none")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    space: str = Field(description="cell, choice, mobile, or a fixed network: wrn-28-10, …")
+    genotype: str | None = Field(None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one")
+    arch: str = Field(description="sparse-coding, dsnas, snas, darts, gdas, daas, reinforce, given or random")
+    augment: str = Field(description="pair-softmax, pair-softmax-4, policy-gradient, or a fixed policy")
+    hyper: str = Field(description="lookahead, fresh, validation, hgd, ift, reinforce, random-search, bayesian or fixed")
+    hyper_space: str = Field("weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…")
     recover: Literal["step", "epoch"] = Field(description="when α is recovered from b")
     freeze_tol: float = Field(ge=0, description="a node freezes when its α moves less than this in an epoch")
     lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
-    arch_lr: float = Field(gt=0, description="Adam on b")
-    tau_lr: float = Field(ge=0, description="SGD on τ")
-    hyper_lr: float = Field(gt=0, description="Adam on log η")
+    arch_lr: float = Field(1e-3, gt=0, description="Adam on b, or on the logits of α")
+    tau_lr: float = Field(ge=0, description="SGD on τ (Adam for policy-gradient)")
+    hyper_lr: float = Field(gt=0, description="Adam on log η, or on the controller")
+    fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
+    temperature: float = Field(1.0, gt=0, description="of the Gumbel softmax at the start of the search")
+    last_temperature: float = Field(1.0, gt=0, description="… and at its end")
+    target_macs: int | None = Field(None, ge=1, description="multiply-adds that dsnas (penalty above) and reinforce (absolute reward) steer to")
+    target_weight: float = Field(0.1, ge=0, description="of the penalty or reward of target_macs")
+    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with")
+    children: int = Field(ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
+    arch_samples: int = Field(ge=1, le=100, description="two levels: architectures per step of α and τ (DAAS: n_arch)")
+    policies: int = Field(ge=0, le=100, description="two levels: policies per architecture (DAAS: n_aug); 0: one per image")
+    first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
+    trials: int = Field(ge=2, le=1000, description="of random search and Bayesian optimisation, over search_epochs")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
     max_latency_ms: float | None = Field(None, gt=0, description="of a forward pass of latency_batch images on the run's device")
@@ -90,8 +104,11 @@ class Config(BaseModel):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         if self.search_epochs > self.epochs:
             raise KitError(f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run")
-        if any(stage.restart for stage in self.composition.stages) and self.search_epochs == self.epochs:
+        if self.stages[-1].restart and self.search_epochs == self.epochs:
             raise KitError(f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} leaves no epoch")
+        if self.search_epochs < len(self.stages) - 1:
+            raise KitError(f"search_epochs={self.search_epochs} is less than one for each of the {len(self.stages) - 1} stages before the last: "
+                           f"set search_epochs={len(self.stages) - 1} or more, or fewer trials")
         for name in ("channels", "search_channels"):
             if getattr(self, name) % 2:
                 raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
@@ -101,20 +118,53 @@ class Config(BaseModel):
         return self
 
     def _check_fit(self) -> None:
-        searches = any(stage.search for stage in self.composition.stages)
-        has_choices = self.space == "cell"
-        if searches and self.arch != "sparse-coding":
-            raise KitError(f"method {self.method!r} searches and needs arch='sparse-coding', got {self.arch!r}; to train one network use "
-                           "method='da+hpo' or 'plain'")  # fmt: skip
-        if not searches and self.arch == "sparse-coding":
-            raise KitError(f"method {self.method!r} does not search: use arch='given' or 'random', or method='dha'")
-        if not has_choices and self.arch != "given":
-            raise KitError(f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', or "
-                           "method='da+hpo' or 'plain' with this space")  # fmt: skip
+        arch, learner = ARCH[self.arch], hyper.HYPER[self.hyper]
+        searches = any(stage.search for stage in self.stages)
+        fixed = not space.SEARCHABLE[self.space]
+        if searches and arch.build is None:
+            searching = ", ".join(name for name, entry in ARCH.items() if entry.build is not None)
+            raise KitError(f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to train one network "
+                           "use method='da+hpo' or 'plain'")  # fmt: skip
+        if not searches and arch.build is not None:
+            raise KitError(f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or a method that "
+                           "searches, such as 'dha'")  # fmt: skip
+        if fixed and self.arch != "given":
+            raise KitError(f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', 'choice' or "
+                           "'mobile', or method='da+hpo' or 'plain' with this space")  # fmt: skip
+        if arch.weighs and not space.ABSORBS[self.space]:
+            raise KitError(f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when they are fixed (its "
+                           "blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'")  # fmt: skip
+        if arch.retrain and not self.stages[-1].restart:
+            raise KitError(f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does not train that "
+                           "anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'")  # fmt: skip
+        if learner.trials != any(stage.repeat for stage in self.stages):
+            raise KitError(f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method {self.method!r} "
+                           f"{'has none' if learner.trials else 'is made of them'}: use method='random-search' or 'bayesian' with them, and "
+                           "another hyper without")  # fmt: skip
+        if self.target_macs is not None and not arch.target:
+            raise KitError(f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps")
+        if learner.bases:
+            hyper.read_bases(self.hyper_space)
+        if self.temperature < self.last_temperature:
+            raise KitError(f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger")
 
     @property
     def composition(self) -> Method:
         return METHODS[self.method]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The method's stages in order, repeated ones as often as they run."""
+        return [stage for stage in self.composition.stages for _ in range(self.trials if stage.repeat else 1)]
+
+    @property
+    def stage_epochs(self) -> list[int]:
+        """Of each stage, at most: search_epochs are shared by those before the last, which has the rest."""
+        before = len(self.stages) - 1
+        if not before:
+            return [self.epochs]
+        share, more = divmod(self.search_epochs, before)
+        return [share + (i < more) for i in range(before)] + [self.epochs - self.search_epochs]
 
     @property
     def name(self) -> str:
@@ -141,11 +191,12 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
         name = given.get(kind, Config.model_fields[kind].default)
         if not isinstance(name, str) or name not in table:
             raise errors.unknown(kind, name, table)
-        tables[kind] = table[name]
+        tables[kind], tables[f"{kind}_name"] = table[name], name
     preset, method = tables["preset"], tables["method"]
-    filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.values(preset) | given
-    if filled["space"] != "cell" and "genotype" not in given:
-        filled["genotype"] = None
+    filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
+    for kind in ("space", "arch", "augment", "hyper"):  # of what is composed, whoever chose it; the method's own values come after
+        filled |= BRINGS.get((kind, given.get(kind, filled[kind])), {}).get(tables["preset_name"], {})
+    filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
         filled["search_epochs"] = max(1, round(preset["search_share"] * filled["epochs"]))
     return filled

@@ -16,13 +16,12 @@ import torch
 from kit import compose, data, provenance, store, progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
-from kit.hyper import HYPER
-from kit.learner import generator
 from kit.progress import Progress
 from kit.records import Records
 from kit.run import KEPT_CHECKPOINTS, Run
-from kit.space import Child, Picks
-from kit.step import STEPS, Outcome
+from kit.space import Picks
+from kit.stages import StageData, holds_out, horizon, schedule_of
+from kit.step import STEPS, Outcome, Samples
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
@@ -69,26 +68,26 @@ class Search:
         self.config, self.folder = config, folder
         self.device = pick_device(config.device)
         self.sets = data.load_dataset(config.dataset, config.root, config.image_size).to(self.device)
-        self.stage_index, self.epoch, self.step, self.began = 0, 0, 0, 0  # began: the epoch at which the schedule began
-        self.seconds = 0.0
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder)
-        self.stages = config.composition.stages
-        self.take_step = STEPS[config.composition.step]
-        self.parts = self._compose()
-        needs = self.parts.arch.needs | self.parts.augment.needs | HYPER[config.hyper].needs  # the stages' own may come later
-        self.hold_out = config.hold_out if config.hold_out is not None else "val" in needs
-        if "val" in needs and not self.hold_out:
-            raise KitError(f"hyper={config.hyper!r} reads validation batches: leave hold_out out, or set it to True")
-        self.train = train = _subset(self.sets.train if self.hold_out else self.sets.train_val(), config.train_images)
-        self.batches = {"train": data.Batches(train, config.batch_size, generator(config.seed, "batches/train"))}
-        if "fresh" in needs:
-            self.batches["fresh"] = data.Batches(train, config.batch_size, generator(config.seed, "batches/fresh"))
-        if "val" in needs:
-            size = min(config.batch_size, len(self.sets.val))
-            self.batches["val"] = data.Batches(self.sets.val, size, generator(config.seed, "batches/val"))
+        self.stages = config.stages
+        self.samples = Samples(config.children, config.arch_samples, config.policies, config.first_order)
+        held = {holds_out(config, index): index for index in range(len(self.stages))}
+        for index in held.values():  # a batch that is too large for a later stage's images is refused now
+            StageData.of(config, index, self.sets)
+        self._enter(0)
 
-    def _compose(self, picks: Picks | None = None) -> compose.Parts:
-        return compose.compose(self.config, self.stages[self.stage_index], self.sets, self.device, data.normalization(self.sets.train), picks)
+    def _enter(self, index: int, picks: Picks | None = None) -> None:
+        """The parts and images of a stage. picks: the architecture that stands, None where none has been found."""
+        self.stage_index, self.stage = index, self.stages[index]
+        self.entered = self.epoch
+        if index == 0 or self.stage.restart:
+            self.began = self.epoch  # the epoch at which the schedule began
+            self.data = StageData.of(self.config, index, self.sets)
+        self.take_step = STEPS[self.stage.step]
+        steps = self.config.stage_epochs[index] * self.data.batches["train"].steps_per_epoch
+        self.parts = compose.compose(self.config, index, self.sets, self.device, data.normalization(self.sets.train), picks=picks,
+                                     folder=self.folder, steps=steps)  # fmt: skip
 
     # ---- epochs --------------------------------------------------------------------------------------------------------------
 
@@ -108,27 +107,28 @@ class Search:
 
     def train_epoch(self) -> dict[str, float]:
         """One epoch of steps, then what happens between epochs; returns its numbers."""
-        net, steps = self.parts.net.train(), self.batches["train"].steps_per_epoch
-        start, horizon = self.began, self._horizon()
-        net.drop_path = self.config.drop_path * (self.epoch - start) / horizon
+        net, steps, parts = self.parts.net.train(), self.data.batches["train"].steps_per_epoch, self.parts
+        start, epochs = self.began, horizon(self.config, self.stage_index, self.began)
+        net.drop_path, net.dropout, net.mixup = self.config.drop_path * (self.epoch - start) / epochs, self.config.dropout, self.config.mixup
+        parts.arch.anneal((self.epoch - self.entered) / max(1, self._longest() - 1))
         record = torch.zeros(steps, 4, device=self.device)
         for i in range(steps):
             done = (self.epoch - start) * steps + i
-            schedule = 0.5 * (1 + math.cos(math.pi * done / (horizon * steps)))
-            outcome = self.take_step(net, self.batches, self.parts.arch, self.parts.augment, self.parts.hyper, self.parts.sgd, schedule)
+            schedule = 0.5 * (1 + math.cos(math.pi * done / (epochs * steps)))
+            outcome = self.take_step(net, self.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, schedule, self.samples)
             record[i] = self._numbers(outcome)
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 self._check_losses(record[: i + 1].cpu())
         self._check_learned(record.cpu())
         return self._end_epoch(record.cpu())
 
-    def _horizon(self) -> int:
-        """Epochs of the current learning-rate schedule: up to the next restart, or to the end."""
-        restarts_later = any(stage.restart for stage in self.stages[self.stage_index + 1 :])
-        return (self.config.search_epochs if restarts_later else self.config.epochs) - self.began
+    def _longest(self) -> int:
+        """Epochs of the current stage, at most; the last one has what the others left."""
+        last = self.stage_index == len(self.stages) - 1
+        return self.config.epochs - self.entered if last else self.config.stage_epochs[self.stage_index]
 
     def _numbers(self, outcome: Outcome) -> torch.Tensor:
-        return torch.stack([outcome.losses.mean(), outcome.correct / len(outcome.losses), *outcome.values])
+        return torch.stack([outcome.losses.mean(), outcome.correct / len(outcome.losses), *outcome.values[:2]])
 
     def _check_losses(self, record: torch.Tensor) -> None:
         """record: of the epoch's steps so far, on the CPU."""
@@ -156,11 +156,10 @@ class Search:
 
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         parts, steps = self.parts, len(record)
-        stage = self.stages[self.stage_index]
-        last_of_search = stage.search and self.epoch + 1 - self.began >= self.config.search_epochs
-        settled = parts.arch.end_epoch(last=last_of_search)
+        over = self.epoch + 1 - self.entered >= self._longest()
+        settled = parts.arch.end_epoch(last=over) if self.stage.search else []
         if settled:
-            child = parts.arch.sample()
+            child = parts.arch.derived()
             for slot in settled:
                 gate = child.gate(slot)
                 parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
@@ -173,12 +172,12 @@ class Search:
         numbers = {"stage": float(self.stage_index), "loss": record[:, 0].mean().item(), "train_accuracy": record[:, 1].mean().item(),
                    "lr": record[-1, 2].item(), "weight_decay": record[-1, 3].item(),
                    **parts.hyper.summary(), **parts.augment.summary(), **parts.arch.summary()}  # fmt: skip
-        if self.hold_out:
+        if self.data.hold_out:
             numbers["val_loss"], numbers["val_accuracy"] = self.evaluate(self.sets.val)
         self.records.add(self.step, self.epoch, numbers)
         self.records.snapshot(self.epoch, self._alpha(), parts.augment.snapshot())
-        if stage.search and parts.arch.finished and self.epoch < self.config.epochs:
-            self._next_stage()
+        if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
+            self._next_stage(numbers.get("val_accuracy"))
         return numbers
 
     def _alpha(self) -> dict[str, torch.Tensor]:
@@ -189,12 +188,13 @@ class Search:
         frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
         return {**arch.snapshot(), "frozen": frozen.clone()}
 
-    def _next_stage(self) -> None:
-        """From here on the found child alone: anew, or with the weights, momentum and learners of the search."""
-        before, self.stage_index = self.parts, self.stage_index + 1
-        self.parts = self._compose(before.arch.picks)
-        if self.stages[self.stage_index].restart:
-            self.began = self.epoch
+    def _next_stage(self, score: float | None) -> None:
+        """From here on the found child alone: anew, or with the weights, momentum and learners of the stage before."""
+        before = self.parts
+        before.hyper.tell(score)
+        self._enter(self.stage_index + 1, self._picks())
+        if self.stage.restart:
+            self.parts.inherit(before, self.stages[self.stage_index - 1], self.stage)
         else:
             self.parts.take_over(before)
 
@@ -203,9 +203,9 @@ class Search:
     @torch.no_grad()
     def evaluate(self, part: data.ImageSet) -> tuple[float, float]:
         """Mean loss and accuracy of the current child. While children change, its BatchNorm statistics are made anew first."""
-        net, child = self.parts.net, self._still_child()
-        if self.stages[self.stage_index].search:
-            size, images = self.config.batch_size, self.train.images
+        net, child = self.parts.net, self.parts.arch.derived()
+        if self.stage.search:
+            size, images = self.config.batch_size, self.data.train.images
             net.recalibrate(child, [images[i * size : (i + 1) * size] for i in range(min(RECALIBRATION, len(images) // size))])
         net.eval()
         loss = correct = torch.zeros((), device=self.device)
@@ -214,10 +214,6 @@ class Search:
             loss, correct = loss + losses.sum(), correct + (predicted == labels).sum()
         net.train()
         return loss.item() / len(part), correct.item() / len(part)
-
-    def _still_child(self) -> Child:
-        child = self.parts.arch.sample()
-        return Child(child.picks, tuple(None if gate is None else gate.detach() for gate in child.gates))
 
     # ---- files ---------------------------------------------------------------------------------------------------------------
 
@@ -246,36 +242,38 @@ class Search:
 
     def state_dict(self) -> dict:
         return {
-            "epoch": self.epoch, "step": self.step, "stage": self.stage_index, "began": self.began, "seconds": self.seconds,
-            "picks": [list(p) for p in self._picks()], "parts": self.parts.state_dict(),
-            "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
+            "epoch": self.epoch, "step": self.step, "stage": self.stage_index, "entered": self.entered, "began": self.began,
+            "seconds": self.seconds, "picks": [list(p) for p in self._picks()], "parts": self.parts.state_dict(),
+            "batches": {name: batches.state_dict() for name, batches in self.data.batches.items()},
         }  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.step, self.began, self.seconds = state["epoch"], state["step"], state["began"], state["seconds"]
-        self.stage_index = state["stage"]
-        if self.stage_index:
-            self.parts = self._compose(tuple(tuple(p) for p in state["picks"]))
+        if state["stage"]:
+            first = schedule_of(self.config, state["stage"]).start
+            self.data = StageData.of(self.config, first, self.sets)
+            self._enter(state["stage"], tuple(tuple(p) for p in state["picks"]))
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.entered, self.began = state["entered"], state["began"]
         self.parts.load_state_dict(state["parts"])
-        for name, batches in self.batches.items():
+        for name, batches in self.data.batches.items():
             batches.load_state_dict(state["batches"][name])
 
-    def _picks(self) -> tuple[tuple[int, ...], ...]:
+    def _picks(self) -> Picks:
         """The architecture as the supernet's candidates."""
-        genotype = self.parts.net.genotype(self.parts.arch.picks)
-        return compose.space.picks_of(genotype) if self.parts.net.slots else ()
+        net = self.parts.net
+        return net.picks_of(net.genotype(self.parts.arch.picks))
 
     def _finish(self) -> None:
         """The one look at the test set, the model, and last of all the metrics, which say that the run is finished."""
         began = time.perf_counter()
         test_loss, test_accuracy = self.evaluate(self.sets.test)
-        val_loss, val_accuracy = self.evaluate(self.sets.val) if self.hold_out else (None, None)
+        val_loss, val_accuracy = self.evaluate(self.sets.val) if self.data.hold_out else (None, None)
         self.seconds += time.perf_counter() - began
-        parts, child = self.parts, self._still_child()
+        parts, child = self.parts, self.parts.arch.derived()
         alone = compose.extract(parts.net, child.picks)
         found = {
             "network": parts.net.spec(child.picks), "genotype": parts.net.genotype(child.picks), "classes": list(self.sets.classes),
-            "policy": _policy(self.config, parts), "hyper": {k.removeprefix("eta/"): v for k, v in parts.hyper.summary().items()},
+            "policy": _policy(self.config, parts), "hyper": parts.hyper.found(),
         }  # fmt: skip
         store.write_tensors(self.folder / "model" / "model.safetensors", alone)
         store.write_json(self.folder / "model" / "model.json", found)
@@ -283,13 +281,15 @@ class Search:
         cost = parts.net.cost(child.picks)
         store.write_json(self.folder / "metrics.json", {
             "test_accuracy": test_accuracy, "test_loss": test_loss, "test_images": len(self.sets.test),
-            "val_accuracy": val_accuracy, "val_loss": val_loss, "val_images": len(self.sets.val) if self.hold_out else 0,
-            "train_images": len(self.train), "params": cost.params, "macs": cost.macs, "epochs": self.epoch, "steps": self.step,
+            "val_accuracy": val_accuracy, "val_loss": val_loss, "val_images": len(self.sets.val) if self.data.hold_out else 0,
+            "train_images": len(self.data.train), "params": cost.params, "macs": cost.macs, "epochs": self.epoch, "steps": self.step,
             "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
         })  # fmt: skip
 
     def _provenance(self) -> dict:
-        trained_on = "train" if self.hold_out else "train and val together (the method needs no validation data)"
+        trained_on = "train" if self.data.hold_out else "train and val together (this stage needs no validation data)"
+        if not self.data.hold_out and any(holds_out(self.config, i) for i in range(self.stage_index)):
+            trained_on += "; searched on train, with val held out"
         level = "bit-identical on resume" if self.device.type == "cpu" or self.config.deterministic else "not deterministic (GPU)"
         return {**provenance.describe(self.device), "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
                 "seed": self.config.seed, "dataset": self.sets.name, "split": self.sets.split, "trained_on": trained_on,
@@ -310,16 +310,6 @@ def _policy(config: Config, parts: compose.Parts) -> dict:
     snapshot = parts.augment.snapshot()
     learned = {"ops": list(parts.augment.ops), "probabilities": snapshot["probabilities"].tolist()} if snapshot else {}
     return {"name": config.augment, **learned}
-
-
-def _subset(train: data.ImageSet, n: int | None) -> data.ImageSet:
-    """n images with the classes' shares kept; the same ones in every run."""
-    if n is None or n == len(train):
-        return train
-    if n > len(train):
-        raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
-    _, kept = data.stratified_split(train.labels, n / len(train))
-    return train.take(kept)
 
 
 def _put_aside(folder: Path) -> None:

@@ -22,6 +22,13 @@ class ArchLearner(Learner):
     @abstractmethod
     def sample(self) -> Child: ...
 
+    def derived(self) -> Child:
+        """The architecture that stands now, to be evaluated; draws nothing."""
+        return Child(self.picks)
+
+    def anneal(self, share: float) -> None:
+        """Before each epoch of the search stage: how much of its longest duration has passed, in [0, 1]."""
+
     def end_epoch(self, last: bool) -> list[int]:
         """Slots that have settled since the last call; all that are open when `last` (the search stage ends)."""
         return []

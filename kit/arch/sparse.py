@@ -54,13 +54,23 @@ class SparseCoding(ArchLearner):
             self._recover()
         return Child(self.picks, self._gates())
 
-    def update(self, child: Child, *, gates: list[Tensor | None], **_: object) -> None:
+    def derived(self) -> Child:
+        """The architecture that stands, weighed as the weights have learned to expect."""
+        gates = self._gates()
+        return Child(self.picks, tuple(None if gate is None else gate.detach() for gate in gates))
+
+    def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
         """gates: ∂L/∂w per slot [picks]. ∂L/∂b_j = A_{j,S} ∂L/∂w_{j,S}, exact for constant α (eq. 7)."""
         if not any(gate is not None for gate in gates):
-            return
+            return []
         still = torch.zeros(len(child.picks[0]), device=self.device)
         weights = torch.stack([still if gate is None else gate for gate in gates]).to(torch.float64)
-        self.b.grad = (self._columns(child.picks) @ weights.unsqueeze(-1)).squeeze(-1)
+        return [(self._columns(child.picks) @ weights.unsqueeze(-1)).squeeze(-1)]
+
+    def move(self, gradient: list[Tensor]) -> None:
+        if not gradient:
+            return
+        self.b.grad = gradient[0]
         before = self.b.detach().clone()
         self.adam.step()
         with torch.no_grad():

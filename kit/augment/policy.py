@@ -22,7 +22,8 @@ class Draw:
 
     ops: int64 [n, K] indices into ALL_OPS, K operations in order; magnitude float [n, K]; sign float [n, K] of ±1; center float
     [n, K, 2] in [0, 1); shift int64 [n, 2] and flip bool [n] of the crop (None: no crop); hole float [n, 2], the cutout's centre in
-    [0, 1) (None: no cutout); index int64 [n], the transformation's place in the policy's distribution (None: nothing is learned).
+    [0, 1) (None: no cutout); index int64 [n], the pair's place among all ordered pairs (None: nothing is learned); choices int64
+    [n, K, 3], DAAS's (place of the operation, whether it is applied, magnitude bin).
     """
 
     ops: Tensor
@@ -33,6 +34,7 @@ class Draw:
     flip: Tensor | None = None
     hole: Tensor | None = None
     index: Tensor | None = None
+    choices: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,15 @@ class PairSoftmax(Policy):
         magnitude = torch.rand(n, 2, generator=g, device=device) * 10
         return self._fill(ops, magnitude, index)
 
-    def update(self, draw: Draw, *, losses: Tensor, **_: object) -> None:
+    def estimate(self, draw: Draw, *, losses: Tensor, **_: object) -> list[Tensor]:
         """losses: the training losses [n] of the images that drew `draw`, detached."""
         self.counts.scatter_add_(0, draw.index, torch.ones_like(draw.index, dtype=self.counts.dtype))
-        grad = self.gradient(draw.index, losses) + self.weight_decay * self.tau
-        self.velocity.mul_(self.momentum).add_(grad)
+        return [self.gradient(draw.index, losses)]
+
+    def move(self, gradient: list[Tensor]) -> None:
+        if not gradient:
+            return
+        self.velocity.mul_(self.momentum).add_(gradient[0] + self.weight_decay * self.tau)
         self.tau.sub_(self.lr * self.velocity)
 
     def gradient(self, index: Tensor, losses: Tensor) -> Tensor:

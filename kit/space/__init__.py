@@ -21,9 +21,9 @@ Builder = Callable[..., Network]
 
 
 def _cell(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, *, channels: int,
-          cells: int, reductions: int = 2, stem: str | None = None, auxiliary: float = 0.0, genotype: dict | None = None,
+          cells: int, reductions: int | None = None, stem: str | None = None, auxiliary: float = 0.0, genotype: dict | None = None,
           **_: Any) -> Network:  # fmt: skip
-    return CellNetwork(classes, image, channels, cells, reductions, stem, auxiliary, genotype, mean, std)
+    return CellNetwork(classes, image, channels, cells, 2 if reductions is None else reductions, stem, auxiliary, genotype, mean, std)
 
 
 def _chain(network: type[BlockNetwork]) -> Builder:
@@ -50,7 +50,13 @@ SPACES: Mapping[str, Builder] = {
     "wrn-40-2": _wrn(40, 2),
     "wrn-16-2": _wrn(16, 2),
 }
+# the network class of each space, for what can be said of it before it is built
+KINDS: Mapping[str, type[Network]] = {"cell": CellNetwork, "choice": ChoiceNetwork, "mobile": MobileNetwork}
+SEARCHABLE = {name: name in KINDS for name in SPACES}
+ABSORBS = {name: name in KINDS and KINDS[name].absorbs_gates for name in SPACES}
+REPEATS = {name: name in KINDS and KINDS[name].repeats for name in SPACES}
 GENOTYPES = {"darts-v2": DARTS_V2, "shufflenet-v2": {"blocks": "shuffle_3x3"}, "mobilenet-v2": {"blocks": "k3_e6"}}
+USUAL = {"cell": "darts-v2", "choice": "shufflenet-v2", "mobile": "mobilenet-v2"}  # for arch='given' where none is named
 
 
 def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None,
@@ -65,5 +71,6 @@ def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | 
 
 
 __all__ = [
-    "CELL_OPS", "Child", "Cost", "DARTS_V2", "GENOTYPES", "Network", "Picks", "SPACES", "Slot", "build", "check_genotype", "picks_of",
+    "ABSORBS", "CELL_OPS", "Child", "Cost", "DARTS_V2", "GENOTYPES", "Network", "Picks", "REPEATS", "SEARCHABLE", "SPACES", "Slot", "USUAL",
+    "build", "check_genotype", "picks_of",
 ]  # fmt: skip

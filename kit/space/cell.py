@@ -127,6 +127,7 @@ class CellNetwork(Network):
     """
 
     absorbs_gates = True
+    repeats = True
 
     def __init__(self, classes: int, image: tuple[int, int, int], channels: int, cells: int, reductions: int = 2,
                  stem: str | None = None, auxiliary: float = 0.0, genotype: Genotype | None = None,

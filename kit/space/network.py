@@ -49,6 +49,10 @@ class Child:
     def gate(self, slot: int) -> Tensor | None:
         return self.gates[slot] if self.gates else None
 
+    def still(self) -> Child:
+        """The same function with constant gates."""
+        return Child(self.picks) if self.unit else Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
+
 
 class Cost(NamedTuple):
     """Trainable parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
@@ -117,13 +121,17 @@ class Network(nn.Module, ABC):
         self.amp_dtype: torch.dtype | None = None
         self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
-        self.generator: torch.Generator | None = None
+        self.mixup = 0.0  # the parameter of Beta(a, a); see kit.step.mixed
+        self.generator: torch.Generator | None = None  # of drop-path and dropout
+        self.mixer: torch.Generator | None = None  # of mixup, on the CPU
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
 
     slots: tuple[Slot, ...] = ()
     auxiliary: float = 0.0
     #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
     absorbs_gates: bool = False
+    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
+    repeats: bool = False
 
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
@@ -215,16 +223,15 @@ class Network(nn.Module, ABC):
 
     @contextlib.contextmanager
     def still_statistics(self, picks: Picks) -> Iterator[None]:
-        """Training-mode forward passes that leave the BatchNorm statistics as they are (outer losses of hyper-gradients)."""
+        """Training-mode forward passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
         norms = self.norms_of(picks)
-        momentum = [norm.momentum for norm in norms]
         for norm in norms:
-            norm.momentum = 0.0
+            norm.track_running_stats = False
         try:
             yield
         finally:
-            for norm, old in zip(norms, momentum):
-                norm.momentum = old
+            for norm in norms:
+                norm.track_running_stats = True
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:

@@ -25,16 +25,17 @@ class GatedNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return super().forward(x)
-        factor = self.momentum
-        if self.training:
+        tracked, factor = self.training and self.track_running_stats, self.momentum
+        if tracked:
             self.num_batches_tracked.add_(1)
             if factor is None:  # a plain average over batches, as in torch
                 factor = 1.0 / float(self.num_batches_tracked)
+        mean, var = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
         at_rest = not self.weight.requires_grad
         # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
         weight = self.gate.expand_as(self.weight).contiguous() if at_rest else self.weight * self.gate
         bias = self.bias if at_rest else self.bias * self.gate
-        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, factor or 0.0, self.eps)
+        return F.batch_norm(x, mean, var, weight, bias, self.training, factor or 0.0, self.eps)
 
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:

@@ -1,0 +1,72 @@
+"""The contract of the η learners, and the one that does not learn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kit.grads import Gradient, Trace
+from kit.learner import Derived, Learner
+
+
+class Values(NamedTuple):
+    """What one step of the weights uses: lr (schedule included) and weight_decay, float 0-dim tensors on the device, and the optimizer."""
+
+    lr: Tensor
+    weight_decay: Tensor
+    optimizer: str = "sgd"
+
+
+class HyperLearner(Learner):
+    """Starts from lr and weight_decay, kept as logarithms so that both stay positive; the learned rate multiplies the schedule."""
+
+    def __init__(self, lr: float, weight_decay: float, device: torch.device | str = "cpu"):
+        # weight decay 0 has no logarithm: it is then a constant and its hyper-gradient is not used
+        self.log = torch.tensor([lr, max(weight_decay, 1e-12)], dtype=torch.float64, device=device).log()
+        self.learns_decay = weight_decay > 0
+
+    def variables(self) -> list[Tensor]:
+        return []
+
+    def draw(self) -> dict[str, float]:
+        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides; the others are as configured."""
+        return {}
+
+    def sample(self, schedule: float = 1.0) -> Values:
+        """schedule: the factor of the learning-rate schedule at this step, in (0, 1]."""
+        lr, decay = self.log.detach().exp().float()
+        return Values(lr * schedule, decay if self.learns_decay else decay * 0)
+
+    def derived_draw(self) -> dict[str, float]:
+        """As `draw`, of what the search has found."""
+        return self.draw()
+
+    def observe(self, trace: Trace | None, gradient: Gradient) -> None:
+        """The step's own gradient before it is used, and the trace of the step before (None at the first): look-ahead's signal."""
+
+    def tell(self, score: float | None) -> None:
+        """A stage has ended with this validation accuracy (None: nothing was held out)."""
+
+    def found(self) -> dict[str, float | str]:
+        """The hyper-parameters as they stand, by name."""
+        lr, decay = self.log.detach().exp().tolist()
+        return {"lr": lr, "weight_decay": decay if self.learns_decay else 0.0}
+
+    def summary(self) -> dict[str, float]:
+        return {f"eta/{name}": value for name, value in self.found().items() if not isinstance(value, str)}
+
+
+class Fixed(HyperLearner):
+    """η as configured."""
+
+
+class DerivedHyper(Derived):
+    """Training with the hyper-parameters that an earlier stage found."""
+
+    def draw(self) -> dict[str, float]:
+        return self.inner.derived_draw()
+
+    def tell(self, score: float | None) -> None:
+        pass

@@ -1,0 +1,144 @@
+"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), and HGD and IFT beside them.
+
+A hyper-gradient learner differs from another only in where its outer gradient g' = ∇L(θ'; B') comes from.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kit.grads import Gradient, Trace
+from kit.hyper.base import HyperLearner
+
+NEUMANN_TERMS = 5
+
+
+class HyperGradient(HyperLearner):
+    """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
+
+    The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from `source`.
+    """
+
+    source = "fresh"
+
+    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
+        super().__init__(lr, weight_decay, device)
+        self.log.requires_grad_()
+        self.adam = torch.optim.Adam([self.log], lr=step)
+
+    def variables(self) -> list[Tensor]:
+        return [self.log]
+
+    def update(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> None:
+        gradient = outer(self.source)
+        self._move(trace, gradient)
+
+    def _move(self, trace: Trace, gradient: Gradient) -> None:
+        by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
+        # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
+        grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
+        self.log.grad = grad
+        self.adam.step()
+
+    def state_dict(self) -> dict:
+        return {"log": self.log.detach(), "adam": self.adam.state_dict()["state"]}
+
+    def load_state_dict(self, state: dict) -> None:
+        with torch.no_grad():
+            self.log.copy_(state["log"])
+        groups = self.adam.state_dict()["param_groups"]
+        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+
+
+class Fresh(HyperGradient):
+    """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
+
+    needs = frozenset({"fresh"})
+
+
+class Validation(HyperGradient):
+    """DiffAutoML: g' on a validation batch."""
+
+    needs = frozenset({"val"})
+    source = "val"
+
+
+class LookAhead(HyperGradient):
+    """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its gradient.
+
+    No extra pass: two scalar products. The next step's gradient is taken at θ', just what eq. 4 asks for, on the next batch (and child).
+    """
+
+    def observe(self, trace: Trace | None, gradient: Gradient) -> None:
+        if trace is not None:
+            self._move(trace, gradient)
+
+    def update(self, trace: Trace, **_: object) -> None:
+        """Nothing yet: this step's hyper-gradient is taken by the next one's `observe`."""
+
+
+class Hgd(HyperLearner):
+    """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
+
+    −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step · cos(g', v')).
+    """
+
+    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
+        super().__init__(lr, weight_decay, device)
+        self.log.requires_grad_()
+        self.step = step
+
+    def variables(self) -> list[Tensor]:
+        return [self.log]
+
+    @torch.no_grad()
+    def observe(self, trace: Trace | None, gradient: Gradient) -> None:
+        if trace is None:
+            return
+        velocity = {id(p): v for p, v in zip(trace.parameters, trace.momentum)}
+        pairs = [(g, velocity[id(p)]) for p, g in zip(gradient.parameters, gradient.theta) if id(p) in velocity]
+        along, size_g, size_v = (sum((a * b).sum() for a, b in terms) for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs]))
+        self.log[0] += self.step * (along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)).to(self.log.dtype)
+
+    def state_dict(self) -> dict:
+        return {"log": self.log.detach()}
+
+    def load_state_dict(self, state: dict) -> None:
+        with torch.no_grad():
+            self.log.copy_(state["log"])
+
+
+class Ift(HyperGradient):
+    """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train + wd/2 ‖θ‖²,
+
+    ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with the step's
+    learning rate. The learning rate has no such gradient and stays as it is.
+    """
+
+    needs = frozenset({"val"})
+    source = "val"
+
+    def update(self, trace: Trace, *, outer: Callable[[str], Gradient], curvature: Callable[[list[nn.Parameter], list[Tensor]], list[Tensor]],
+               **_: object) -> None:  # fmt: skip
+        """curvature(parameters, v): H v on the training batch."""
+        if not self.learns_decay:
+            return
+        gradient = outer(self.source)
+        by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v))
+        self.log.grad = torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)
+        self.adam.step()
+
+
+def implicit_gradient(outer: Gradient, weight_decay: Tensor | float, step: Tensor | float, hessian: Callable[[list[Tensor]], list[Tensor]],
+                      terms: int = NEUMANN_TERMS) -> Tensor:  # fmt: skip
+    """−⟨p, θ⟩ with p = step · Σ_{j ≤ terms} (I − step (H + wd I))ʲ ∇L_val, which tends to (H + wd I)⁻¹ ∇L_val for step < 2/‖H + wd I‖."""
+    v = list(outer.theta)
+    p = list(v)
+    for _ in range(terms):
+        product = hessian(v)
+        v = [x - step * (h + weight_decay * x) for x, h in zip(v, product)]
+        p = [a + b for a, b in zip(p, v)]
+    return -step * sum((a * theta.detach()).sum() for a, theta in zip(p, outer.parameters))
