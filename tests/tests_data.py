@@ -10,8 +10,6 @@ from PIL import Image
 
 from kit.data import ImageSet, ImageSets, load_dataset
 
-URLOPEN = urllib.request.urlopen
-
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
