@@ -8,6 +8,7 @@ from PIL import Image
 from tests_data import no_network, same, save_images  # noqa: F401
 
 from kit.data import load_dataset, read_folder
+from kit.data.decode import to_source
 from kit.errors import KitError
 
 
@@ -72,7 +73,7 @@ def test_folder_modes_and_sizes(tmp_path):
     assert load_dataset(tmp_path, image_size=4).size == (4, 4)
     Image.new("RGB", (9, 6), (1, 2, 3)).save(tmp_path / "a" / "colour.bmp")
     Image.new("L", (9, 6), 77).convert("1").save(tmp_path / "b" / "line.GIF")
-    images = read_folder(tmp_path).train[0]
+    images = to_source(read_folder(tmp_path), name="pets", root=tmp_path).train[0]
     assert images.shape == (8, 3, 6, 9)
     assert images[3, :, 0, 0].tolist() == [1, 2, 3] and images[1, :, 0, 0].tolist() == [1, 1, 1]
     Image.new("RGB", (12, 12)).save(tmp_path / "b" / "other.webp")
@@ -140,9 +141,39 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "b" / "deep.png")
     with pytest.raises(KitError) as caught:
         load_dataset(tmp_path)
-    for part in ("3 unreadable", "a/001.png (", "b/broken.jpg (Unidentified", "b/deep.png (mode I;16", "replace or"):
+    for part in ("3 of 10 images are unreadable", "a/001.png (", "b/broken.jpg (not an image", "b/deep.png (mode I;16", "replace or",
+                 "on_bad_image='skip'"):  # fmt: skip
         assert part in str(caught.value)
-    for i in range(5):
+    for i in range(10):
         (tmp_path / "a" / f"{i}.png").write_bytes(b"")
-    with pytest.raises(KitError, match="8 unreadable .*; and 3 more"):
+    with pytest.raises(KitError, match="13 of 20 .*empty.*; and 3 more: replace"):
         load_dataset(tmp_path)
+
+
+def test_unreadable_images_are_left_out_only_when_asked(tmp_path, capsys):
+    for name in "ab":
+        save_images(tmp_path / "pets" / name, 8)
+    for name, content in (("a/003.png", b"cut"), ("b/000.png", b"")):
+        (tmp_path / "pets" / name).write_bytes(content)
+    sets = load_dataset(tmp_path / "pets", root=tmp_path / "root", on_bad_image="skip")
+    values = torch.cat([part.images[:, 0, 0, 0] for part in (sets.train, sets.val, sets.test)])
+    labels = torch.cat([part.labels for part in (sets.train, sets.val, sets.test)])
+    assert sorted(zip(labels.tolist(), values.tolist())) == [(0, i) for i in range(8) if i != 3] + [(1, i) for i in range(1, 8)]
+    (said,) = capsys.readouterr().out.splitlines()
+    (listed,) = (tmp_path / "root" / "cache").glob("*.bad_images.txt")
+    assert "2 of 16 images are unreadable and left out" in said and str(listed) in said
+    assert listed.read_text().splitlines()[1] == f"{tmp_path / 'pets' / 'b' / '000.png'}\tthe file is empty (0 bytes)"
+    with pytest.raises(KitError, match="Valid: skip, error|Valid: error, skip"):
+        load_dataset(tmp_path / "pets", on_bad_image="ignore")
+
+
+def test_too_few_are_left_when_the_bad_are_left_out(tmp_path):
+    for name in "ab":
+        save_images(tmp_path / "pets" / name, 3)
+    (tmp_path / "pets" / "a" / "001.png").write_bytes(b"")
+    with pytest.raises(KitError, match=r"class 'a' has 2 readable image\(s\).*at least 3"):
+        load_dataset(tmp_path / "pets", root=tmp_path / "root", on_bad_image="skip")
+    for file in tmp_path.glob("pets/?/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(KitError, match="none of the 6 images can be read"):
+        load_dataset(tmp_path / "pets", root=tmp_path / "root", on_bad_image="skip")
