@@ -36,8 +36,6 @@ class Limits:
     latency: LatencyTable | None = None
 
     def __post_init__(self) -> None:
-        if self.max_latency_ms is not None and self.latency is None:
-            raise KitError("max_latency_ms needs a latency table: kit.space.latency.table(network, device, batch)")
         for position, bound in self._bounds.items():
             low, high = self.reach(BOUNDS[position])
             if bound < low:
@@ -95,6 +93,8 @@ class Limits:
     def reach(self, name: str) -> tuple[float, float]:
         """The least and the most that a child of the space costs; name: one of `BOUNDS`. Latency: by the table, margin included."""
         position = BOUNDS.index(name)
+        if position == 2 and self.latency is None:
+            raise KitError("max_latency_ms needs a latency table: Limits(…, latency=kit.space.latency.table(network, device, batch))")
         ends = (self._extreme(position, sign) for sign in (1, -1))
         return tuple(self._added(picks, position) for picks in ends)  # type: ignore[return-value]
 

@@ -1,0 +1,206 @@
+"""Resource limits: nothing that breaks one is allowed, nothing possible is refused, and what must hold is timed for real."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tests_micro import micro_config
+
+import kit
+from kit import KitError, space
+from kit.arch import random_picks
+from kit.progress import Silent
+from kit.space import latency
+from kit.space.limits import BOUNDS, Limits, _candidate_costs
+from kit.space.network import Cost, Picks, Slot
+
+limits_module = sys.modules["kit.space.limits"]
+
+
+class Sum:
+    """As much of a network as limits look at: costs that add up over slots."""
+
+    def __init__(self, seed: int, slots: int = 4, candidates: int = 4, picks: int = 1, against: bool = True):
+        chance = np.random.RandomState(seed)
+        self.slots = tuple(Slot(str(i), tuple((str(c), 0) for c in range(candidates)), picks) for i in range(slots))
+        self.params = chance.randint(1, 100, (slots, candidates))
+        # costs that pull against each other: what has few parameters takes many multiply-adds
+        self.macs = 100 - self.params + chance.randint(0, 12, self.params.shape) if against else chance.randint(1, 100, self.params.shape)
+        self.ms = chance.rand(slots, candidates)
+
+    def cost(self, picks: Picks) -> Cost:
+        return Cost(*(int(sum(table[i, c] for i, chosen in enumerate(picks) for c in chosen)) for table in (self.params, self.macs)))
+
+    def children(self) -> list[Picks]:
+        return list(itertools.product(*(itertools.combinations(range(len(s.candidates)), s.picks) for s in self.slots)))
+
+
+class Clock:
+    """A latency table whose predictions add up; `measure` tells what the machine really does."""
+
+    margin = 1.25
+
+    def __init__(self, network: Sum, truth=lambda predicted: predicted):
+        self.network, self.truth, self.timed = network, truth, {}
+
+    def predict(self, picks: Picks) -> float:
+        return 1.0 + float(sum(self.network.ms[i, c] for i, chosen in enumerate(picks) for c in chosen))
+
+    def bound(self, picks: Picks) -> float:
+        return self.timed.get(picks, self.margin * self.predict(picks))
+
+    def measure(self, picks: Picks) -> float:
+        return self.timed.setdefault(picks, self.truth(self.predict(picks)))
+
+
+# ---- several at once ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("picks", "candidates"), [(1, 4), (2, 4), (2, 2)])
+@pytest.mark.parametrize("against", [False, True])
+def test_limits_are_refused_exactly_when_no_child_keeps_to_them(picks: int, candidates: int, against: bool):
+    verdicts = []
+    for seed in range(12):
+        net = Sum(seed, 4, candidates, picks, against)
+        clock, chance = Clock(net), np.random.RandomState(seed)
+        every = np.array([[*net.cost(child), clock.margin * clock.predict(child)] for child in net.children()])
+        for n in (2, 3):
+            # around the cheapest of each cost at once: some combinations are possible, most are not
+            bounds = every.min(axis=0) + (every.mean(axis=0) - every.min(axis=0)) * chance.uniform(0.2, 1.3, 3)
+            given = {"max_params": int(bounds[0]), "max_macs": int(bounds[1])} | ({"max_latency_ms": bounds[2], "latency": clock} if n == 3 else {})
+            possible = (every[:, :n] <= [int(bounds[0]), int(bounds[1]), bounds[2]][:n]).all(axis=1).any()
+            if possible:
+                limits = Limits(net, **given)
+                assert limits.allow(limits.witness)
+            else:
+                with pytest.raises(KitError, match="at once: loosen one of them|is less than any architecture needs"):
+                    Limits(net, **given)
+            verdicts.append(possible)
+    assert candidates == picks or 0 < sum(verdicts) < len(verdicts)
+
+
+def test_where_weights_cannot_decide_every_partial_child_is_tried(monkeypatch):
+    """Pairs of limits between the best weighted sum and the best child: neither proof of the relaxation applies."""
+    entered, real = [], limits_module._enumerated
+    monkeypatch.setattr(limits_module, "_enumerated", lambda *a: entered.append(real(*a)) or entered[-1])
+    for seed in range(12):
+        net = Sum(seed, slots=3, candidates=3)
+        costs = sorted({tuple(net.cost(child)) for child in net.children()})
+        for (_, macs), (params, _) in zip(costs, costs[1:]):
+            possible = any(p <= params and m <= macs - 1 for p, m in costs)
+            try:
+                found = Limits(net, params, macs - 1).witness is not None
+            except KitError:
+                found = False
+            assert found == possible
+    assert sum(picks is None for picks in entered) >= 6 and sum(picks is not None for picks in entered) >= 6
+
+
+def test_with_too_many_partial_children_no_wrong_one_is_returned(monkeypatch):
+    monkeypatch.setattr(limits_module, "FRONT", 1)
+    entered, real = [], limits_module._enumerated
+    monkeypatch.setattr(limits_module, "_enumerated", lambda *a: entered.append(real(*a)) or entered[-1])
+    for seed in range(5):
+        net = Sum(seed, slots=5)
+        for child in net.children()[::60]:
+            try:  # possible, since a child has these costs; with so few partial children it may be missed
+                limits = Limits(net, *net.cost(child))
+            except KitError as error:
+                assert "at once" in str(error)
+            else:
+                assert limits.allow(limits.witness)
+    assert any(entered) and not all(entered)
+
+
+@functools.cache
+def built() -> space.Network:
+    torch.manual_seed(0)
+    return space.build("cell", 3, (3, 8, 8), channels=4, cells=3)
+
+
+def test_the_additive_table_is_the_spaces_own_cost():
+    net, g = built(), torch.Generator().manual_seed(0)
+    start = tuple(tuple(range(slot.picks)) for slot in net.slots)
+    for position in range(2):
+        table = _candidate_costs(net.slots, lambda picks: net.cost(picks)[position])
+        base = net.cost(start)[position] - sum(row[list(chosen)].sum() for row, chosen in zip(table, start))
+        for _ in range(30):
+            picks = random_picks(net.slots, g, Limits(net))
+            assert base + sum(row[list(chosen)].sum() for row, chosen in zip(table, picks)) == net.cost(picks)[position]
+
+
+def test_the_reach_is_that_of_all_children():
+    net = Sum(3, candidates=4, picks=2)
+    limits, every = Limits(net, latency=Clock(net)), net.children()
+    for name, cost in zip(BOUNDS, (lambda c: net.cost(c).params, lambda c: net.cost(c).macs, lambda c: 1.25 * Clock(net).predict(c))):
+        assert limits.reach(name) == pytest.approx((min(map(cost, every)), max(map(cost, every))))
+    with pytest.raises(KitError, match="max_latency_ms needs a latency table"):
+        Limits(net, max_latency_ms=3.0)
+
+
+def test_refusals_name_the_limit_and_what_can_be_reached():
+    net = built()
+    low, high = Limits(net).reach("max_macs")
+    with pytest.raises(KitError, match=f"max_macs=7 is less than any architecture needs: this space reaches {low:,} to {high:,}"):
+        Limits(net, max_macs=7, max_params=10**9)
+    small = Sum(0)
+    (low, _), (least, _) = (Limits(small).reach(name) for name in BOUNDS[:2])
+    with pytest.raises(KitError, match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can go "
+                                       f"down to {low}; max_macs alone can go down to {least}"):  # fmt: skip
+        Limits(small, low, least)
+    timed = Limits(small, max_macs=10**6, max_latency_ms=1e3, latency=Clock(small))
+    assert str(timed) == "max_macs=1,000,000, max_latency_ms=1,000" and timed.costs(timed.witness).endswith(" ms")
+    assert str(Limits(small)) == "no limits"
+
+
+# ---- timed for real ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_slower_than_predicted_is_never_the_result():
+    net = Sum(1)
+    slow = Clock(net, truth=lambda predicted: 3 * predicted)
+    limits = Limits(net, max_latency_ms=1.25 * 2.5, latency=slow)
+    picks = min(net.children(), key=slow.predict)
+    assert limits.allow(picks) and not limits.confirm(picks) and not limits.allow(picks)
+    quick = Clock(net)
+    limits = Limits(net, max_latency_ms=1.25 * 2.5, latency=quick)
+    over = next(c for c in net.children() if not limits.allow(c))
+    assert not limits.confirm(over) and not quick.timed  # what the table refuses is not even timed
+    assert limits.confirm(picks) and list(quick.timed) == [picks]
+
+
+def test_settling_takes_the_first_choice_that_holds():
+    net = Sum(1)
+    clock = Clock(net, truth=lambda predicted: predicted * (2.0 if len(clock.timed) < 3 else 1.0))
+    limits = Limits(net, max_latency_ms=3.0, latency=clock)
+    in_order = [child for child in net.children() if limits.allow(child)]
+    assert limits.settle(lambda: next(c for c in in_order if limits.allow(c))) == in_order[3]
+    never = Limits(net, max_latency_ms=3.0, latency=Clock(net, truth=lambda predicted: 1e3))
+    with pytest.raises(KitError, match="100 architectures within max_latency_ms=3 by the latency table were timed and none keeps to it"):
+        never.settle(lambda: in_order[0])
+    # without a limit on it nothing is timed
+    assert Limits(net, max_params=10**6).settle(lambda: in_order[0]) == in_order[0]
+
+
+@pytest.mark.parametrize("method", ["dha", "seq-nas+hpo", "random"])
+def test_a_run_keeps_to_all_three_limits_and_times_its_result(method: str, micro: str, tmp_path, monkeypatch):
+    """The table is that of the network to deploy, also while a smaller one searches; made once and read by the stages after."""
+    made, real = [], latency._measured
+    for name, few in (("GROUPS", 1), ("PASSES", 3), ("CALIBRATION", 3), ("CHECKS", 2)):
+        monkeypatch.setattr(latency, name, few)
+    monkeypatch.setattr(latency, "_measured", lambda *a: made.append(a) or real(*a))
+    config = micro_config(method, search_channels=2, latency_batch=2, max_latency_ms=1e4)
+    deployed = space.build("cell", 10, (1, 8, 8), channels=config.channels, cells=config.cells)
+    tight = {name: int(0.6 * low + 0.4 * high) for name in BOUNDS[:2] for low, high in [Limits(deployed).reach(name)]}
+    run = kit.search(config.but(**tight), out=tmp_path, progress=Silent())
+    assert run.metrics["params"] <= tight["max_params"] and run.metrics["macs"] <= tight["max_macs"]
+    assert len(made) == 1 and made[0][0].channels == config.channels and made[0][2] == 2
+    table = latency.read(deployed, run.path / "latency.json")
+    assert table.batch == 2 and table.timed[space.picks_of(run.genotype)] <= 1e4
+    with pytest.raises(KitError, match=r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"):
+        kit.search(config.but(max_latency_ms=1e-6), out=tmp_path, progress=Silent())
