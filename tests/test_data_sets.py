@@ -1,14 +1,17 @@
 """Sets, splits, the registry, digits, normalisation and batches."""
 
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests_data import digits, no_network, same, some_set, some_sets  # noqa: F401
+from tests_data import digits, no_network, same, save_images, some_set, some_sets  # noqa: F401
 
+import kit.data
 from kit.data import (
-    Batches, ImageSet, ImageSets, Source, data_root, datasets, describe, fit, load_dataset,
+    Batches, Files, ImageSet, ImageSets, Source, data_root, datasets, describe, fit, load_dataset,
     normalization, register, registry, stratified_split, to_sets,
 )  # fmt: skip
 from kit.errors import KitError, unknown
@@ -126,6 +129,58 @@ def test_register_a_data_set(monkeypatch):
     assert load_dataset("toy").flip
     with pytest.raises(KitError, match="a-z"):
         register("My Set", loader)
+
+
+def test_the_example_of_register_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    save_images(tmp_path / "made", 12, size=(50, 40))
+    (tmp_path / "pets").mkdir()
+    for i in range(12):
+        (tmp_path / "made" / f"{i:03}.png").rename(tmp_path / "pets" / f"{'dog' if i % 3 else 'cat'}_{i}.png")
+    example = textwrap.dedent(register.__doc__.split("cat_17.png:")[1])
+    assert len(example.strip().splitlines()) < 30
+    names = {"root": tmp_path}
+    exec(example, names)
+    sets = names["sets"]
+    assert sets.classes == ("cat", "dog") and sets.size == (32, 32) and sets.name == "pets" and kit.data.describe("pets") == "our pets"
+    for part in (sets.train, sets.val, sets.test):
+        assert part.labels.tolist() == [int(number % 3 > 0) for number in part.images[:, 0, 0, 0].tolist()]
+    assert load_dataset("pets", root=tmp_path, image_size=8).size == (8, 8), "image_size comes before default_size"
+
+
+def test_on_bad_image_is_checked_and_passed_on(tmp_path, monkeypatch):
+    for word in ("ignore", None, True):
+        with pytest.raises(KitError, match="unknown on_bad_image .*Valid: (error, skip|skip, error)"):
+            load_dataset("digits", on_bad_image=word)
+    for name in "ab":
+        save_images(tmp_path / "pets" / name, 8)
+    (tmp_path / "pets" / "a" / "003.png").write_bytes(b"broken")
+    with pytest.raises(KitError, match="a/003.png"):
+        load_dataset(tmp_path / "pets", root=tmp_path)
+    sets = load_dataset(tmp_path / "pets", root=tmp_path, on_bad_image="skip")
+    assert sum(map(len, (sets.train, sets.val, sets.test))) == 15
+
+
+def test_whose_split_it_is_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    save_images(tmp_path, 20)
+    files = [(file, i % 2) for i, file in enumerate(sorted(tmp_path.glob("*.png")))]
+    for given, split in (({"train": files}, "lists of X; the source has no split: stratified 70% train"),
+                         ({"train": files[:12], "test": files[12:]}, "lists of X; val is a stratified 25% of its training images .split seed 0.$"),
+                         ({"train": files[:12], "val": files[12:16], "test": files[16:]}, "lists of X$")):
+        fraction = {"val_fraction": 0.25} if len(given) == 2 else {}
+        register("mine", lambda root, size, given=given, more=fraction: Files(("a", "b"), **given, **more, split="lists of X"), replace=True)
+        assert re.match(split, load_dataset("mine", root=tmp_path).split)
+
+
+def test_files_refuse_what_cannot_be_split():
+    one, two = Path("1.png"), Path("2.png")
+    for given, message in (({"val": [(one, 0)]}, "val part need a test part"), ({"classes": ("a",)}, "two classes are needed, got .'a'."),
+                           ({"classes": ("a", "b", "a")}, "two classes are called 'a'"), ({"train": []}, "train has no image files"),
+                           ({"test": []}, "test has no image files"), ({"train": [(one, 0), (two, 2)]}, "2.png has label 2, allowed are 0 to 1")):
+        with pytest.raises(KitError, match=message):
+            Files(**{"classes": ("a", "b"), "train": [(one, 0), (two, 1)]} | given)
+    assert list(Files(("a", "b"), [(one, 0)], test=[(two, 1)]).parts()) == ["train", "test"]
 
 
 def test_unknown_names_and_missing_folders(tmp_path, monkeypatch):

@@ -73,17 +73,22 @@ def obtain(name: str, root: Path, read: Callable[[], Source | Files], remotes: l
 
 
 def _filled(name: str, root: Path, read: Callable[[], Source | Files], attempts: list[list[Remote]]) -> Source | Files:
-    """First what is not there at all; if that is not enough, everything once more."""
+    """First what is not there at all; if that is not enough, the rest as well."""
+    fresh: list[Remote] = []
     for remotes in attempts:
         with contextlib.suppress(Absent):
             return read()  # another process may have fetched it while this one waited
-        _fill(name, root, remotes)
+        stale = [remote for remote in remotes if remote not in fresh]
+        if stale:
+            _fill(name, root, stale)
+        fresh += stale
     return read()
 
 
 def _fill(name: str, root: Path, remotes: list[Remote]) -> None:
     downloads, staging = root / ".downloads" / name, root / f".unpacking-{name}"
     shutil.rmtree(staging, ignore_errors=True)  # of a start that was killed
+    staging.mkdir()
     try:
         for remote in remotes:
             try:
