@@ -22,7 +22,7 @@ from kit.grads import Momentum
 from kit.hyper import Fixed
 from kit.learner import generator
 from kit.search import pick_device
-from kit.step import one_level
+from kit.step import Samples, one_level
 
 
 def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
@@ -35,7 +35,7 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
     normal = (torch.full((sets.channels,), 0.5), torch.full((sets.channels,), 0.25))
-    return compose.compose(config, config.composition.stages[0], sets, device, normal)
+    return compose.compose(config, 0, sets, device, normal)
 
 
 def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.device) -> Parts:
@@ -47,7 +47,7 @@ def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.devi
 
 def timed(parts: Parts, batches: dict, device: torch.device) -> float:
     began = time.perf_counter()
-    one_level(parts.net.train(), batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)
+    one_level(parts.net.train(), batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return 1e3 * (time.perf_counter() - began)

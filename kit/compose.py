@@ -147,9 +147,8 @@ def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: tor
 
 def _hyper(config: Config, stage: Stage, key: str, device: torch.device) -> HyperLearner:
     name = "fixed" if stage.hyper == "default" else config.hyper
-    bases = hyper.read_bases(config.hyper_space) if hyper.HYPER[name].bases else {}
-    learner = hyper.build(name, hyper.Settings(config.lr, config.weight_decay, config.hyper_lr, bases, generator(config.seed, f"{key}/η"),
-                                               config.reward_baseline, device))  # fmt: skip
+    learner = hyper.build(name, config.lr, config.weight_decay, step=config.hyper_lr, bases=hyper.read_bases(config.hyper_space),
+                          generator=generator(config.seed, f"{key}/η"), baseline=config.reward_baseline, device=device)  # fmt: skip
     return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 

@@ -143,8 +143,7 @@ class Config(BaseModel):
                            "another hyper without")  # fmt: skip
         if self.target_macs is not None and not arch.target:
             raise KitError(f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps")
-        if learner.bases:
-            hyper.read_bases(self.hyper_space)
+        hyper.read_bases(self.hyper_space)
         if self.temperature < self.last_temperature:
             raise KitError(f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger")
 
@@ -198,7 +197,9 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
         filled |= BRINGS.get((kind, given.get(kind, filled[kind])), {}).get(tables["preset_name"], {})
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
-        filled["search_epochs"] = max(1, round(preset["search_share"] * filled["epochs"]))
+        trials = filled["trials"] if isinstance(filled["trials"], int) else 1
+        before = sum(trials if stage.repeat else 1 for stage in method.stages) - 1
+        filled["search_epochs"] = max(1, before, round(preset["search_share"] * filled["epochs"]))
     return filled
 
 

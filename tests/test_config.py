@@ -11,7 +11,7 @@ from tests_micro import micro_config
 
 import kit
 from kit import Config, KitError
-from kit.methods import METHODS, PRESETS
+from kit.methods import BRINGS, METHODS, PRESETS
 from kit.search import Search
 
 
@@ -63,10 +63,26 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
     ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 is more than epochs=3"),
     ({"method": "seq-dha", "epochs": 3, "search_epochs": 3}, "'seq-dha' trains the found network from scratch: search_epochs=3 leaves no epoch"),
     ({"method": "seq-dha", "epochs": 1}, "leaves no epoch"),
-    ({"method": "dha", "arch": "given"}, "'dha' searches and needs arch='sparse-coding', got 'given'.*'da\\+hpo' or 'plain'"),
+    ({"method": "dha", "arch": "given"}, "'dha' searches and needs an arch that does \\(sparse-coding, dsnas.*got 'given'.*'da\\+hpo' or 'plain'"),
     ({"method": "plain", "arch": "sparse-coding"}, "'plain' does not search"),
     ({"method": "dha", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
     ({"method": "random", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
+    ({"method": "dha", "space": "choice"}, "'sparse-coding' weighs operations, and space 'choice' cannot take the weights over.*arch='dsnas'"),
+    ({"method": "dha", "arch": "darts"}, "'darts' trains weights that do not fit its derived child.*'seq-dha'"),
+    ({"method": "dsnas", "arch": "gdas"}, "'gdas' trains weights that do not fit"),
+    ({"method": "dha", "hyper": "bayesian"}, "'bayesian' runs whole trials, and method 'dha' has none"),
+    ({"method": "bayesian", "hyper": "lookahead"}, "'lookahead' does not run whole trials, and method 'bayesian' is made of them"),
+    ({"method": "dha", "target_macs": 1000}, "'sparse-coding' does not steer to target_macs.*max_macs"),
+    ({"method": "gdas", "temperature": 0.01}, "temperature=0.01 falls to last_temperature=0.1"),
+    ({"method": "random-search", "trials": 9, "search_epochs": 8}, "search_epochs=8 is less than one for each of the 9 stages"),
+    ({"method": "autohas", "hyper_space": ""}, "holds no hyper-parameter: name some of lr"),
+    ({"method": "autohas", "hyper_space": "mixup="}, "basis of 'mixup' is empty"),
+    ({"method": "autohas", "hyper_space": "mixup=0.2:0.1"}, "basis of 'mixup' must ascend.*mixup=0.1:0.2"),
+    ({"method": "autohas", "hyper_space": "dropout=0.1:0.1"}, "must ascend without repetition"),
+    ({"method": "autohas", "hyper_space": "lr=0.1:20"}, "basis of 'lr' holds 20, allowed is 1e-06 to 10"),
+    ({"method": "autohas", "hyper_space": "lr=fast"}, "numbers with colons between"),
+    ({"method": "autohas", "hyper_space": "optimizer=sgd:adm"}, "optimizer"),
+    ({"method": "autohas", "hyper_space": "momentum"}, "momentum"),
 ])  # fmt: skip
 def test_what_does_not_fit_together_is_refused(given: dict, message: str):
     with pytest.raises(KitError, match=message):
@@ -77,28 +93,60 @@ def test_what_does_not_fit_together_is_refused(given: dict, message: str):
 @pytest.mark.parametrize("method", kit.methods())
 def test_presets_and_methods_only_fill(method: str, preset: str):
     filled = Config(method=method, preset=preset)
-    composed = METHODS[method].values(PRESETS[preset])
-    for name, value in {**PRESETS[preset], **composed}.items():
+    composed = METHODS[method].filled(PRESETS[preset])
+    brought = {}
+    for kind in ("space", "arch", "augment", "hyper"):
+        brought |= BRINGS.get((kind, composed[kind]), {}).get(preset, {})
+    for name, value in {**PRESETS[preset], **composed, **brought, **METHODS[method].values}.items():
         if name in Config.model_fields:
             assert getattr(filled, name) == value, name
     assert filled.search_epochs == max(1, round(PRESETS[preset]["search_share"] * filled.epochs))
     # every one of the filled values can be overridden, and only it changes
-    for name, value in {"epochs": 7, "lr": 0.123, "batch_size": 33, "augment": "none", "recover": "step", "hyper_lr": 0.5}.items():
-        given = {"search_epochs": 2, name: value}
+    for name, value in {"epochs": 17, "lr": 0.123, "batch_size": 33, "augment": "none", "recover": "step", "hyper_lr": 0.5}.items():
+        given = {"search_epochs": 12, name: value}
         changed = Config(method=method, preset=preset, **given)
-        assert {k for k, v in changed.model_dump().items() if v != getattr(filled, k)} <= {name, "search_epochs"}
+        allowed = {name, "search_epochs"} | ({"tau_lr"} if name == "augment" else set())  # a policy brings its own step
+        assert {k for k, v in changed.model_dump().items() if v != getattr(filled, k)} <= allowed
         assert getattr(changed, name) == value
 
 
 def test_what_each_method_composes():
-    learned = {m: (Config(method=m).augment == "pair-softmax", Config(method=m).hyper != "fixed") for m in kit.methods()}
-    assert learned == {
-        "dha": (True, True), "nas+da": (True, False), "nas+hpo": (False, True), "seq-dha": (True, True), "seq-nas+da": (True, False),
-        "seq-nas+hpo": (False, True), "ista": (False, False), "da+hpo": (True, True), "random": (False, False), "plain": (False, False),
+    composed = {m: (c.space, c.arch, c.augment, c.hyper) for m in kit.methods() for c in [Config(method=m)]}
+    pairs, plain = "pair-softmax", "flip-crop"
+    assert composed == {
+        "dha": ("cell", "sparse-coding", pairs, "lookahead"), "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
+        "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"), "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),
+        "seq-nas+da": ("cell", "sparse-coding", pairs, "fixed"), "seq-nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
+        "ista": ("cell", "sparse-coding", plain, "fixed"), "da+hpo": ("cell", "given", pairs, "lookahead"),
+        "diffautoml": ("choice", "dsnas", pairs, "validation"), "dsnas": ("choice", "dsnas", plain, "fixed"),
+        "daas": ("cell", "daas", "policy-gradient", "fixed"), "daas-independent": ("cell", "daas", "policy-gradient", "fixed"),
+        "gdas": ("cell", "gdas", plain, "fixed"), "darts": ("cell", "darts", plain, "fixed"), "snas": ("cell", "snas", plain, "fixed"),
+        "autohas": ("mobile", "reinforce", plain, "reinforce"), "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
+        "autohas-hpo": ("mobile", "given", plain, "reinforce"), "autohas-diff": ("mobile", "darts", plain, "validation"),
+        "random-search": ("mobile", "given", plain, "random-search"), "bayesian": ("mobile", "given", plain, "bayesian"),
+        "hgd": ("mobile", "given", plain, "hgd"), "ift": ("mobile", "given", plain, "ift"),
+        "random": ("cell", "random", plain, "fixed"), "plain": ("cell", "given", plain, "fixed"),
     }  # fmt: skip
-    assert {m for m in kit.methods() if Config(method=m).arch == "sparse-coding"} == set(kit.methods()) - {"da+hpo", "random", "plain"}
-    assert {m for m in kit.methods() if any(s.restart for s in METHODS[m].stages)} == {"seq-dha", "seq-nas+da", "seq-nas+hpo"}
-    assert all(sum(s.restart for s in method.stages) <= 1 and not method.stages[0].restart for method in METHODS.values())
+
+
+def test_stages_share_the_epochs_before_the_last():
+    assert Config(method="dha", epochs=10, search_epochs=4).stage_epochs == [4, 6]
+    assert Config(method="daas-independent", epochs=10, search_epochs=5).stage_epochs == [3, 2, 5]
+    assert Config(method="plain", epochs=10, search_epochs=4).stage_epochs == [10]
+    trials = Config(method="bayesian", epochs=20, search_epochs=7, trials=3)
+    assert trials.stage_epochs == [3, 2, 2, 13] and [stage.name for stage in trials.stages] == ["trial"] * 3 + ["training"]
+    assert Config(method="bayesian", epochs=6, trials=5).search_epochs == 5
+
+
+def test_diffautomls_table_3_and_the_papers_sizes():
+    table = [Config(method="diffautoml", augment=augment, hyper=hyper) for augment in ("pair-softmax", "pair-softmax-4")
+             for hyper in ("validation", "fixed")]  # fmt: skip
+    assert len({config.name for config in table}) == 4
+    paper = Config(method="diffautoml", preset="paper")
+    assert (paper.channels, paper.cells, paper.lr, paper.weight_decay) == (64, 20, 0.5, 4e-5)
+    daas = Config(method="daas", preset="paper")
+    assert (daas.children, daas.arch_samples, daas.policies, daas.search_channels, daas.search_cells) == (10, 5, 2, 16, 8)
+    assert daas.stages[0].warm_up == 20 / 50 and Config(method="autohas").stages[0].warm_up == 0.3
 
 
 def test_none_is_the_same_as_leaving_out():
@@ -113,7 +161,7 @@ def test_search_epochs_follow_the_epochs_given():
 def test_a_fixed_network_needs_no_genotype():
     config = Config(method="plain", space="wrn-16-2")
     assert config.genotype is None and config.arch == "given"
-    assert Config(method="plain").genotype == "darts-v2"
+    assert Config(method="plain").genotype is None  # the space's usual one
 
 
 def other_value(name: str, value: object) -> object:
@@ -170,7 +218,7 @@ def test_every_field_says_what_it_is_unless_its_name_does():
     assert plain <= {"seed", "batch_size", "cells", "search_cells", "lr", "weight_decay", "momentum", "max_params", "max_macs", "max_latency_ms",
                      "deterministic"}  # fmt: skip
     without_default = {name for name, field in Config.model_fields.items() if field.default is PydanticUndefined}
-    filled = set(PRESETS["laptop"]) | set(METHODS["dha"].values(PRESETS["laptop"])) | {"search_epochs"}
+    filled = set(PRESETS["laptop"]) | set(METHODS["dha"].filled(PRESETS["laptop"])) | {"search_epochs"}
     assert without_default <= filled and all(set(PRESETS[p]) == set(PRESETS["laptop"]) for p in PRESETS)
 
 
@@ -189,7 +237,7 @@ def test_every_field_says_what_it_is_unless_its_name_does():
     ({"method": "seq-dha", "search_cells": 2}, "set cells to 3"),
     ({"max_params": 100}, "max_params=100 is less than any architecture needs"),
     ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
-    ({"method": "plain", "genotype": "darts-v3"}, "'darts-v3' is neither a name \\(darts-v2\\) nor a JSON file"),
+    ({"method": "plain", "genotype": "darts-v3"}, "'darts-v3' is neither a name \\(darts-v2, shufflenet-v2, mobilenet-v2\\) nor a JSON file"),
     ({"device": "cuda:99"}, "device='cuda:99'.*use device='auto' or 'cpu'"),
 ])  # fmt: skip
 def test_refused_before_training_and_before_the_folder_exists(given: dict, message: str, micro: str, tmp_path, monkeypatch):
@@ -200,6 +248,6 @@ def test_refused_before_training_and_before_the_folder_exists(given: dict, messa
 
 
 def test_the_largest_batch_that_fits_is_accepted(micro: str, tmp_path):
-    assert Search(micro_config(batch_size=240), tmp_path / "x").batches["train"].steps_per_epoch == 1
-    assert len(Search(micro_config(train_images=100), tmp_path / "x").train) == 100
+    assert Search(micro_config(batch_size=240), tmp_path / "x").data.batches["train"].steps_per_epoch == 1
+    assert len(Search(micro_config(train_images=100), tmp_path / "x").data.train) == 100
     assert not (tmp_path / "x").exists()

@@ -13,7 +13,7 @@ from torch import nn
 from kit import grads, space
 from kit.arch import random_picks
 from kit.grads import Gradient, Momentum, Trace
-from kit.hyper import HYPER, Values, build
+from kit.hyper import Values, build
 from kit.space import Child
 from kit.space.limits import Limits
 from kit.step import outer_gradient
@@ -211,7 +211,8 @@ def test_adam_by_hand_over_three_steps():
             m[i], v[i] = 0.9 * m[i] + 0.1 * slope, 0.999 * v[i] + 0.001 * slope**2
             logs[i] -= 1e-2 * (m[i] / (1 - 0.9**t)) / (math.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
     torch.testing.assert_close(learner.log.detach(), torch.tensor(logs, dtype=torch.float64), rtol=1e-6, atol=0)
-    lr, decay = learner.sample(0.5)
+    lr, decay, optimizer = learner.sample(0.5)
+    assert optimizer == "sgd"
     assert float(lr) == pytest.approx(0.5 * math.exp(logs[0]), rel=1e-6) and float(decay) == pytest.approx(math.exp(logs[1]), rel=1e-6)
 
 
@@ -222,7 +223,7 @@ def test_a_gradient_that_rewards_longer_steps_raises_the_rate():
     assert float(learner.sample().lr) > 0.2
 
 
-@pytest.mark.parametrize("name", sorted(HYPER))
+@pytest.mark.parametrize("name", ["fixed", "fresh", "hgd", "lookahead", "validation"])
 def test_zero_weight_decay_stays_zero(name: str):
     learner, trace = build(name, 0.2, 0.0, step=1e-2), one_weight()
     trace.weight_decay.zero_()
@@ -233,7 +234,7 @@ def test_zero_weight_decay_stays_zero(name: str):
     assert (float(learner.sample().lr) == pytest.approx(0.2, rel=1e-6)) == (name == "fixed")
 
 
-@pytest.mark.parametrize("name", sorted(HYPER))
+@pytest.mark.parametrize("name", ["fixed", "fresh", "hgd", "lookahead", "validation"])
 def test_resumed_learner_goes_on_bit_identically(name: str):
     def move(learner, times: int, start: int) -> None:
         for i in range(start, start + times):

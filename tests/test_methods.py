@@ -14,12 +14,24 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import Config, Run, store
+from kit.augment import AUGMENT
+from kit.hyper import HYPER, read_bases
 from kit.methods import METHODS
 from kit.progress import Silent
 from kit.search import Search
 from kit.space import check_genotype
+from kit.stages import holds_out, horizon
 
-VARIANTS: dict[str, dict[str, Any]] = {name: {"method": name} for name in kit.methods()} | {
+SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
+BEFORE = {"daas-independent": 2, "autohas-phase": 2, "random-search": 2, "bayesian": 2}  # epochs before the last stage, else 1
+VARIANTS: dict[str, dict[str, Any]] = {
+    name: {"method": name, "trials": 2, "search_epochs": BEFORE.get(name, 1), **SMALL[METHODS[name].space]} for name in kit.methods()
+} | {
+    "diffautoml, 4 operations, no HPO": {"method": "diffautoml", "augment": "pair-softmax-4", "hyper": "fixed", **SMALL["choice"]},
+    "daas, the paper's form": {"method": "daas", "policies": 2, "arch_samples": 2, "children": 3},
+    "autohas, all hyper-parameters": {"method": "autohas", "hyper_space": "lr,weight_decay,mixup,dropout,drop_path,optimizer", **SMALL["mobile"]},
+    "sparse coding with DAAS's policy": {"method": "dha", "augment": "policy-gradient"},
+    "DAAS's gates with AutoHAS's controller": {"method": "dha", "arch": "daas", "hyper": "reinforce", "hyper_space": "lr,dropout"},
     "dha, fresh, recovery per step": {"method": "dha", "hyper": "fresh", "recover": "step"},
     "dha, validation": {"method": "dha", "hyper": "validation"},
     "dha, all regularisers": {"method": "dha", "drop_path": 0.3, "auxiliary": 0.4, "hold_out": True, "max_params": 6000},
@@ -32,6 +44,18 @@ EPOCHS = 3  # one of search, two of tuning: boundaries inside and between stages
 
 def config_of(variant: str, seed: int = 0) -> Config:
     return micro_config(**({"epochs": EPOCHS, "seed": seed} | VARIANTS[variant]))
+
+
+def steps_of(run: Run) -> list[int]:
+    """Steps of each epoch: a stage that holds nothing out has more images."""
+    config = run.config
+    images = [config.train_images or (192 if holds_out(config, int(s)) else 240) for s in run.curve("stage")]
+    return [n // config.batch_size for n in images]
+
+
+def build_supernet(run: Run) -> kit.space.Network:
+    config = run.config
+    return kit.space.build(config.space, 10, (1, 8, 8), channels=config.channels, cells=config.cells, reductions=config.reductions)
 
 
 class Evaluations:
@@ -72,57 +96,68 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     assert run.finished and run.status == "finished" and metrics["epochs"] == EPOCHS
     assert 0 <= metrics["test_accuracy"] <= 1 and metrics["test_accuracy"] * 60 == pytest.approx(round(metrics["test_accuracy"] * 60))
     assert metrics["test_images"] == 60 and 0 < metrics["test_loss"] < 100 and metrics["seconds"] > 0 and metrics["peak_memory_mb"] > 10
-    held_out = "val_accuracy" in run.history["name"].unique()
-    assert held_out == (config.hyper == "validation" or bool(config.hold_out))
+    held_out = holds_out(config, len(config.stages) - 1)
+    shown = dict(zip(run.history[run.history["name"] == "val_accuracy"]["epoch"], [True] * EPOCHS))
+    assert all(shown.get(e + 1, False) == holds_out(config, int(s)) for e, s in enumerate(run.curve("stage")))
     assert metrics["train_images"] == (config.train_images or (192 if held_out else 240))
     assert metrics["val_images"] == (48 if held_out else 0) and (metrics["val_accuracy"] is not None) == held_out
-    assert metrics["steps"] == EPOCHS * (metrics["train_images"] // config.batch_size)
+    assert metrics["steps"] == sum(steps_of(run))
     model = run.model()
     assert metrics["params"] == sum(p.numel() for p in model.parameters()) and metrics["macs"] > 0
     assert config.max_params is None or metrics["params"] <= config.max_params
     if config.space == "cell":
         check_genotype(run.genotype)
     else:
-        assert run.genotype == {"network": config.space}
-    assert run.classes == list("0123456789") and set(run.hyper) == {"lr", "weight_decay"}
+        assert (run.genotype == {"network": config.space}) if config.space.startswith("wrn") else set(run.genotype) == {"blocks"}
+    searched = set(read_bases(config.hyper_space)) if HYPER[config.hyper].bases else set()
+    assert run.classes == list("0123456789") and set(run.hyper) == {"lr", "weight_decay"} | searched
     assert run.provenance["seed"] == 0 and ("train and val" in run.provenance["trained_on"]) == (not held_out)
+    before = any(holds_out(config, i) for i in range(len(config.stages)))
+    assert ("searched on train" in run.provenance["trained_on"]) == (before and not held_out)
 
 
 @every_variant
 def test_history_is_tidy_and_finite(variant: str, finished):
     run, _ = finished(variant)
-    history, steps = run.history, run.metrics["steps"] // EPOCHS
+    history, steps = run.history, steps_of(run)
     assert list(history.columns) == ["step", "epoch", "name", "value"] and history["value"].map(np.isfinite).all()
     assert not history.duplicated(["step", "name"]).any()
     for name in ("loss", "train_accuracy", "lr", "weight_decay", "eta/lr", "eta/weight_decay", "stage"):
         assert list(run.curve(name).index) == [1, 2, 3]
-    assert history[history["name"] == "loss"]["step"].tolist() == [steps, 2 * steps, 3 * steps]
-    assert list(run.curve("step/loss").index) == list(range(1, 3 * steps + 1))
-    np.testing.assert_allclose(run.curve("step/loss").to_numpy().reshape(3, steps).mean(1), run.curve("loss"), rtol=1e-5)
+    ends = np.cumsum(steps)
+    assert history[history["name"] == "loss"]["step"].tolist() == ends.tolist()
+    assert list(run.curve("step/loss").index) == list(range(1, ends[-1] + 1))
+    means = [part.mean() for part in np.split(run.curve("step/loss").to_numpy(), ends[:-1])]
+    np.testing.assert_allclose(means, run.curve("loss"), rtol=1e-5)
     assert run.curve("train_accuracy").between(0, 1).all()
 
 
 @every_variant
 def test_moves_only_its_own_variables(variant: str, finished):
     run, _ = finished(variant)
-    method, config = METHODS[run.config.method], run.config
-    rates, decays = run.curve("eta/lr"), run.curve("eta/weight_decay")
-    learning = [method.stages[int(s)].hyper and config.hyper != "fixed" for s in run.curve("stage")]
-    for values, start in ((rates, config.lr), (decays, config.weight_decay)):
-        before = start
-        for now, learns in zip(values, learning):
-            assert (abs(now / before - 1) > 1e-9) == learns
-            before = now
-    assert run.hyper["lr"] == pytest.approx(rates.iloc[-1]) and run.hyper["weight_decay"] == pytest.approx(decays.iloc[-1])
+    config = run.config
+    stages = [config.stages[int(s)] for s in run.curve("stage")]
+    moves = {"lr": config.hyper not in ("fixed", "ift"), "weight_decay": config.hyper not in ("fixed", "hgd")}
+    if HYPER[config.hyper].bases:
+        moves = {name: False for name in moves}  # drawn anew at each step; what has been found is tested with the learner
+    else:
+        for name, start in (("lr", config.lr), ("weight_decay", config.weight_decay)):
+            for now, stage in zip(run.curve(f"eta/{name}"), stages):
+                assert (abs(now / start - 1) > 1e-9) == (moves[name] and stage.hyper == "learn"), (name, stage.name)
+                start = now
+        assert all(run.hyper[name] == pytest.approx(run.curve(f"eta/{name}").iloc[-1]) for name in moves)
     assert run.policy["name"] == config.augment
-    if config.augment == "pair-softmax":
-        probabilities = np.array(run.policy["probabilities"])
-        assert run.policy["ops"] == list(kit.augment.OPS) and probabilities.shape == (14, 14) and probabilities.sum() == pytest.approx(1, abs=1e-5)
-        assert abs(probabilities * 196 - 1).max() > 1e-4  # τ moved
-        learns = [e for e, s in run.curve("stage").items() if method.stages[int(s)].augment]
+    if AUGMENT[config.augment].learns:
+        probabilities, k = np.array(run.policy["probabilities"]), len(run.policy["ops"])
+        assert k == {"pair-softmax": 14, "pair-softmax-4": 4, "policy-gradient": 15}[config.augment]
+        assert probabilities.shape == (k, k) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+        assert abs(probabilities * k * k - 1).max() > 1e-4  # τ moved
         counts = dict(zip(run.tau["epoch"].tolist(), run.tau["counts"].sum((1, 2)).tolist()))
-        images = run.metrics["steps"] // EPOCHS * config.batch_size
-        assert {e: c for e, c in counts.items() if c} == {e: images for e in learns}
+        images = [n * config.batch_size for n in steps_of(run)]
+        per_step = 1 if all(stage.step == "one-level" for stage in stages) or config.first_order else config.arch_samples * max(1, config.policies)
+        warm = {e: round(stage.warm_up * n) for e, (stage, n) in enumerate(zip(stages, steps_of(run)), 1)}
+        expected = {e: per_step * (images[e - 1] - warm[e] * config.batch_size) for e, stage in enumerate(stages, 1) if stage.augment == "learn"}
+        assert {e: c for e, c in counts.items() if c} == expected
         np.testing.assert_allclose(run.tau["probabilities"][-1], probabilities, atol=1e-7)
     else:
         assert set(run.policy) == {"name"} and run.tau == {} and not any(n.startswith("tau/") for n in run.history["name"])
@@ -133,15 +168,16 @@ def test_alpha_is_recorded_and_stands_still_where_it_does_not_search(variant: st
     run, _ = finished(variant)
     alpha = run.alpha
     assert alpha["epoch"].tolist() == [0, 1, 2, 3]
-    if run.config.space != "cell":
+    if run.config.space.startswith("wrn"):
         assert alpha["support"].size == 0
         return
-    searches = run.config.arch == "sparse-coding"
-    assert all((s.sum(1) == 2).all() for s in alpha["support"])
-    if searches:
-        assert alpha["alpha"].shape == (4, 8, 35) and not alpha["frozen"][0].any() and alpha["frozen"][1:].all()
-        assert (alpha["alpha"][0] != alpha["alpha"][1]).any()  # b moved
-        picks = kit.space.picks_of(run.genotype)
+    stages = [run.config.stages[int(s)] for s in run.curve("stage")]
+    taken = 2 if run.config.space == "cell" else 1
+    assert all((s.sum(1) == taken).all() for s in alpha["support"])
+    if stages[0].search:
+        assert not alpha["frozen"][0].any() and alpha["frozen"][1:].all()
+        assert (alpha["alpha"][0] != alpha["alpha"][1]).any() or stages[0].warm_up  # α moved
+        picks = build_supernet(run).picks_of(run.genotype)
         assert [tuple(np.flatnonzero(row)) for row in alpha["support"][-1]] == list(picks)
     else:
         assert alpha["frozen"].all()
@@ -152,8 +188,9 @@ def test_alpha_is_recorded_and_stands_still_where_it_does_not_search(variant: st
 def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
     run, seen = finished(variant)
     assert seen.count("test") == 1 and "train" not in seen
-    held_out = run.metrics["val_images"] > 0
-    assert seen == (["val"] * EPOCHS + ["test", "val"] if held_out else ["test"])
+    stages = [int(s) for s in run.curve("stage")]
+    looks = ["val"] * sum(holds_out(run.config, s) for s in stages)
+    assert seen == [*looks, "test", *(["val"] if holds_out(run.config, stages[-1]) else [])]
 
 
 @every_variant
@@ -204,9 +241,9 @@ def stage_weights(variant: str, tmp_path: Path) -> tuple[Search, dict, dict]:
     before: dict = {}
     real = engine._next_stage
 
-    def next_stage() -> None:
+    def next_stage(score: float | None) -> None:
         before.update(net={k: v.clone() for k, v in engine.parts.net.state_dict().items()}, parts=engine.parts)
-        real()
+        real(score)
 
     engine._next_stage = next_stage
     engine.train_epoch()
@@ -217,15 +254,16 @@ def stage_weights(variant: str, tmp_path: Path) -> tuple[Search, dict, dict]:
 @pytest.mark.parametrize("variant", ["seq-dha", "seq-nas+da", "seq-nas+hpo"])
 def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, micro: str, tmp_path: Path):
     engine, before, after = stage_weights(variant, tmp_path)
-    assert engine.stages[engine.stage_index].restart and engine.began == 1 and engine._horizon() == EPOCHS - 1
+    assert engine.stage.restart and engine.began == 1 and horizon(engine.config, 1, 1) == EPOCHS - 1
     trained = [k for k, v in after.items() if "weight" in k and v.ndim > 1]
     assert not any(torch.equal(after[k], before["net"][k]) for k in trained)
     assert not any(v.any() for k, v in after.items() if "running_mean" in k)
     assert engine.parts.sgd.buffers == {} and engine.parts.sgd.trace is None
     # the search stage learned α alone
     assert before["parts"].augment.variables() == [] and before["parts"].hyper.variables() == []
-    learns = METHODS[VARIANTS[variant]["method"]]
-    assert bool(engine.parts.augment.variables()) == learns.learns_augment and bool(engine.parts.hyper.variables()) == learns.learns_hyper
+    config = engine.config
+    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].learns
+    assert bool(engine.parts.hyper.variables()) == (config.hyper != "fixed")
     assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(before["parts"].arch.picks)
 
 
@@ -233,11 +271,11 @@ def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, 
 def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: str, tmp_path: Path):
     engine, before, after = stage_weights(variant, tmp_path)
     old, new = before["parts"], engine.parts
-    assert engine.stage_index == 1 and engine.began == 0 and engine._horizon() == EPOCHS
+    assert engine.stage_index == 1 and engine.began == 0 and horizon(engine.config, 1, 0) == EPOCHS
     assert all(torch.equal(v, before["net"][k]) for k, v in after.items()) and len(after) < len(before["net"]) / 2
     assert new.sgd.buffers and all(torch.equal(v, old.sgd.buffers[k]) for k, v in new.sgd.buffers.items())
     # the same function of the same images, draws and drop-paths as the supernet's child
-    x, y = engine.train.images[:20], engine.train.labels[:20]
+    x, y = engine.data.train.images[:20], engine.data.train.labels[:20]
     new.net.generator.set_state(old.net.generator.get_state())
     old.net.drop_path = new.net.drop_path = 0.3
     (a, _), (b, _) = (part.net.train().losses(x, y, part.arch.sample()) for part in (old, new))
@@ -251,8 +289,9 @@ def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: st
 
 
 def test_all_methods_train_for_the_same_number_of_epochs_and_steps(finished):
-    counts = {(finished(name)[0].metrics["epochs"], finished(name)[0].metrics["steps"]) for name in kit.methods()}
-    assert counts == {(EPOCHS, EPOCHS * 4)}
+    whole = [name for name in kit.methods() if not any(holds_out(config_of(name), i) for i in range(len(config_of(name).stages)))]
+    assert {finished(name)[0].metrics["steps"] for name in whole} == {EPOCHS * 4} and len(whole) > 10
+    assert {finished(name)[0].metrics["epochs"] for name in kit.methods()} == {EPOCHS}
 
 
 @pytest.mark.parametrize(("variant", "expected"), [("dha", [1.0, 0.5 * (1 + np.cos(np.pi / 3)), 0.25]), ("seq-dha", [1.0, 1.0, 0.5])])

@@ -59,11 +59,13 @@ HYPER: Mapping[str, Entry] = {
 }  # fmt: skip
 
 
-def build(name: str, settings: Settings) -> HyperLearner:
-    """An η learner by name."""
+def build(name: str, lr: float, weight_decay: float, *, step: float, bases: Mapping[str, Basis] | None = None,
+          generator: torch.Generator | None = None, baseline: float = 0.95, device: torch.device | str = "cpu") -> HyperLearner:  # fmt: skip
+    """An η learner by name, from the starting values; see `Settings`. bases: None takes the default ones."""
     if name not in HYPER:
         raise errors.unknown("hyper", name, HYPER)
-    return HYPER[name].build(settings)
+    chosen = DEFAULT_BASES if bases is None else bases
+    return HYPER[name].build(Settings(lr, weight_decay, step, chosen, generator or torch.Generator(), baseline, device))
 
 
 __all__ = [
