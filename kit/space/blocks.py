@@ -61,6 +61,7 @@ class BlockNetwork(Network):
     labels: tuple[str, ...]
     least_blocks: int = 4
     activation: type[nn.Module] = nn.ReLU
+    eps: float = 1e-5  # of the BatchNorms
 
     def __init__(self, classes: int, image: tuple[int, int, int], channels: int, blocks: int, reductions: int | None = None,
                  stem: str | None = None, genotype: Mapping | None = None, mean: Tensor | None = None, std: Tensor | None = None):  # fmt: skip
@@ -78,6 +79,8 @@ class BlockNetwork(Network):
         self._build_blocks(self.stem_width(c), stages)
         self.head = conv_norm(stages[-1].width, c_head, 1, 1, self.activation)
         self.classifier = nn.Linear(c_head, classes)
+        for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.eps = self.eps
         self._measured: dict[tuple, Cost] = {}
 
     # ---- what a space says of itself -----------------------------------------------------------------------------------------
@@ -269,10 +272,15 @@ def _xception(c_in: int, c: int, c_out: int, kernel: int, stride: int) -> nn.Seq
 
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C and 10 C, the stem's
-    C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8 and 4 to the stages."""
+    C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
+
+    The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage) has no scale of
+    its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.
+    """
 
     space = "choice"
     labels = CHOICES
+    eps = 1e-2
 
     @staticmethod
     def plan(channels: int, blocks: int) -> tuple[int, tuple[Stage, ...], int]:
