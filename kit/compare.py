@@ -293,16 +293,19 @@ def _agreement(known: Sequence[Known], table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "other", "space", "found", "shared", "shared_inputs", "of"])
 
 
+def by_chance() -> float:
+    """Choices that two random architectures of the cell space share on average: each draws 2 of a node's n candidates, 2 · 2 / n in common."""
+    return sum(4 / len(slot.candidates) for slot in cell_slots())
+
+
 def _agreement_notes(agreement: pd.DataFrame) -> list[str]:
     notes = []
     for space, rows in agreement[agreement["found"].astype(bool)].groupby("space"):
-        by_chance = ""
-        if space == "cell":  # two of a node's candidates are drawn without replacement by each: 2 · 2 / candidates in common
-            by_chance = f" (two random architectures: {sum(4 / len(slot.candidates) for slot in cell_slots()):.1f})"
+        chance = f" (two random architectures: {by_chance():.1f})" if space == "cell" else ""
         most = rows.loc[rows["shared"].idxmax()]
         what = "(operation, input) choices" if rows["shared_inputs"].notna().any() else "choices"
         notes.append(f"Architectures in space {space}: of {most['of']} {what}, node by node, two that were found share "
-                     f"{rows['shared'].mean():.1f} on average{by_chance}; most alike: {most['run']} and {most['other']} with {most['shared']}.")  # fmt: skip
+                     f"{rows['shared'].mean():.1f} on average{chance}; most alike: {most['run']} and {most['other']} with {most['shared']}.")  # fmt: skip
     return notes
 
 
@@ -324,6 +327,7 @@ def _notes(table: pd.DataFrame) -> list[str]:
         notes.insert(0, f"The same in all {len(finished)} finished runs: {'; '.join(same)}.")
     others = table[table["test_accuracy"].isna()]
     if len(others):
-        listed = ", ".join(f"{row['run']} ({row['status']}, {row['done']:.0f} epochs done)" for row in others.to_dict("records"))
+        listed = ", ".join(f"{row['run']} ({row['status']} after {row['done']:.0f} of {row['epochs']:.0f} epochs)".replace("nan", "?")
+                           for row in others.to_dict("records"))  # fmt: skip
         notes.append(f"In the table only, with what they have: {listed}.")
     return notes

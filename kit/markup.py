@@ -146,7 +146,7 @@ class Picture:
     def __init__(self, figure: go.Figure, width: int = 1160):
         self.height = int(figure.layout.height or 450)
         self.name = figure.layout.title.text or "figure"
-        self.json = figure.to_json(validate=False).replace("<", "\\u003c")  # no </script> in it; in JSON, < stands in strings only
+        self.json = figure.to_json(validate=False)  # plotly writes < as \\u003c, so there is no </script> in it
         try:
             data = base64.b64encode(png(figure, width=width)).decode()
             self.image = f'<img alt="{html.escape(self.name)}" src="data:image/png;base64,{data}">'
