@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +101,7 @@ class Config(BaseModel):
                                      ("augmentation policy", self.augment, augment.AUGMENT)):  # fmt: skip
             if value not in allowed:
                 raise errors.unknown(kind, value, allowed)
-        if self.dataset not in data.datasets() and not (self.dataset and Path(self.dataset).expanduser().exists()):
+        if self.dataset not in data.datasets() and not os.path.exists(os.path.expanduser(self.dataset)):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         if self.search_epochs > self.epochs:
             raise KitError(f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run")
@@ -194,7 +195,7 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
     preset, method = tables["preset"], tables["method"]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
     for kind in ("space", "arch", "augment", "hyper"):  # of what is composed, whoever chose it; the method's own values come after
-        filled |= BRINGS.get((kind, given.get(kind, filled[kind])), {}).get(tables["preset_name"], {})
+        filled |= BRINGS.get((kind, str(given.get(kind, filled[kind]))), {}).get(tables["preset_name"], {})
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
         trials = filled["trials"] if isinstance(filled["trials"], int) else 1

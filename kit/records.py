@@ -41,8 +41,8 @@ class Records:
         """Read what was written up to `epoch`; a run may have written one epoch more than its last checkpoint knows."""
         path = self.folder / "history.parquet"
         if path.is_file():
-            frame = pd.read_parquet(path)
-            self.rows = list(frame[frame["epoch"] <= epoch][list(self.COLUMNS)].itertuples(index=False, name=None))
+            frame = store.read_frame(path, self.COLUMNS)
+            self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
             path = self.folder / f"{name}.npz"
             if path.is_file():

@@ -7,11 +7,11 @@ import fcntl
 import json
 import math
 import os
-import zipfile
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -41,8 +41,16 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise KitError(f"{path} cannot be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds names and values. Raises KitError for any other."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise KitError(f"{path} was altered: it holds {value!r:.60} instead of names and values")
+    return value
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -55,10 +63,22 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise KitError(f"{path} holds no arrays that can be read: {type(error).__name__}: {error}") from None
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # an altered archive raises what zipfile, zlib, struct and numpy's header parser can think of
+        raise KitError(f"{path} holds no arrays that can be read ({_said(error)}): put it aside to go on without it") from None
+
+
+def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A parquet file's table with these columns. Raises KitError when the file is cut short, altered or something else."""
+    try:
+        return pd.read_parquet(path)[list(columns)]
+    except Exception as error:  # Arrow has an error class for each way in which a file can be broken
+        raise KitError(f"{path} holds no table with {', '.join(columns)} ({_said(error)}): put it aside to go on without it") from None
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ def read_folder(path: str | os.PathLike, image_size: int | None = None) -> Files
     empty, cannot be listed, has images outside class folders, a class without images, fewer than two classes, or splits that differ
     in classes.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     try:
         if not folder.exists():
             raise KitError(f"folder {folder} was not found (from {Path.cwd()}): check the path; {_LAYOUT}")

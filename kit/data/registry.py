@@ -98,7 +98,7 @@ def table() -> str:
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
     """Where data sets are kept: `root`, else the environment's KIT_DATA, else ~/.cache/kit/data."""
-    return Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
+    return Path(os.path.expanduser(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data"))
 
 
 def load_dataset(name: str | os.PathLike, root: str | os.PathLike | None = None, image_size: int | None = None,
@@ -121,9 +121,9 @@ def load_dataset(name: str | os.PathLike, root: str | os.PathLike | None = None,
         entry = _REGISTRY[name]
         image_size = image_size or entry.default_size
         return _to_sets(entry.loader(folder, image_size), name, folder, entry.flip, image_size, on_bad_image)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     looks_like_path = "/" in name or os.sep in name or name.startswith((".", "~"))
-    if not name or not (looks_like_path or path.exists()):
+    if not name or not (looks_like_path or os.path.exists(path)):
         raise KitError(f"{unknown('dataset', name, datasets())}; or give the path of a folder of class folders, or of a CSV file of path,label")
     if path.suffix.lower() == ".csv" and not path.is_dir():
         return _to_sets(read_csv(path), path.resolve().stem, folder, True, image_size, on_bad_image)

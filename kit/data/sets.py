@@ -15,7 +15,7 @@ from kit.data.stream import Ahead, Streamed
 from kit.errors import KitError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Labelled images on one device.
 
@@ -48,6 +48,9 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"<ImageSet: {_describe(self.images)}>"
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +85,7 @@ class ImageSet:
         return ImageSet(images, self.labels.to(device), self.index.to(device))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSets:
     """Disjoint train, val and test sets of one data set.
 
@@ -115,6 +118,10 @@ class ImageSets:
             if len(shared):
                 raise KitError(f"{self.name}: {len(shared)} samples are in both {first} and {second} (index "
                                f"{shared[:5].tolist()}): number each sample once in its source pool")
+
+    def __repr__(self) -> str:
+        parts = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        return f"<ImageSets {self.name}: {parts}, {self.num_classes} classes, {_describe(self.train.images)}>"
 
     @property
     def channels(self) -> int:

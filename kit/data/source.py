@@ -138,9 +138,9 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
 
 
 def _numbered(part: Labelled, start: int, image_size: int | None) -> ImageSet:
-    images, labels = part
-    images = images if image_size is None else fit(images, image_size)
-    return ImageSet(images, labels, torch.arange(start, start + len(images)))
+    data = ImageSet(*part)  # checked before it is worked on
+    images = data.images if image_size is None else fit(data.images, image_size)
+    return ImageSet(images, data.labels, data.index + start)
 
 
 def _round(value: float) -> int:
