@@ -133,16 +133,6 @@ def test_predictions_are_what_the_metrics_say(finished: Run, micro: str):
     assert not model.training and not any(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize("images", [
-    torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 1, 9, 8, dtype=torch.uint8),
-    torch.zeros(8, 8, dtype=torch.uint8),
-    np.zeros((2, 1, 8, 8), dtype=np.int64),
-])  # fmt: skip
-def test_predict_refuses_what_it_was_not_trained_on(images, finished: Run):
-    with pytest.raises(KitError, match=r"uint8 images of shape \[N, 1, 8, 8\]; got "):
-        finished.predict(images)
-
-
 def test_an_unknown_curve_is_refused_with_the_known_ones(finished: Run, interrupted: Run):
     with pytest.raises(KitError, match="no curve 'los'; it has: .*loss"):
         finished.curve("los")

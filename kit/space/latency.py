@@ -115,10 +115,8 @@ def read(network: Network, path: Path) -> LatencyTable:
 
 
 def _measured(network: Network, device: torch.device, batch: int, threads: int) -> LatencyTable:
-    where = provenance.describe(device)
-    hardware = where["device"] if device.type == "cuda" else where["processor"]
     alone = candidate_times(network, device, batch, threads)
-    made = LatencyTable(network, str(device), hardware, batch, threads, 0.0, alone, 1.0, None)
+    made = LatencyTable(network, str(device), hardware(device), batch, threads, 0.0, alone, 1.0, None)
     children = _children(network.slots, alone)
     for picks in children:
         made.timed[picks] = time_child(network, picks, device, batch, threads)
@@ -215,6 +213,12 @@ def inputs_of_modules(network: Network, device: torch.device, batch: int) -> dic
 def _layout(x: Tensor) -> torch.memory_format:
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
+
+
+def hardware(device: torch.device) -> str:
+    """The name of what runs the children."""
+    where = provenance.describe(device)
+    return where["device"] if device.type == "cuda" else where["processor"]
 
 
 # ---- the clock ---------------------------------------------------------------------------------------------------------------

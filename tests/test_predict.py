@@ -1,0 +1,243 @@
+"""What goes into `predict`: every form of an image gives the prediction of its pixels, and everything else one clear error."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+import kit
+from kit import KitError, Run, inputs, space
+from kit.data import fit
+from kit.data.image import decode
+from kit.inputs import Inputs
+from kit.run import TrainedModel
+
+GREY, RGB = (1, 8, 8), (3, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    """For RGB images of 8×8 pixels; untrained, which changes nothing about what it is given."""
+    torch.manual_seed(0)
+    net = space.build("cell", 4, RGB, channels=4, cells=3, genotype=space.DARTS_V2)
+    return TrainedModel(net, ["a", "b", "c", "d"]).eval()
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(pixels: torch.Tensor) -> Image.Image:
+    """uint8 [C, H, W] as a PIL image."""
+    return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+# ---- forms -------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_form_of_the_same_images_gives_the_same_prediction(finished: Run, micro: str, tmp_path: Path):
+    images = kit.load_dataset(micro).test.images[:7]
+    expected = finished.predict(images, batch_size=3)
+    files = []
+    for i, pixels in enumerate(images):
+        files.append(tmp_path / f"{i} ü.png")
+        picture(pixels).save(files[-1])
+    forms = {
+        "array": images.numpy(), "without channel": images[:, 0], "channels last": images.permute(0, 2, 3, 1), "in colour": images.expand(-1, 3, -1, -1),
+        "list of arrays": list(images.numpy()), "list of matrices": list(images[:, 0]), "PIL": [picture(x) for x in images], "paths": files,
+        "strings": [str(f) for f in files], "folder": tmp_path, "mixed": [files[0], picture(images[1]), images[2].numpy(), *images[3:, 0]],
+        "numbers": images.to(torch.int64), "floats": images.numpy().astype(np.float32), "RGB PIL": [picture(x).convert("RGB") for x in images],
+        "backwards in memory": images.numpy()[:, :, ::-1][:, :, ::-1], "big endian": images.numpy().astype(">i4").astype(np.int32),
+    }  # fmt: skip
+    for name, form in forms.items():
+        got = finished.predict(form, batch_size=3)
+        assert torch.equal(got.probabilities, expected.probabilities), name
+        assert got.names == expected.names and (got.files == [Path(f) for f in files]) == (name in ("paths", "strings", "folder")), name
+    for one in (files[3], str(files[3]), picture(images[3]), images[3], images[3, 0], images[3, 0].numpy()):
+        assert torch.equal(finished.predict(one).probabilities, finished.predict(images[3:4]).probabilities)
+    for none in ([], images[:0]):
+        assert finished.predict(none).probabilities.shape == (0, 10) and finished.predict(none).names == []
+    assert torch.equal(finished.prepare(tmp_path), images)
+
+
+def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_path: Path):
+    for name in ("b/2.png", "a/1.PNG", "3.jpg", ".hidden.png", ".cache/4.png", "a/.x/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(noise(3, 8, 8)).save(tmp_path / name, format="PNG")
+    (tmp_path / "notes.txt").write_text("no image")
+    got = model.predict(tmp_path)
+    assert [str(f.relative_to(tmp_path)) for f in got.files] == ["3.jpg", "a/1.PNG", "b/2.png"] and len(got.labels) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(KitError, match=r"empty holds no image files \(.jpg, "):
+        model.predict(tmp_path / "empty")
+    with pytest.raises(KitError, match="nothing.png was not found"):
+        model.predict(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize(("shape", "image", "means"), [
+    ((5, 8, 8), GREY, 5), ((5, 9, 7), GREY, 5), ((3, 8, 8), GREY, 3), ((1, 8, 8), GREY, 1), ((3, 8, 8), RGB, 1), ((3, 9, 7), RGB, 1), ((9, 7, 3), RGB, 1),
+    ((9, 7, 4), RGB, 1), ((9, 7, 3), GREY, 1), ((5, 9, 7), RGB, 5), ((2, 3, 9, 7), GREY, 2), ((2, 9, 7, 3), GREY, 2), ((2, 9, 7, 4), GREY, 2),
+    ((2, 1, 4, 4), (1, 4, 4), 2), ((1, 4, 4), (1, 4, 4), 1), ((3, 3, 3, 3), (3, 3, 3), 3), ((9, 7), RGB, 1), ((4, 4, 4), (1, 4, 4), 4),
+])  # fmt: skip
+def test_the_axes_of_an_array_are_told_apart(shape: tuple[int, ...], image: tuple[int, ...], means: int):
+    for given in (noise(*shape), noise(*shape).numpy(), noise(*shape).float()):
+        assert Inputs(given, image).all().shape == (means, *image)
+
+
+# ---- colour and size ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 20), (31, 12), (12, 31), (5, 5), (6, 30)])
+def test_sizes_are_adapted_as_the_training_images_are(size: tuple[int, int], tmp_path: Path):
+    rgb = noise(3, *size)
+    picture(rgb).save(tmp_path / "image.png")
+    trained_on = torch.from_numpy(decode(tmp_path / "image.png", 8))  # what kit.data makes of the file
+    assert torch.equal(fit(rgb[None], 8)[0], trained_on)
+    for form in (tmp_path / "image.png", rgb, picture(rgb), rgb.numpy(), rgb[None], rgb.float()):
+        assert torch.equal(Inputs(form, RGB).all()[0], trained_on)
+
+
+def test_images_that_are_not_square_are_covered_and_cropped():
+    rgb = noise(1, 3, 40, 30)
+    for h, w in ((10, 6), (6, 10), (7, 20), (40, 30)):
+        got = Inputs(rgb, (3, h, w)).all()
+        assert got.shape == (1, 3, h, w)
+        scale = max(h / 40, w / 30)
+        larger = [int(40 * scale + 1e-6), int(30 * scale + 1e-6)]  # as torchvision rounds the longer side
+        assert torch.equal(got, F.center_crop(F.resize(rgb, larger, antialias=True), [h, w]))
+
+
+def test_grey_and_colour_are_adapted_to_the_model():
+    rgb, grey = noise(2, 3, 8, 8), noise(2, 1, 8, 8)
+    luma = torch.stack([torch.from_numpy(np.array(picture(x).convert("L"))) for x in rgb])[:, None]
+    assert torch.equal(inputs.luma(rgb), luma)
+    for form in (rgb, [picture(x) for x in rgb], list(rgb), rgb.float()):
+        assert torch.equal(Inputs(form, GREY).all(), luma)
+    for form in (grey, [picture(x) for x in grey], grey[:, 0].numpy()):
+        assert torch.equal(Inputs(form, RGB).all(), grey.expand(-1, 3, -1, -1))
+    # what is transparent lies on white, in files and arrays
+    clear = torch.cat([rgb[:1], torch.zeros(1, 1, 8, 8, dtype=torch.uint8)], dim=1).permute(0, 2, 3, 1)
+    assert (Inputs(clear, RGB).all() == 255).all() and (Inputs(picture(clear[0].permute(2, 0, 1)), RGB).all() == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA"])
+def test_pil_images_of_every_mode(mode: str):
+    image = picture(noise(3, 8, 8)).convert("P" if mode == "PA" else "RGB").convert(mode)
+    assert Inputs(image, RGB).all().shape == (1, *RGB)
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
+    image, exif = picture(noise(3, 8, 12)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = np.rot90(np.array(image), -1)
+    for form in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        assert torch.equal(Inputs(form, (3, 12, 8)).all()[0], torch.from_numpy(upright.copy()).permute(2, 0, 1))
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------------------
+
+
+class Odd:
+    def __repr__(self) -> str:
+        return "odd"
+
+
+@pytest.mark.parametrize(("given", "why"), [
+    (np.full((8, 8), np.nan), "values that are not finite"), (np.array([[1, np.inf]]), "not finite"), (np.random.rand(8, 8), "floats from 0 to 1: mult"),
+    (torch.zeros(8, 8), "floats from 0 to 1"), (np.full((8, 8), 300), "values from 300 to 300, not whole"), (np.full((8, 8), -1), "values from -1"),
+    (np.full((8, 8), 2.5), "values from 2.5"), (torch.randn(3, 8, 8), "the model normalises by itself"), (np.zeros((8, 8), bool), "bool values"),
+    (np.zeros((8, 8), complex), "complex128 values"), (np.array([["a"]]), "an array of <U1"), (np.array([[Odd()]]), "an array of object"),
+    (np.zeros((8, 8, 2), np.uint8), r"shape \[8, 8, 2\]"), (np.zeros(8, np.uint8), r"shape \[8\]"), (np.zeros((0, 8), np.uint8), "an empty array"),
+    (np.zeros((3, 8, 1), np.uint8), "may be"), (3, "int is no image"), (None, "NoneType is no image"), (Odd(), "Odd is no image"), ([1], "list is no image"),
+    (np.zeros((2, 3, 8, 8), np.uint8), r"shape \[2, 3, 8, 8\]"), (b"bytes", "bytes is no image"), (np.zeros((1, 9000), np.uint8), "too narrow to resize it"),
+])  # fmt: skip
+def test_one_error_names_every_image_that_cannot_be_used(given, why: str, model: TrainedModel, monkeypatch):
+    monkeypatch.setattr(inputs, "MAX_PIXELS", 100_000)
+    good = noise(3, 8, 8)
+    with pytest.raises(KitError, match=rf"^1 of 3 images cannot be used: image 1: .*{why}.*allowed are a file's path, a folder"):
+        model.predict([good, given, good], batch_size=1)
+
+
+def test_broken_files_are_listed_with_their_reasons(model: TrainedModel, tmp_path: Path):
+    buffer = io.BytesIO()
+    picture(noise(3, 64, 64)).save(buffer, format="JPEG")
+    for name, content in {"a-good.jpg": buffer.getvalue(), "b-cut.jpg": buffer.getvalue()[:600], "c-empty.png": b"", "d-text.png": b"not an image"}.items():
+        (tmp_path / name).write_bytes(content)
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "e-deep.png")
+    with pytest.raises(KitError) as error:
+        model.predict(tmp_path)
+    message = str(error.value)
+    assert message.startswith("4 of 5 images cannot be used: image 1 (") and "b-cut.jpg" in message and "a-good" not in message
+    assert "c-empty.png): the file is empty (0 bytes)" in message and "d-text.png): not an image that can be read" in message and "8 bits" in message
+    with pytest.raises(KitError, match="9 of 9 images cannot be used: .*; and 4 more"):
+        model.predict([tmp_path / "gone.png"] * 9)
+    late = Image.open(io.BytesIO(buffer.getvalue()[:-400]))  # opened, and decoded only when it is used
+    with pytest.raises(KitError, match="image 0: OSError"):
+        model.predict(late)
+
+
+@pytest.mark.parametrize("images", [{"a": 1}, None, 3, object(), np.zeros((1, 2, 3, 8, 8), np.uint8), iter([])])
+def test_what_holds_no_images_is_refused_at_once(images, model: TrainedModel):
+    with pytest.raises(KitError, match="allowed are a file's path"):
+        model.predict(images)
+
+
+def test_what_may_be_two_things_is_refused():
+    with pytest.raises(KitError, match=r"may be three grey images or one in colour: give \[3, 1, H, W\] or \[1, 3, H, W\]"):
+        Inputs(noise(3, 20, 20), GREY)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, None])
+def test_the_batch_size_is_a_whole_number(size, model: TrainedModel):
+    with pytest.raises(KitError, match="batch_size=.*whole number from 1"):
+        model.predict(noise(2, 3, 8, 8), batch_size=size)
+
+
+def test_devices_are_checked(finished: Run):
+    with pytest.raises(KitError, match="device='gpu' is not auto, cpu, cuda or cuda:N"):
+        finished.predict(noise(1, 1, 8, 8), device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(KitError, match="this machine has 0 CUDA device"):
+            finished.model("cuda")
+    assert finished.model("auto") is not None
+
+
+def test_memory_is_bounded_by_the_batch(model: TrainedModel, monkeypatch):
+    seen = []
+    monkeypatch.setattr(TrainedModel, "forward", lambda self, x: seen.append(len(x)) or torch.zeros(len(x), 4))
+    got = model.predict(noise(10, 3, 8, 8), batch_size=4)
+    assert seen == [4, 4, 2] and len(got.labels) == 10
+    seen.clear()
+    with pytest.raises(KitError, match="2 of 9 images"):  # the rest is only read, for the sake of the list
+        model.predict([*noise(4, 3, 8, 8), None, *noise(3, 3, 8, 8), None], batch_size=2)
+    assert seen == [2, 2]
+
+
+def test_a_model_in_training_stays_in_training(model: TrainedModel):
+    model.train()
+    try:
+        a, b = model.predict(noise(4, 3, 8, 8)), model.predict(noise(8, 3, 8, 8))
+        assert model.training and torch.allclose(a.probabilities, b.probabilities[:4], atol=1e-6)  # evaluated all the same
+    finally:
+        model.eval()
+
+
+def test_reading_the_model_draws_nothing_from_the_callers_generator(finished: Run):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    finished.model()
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_preprocessing_says_what_is_done(model: TrainedModel):
+    said = model.preprocessing
+    assert said["image"] == [3, 8, 8] and "RGB" in said["channels"] and "shorter side to 8" in said["resize"] and said["dtype"] == "uint8"
+    assert "luma" in inputs.preprocessing(GREY)["channels"]
