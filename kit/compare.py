@@ -127,7 +127,7 @@ def compare(runs: str | Path | Run | Sequence[Run | str | Path], dataset: str = 
     table[NUMBERS] = table[NUMBERS].apply(pd.to_numeric, errors="coerce")
     _mark_fronts(table)
     agreement = _agreement(known, table)
-    return Comparison(found, table, agreement, [*_notes(table), *_agreement_notes(agreement), *aside, NOTE])
+    return Comparison(found, table, agreement, [*_notes(table), *_agreement_notes(agreement), *_older(known, table), *aside, NOTE])
 
 
 # ---- which runs --------------------------------------------------------------------------------------------------------------
@@ -200,8 +200,7 @@ def _network(config: Mapping[str, Any]) -> str:
 def _remark(known: Known, finished: bool) -> str | None:
     said = [textwrap.shorten(f"{known.failure.get('error', 'Error')}: {known.failure.get('message', '')}", 110, placeholder=" …")]
     said = said if known.failure and not finished else []
-    older = ["made by an older version"] if known.lacking else []
-    return "; ".join(said + known.problems + older) or None
+    return "; ".join(said + known.problems) or None
 
 
 def _apart(runs: Sequence[Run]) -> list[str]:
@@ -310,6 +309,12 @@ def _agreement_notes(agreement: pd.DataFrame) -> list[str]:
 
 
 # ---- what is comparable ------------------------------------------------------------------------------------------------------
+
+
+def _older(known: Sequence[Known], table: pd.DataFrame) -> list[str]:
+    names = [name for name, files in zip(table["run"], known) if files.lacking]
+    listed = "all" if len(names) == len(table) else ", ".join(names[:8] + ["…"] * (len(names) > 8))
+    return [f"Made by an older version of kit, shown with what they have: {listed}."] if names else []
 
 
 def _notes(table: pd.DataFrame) -> list[str]:

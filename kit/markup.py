@@ -70,21 +70,22 @@ def _sortable_cell(cell: Cell) -> str:
     return (f"<td class=n data-v={cell.value:.12g}>" if number else "<td>") + f"{text(cell.shown)}</td>"
 
 
+# The class is doubled to outweigh a notebook's own styles of tables.
 TABLE_STYLE = """
 .wide{overflow-x:auto}
-.kit-sortable{border-collapse:collapse;font-size:13px}
-.kit-sortable th,.kit-sortable td{border:1px solid rgba(128,128,128,.35);padding:.25rem .5rem;text-align:left}
-.kit-sortable tbody td:first-child{white-space:nowrap}
-.kit-sortable td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.kit-sortable thead th{background:rgba(128,128,128,.14);vertical-align:bottom}
-.kit-sortable thead button{all:unset;cursor:pointer;font-weight:600}
-.kit-sortable thead button:focus-visible,.kit-sortable thead input:focus-visible{outline:2px solid #56b4e9}
-.kit-sortable thead button::after{content:" \\2195";opacity:.45}
-.kit-sortable th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
-.kit-sortable th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
-.kit-sortable thead input{box-sizing:border-box;width:100%;min-width:3.5em;font:inherit;color:inherit;background:transparent;
+.kit-sortable.kit-sortable{border-collapse:collapse;font-size:13px}
+.kit-sortable.kit-sortable th,.kit-sortable.kit-sortable td{border:1px solid rgba(128,128,128,.35);padding:.25rem .5rem;text-align:left}
+.kit-sortable.kit-sortable tbody td:first-child{white-space:nowrap}
+.kit-sortable.kit-sortable td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.kit-sortable.kit-sortable thead th{background:rgba(128,128,128,.14);vertical-align:bottom}
+.kit-sortable.kit-sortable thead button{all:unset;cursor:pointer;font-weight:600}
+.kit-sortable.kit-sortable thead button:focus-visible,.kit-sortable.kit-sortable thead input:focus-visible{outline:2px solid #56b4e9}
+.kit-sortable.kit-sortable thead button::after{content:" \\2195";opacity:.45}
+.kit-sortable.kit-sortable th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
+.kit-sortable.kit-sortable th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
+.kit-sortable.kit-sortable thead input{box-sizing:border-box;width:100%;min-width:3.5em;font:inherit;color:inherit;background:transparent;
 border:1px solid rgba(128,128,128,.35)}
-.kit-sortable caption{caption-side:bottom;text-align:left;opacity:.75;padding-top:.3rem}
+.kit-sortable.kit-sortable caption{caption-side:bottom;text-align:left;opacity:.75;padding-top:.3rem}
 """
 
 # Empty cells come last in both directions. The script may run more than once on a page (two tables of a notebook): each table once.

@@ -185,7 +185,8 @@ def test_a_run_of_an_older_layout_has_what_it_has(folder):
     both = report.compare(folder)
     row = both.table.set_index("run").loc["old"]
     assert row["test_accuracy"] == 0.5 and np.isnan(row["params"]) and np.isnan(row["seconds"]) and not row["front_params"]
-    assert "made by an older version" in row["remark"] and "provenance.json is missing" in row["remark"]
+    assert "provenance.json is missing" in row["remark"]
+    assert "Made by an older version of kit, shown with what they have: old." in both.notes
     assert figures.png(figures.tradeoffs(both.table))[:4] == b"\x89PNG"
 
 
