@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 
 
 @functools.cache
-def built(channels: int = 3) -> space.Network:
+def built(channels: int = 3, name: str = "cell") -> space.Network:
     torch.manual_seed(0)
-    return space.build("cell", 3, (channels, 8, 8), channels=4, cells=3)
+    return space.build(name, 3, (channels, 8, 8), channels=4, cells=3 if name == "cell" else 4, reductions=1)
 
 
 def children(net: space.Network, n: int) -> list[space.Picks]:
@@ -34,12 +34,14 @@ def children(net: space.Network, n: int) -> list[space.Picks]:
 # ---- what is timed -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_candidates_time_is_that_of_its_modules_at_their_shapes(monkeypatch):
+@pytest.mark.parametrize("name", ["cell", "choice", "mobile"])
+def test_a_candidates_time_is_that_of_its_modules_at_their_shapes(name: str, monkeypatch):
     """With multiply-adds for milliseconds the table must add up to the space's own cost."""
     monkeypatch.setattr(latency, "_time_module", lambda module, inputs, *_: float(measure(module, inputs[0][0][1:])[0].macs))
-    net = built()
+    net = built(name=name)
     table = latency.candidate_times(net, CPU, batch=2, threads=1)
     assert [len(row) for row in table] == [len(slot.candidates) for slot in net.slots]
+    assert all(any(row) for row in table)
     for a, b in itertools.pairwise(children(net, 20)):
         ours = [sum(table[slot][c] for slot, chosen in enumerate(picks) for c in chosen) for picks in (a, b)]
         assert ours[0] - ours[1] == net.cost(a).macs - net.cost(b).macs
@@ -62,11 +64,11 @@ def test_operations_are_timed_in_the_memory_layout_that_they_meet(channels: int,
     assert all(found[0][0][0] == 2 for found in operations.values())
 
 
-@pytest.mark.parametrize("name", ["cell", "wrn-16-2"])
+@pytest.mark.parametrize("name", ["cell", "choice", "mobile", "wrn-16-2"])
 def test_a_whole_table_of_a_real_space(name: str, monkeypatch):
     for setting, few in (("GROUPS", 1), ("PASSES", 3), ("CALIBRATION", 4), ("CHECKS", 3)):
         monkeypatch.setattr(latency, setting, few)
-    net = built() if name == "cell" else space.build(name, 3, (3, 8, 8))
+    net = space.build(name, 3, (3, 8, 8)) if name.startswith("wrn") else built(name=name)
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
