@@ -174,6 +174,26 @@ def test_a_pass_that_does_not_fit_is_halved(data, monkeypatch):
     assert sizes == [8, 4, 2, 2, 2, 2]
 
 
+def test_a_pass_takes_what_the_memory_holds(data, monkeypatch, capsys):
+    for name, value in {"memory_allocated": 100, "max_memory_allocated": 300, "memory_reserved": 150, "mem_get_info": (2950, 8000)}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
+    w = walker.Walker(network(), data)
+    assert w._affordable([w.axis(0, "δ")]) == 9  # 0.6 · (2950 + 150 − 100) / 200
+
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 3)
+
+        def forward(self, x):
+            y = self.layer(x.float().flatten(1) / 255)
+            return y if y.sum().item() > -1e9 else -y  # vmap has no single number to give
+
+    w = walker.Walker(Picky(), data)
+    assert w._affordable([w.axis(0, "δ")]) == 1 and "one point per pass: torch.func.vmap cannot run this model" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_on_the_gpu_a_pass_takes_several_points(data):
     net = network().cuda()
@@ -224,7 +244,8 @@ def test_a_quadratic_rises_by_half_its_curvature_times_the_radius_squared(data):
         assert (mean, low, high) == pytest.approx((along.mean() * r**2 / 2, mean - half, mean + half), rel=1e-9)
     mean, low, high = lines.band()
     at_one = lines.values[:, -1]
-    assert mean[-1] == pytest.approx(at_one.mean()) and (low[-1], high[-1]) == pytest.approx(stats.t.interval(0.95, 4, at_one.mean(), stats.sem(at_one)))
+    assert mean[-1] == pytest.approx(at_one.mean())
+    assert (low[-1], high[-1]) == pytest.approx(stats.t.interval(0.95, 4, at_one.mean(), stats.sem(at_one)))
     assert low[3] == mean[3] == high[3] == lines.centre
     with pytest.raises(KitError, match="no value at radius 0.75; they have: 0.25, 0.5, 1"):
         lines.rise(0.75)
@@ -320,6 +341,8 @@ def test_an_interrupted_plane_goes_on_and_a_foreign_file_is_refused(data, tmp_pa
     assert np.array_equal(landscape.plane(net, data, steps=5, path=path).values, whole.values) and len(evaluated) == 25 - 12
     with pytest.raises(KitError, match="another model, data set or grid"):
         landscape.plane(net, data, steps=5, seed=9, path=path)
+    with pytest.raises(KitError, match="another model, data set or grid"):
+        landscape.plane(net, data, steps=5, path=path, metric=Accuracy(data.images, data.labels))
     other = ImageSet(data.images.flip(0), data.labels)
     with pytest.raises(KitError, match="another model, data set or grid"):
         landscape.plane(net, ImageSet(255 - other.images, other.labels), steps=5, path=path)
@@ -492,3 +515,38 @@ def test_gather_reads_paths_or_searches_methods(two, finished):
         landscape.gather("", " ", 0, {})
     with pytest.raises(KitError, match="seed='x'"):
         landscape.gather("", "dha", "x", {})
+
+
+# ---- on paper ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hessian):
+    from kit.landscape import report
+
+    found = landscape.compare(two, steps=5, directions=3, eigenvalue_images=20, progress=lambda *_: None)
+    path = report.write(found, tmp_path / "reports", note="Alone on the machine.")
+    text = path.read_text()
+    assert path.name == "landscape-micro_digits.md" and all((path.parent / name).is_file() for name in (
+        "landscape-micro_digits.csv", *(f"landscape-micro_digits-{kind}.png" for kind in ("contours", "surfaces", "lines"))))  # fmt: skip
+    mean, low, high = found[0].lines.rise(0.5)
+    assert f"{mean:.3g} [{low:.3g}, {high:.3g}]" in text and "Alone on the machine." in text
+    assert "bit for bit." in text and "n = 3 random directions" in text and "60 test images" in text
+    assert "-p methods dha -p seed 0,1 -p steps 5 -p radius 1.0 -p directions 3 -p direction_seed 0" in text and "-p channels 4" in text
+    assert "## By method" in text and "n = 2 seeds" not in text  # one method: nothing to compare with
+    with pytest.raises(KitError, match="no landscapes"):
+        report.write([], tmp_path)
+
+
+def test_methods_are_paired_by_seed(two, no_hessian):
+    found = landscape.compare(two, **SMALL, progress=lambda *_: None)
+    other = []
+    for item, shift in zip(found, (0.1, 0.12)):
+        at = item.lines.coordinates
+        run = kit.Run(item.run.path)
+        run.config = run.config.model_copy(update={"method": "ista"})
+        lines = landscape.Lines(at, item.lines.values + shift * (at != 0), 0)
+        other.append(landscape.Landscape(run, "B", item.plane, lines, item.eigenvalue, 60, 20))
+    (text,) = landscape.method_findings([*found, *other], (0.5,))
+    assert "rise of ista − rise of dha = +0.11 [" in text and "n = 2 seeds" in text
+    assert landscape.method_findings([*found, other[0]], (0.5,)) == []
+    assert [item.run.config.method for item in landscape.one_each([*found, *other])] == ["dha", "ista"]

@@ -5,12 +5,12 @@ leaves the centre, see METHOD section 5). The caller's model is never moved: a c
 same directions' seed, and keeps what is done in their directories; `kit.figures` draws it and `kit.landscape.report` writes it down.
 """
 
-from kit.landscape.runs import Landscape, by_method, compare, findings, gather, one_each, table
 from kit.landscape.curvature import largest_eigenvalue, sharpness
 from kit.landscape.directions import direction
 from kit.landscape.grid import Lines, Plane, line, plane
+from kit.landscape.runs import Landscape, by_method, check, compare, findings, gather, method_findings, one_each, table
 
 __all__ = [
-    "Landscape", "Lines", "Plane", "by_method", "compare", "direction", "findings", "gather", "largest_eigenvalue", "line", "one_each", "plane",
-    "sharpness", "table",
+    "Landscape", "Lines", "Plane", "by_method", "check", "compare", "direction", "findings", "gather", "largest_eigenvalue", "line",
+    "method_findings", "one_each", "plane", "sharpness", "table",
 ]  # fmt: skip

@@ -102,9 +102,7 @@ def line(model: nn.Module, data: ImageSet, *, directions: int = 10, steps: int =
 
     radii: distances that are evaluated as well, on both sides, so that `Lines.rise` knows them. The rest as for `plane`.
     """
-    if directions < 1:
-        raise KitError(f"directions={directions}: give 1 or more; an interval needs 2")
-    _check_radii(radii)
+    check_lines(directions, radii)
     coordinates = np.unique(np.concatenate([grid(steps, radius), np.asarray(radii, float), -np.asarray(radii, float)]))
     points = np.broadcast_to(coordinates[:, None], (directions, len(coordinates), 1))
     job = _Job(model, data, points, seed, metric, path, ("line", directions, coordinates.tolist(), seed))
@@ -122,7 +120,9 @@ def grid(steps: int, radius: float) -> np.ndarray:
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)
 
 
-def _check_radii(radii: Sequence[float]) -> None:
+def check_lines(directions: int, radii: Sequence[float]) -> None:
+    if directions < 1:
+        raise KitError(f"directions={directions}: give 1 or more; an interval needs 2")
     if not all(r > 0 and math.isfinite(r) for r in radii):
         raise KitError(f"radii={tuple(radii)}: give positive numbers, e.g. radii=(0.25, 0.5, 1.0)")
 
@@ -179,7 +179,8 @@ def _identity(model: nn.Module, data: ImageSet, metric: Metric | None, what: tup
     order = torch.arange(1, len(data) + 1, device=data.device)
     pixels = int(next(iter(data.chunks(256)))[0].sum(dtype=torch.int64))
     seen = (tuple(data.images.shape), int((data.labels * order).sum()), int((data.index * order).sum()), pixels)
-    digest = hashlib.sha256(repr((what, seen, type(metric).__name__)).encode())
+    of = getattr(metric, "__qualname__", type(metric).__qualname__)
+    digest = hashlib.sha256(repr((what, seen, of)).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

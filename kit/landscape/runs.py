@@ -18,7 +18,7 @@ from kit import store
 from kit.data import ImageSet, load_dataset
 from kit.errors import KitError
 from kit.landscape.curvature import largest_eigenvalue, some
-from kit.landscape.grid import Lines, Plane, grid, interval, line, plane
+from kit.landscape.grid import Lines, Plane, check_lines, grid, interval, line, plane
 from kit.run import Run, TrainedModel
 from kit.search import pick_device
 
@@ -55,9 +55,9 @@ def compare(runs: Sequence[Run | str | Path], *, steps: int = 21, radius: float 
     directory, in landscape/, and is read the next time; an interrupted call goes on. progress: called with (what, done, all); None: a bar or lines.
     Raises KitError before any compute for a path that is no run, a run without a model, and runs whose test images differ.
     """
+    check(steps=steps, radius=radius, directions=directions, images=images, radii=radii)
     loaded = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     check_comparable(loaded)
-    grid(steps, radius)
     where = pick_device(device)
     config = loaded[0].config
     test = load_dataset(config.dataset, config.root, config.image_size).test.to(where)
@@ -103,6 +103,14 @@ def gather(runs: str, methods: str, seed: int | str, values: dict[str, Any]) -> 
 # ---- what can be compared ----------------------------------------------------------------------------------------------------
 
 
+def check(*, steps: int = 21, radius: float = 1.0, directions: int = 10, images: int = 0, radii: Sequence[float] = RADII) -> None:
+    """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
+    grid(steps, radius)
+    check_lines(directions, radii)
+    if images < 0:
+        raise KitError(f"images={images}: give how many of the test images, 0 for all")
+
+
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises KitError for no runs, a run without a model, and runs on different images, with the groups that are comparable."""
     if not runs:
@@ -144,8 +152,8 @@ def _folder(run: Run) -> Path | None:
 
 
 def _file(folder: Path | None, kind: str, **settings: Any) -> Path | None:
-    named = "-".join(f"{name}{value:g}" if isinstance(value, (int, float)) else f"{name}{'+'.join(f'{v:g}' for v in value)}" for name, value in settings.items())
-    return None if folder is None else folder / f"{kind}-{named}.npz"
+    named = [f"{name}{'+'.join(f'{v:g}' for v in np.atleast_1d(value))}" for name, value in settings.items()]
+    return None if folder is None else folder / f"{'-'.join([kind, *named])}.npz"
 
 
 def _eigenvalue(model: TrainedModel, data: ImageSet, path: Path | None, progress: Callable[[int, int], None]) -> float:
@@ -195,19 +203,33 @@ def one_each(landscapes: Sequence[Landscape]) -> list[Landscape]:
 
 
 def findings(landscapes: Sequence[Landscape], radii: Sequence[float] = RADII) -> list[str]:
-    """Which of these models is flatter than the first, in words: differences of the rise, paired by direction, with their 95% interval."""
-    sentences = []
+    """Which of these trained models is flatter than the first, in words: differences of the rise, paired by direction."""
     first = landscapes[0]
-    for other in landscapes[1:]:
-        for r in radii:
-            difference = other.lines.rises(r) - first.lines.rises(r)
-            n, (mean, low, high) = len(difference), (float(v) for v in interval(difference))
-            verdict = "one direction says nothing"
-            if n > 1:
-                verdict = "not distinguishable" if low <= 0 <= high else f"{first.label if mean > 0 else other.label} is flatter"
-            sentences.append(f"radius {r:g}: rise of {other.label} − rise of {first.label} = {mean:+.3g} [{low:+.3g}, {high:+.3g}], "
-                             f"n = {n} directions: {verdict}.")  # fmt: skip
+    return [_finding(r, (first.label, other.label), other.lines.rises(r) - first.lines.rises(r), "directions")
+            for other in landscapes[1:] for r in radii]  # fmt: skip
+
+
+def method_findings(landscapes: Sequence[Landscape], radii: Sequence[float] = RADII) -> list[str]:
+    """Which method gives flatter models than the first one's, in words: differences of the runs' mean rises, paired by seed. Empty where no
+    two seeds are common to both."""
+    numbers, sentences = table(landscapes, radii), []
+    first, *others = dict.fromkeys(numbers["method"])
+    for other in others:
+        one, two = (numbers[numbers["method"] == name].set_index("seed") for name in (first, other))
+        common = one.index.intersection(two.index)
+        if len(common) > 1:
+            sentences += [_finding(r, (first, other), (two[f"rise@{r:g}"] - one[f"rise@{r:g}"])[common].to_numpy(), "seeds") for r in radii]
     return sentences
+
+
+def _finding(radius: float, names: tuple[str, str], differences: np.ndarray, of: str) -> str:
+    mean, low, high = (float(v) for v in interval(differences))
+    if math.isnan(low):
+        verdict = f"one of the {of} says nothing about the difference"
+    else:
+        verdict = "not distinguishable" if low <= 0 <= high else f"{names[0] if mean > 0 else names[1]} is flatter"
+    bounds = "" if math.isnan(low) else f" [{low:+.3g}, {high:+.3g}]"
+    return f"radius {radius:g}: rise of {names[1]} − rise of {names[0]} = {mean:+.3g}{bounds}, n = {len(differences)} {of}: {verdict}."
 
 
 # ---- progress ----------------------------------------------------------------------------------------------------------------

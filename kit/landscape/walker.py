@@ -44,7 +44,8 @@ class Walker:
         named = dict(self.twin.named_parameters())
         kinds = {(p.dtype, p.device) for p in named.values()}
         if len(kinds) != 1:
-            raise KitError(f"the model's parameters must share one dtype and device, got {sorted(map(str, kinds)) or 'no parameters'}: use model.float()")
+            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "none"
+            raise KitError(f"the model's parameters must share one dtype and device, got: {found}; use model.float() or .to(device)")
         self.offsets, end = {}, 0
         for name, p in named.items():
             self.offsets[name], end = end, end + -(-p.numel() // ALIGNED) * ALIGNED

@@ -1,0 +1,143 @@
+"""What the landscapes of some runs say, on paper: Markdown with the table, CSV, and pictures.
+
+Not imported by `kit.landscape` itself: it draws.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Sequence
+
+import pandas as pd
+
+from kit import provenance, store
+from kit.config import Config
+from kit.errors import KitError
+from kit.landscape.runs import RADII, Landscape, by_method, findings, method_findings, one_each, table
+from kit.methods import METHODS, PRESETS
+from kit.search import pick_device
+
+
+def write(landscapes: Sequence[Landscape], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
+    """Write <folder>/landscape-<dataset>.md, .csv and pictures; returns the Markdown's path.
+
+    note: a sentence about the circumstances (what else the machine did, say) that stands with the hardware.
+    """
+    if not landscapes:
+        raise KitError("no landscapes, so there is nothing to report: landscape.compare(runs) makes them")
+    dataset = Path(landscapes[0].run.config.dataset).name
+    folder, stem = Path(folder), name or f"landscape-{dataset}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(one_each(landscapes), folder, stem)
+    store.atomically(folder / f"{stem}.csv", lambda p: table(landscapes).to_csv(p, index=False))
+    store.atomically(folder / f"{stem}.md", lambda p: p.write_text(_text(landscapes, dataset, pictures, note)))
+    return folder / f"{stem}.md"
+
+
+def markdown_table(landscapes: Sequence[Landscape], radii: Sequence[float] = RADII) -> str:
+    """One row per run; the interval of each rise in brackets."""
+    head = ["run", "test accuracy", "test loss (centre)", *(f"rise at {r:g}" for r in radii), "largest eigenvalue"]
+    rows = [[row["run"], f"{row['test_accuracy']:.2%}", f"{row['test_loss']:.4g}",
+             *(_with_interval(row, f"rise@{r:g}") for r in radii), f"{row['eigenvalue']:.3g}"]
+            for row in table(landscapes, radii).to_dict("records")]  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _method_table(landscapes: Sequence[Landscape], radii: Sequence[float] = RADII) -> str:
+    names = [*(f"rise@{r:g}" for r in radii), "eigenvalue"]
+    rows = [[METHODS[row["method"]].title, f"{row['n']}", f"{row['test_accuracy']:.2%}", *(_with_interval(row, name) for name in names)]
+            for row in by_method(landscapes, radii).to_dict("records")]  # fmt: skip
+    return _markdown(["method", "runs", "test accuracy", *(name.replace("@", " at ") for name in names)], rows)
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row[f"{name}/low"], row[f"{name}/high"]
+    return f"{row[name]:.3g}" + ("" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]")
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _pictures(shown: Sequence[Landscape], folder: Path, stem: str) -> list[tuple[str, str]]:
+    from kit.figures import landscape as figures
+    from kit.figures import static_landscape
+
+    made = (("contours", "Test loss on the plane of two random directions, the same levels in all panels", figures.contours(shown)),
+            ("surfaces", "The same planes as surfaces, cut off a step above the last level", figures.surfaces(shown)),
+            ("lines", "Test loss along random directions: mean and 95% interval over the directions", figures.lines(shown)))  # fmt: skip
+    for key, _, figure in made:
+        store.atomically(folder / f"{stem}-{key}.png", lambda p, figure=figure: p.write_bytes(static_landscape.png(figure)))
+    return [(f"{stem}-{key}.png", caption) for key, caption, _ in made]
+
+
+def _text(landscapes: Sequence[Landscape], dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
+    first = landscapes[0]
+    n, steps = first.lines.directions, len(first.plane.coordinates)
+    several = by_method(landscapes)["n"].max() > 1
+    parts = [
+        f"# Loss landscape: {dataset}",
+        f"{len(landscapes)} trained models, {first.images:,} test images, BatchNorm in evaluation mode. Directions are Gaussian, every filter "
+        f"scaled to the norm of the trained one, zero for biases and BatchNorm, from one seed ({first.plane.seed}) for all models (Li et al. "
+        f"2018; DHA Fig. 3). Planes: {steps} × {steps} points; lines: {n} directions.",
+        "## Numbers",
+        markdown_table(landscapes),
+        f"Rise at r: mean over n = {n} random directions d of (L(θ* + r d) + L(θ* − r d)) / 2 − L(θ*) in nats, with Student's 95% interval over "
+        f"the directions. Guessing costs ln({len(first.run.classes)}) = {math.log(len(first.run.classes)):.2f} nats: a rise beyond that says that "
+        f"the network is broken there, not how much. Eigenvalue: the Hessian's largest, over {first.eigenvalue_images:,} images, by power "
+        "iteration; it belongs to the raw weights, whose scale BatchNorm leaves free, so it compares less well between networks than the rise.",
+        _exact(landscapes),
+    ]
+    if several:
+        parts += ["## By method", _method_table(landscapes), "Means over runs with Student's 95% interval over the runs.",
+                  _listed(method_findings(landscapes))]  # fmt: skip
+    parts += ["## What they say", _listed(findings(one_each(landscapes))),
+              "These intervals are over directions around one trained model each: they say whether these models differ, not whether the methods "
+              f"do. They are {3 * (len(one_each(landscapes)) - 1)} intervals of 95% each, without correction for their number."]  # fmt: skip
+    parts += ["## Pictures", *(f"![{caption}]({path})\n\n*{caption}*" for path, caption in pictures)]
+    parts += ["## How", _origin(landscapes, note)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _exact(landscapes: Sequence[Landscape]) -> str:
+    apart = [item for item in landscapes if not item.exact]
+    if not apart:
+        return "The centre of every plane is the test loss that the run recorded, bit for bit."
+    most = max(abs(item.plane.centre - item.run.metrics["test_loss"]) for item in apart)
+    return (f"In {len(landscapes) - len(apart)} of {len(landscapes)} runs the centre is the test loss that the run recorded, bit for bit; in the "
+            f"others it differs by up to {most:.2g} (a part of the test images, another device, or a run in bfloat16, evaluated in float32 "
+            "here).")  # fmt: skip
+
+
+def _listed(sentences: list[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _origin(landscapes: Sequence[Landscape], note: str) -> str:
+    here, trained = provenance.describe(pick_device("auto")), [item.run.provenance for item in landscapes]
+    commits = ", ".join(sorted({str(where.get("commit")) for where in trained}))
+    command = " ".join(["papermill notebooks/landscape.ipynb out.ipynb", *(f"-p {name} {value}" for name, value in _parameters(landscapes).items())])
+    return "\n\n".join(filter(None, [
+        f"`{command}`",
+        f"Landscapes: commit `{here['commit']}`, {here['device']}, {here['processor']}, {here['cores']} cores, {here['threads']} thread(s), torch "
+        f"{here['versions']['torch']}. Runs: commit `{commits}`, {', '.join(sorted({str(where.get('device')) for where in trained}))}, preset "
+        f"`{landscapes[0].run.config.preset}`, {landscapes[0].run.config.epochs} epochs; {trained[0].get('split', '')}.",
+        note,
+    ]))  # fmt: skip
+
+
+def _parameters(landscapes: Sequence[Landscape]) -> dict[str, Any]:
+    """The notebook's parameters that give these landscapes: methods, seeds, grid, and what the configuration changes about the preset."""
+    item, config = landscapes[0], landscapes[0].run.config
+    numbers: pd.DataFrame = table(landscapes)
+    usual = Config(dataset="digits", method=config.method, preset=config.preset).model_dump()
+    chosen = {"dataset", "method", "preset", "seed", "out", "root", "device"}
+    changed = {name: value for name, value in config.model_dump().items() if name not in chosen and value != usual[name]}
+    if config.search_epochs == max(1, round(PRESETS[config.preset]["search_share"] * config.epochs)):
+        changed.pop("search_epochs", None)
+    grid = {"steps": len(item.plane.coordinates), "radius": float(item.plane.coordinates[-1]), "directions": item.lines.directions,
+            "direction_seed": item.plane.seed}  # fmt: skip
+    part = {} if item.images == item.run.metrics["test_images"] else {"images": item.images}
+    return {"dataset": config.dataset, "preset": config.preset, "methods": ",".join(dict.fromkeys(numbers["method"])),
+            "seed": ",".join(map(str, dict.fromkeys(numbers["seed"]))), **grid, **part, **changed}  # fmt: skip
