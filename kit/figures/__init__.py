@@ -9,11 +9,13 @@ from kit.figures.compare import agreement, tradeoffs
 from kit.figures.comparison import ablation, accuracy_against_time
 from kit.figures.display import show
 from kit.figures.epochs import curves, overlay
+from kit.figures.landscape import contours as landscape_contours, lines as landscape_lines, show_surfaces, surfaces as landscape_surfaces
 from kit.figures.pictures import predictions
 from kit.figures.static import png
 from kit.figures.style import OP_COLORS, PALETTE, TEMPLATE, method_look
 
 __all__ = [
-    "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "agreement", "architecture", "cell", "curves", "method_look", "overlay",
-    "png", "policy", "predictions", "show", "tradeoffs",
+    "OP_COLORS", "PALETTE", "TEMPLATE", "ablation", "accuracy_against_time", "agreement", "architecture", "cell", "curves",
+    "landscape_contours", "landscape_lines", "landscape_surfaces", "method_look", "overlay", "png", "policy", "predictions", "show",
+    "show_surfaces", "tradeoffs",
 ]  # fmt: skip
