@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kit import arch, augment, hyper, space
+from kit import arch, augment, hyper, space, store
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import Policy
 from kit.config import Config
@@ -142,6 +142,9 @@ def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: tor
     name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
     policy = augment.build(name, generator(config.seed, f"{key}/τ", device), sets.size, flip=sets.flip, lr=config.tau_lr,
                            fill=(mean * 255).round().to(torch.uint8), shared=config.policies > 0)  # fmt: skip
+    if config.policy is not None and stage.augment != "default":
+        policy.adopt(read_policy(config.policy, config.augment, policy.ops))
+        return Derived(policy)
     return Derived(policy) if stage.augment == "derived" else policy
 
 
@@ -179,6 +182,17 @@ def read_genotype(source: str) -> dict:
     except ValueError as error:
         raise KitError(f"{path} is not JSON: {error}") from None
     return found.get("genotype", found) if isinstance(found, dict) else found
+
+
+def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
+    """The τ that a finished run found, of the kind `name` over `ops`."""
+    path = Path(source).expanduser() / "model" / "model.json"
+    if not path.is_file():
+        raise KitError(f"policy={source!r} is not a finished run's directory (it has no model/model.json)")
+    found = store.read_json(path).get("policy", {})
+    if found.get("name") != name or tuple(found.get("ops", ())) != tuple(ops):
+        raise KitError(f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set augment={found.get('name')!r}")
+    return found
 
 
 def _autocast(config: Config, device: torch.device) -> torch.dtype | None:

@@ -57,6 +57,7 @@ class Config(BaseModel):
     genotype: str | None = Field(None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one")
     arch: str = Field(description="sparse-coding, dsnas, snas, darts, gdas, daas, reinforce, given or random")
     augment: str = Field(description="pair-softmax, pair-softmax-4, policy-gradient, or a fixed policy")
+    policy: str | None = Field(None, description="a run's directory: train with the τ that it found, as it stands")
     hyper: str = Field(description="lookahead, fresh, validation, hgd, ift, reinforce, random-search, bayesian or fixed")
     hyper_space: str = Field("weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…")
     recover: Literal["step", "epoch"] = Field(description="when α is recovered from b")
@@ -145,6 +146,9 @@ class Config(BaseModel):
         if self.target_macs is not None and not arch.target:
             raise KitError(f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps")
         hyper.read_bases(self.hyper_space)
+        if self.policy is not None and not augment.AUGMENT[self.augment].learns:
+            learned = ", ".join(name for name, entry in augment.AUGMENT.items() if entry.learns)
+            raise KitError(f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that run learned ({learned})")
         if self.temperature < self.last_temperature:
             raise KitError(f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger")
 

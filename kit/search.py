@@ -307,9 +307,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def _policy(config: Config, parts: compose.Parts) -> dict:
-    snapshot = parts.augment.snapshot()
-    learned = {"ops": list(parts.augment.ops), "probabilities": snapshot["probabilities"].tolist()} if snapshot else {}
-    return {"name": config.augment, **learned}
+    learned = {name: values.tolist() for name, values in parts.augment.snapshot().items() if name != "counts"}
+    return {"name": config.augment, **({"ops": list(parts.augment.ops), **learned} if learned else {})}
 
 
 def _put_aside(folder: Path) -> None:

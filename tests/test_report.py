@@ -68,7 +68,7 @@ def test_the_report_is_complete_and_the_same_twice(runs, tmp_path):
 
 def test_the_grid_is_checked():
     assert [(c.method, c.seed) for c in report.ablation_grid("ista,dha", "3,5", {})] == [("ista", 3), ("dha", 3), ("ista", 5), ("dha", 5)]
-    assert [c.method for c in report.ablation_grid("all", 1, {})] == list(report.ABLATION)
+    assert [c.method for c in report.ablation_grid("all", 1, {})] == list(report.STUDIES["ablation"].methods)
     with pytest.raises(KitError, match="Did you mean 'ista'"):
         report.ablation_grid("isto", 1, {})
     for seeds in ("many", 0):

@@ -113,6 +113,14 @@ class PolicyGradient(Policy):
         return first[:, None] * second
 
     @torch.no_grad()
+    def adopt(self, found: dict) -> None:
+        """Take over a policy as `Run.policy` gives it."""
+        pairs, applied, magnitude = (torch.tensor(found[name]).clamp(min=1e-30) for name in ("probabilities", "apply", "magnitude"))
+        self.pi.copy_(torch.stack([pairs.sum(1), pairs.sum(0)]).log())
+        self.apply_logit.copy_(applied.clamp(max=1 - 1e-7).logit())
+        self.delta.copy_(magnitude.log())
+
+    @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
         """probabilities and counts [K, K] as for `PairSoftmax`; apply [K], magnitude [K, 10]: probabilities per operation."""
         counts = self.counts.clone().view(len(self.ops), -1)

@@ -175,6 +175,10 @@ class PairSoftmax(Policy):
         for name in ("tau", "velocity", "counts"):
             getattr(self, name).copy_(state[name])
 
+    def adopt(self, found: dict) -> None:
+        """Take over a policy as `Run.policy` gives it."""
+        self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
+
     def snapshot(self) -> dict[str, Tensor]:
         """probabilities float [K, K]; counts: how often each pair was trained on since the last snapshot, which this call ends."""
         counts = self.counts.clone().view_as(self.tau)
