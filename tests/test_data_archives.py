@@ -15,7 +15,8 @@ from kit.data import archive, download
 from kit.data.archive import BrokenArchive, extract
 from kit.errors import KitError
 
-FILES = {"set/two words/a b.jpg": b"one", "set/фото/изображение.jpg": b"two", "set/写真/café.jpg": b"three", "set/empty.txt": b"", "top.txt": b"x" * 70_000}
+FILES = {"set/two words/a b.jpg": b"one",
+         "set/фото/изображение.jpg": b"two", "set/写真/café.jpg": b"three", "set/empty.txt": b"", "top.txt": b"x" * 70_000}
 
 
 def tar(file: Path, entries, mode="w") -> Path:
@@ -188,7 +189,8 @@ def test_damaged_bytes_are_noticed(tmp_path, rarfile):
             extract(file, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content, words", [(b"", ""), (b"<html>please log in</html>", "it is a web page"), (b"\x89PNG\r\n\x1a\n" * 99, ""), (b"PK\3\4" * 9, "")])
+@pytest.mark.parametrize("content, words", [(b"", ""), (b"<html>please log in</html>", "it is a web page"),
+                                            (b"\x89PNG\r\n\x1a\n" * 99, ""), (b"PK\3\4" * 9, "")])
 def test_what_is_no_archive(tmp_path, content, words):
     (tmp_path / "set.zip").write_bytes(content)
     with pytest.raises(BrokenArchive, match=f"set.zip is neither zip nor tar nor rar.*{words}"):
@@ -250,6 +252,9 @@ def test_solid_rar_is_unpacked_at_once_after_its_names_were_judged(tmp_path, rar
     packed = {"set/a.jpg": b"1", "set/b.jpg": b"2"}
     file = write_rar(tmp_path / "events.rar", packed, method=NORMAL, solid=True, sizes={"set/a.jpg": 3, "set/b.jpg": 3})
     assert extract(file, tmp_path / "out") == 2 and tree(tmp_path / "out") == {"set/a.jpg": b"one", "set/b.jpg": b"two"}
+    short = write_rar(tmp_path / "short.rar", packed, method=NORMAL, solid=True, sizes={"set/a.jpg": 3, "set/b.jpg": 4})
+    with pytest.raises(BrokenArchive, match="'set/b.jpg' has 3 bytes where 4 were announced"):
+        extract(short, tmp_path / "short")
     ran = []
     monkeypatch.setattr(archive.subprocess, "run", lambda *args, **kwargs: ran.append(args))
     with pytest.raises(KitError, match="leads out"):

@@ -41,7 +41,8 @@ def test_a_csv_with_a_split(images):
     sets = load_dataset(str(file))
     assert sets.train.images[:, 0, 0, 0].tolist() == list(range(12)) and sets.test.images[:, 0, 0, 0].tolist() == [16, 17, 18, 19]
     assert len(sets.val) == 4 and sets.split == "the column split of labels.csv"
-    file = table(images, "path,label,split", *(f"{row},{name.replace('validation', 'train')}" for row, name in zip(rows(range(20)), names, strict=True)))
+    names = [name.replace("validation", "train") for name in names]
+    file = table(images, "path,label,split", *(f"{row},{name}" for row, name in zip(rows(range(20)), names, strict=True)))
     assert load_dataset(file).split == "the column split of labels.csv; val is a stratified 10% of its training images (split seed 0)"
 
 
@@ -70,9 +71,10 @@ GOOD = rows(range(20))
     (["path,label,split,split", "a,b,c,d"], "one split is needed"),
     (["path,label", "images/000.png", *GOOD], "1 line.s. at fault: line 2 has 1 cells, the first line 2: mend or remove"),
     (["path,label", GOOD[0], "images/001.png,", ",odd", *GOOD[2:]], "2 line.s. at fault: line 3 has no label; line 4 has no path"),
-    (["path,label", *GOOD, "images/020.png,odd", "/no/where.png,odd"], "line 22: there is no file images/020.png in .*; line 23: there is no file /no/where.png:"),
+    (["path,label", *GOOD, "images/020.png,odd", "/no/where.png,odd", f"{'x' * 9999},odd"],
+     "line 22: there is no file images/020.png in .*; line 23: there is no file /no/where.png; line 24: there is no file x"),
     (["path,label", *GOOD, "images,odd"], "line 22: there is no file images in"),
-    (["path,label", *GOOD, "images/./003.png,even"], "line 22 lists images/./003.png again, after line 5"),
+    (["path,label", *GOOD, "images/../images/003.png,even"], "line 22 lists images/../images/003.png again, after line 5"),
     (["path,label", *[f"{i}.png,odd" for i in range(9)]], "9 line.s. at fault: .*line 6: there is no file 4.png in [^;]*; and 4 more: mend"),
     (["path,label", *rows(range(9), lambda i: "a")], "only one label, 'a'"),
     (["path,label", *GOOD[:12:2], *GOOD[1:4:2]], "label 'odd' has 2 image.s. in train .line 8., at least 3 are needed"),
@@ -81,7 +83,8 @@ GOOD = rows(range(20))
     (["path,label,split", *(f"{row},test" for row in GOOD)], "no line of split train"),
     (["path,label,split", *(f"{row},{'val' if i > 12 else 'train'}" for i, row in enumerate(GOOD))], "split val but no split test: call it test"),
     (["path,label,split", *(f"{row},train" for row in GOOD), "images/more.png,third,test"], "line 22: label 'third' is in test but not in train"),
-    (["path,label,split", *(f"{row},{'train' if i < 3 else 'test'}" for i, row in enumerate(GOOD))], "label 'odd' has 1 image.s. in train .line 3., at least 2"),
+    (["path,label,split", *(f"{row},{'train' if i < 3 else 'test'}" for i, row in enumerate(GOOD))],
+     "label 'odd' has 1 image.s. in train .line 3., at least 2"),
     (["path,label", '"images/000.png,odd'], "cannot be read .Error: unexpected end of data"),
     (["path,label", "images/\0.png,odd"], "(cannot be read|there is no file)"),
 ])

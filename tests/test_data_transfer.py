@@ -1,10 +1,13 @@
 """Downloads that break off, are cut short, are something else, or find no room: against a server on the loopback address."""
 
 import errno
+import fcntl
 import hashlib
 import shutil
 import socket
+import sys
 import threading
+import traceback
 from collections import namedtuple
 
 import pytest
@@ -76,6 +79,24 @@ def test_another_file_under_the_same_address_is_not_mixed_with_the_old(tmp_path,
     server.add("set.tar", CONTENT[::-1])
     assert fetch(url, tmp_path / "set.tar").read_bytes() == CONTENT[::-1]
     assert (server.sent[-1].range, server.sent[-1].status) == ("bytes=50000-", 200), "asked for the rest, got the new whole"
+
+
+def test_killed_when_the_new_file_is_known_but_none_of_it_is_here(tmp_path, server, monkeypatch):
+    url = server.add("set.tar", CONTENT)
+    server.breaks["set.tar"], server.ranges = [50_000] * 9, False
+    with pytest.raises(DownloadError):
+        fetch(url, tmp_path / "set.tar")
+    server.add("set.tar", CONTENT[::-1])
+    server.breaks["set.tar"], server.ranges = [], True
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(download, "_copy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(url, tmp_path / "set.tar")
+    assert fetch(url, tmp_path / "set.tar").read_bytes() == CONTENT[::-1]
 
 
 def test_a_part_of_another_address_is_not_used(tmp_path, server):
@@ -194,6 +215,34 @@ def test_one_at_a_time_and_no_lock_stays(tmp_path, capsys):
         thread.join()
     assert len(done) == 6 and max(most) == 1 and names(tmp_path) == []
     assert "waiting for another process: it fetches 'set'" in capsys.readouterr().out
+
+
+def test_who_waited_for_the_lock_holds_the_one_that_others_see(tmp_path):
+    lock, first_in, first_out, second_in, second_out = tmp_path / ".lock", *(threading.Event() for _ in range(4))
+
+    def work(inside, outside):
+        with download.alone(lock, "it fetches 'set'"):
+            inside.set()
+            outside.wait(5)
+
+    first, second = (threading.Thread(target=work, args=args) for args in ((first_in, first_out), (second_in, second_out)))
+    first.start()
+    first_in.wait(5)
+    second.start()
+    while second.is_alive() and not any("flock" in line for line in _stack(second)):
+        pass
+    first_out.set()
+    second_in.wait(5)
+    with open(lock) as file, pytest.raises(BlockingIOError):  # the first removed the file that the second waited at
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    second_out.set()
+    for thread in (first, second):
+        thread.join()
+    assert names(tmp_path) == []
+
+
+def _stack(thread):
+    return [line.line for line in traceback.extract_stack(sys._current_frames()[thread.ident])]
 
 
 def test_logs_get_a_first_line_a_last_line_and_some_between(capsys):

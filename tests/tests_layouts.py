@@ -101,7 +101,7 @@ def sport8(patch: Callable, tmp: Path, lists: bool = True) -> Published:
     patch.setattr(photographs, "BENCHMARK_MD5", {name: md5(content).hexdigest() for name, content in csvs.items()})
     if not lists:
         return Published("sport8", files, layouts.SPORTS, (32, 8), "the source has no split: stratified 70%", "sport8", maker.label)
-    return Published("sport8", files | csvs, layouts.SPORTS, (32, 8), "NAS-Benchmark .*; val is a stratified 10% of its training", "sport8", maker.label)
+    return Published("sport8", files | csvs, layouts.SPORTS, (32, 8), "NAS-Benchmark .*; val is a stratified 10%", "sport8", maker.label)
 
 
 SCENES = ("airport_inside", "bar", "tv_studio")
@@ -130,7 +130,8 @@ def mit67_nas(patch: Callable, tmp: Path) -> Published:
     csvs["MIT67_train4.csv"] = benchmark_csv({SCENES[0]: names[SCENES[0]][8:9]}, True)
     csvs["MIT67_test.csv"] = benchmark_csv({scene: names[scene][9:] for scene in SCENES}, False)
     patch.setattr(photographs, "BENCHMARK_MD5", {name: md5(content).hexdigest() for name, content in csvs.items()})
-    return Published("mit67_nas", {"indoorCVPR_09.tar": make_tar(entries)} | csvs, SCENES, (25, 3), "80:20 lists of NAS-Benchmark", "mit67", maker.label)
+    files = {"indoorCVPR_09.tar": make_tar(entries)} | csvs
+    return Published("mit67_nas", files, SCENES, (25, 3), "80:20 lists of NAS-Benchmark", "mit67", maker.label)
 
 
 def _flowers(patch: Callable, archive: str) -> tuple[Maker, list[int], bytes]:
@@ -148,7 +149,7 @@ def flowers102(patch: Callable, tmp: Path) -> Published:
              "setid.mat": make_mat(trnid=numbers[None, :6], valid=numbers[None, 6:12], tstid=numbers[None, 12:])}
     patch.setattr(tv.Flowers102, "_file_dict", {key: (file, md5(files[file]).hexdigest())
                                                 for key, file in (("image", "102flowers.tgz"), ("label", "imagelabels.mat"), ("setid", "setid.mat"))})
-    return Published("flowers102", files, ("rose", "sweet pea", "lily"), (12, 18), "setid.mat of Nilsback and Zisserman .2008.", "flowers-102", maker.label)
+    return Published("flowers102", files, ("rose", "sweet pea", "lily"), (12, 18), "setid.mat of Nilsback", "flowers-102", maker.label)
 
 
 def flowers102_nas(patch: Callable, tmp: Path) -> Published:
@@ -159,7 +160,8 @@ def flowers102_nas(patch: Callable, tmp: Path) -> Published:
             "flowers102_test.csv": benchmark_csv({c: names[c][8:] for c in ("flower_3", "flower_1", "flower_2")}, False)}
     patch.setattr(photographs, "BENCHMARK_MD5", {name: md5(content).hexdigest() for name, content in csvs.items()})
     patch.setattr(tv.Flowers102, "_file_dict", tv.Flowers102._file_dict | {"image": ("102flowers.tgz", md5(archive).hexdigest())})
-    return Published("flowers102_nas", {"102flowers.tgz": archive} | csvs, ("rose", "sweet pea", "lily"), (24, 6), "80:20 lists", "flowers-102", maker.label)
+    files = {"102flowers.tgz": archive} | csvs
+    return Published("flowers102_nas", files, ("rose", "sweet pea", "lily"), (24, 6), "80:20 lists", "flowers-102", maker.label)
 
 
 CARS = ("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012")
@@ -213,9 +215,10 @@ def places365(patch: Callable, tmp: Path) -> Published:
              "val_256.tar": make_tar({f"val_256/{name}": maker.image(scenes[label][3:]) for name, label in test.items()})}  # fmt: skip
     sums = {file: (file, md5(content).hexdigest()) for file, content in files.items()}
     patch.setattr(tv.Places365, "_DEVKIT_META", {"standard": sums["filelist_places365-standard.tar"]})
-    patch.setattr(tv.Places365, "_IMAGES_META", {("train-standard", True): sums["train_256_places365standard.tar"], ("val", True): sums["val_256.tar"]})
+    images = {("train-standard", True): sums["train_256_places365standard.tar"], ("val", True): sums["val_256.tar"]}
+    patch.setattr(tv.Places365, "_IMAGES_META", images)
     classes = tuple(scene[3:] for scene in scenes)
-    return Published("places365", files, classes, (30, 6), "test is the published validation set of Places365-Standard .*; val is", "places365", maker.label)
+    return Published("places365", files, classes, (30, 6), "test is the published validation set of Places365", "places365", maker.label)
 
 
 FETCHED = (sport8, mit67, mit67_nas, flowers102, flowers102_nas, sun397, places365)  # stanford_cars is brought by hand

@@ -79,7 +79,8 @@ def extract(archive: Path, folder: Path) -> int:
         if is_full_disk(error):
             raise full_disk(folder) from error
         reason = " ".join(str(error).split())
-        raise BrokenArchive(f"{archive} cannot be unpacked ({type(error).__name__}: {reason}): it is incomplete or damaged; remove it and fetch it again") from error
+        raise BrokenArchive(f"{archive} cannot be unpacked ({type(error).__name__}: {reason}): it is incomplete or damaged; "
+                            "remove it and fetch it again") from error
     return count
 
 

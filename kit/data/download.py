@@ -218,7 +218,7 @@ def _extent(answer: Any, have: int) -> tuple[int, int | None]:
 
 def _copy(answer: IO[bytes], part: Path, start: int, total: int | None) -> None:
     with _writing(part):
-        out = open(part, "ab" if start else "wb", buffering=0)
+        out = open(part, "ab", buffering=0)
     with out, Meter(f"downloading {part.name.removesuffix('.part')}", total, start) as meter:
         while chunk := answer.read(_CHUNK):
             view = memoryview(chunk)

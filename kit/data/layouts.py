@@ -61,7 +61,7 @@ def mit67(folder: Path) -> Files:
     classes = tuple(sorted({name.split("/")[0] for name in names[0]}))
     expect("mit67", {"classes": len(classes), "train": len(names[0]), "test": len(names[1])})
     train, test = (_labelled(base, ((name, name.split("/")[0]) for name in part), classes) for part in names)
-    return Files(classes, train, test=test, split="TrainImages.txt and TestImages.txt of Quattoni and Torralba (2009), about 80 and 20 images a class")
+    return Files(classes, train, test=test, split="TrainImages.txt and TestImages.txt of Quattoni and Torralba (2009), about 80 and 20 a class")
 
 
 def mit67_nas(folder: Path) -> Files:

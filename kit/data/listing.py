@@ -64,7 +64,8 @@ def _rows(table: Path) -> list[_Row]:
     header = [name.casefold() for name in lines[0][1]]
     lacking = [name for name in ("path", "label") if header.count(name) != 1]
     if lacking or header.count("split") > 1:
-        raise KitError(f"{table} line {lines[0][0]}: the columns are {', '.join(header)}, one {' and one '.join(lacking or ['split'])} is needed: {_FORMAT}")
+        raise KitError(f"{table} line {lines[0][0]}: the columns are {', '.join(header)}, one {' and one '.join(lacking or ['split'])} is needed: "
+                       f"{_FORMAT}")
     return _checked(table, header, lines[1:])
 
 
@@ -77,13 +78,14 @@ def _checked(table: Path, header: list[str], lines: list[tuple[int, list[str]]])
             continue
         values = dict(zip(header, cells, strict=True))
         split = SPLITS.get(values.get("split", "").casefold(), values.get("split", ""))
-        file = table.parent / values["path"] if "\0" not in values["path"] else None
+        file = table.parent / values["path"]
         if not values["path"] or not values["label"] or ("split" in header and not split):
             faults.append(f"line {line} has no {next(name for name in ('path', 'label', 'split') if not values.get(name))}")
         elif split and split not in SPLITS.values():
             faults.append(f"line {line} has split {split!r}, allowed are train, val, test")
-        elif file is None or not file.is_file():
-            faults.append(f"line {line}: there is no file {values['path']}" + (f" in {table.parent}" if not Path(values["path"]).is_absolute() else ""))
+        elif not os.path.isfile(file):  # Path.is_file raises on names that are too long
+            start = "" if Path(values["path"]).is_absolute() else f" in {table.parent}"
+            faults.append(f"line {line}: there is no file {values['path']}{start}")
         elif (before := seen.setdefault(file.resolve(), line)) != line:
             faults.append(f"line {line} lists {values['path']} again, after line {before}")
         else:
@@ -115,5 +117,5 @@ def _check_parts(table: Path, parts: dict[str, list[_Row]], given: bool) -> None
             raise KitError(f"{table} line {strange.line}: label {strange.label!r} is in {split} but not in train")
     for label, lines in counts.items():
         if len(lines) < needed:
-            raise KitError(f"{table}: label {label!r} has {len(lines)} image(s) in train (line {lines[0]}), at least {needed} are needed to split it: "
-                           "add images, remove the label, or give every line a split of train, val or test")
+            raise KitError(f"{table}: label {label!r} has {len(lines)} image(s) in train (line {lines[0]}), at least {needed} are needed "
+                           "to split it: add images, remove the label, or give every line a split of train, val or test")

@@ -105,7 +105,8 @@ def imagenet120(root: Path, image_size: int | None = None) -> Files:
     return _obtain("imagenet120", root, "imagenet", layouts.imagenet120, [], _imagenet_mend(root))
 
 
-def _obtain(name: str, root: Path, folder: str, layout: Callable[[Path], Files], remotes: list[Remote], mend: str, also: tuple[str, ...] = ()) -> Files:
+def _obtain(name: str, root: Path, folder: str, layout: Callable[[Path], Files], remotes: list[Remote], mend: str,
+            also: tuple[str, ...] = ()) -> Files:
     """Read `folder` under root, or another folder that torchvision or the user calls differently."""
     places = [root / place for place in (folder, *also)]
 
