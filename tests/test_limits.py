@@ -158,6 +158,26 @@ def test_refusals_name_the_limit_and_what_can_be_reached():
     assert str(Limits(small)) == "no limits"
 
 
+def test_a_child_over_the_limits_is_repaired_with_as_few_slots_as_come():
+    net = Sum(2, slots=5)
+    every, clock = net.children(), Clock(net)
+    limits = Limits(net, *(int(np.quantile([net.cost(c)[i] for c in every], 0.6)) for i in range(2)), latency=clock)
+    for child in every[::7]:
+        got = limits.repaired(child, order=(4, 2, 0, 1, 3))
+        assert limits.allow(got) and (got == child) == limits.allow(child)
+        taken = [slot for slot in (4, 2, 0, 1, 3) if got[slot] != child[slot]]
+        before = list(got)
+        if taken:  # with the last slot as it was, the child is over the limits still
+            before[taken[-1]] = child[taken[-1]]
+            assert not limits.allow(tuple(before))
+    assert Limits(net).repaired(every[3]) == every[3]
+    slow = Clock(net, truth=lambda predicted: 99.0)
+    timed = Limits(net, max_latency_ms=3.0, latency=slow)
+    assert not timed.confirm(timed.witness)
+    with pytest.raises(KitError, match="when it is timed: loosen max_latency_ms"):
+        timed.repaired(max(every, key=slow.predict))
+
+
 # ---- timed for real ----------------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Sequence
 
 import numpy as np
 
@@ -74,6 +74,21 @@ class Limits:
                 return picks
         raise KitError(f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is busier than when "
                        "the table was made; stop what else runs, or loosen max_latency_ms")  # fmt: skip
+
+    def repaired(self, picks: Picks, order: Sequence[int] | None = None) -> Picks:
+        """An admissible child that takes over slots of `witness`, in `order` (None: as they come), until it keeps to the limits.
+
+        Ends at the witness itself, so there always is one; only where that was timed and failed is there none, and a KitError.
+        """
+        if not self._bounds:
+            return picks
+        child = list(picks)
+        for slot in [None, *(range(len(child)) if order is None else order)]:
+            if slot is not None:
+                child[slot] = self.witness[slot]
+            if self.allow(tuple(child)):
+                return tuple(child)
+        raise KitError(f"no architecture was found that keeps to {self} when it is timed: loosen max_latency_ms")
 
     def costs(self, picks: Picks) -> str:
         """In words, what a child costs of what is limited."""
