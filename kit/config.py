@@ -32,6 +32,7 @@ class Config(BaseModel):
     dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
     image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="skip: train without the files that cannot be read, and list them")
     train_images: int | None = Field(None, ge=2, description="train on so many images, drawn evenly from the classes; None takes all")
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")

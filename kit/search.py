@@ -67,7 +67,7 @@ class Search:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
         self.device = pick_device(config.device)
-        self.sets = data.load_dataset(config.dataset, config.root, config.image_size).to(self.device)
+        self.sets = data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder)
         self.stages = config.stages

@@ -77,9 +77,11 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
         }  # fmt: skip
         paired = (group.set_index("seed")["test_accuracy"] - base).dropna().to_numpy()
         if method != reference and len(paired):
-            row["difference"], (row["difference_low"], row["difference_high"]) = paired.mean(), interval(paired)
-            row["pairs"] = len(paired)
-            if len(paired) > 1 and paired.std() > 0:
+            # seeds that all differ by the same number of test images have no spread to take an interval from
+            varies = len(paired) > 1 and np.ptp(paired) > 1e-12
+            row["difference"], row["pairs"] = paired.mean(), len(paired)
+            row["difference_low"], row["difference_high"] = interval(paired) if varies else (math.nan, math.nan)
+            if varies:
                 row["p"] = float(stats.ttest_1samp(paired, 0.0).pvalue)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -129,7 +131,7 @@ def findings(summary: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
             continue
         shown = f"`{row['method']}` − `{reference}` = {_difference(row)} points over {int(row['pairs'])} seeds"
         if math.isnan(row["difference_low"]):
-            verdict = "one seed says nothing about the difference"
+            verdict = "one seed says nothing about the difference" if row["pairs"] == 1 else "the seeds do not vary, so there is no interval"
         elif row["difference_low"] > 0:
             verdict = f"`{row['method']}` is better"
         elif row["difference_high"] < 0:

@@ -167,9 +167,9 @@ def test_a_fixed_network_needs_no_genotype():
 def other_value(name: str, value: object) -> object:
     """A value of the field's own type that differs."""
     if value is None:
-        return "x" if name in ("root", "genotype") else True if name == "hold_out" else 1.5 if name == "max_latency_ms" else 1
-    if name in ("recover", "precision"):
-        return {"step": "epoch", "epoch": "step", "float32": "auto"}[value]
+        return "x" if name in ("root", "genotype", "policy") else True if name == "hold_out" else 1.5 if name == "max_latency_ms" else 1
+    if name in ("recover", "precision", "on_bad_image"):
+        return {"step": "epoch", "epoch": "step", "float32": "auto", "error": "skip"}[value]
     return {bool: lambda: not value, int: lambda: value + 1, float: lambda: value * 0.5 + 0.01, str: lambda: f"{value}x"}[type(value)]()
 
 
