@@ -6,6 +6,7 @@ It shows what the run directory holds. A run that goes on, failed, or was made b
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -33,24 +34,20 @@ METRICS = {  # title and unit
 
 @dataclass(frozen=True)
 class Section:
-    """A figure of the page: its heading, the name of its function in `kit.figures`, and what the function takes.
-
-    instead: a figure that is drawn where the first cannot be (its function is missing, or the run lacks what it needs).
-    """
+    """A figure of the page: its heading and functions of `kit.figures`, of which the first is drawn that the run has enough for."""
 
     heading: str
-    figure: str
-    takes: Callable[[Run], Any] = lambda run: run
-    instead: str | None = None
+    figures: tuple[str, ...]
 
 
 SECTIONS = (
-    Section("While it trained", "curves"),
-    Section("α, τ and η over the epochs", "evolution"),
-    Section("τ: the augmentation policy", "policy"),
-    Section("α: the architecture", "architecture"),
-    Section("The cells", "cell", lambda run: run.genotype),
+    Section("While it trained", ("curves",)),
+    Section("α, τ and η over the epochs", ("evolution",)),
+    Section("τ: the augmentation policy at the end", ("policy",)),
+    Section("α: the architecture", ("architecture",)),
+    Section("The cells", ("cells_animated", "cells", "cell")),
 )
+TAKES: dict[str, Callable[[Run], Any]] = {"cell": lambda run: run.genotype}  # the other functions take the run itself
 
 LOADING = """import kit
 
@@ -160,17 +157,19 @@ def _accuracy(value: Any, n: Any, what: str) -> str:
 
 
 def _drawn(section: Section, run: Run) -> list[Raw | Picture]:
-    """The section's figure under its heading, or why there is none. A function that this version of kit lacks is left out."""
-    heading, draw = Raw(f"<h2>{text(section.heading)}</h2>"), getattr(figures, section.figure, None)
-    if draw is None:
-        return []
-    try:
-        return [heading, Picture(draw(section.takes(run)))]
-    except KitError as error:
-        reason = str(error)
-    except Exception as error:  # a run of an older version, or a damaged one, may lack anything: the rest of the page stands
-        reason = f"This run does not hold what the figure needs ({type(error).__name__}: {error})"
-    return [heading, Raw(f"<p class=note>{text(reason)}</p>")]
+    """The section's figure under its heading, or why there is none."""
+    reasons = []
+    for name in filter(functools.partial(hasattr, figures), section.figures):
+        try:
+            figure = getattr(figures, name)(TAKES[name](run) if name in TAKES else run)
+            if figure.data:
+                return [Raw(f"<h2>{text(section.heading)}</h2>"), Picture(figure)]
+            reasons += [note.text for note in figure.layout.annotations]  # nothing drawn: it says why
+        except KitError as error:
+            reasons.append(str(error))
+        except Exception as error:  # a run of an older version, or a damaged one, may lack anything: the rest of the page stands
+            reasons.append(f"This run does not hold what the figure needs ({type(error).__name__}: {error})")
+    return [Raw(f"<h2>{text(section.heading)}</h2>"), Raw(f"<p class=note>{text(reasons[0])}</p>")] if reasons else []
 
 
 def _found(run: Run, known: Known) -> Raw:
@@ -250,7 +249,7 @@ def _configuration(known: Known) -> Raw:
             different.append(f"{name} = {_plain(value)} (usually {_plain(usual[name])})")
         rows.append((name, Raw(f"<b>{text(_plain(value))}</b>") if changed else _plain(value), about))
     chosen = ", ".join(f"{name} = {_plain(known.config.get(name))}" for name in ("dataset", "method", "preset", "seed"))
-    changes = f"; changed from what preset and method fill: {', '.join(different)}" if different else ""
+    changes = f"; other than this version's preset and method fill: {', '.join(different)}" if different else ""
     return Raw(f"<h2>Configuration</h2><p>{text(chosen + changes)}.</p><details><summary>All {len(rows)} fields</summary>"
                f"{table(rows, ('field', 'value', 'meaning'))}</details>")  # fmt: skip
 
