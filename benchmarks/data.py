@@ -92,7 +92,8 @@ def compare(data: ImageSet, files: Path, a: argparse.Namespace) -> None:
             rates[kind].append(rate(epoch))
     ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
     for kind, values in rates.items():
-        print(f"{kind:14} {statistics.median(values):9,.0f} images/s (median of {len(values)} measurements, {min(values):,.0f} to {max(values):,.0f})")
+        print(f"{kind:14} {statistics.median(values):9,.0f} images/s (median of {len(values)} measurements, "
+              f"{min(values):,.0f} to {max(values):,.0f})")  # fmt: skip
     print(f"ratio          {statistics.median(ratios):9.1f} (median of {len(ratios)} pairs, {min(ratios):.1f} to {max(ratios):.1f}); "
           f"batches of {a.batch_size}, torchvision with {a.workers} workers")  # fmt: skip
 

@@ -36,6 +36,7 @@ from kit.errors import KitError
 VERSION = 1
 FULL_CHECK = 2**28  # bytes up to which every image's checksum is compared at each start; above, that of every image of a sample
 SAMPLE = 256  # images
+_DIFFERS = {"version": "another version of kit wrote it", "digest": "the image files changed"}
 
 
 class Unusable(Exception):
@@ -159,7 +160,7 @@ class Place:
                 raise Unusable("its JSON file was altered")
             for name, value in expected.items():
                 if about[name] != value:
-                    raise Unusable({"version": "another version of kit wrote it", "digest": "the image files changed"}.get(name, f"its {name} is another"))
+                    raise Unusable(_DIFFERS.get(name, f"its {name} is another"))
             shape, bad = tuple(about["shape"]), {int(row): str(reason) for row, reason in about["bad"].items()}
             if len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
                 raise Unusable(f"its shape is {shape}")

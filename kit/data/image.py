@@ -21,13 +21,12 @@ from PIL import Image, UnidentifiedImageError
 from kit.data.source import fit
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-T = Image.Transpose
 MAX_PIXELS = 120_000_000  # of one image, as it lies in the file or resized: more is a mistake or an attack
 BACKGROUND = 255  # white, under what is transparent
 _GREY = ("1", "L", "LA", "La")
 _TOO_DEEP = ("I", "F")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_TURNS = dict(enumerate((T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90), start=2))
+_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
 
 
 class BadImage(Exception):
@@ -91,7 +90,7 @@ def _plain(image: Image.Image) -> Image.Image:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (BACKGROUND,) * 4), image)
     image = image.convert("L" if grey else "RGB")
-    return image if turn is None else image.transpose(turn)
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def _orientation(image: Image.Image) -> int | None:
