@@ -7,12 +7,14 @@ import plotly.graph_objects as go
 
 from kit.figures.style import PALETTE, TEMPLATE, legend_below_title
 
+SERIES = list(PALETTE.values())
+
 
 def planted(curves: dict[str, list[list[float]]], steps: int, title: str) -> go.Figure:
     """curves: of `kit.planted.watch`; the mean over seeds as a line, each seed as a thin one."""
     figure, height = go.Figure(), 460
     for i, (name, seeds) in enumerate(curves.items()):
-        x, color = np.linspace(0, steps, len(seeds[0])), PALETTE[i % len(PALETTE)]
+        x, color = np.linspace(0, steps, len(seeds[0])), SERIES[i % len(SERIES)]
         for curve in seeds:
             figure.add_scatter(x=x, y=curve, mode="lines", line={"color": color, "width": 0.7}, opacity=0.4, showlegend=False, hoverinfo="skip")
         figure.add_scatter(x=x, y=np.mean(seeds, axis=0), mode="lines", name=f"{name} (n={len(seeds)})", line={"color": color, "width": 3})
