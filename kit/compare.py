@@ -173,8 +173,8 @@ def _at(path: Path, aside: list[str]) -> list[Run]:
 def _row(run: Run, known: Known) -> dict[str, Any]:
     c, m, place = known.config, known.metrics, known.provenance
     finished = run.status == "finished"
-    image = (known.model.get("network") or {}).get("image")
-    size = f"{image[1]}×{image[2]}" if image and len(image) == 3 else f"{c['image_size']}×{c['image_size']}" if c.get("image_size") else None
+    image = known.model["network"].get("image")
+    size = f"{image[1]}×{image[2]}" if isinstance(image, list) and len(image) == 3 else f"{c['image_size']}×{c['image_size']}" if c.get("image_size") else None
     limit = c.get("train_images")
     machine = [place.get("device"), place.get("processor"), f"{place.get('threads', '?')} thread(s)"]
     method = str(c.get("method"))

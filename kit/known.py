@@ -54,6 +54,10 @@ class Known:
         self.metrics = self._read(run, "metrics.json", done, dict)
         self.provenance = self._read(run, "provenance.json", done, dict)
         self.model = self._read(run, "model/model.json", done, dict)
+        for name in ("network", "hyper", "policy"):
+            if not isinstance(self.model.setdefault(name, {}), dict):
+                self.problems.append(f"model/model.json has a {name} that is none")
+                self.model[name] = {}
         self.failure = self._read(run, "failure.json", False, dict)
         self.last = self._last(run)
         self.tau = self._tau(run)

@@ -77,18 +77,27 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
 def render(run: Run) -> str:
     """The page as text, under 10 MB. The same run directory gives the same text."""
     known = Known(run)
-    blocks: list[Raw | Picture] = [_header(run, known), _state(run, known), Raw("<h2>Result</h2>"), _result(run, known)]
+    blocks: list[Raw | Picture] = [_guarded(block, run, known) for block in (_header, _state, _result)]
     for section in SECTIONS:
         blocks += _drawn(section, run)
-    blocks += [_found(run, known), _use(run, known), _configuration(known), _provenance(known)]
+    blocks += [_guarded(block, run, known) for block in (_found, _use, _configuration, _provenance)]
     return document(_title(run), blocks)
+
+
+def _guarded(block: Callable[[Run, Known], Raw], run: Run, known: Known) -> Raw:
+    """A part of the page; what one part cannot make of a damaged file does not take the others with it."""
+    try:
+        return block(run, known)
+    except Exception as error:  # files of a run directory may hold anything
+        reason = f"A part of this page is missing: the run's files do not hold what they should ({type(error).__name__}: {error})."
+        return Raw(f"<p class=note>{text(reason)}</p>")
 
 
 # ---- blocks ------------------------------------------------------------------------------------------------------------------
 
 
 def _title(run: Run) -> str:
-    config, method = run.config, getattr(run.config, "method", "?")
+    config, method = run.config, str(getattr(run.config, "method", "?"))
     title = METHODS[method].title if method in METHODS else method
     return f"{str(config.dataset).rstrip('/').rsplit('/', 1)[-1]} · {title} · seed {config.seed}"
 
@@ -130,11 +139,11 @@ def _result(run: Run, known: Known) -> Raw:
     m = known.metrics
     if not m:
         if not known.last:
-            return Raw("<p>No epoch is completed yet.</p>")
+            return Raw("<h2>Result</h2><p>No epoch is completed yet.</p>")
         names = [name for name in ("loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "weight_decay") if name in known.last]
         rows = [(name, _number(known.last[name])) for name in names]
         what = f"After epoch {known.last['epoch']} (training values are of augmented images; the test set has not been looked at):"
-        return Raw(f"<p>{text(what)}</p>{table(rows)}")
+        return Raw(f"<h2>Result</h2><p>{text(what)}</p>{table(rows)}")
     rows = [("test accuracy", _accuracy(m.get("test_accuracy"), m.get("test_images"), "test")),
             ("validation accuracy", _accuracy(m.get("val_accuracy"), m.get("val_images"), "validation"))]  # fmt: skip
     for name, value in m.items():
@@ -143,14 +152,14 @@ def _result(run: Run, known: Known) -> Raw:
             rows.append((title, f"{_number(value)} {unit}".strip()))
     note = ("The test set was evaluated once, at the end; nothing was selected by it. The interval is Wilson's, 95%, over the images: it is of "
             "this one run and says nothing about other seeds.")  # fmt: skip
-    return Raw(f"{table(rows)}<p class=note>{note}</p>")
+    return Raw(f"<h2>Result</h2>{table(rows)}<p class=note>{note}</p>")
 
 
 def _accuracy(value: Any, n: Any, what: str) -> str:
     if not isinstance(value, (int, float)):
         return "nothing was held out" if what == "validation" else "not recorded"
-    if not isinstance(n, int) or n < 1:
-        return f"{value:.2%} (n is not recorded)"
+    if not isinstance(n, int) or n < 1 or not 0 <= value <= 1:
+        return f"{value:.2%} (of {_plain(n)} images)"
     k = min(n, max(0, round(value * n)))
     interval = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
     return f"{value:.2%} [{interval.low:.2%}, {interval.high:.2%}], n = {n:,} {what} images"
@@ -181,7 +190,7 @@ def _found(run: Run, known: Known) -> Raw:
     parts.append(_policy(run, known))
     rows = [(title, _number(at), _number(known.config[name]) if name in known.config else "not recorded")
             for name, title in (("lr", "learning rate (without the schedule's factor)"), ("weight_decay", "weight decay"))
-            if (at := known.model.get("hyper", {}).get(name, known.last.get(f"eta/{name}"))) is not None]  # fmt: skip
+            if (at := known.model["hyper"].get(name, known.last.get(f"eta/{name}"))) is not None]  # fmt: skip
     if rows:
         head = ("η", "at the end" if run.finished else f"after epoch {known.last.get('epoch')}", "at the start")
         parts.append(f"<h3>η: hyper-parameters ({text(known.config.get('hyper', '?'))})</h3>{table(rows, head)}")
@@ -197,7 +206,7 @@ def _genotype(genotype: Any) -> str:
 
 
 def _policy(run: Run, known: Known) -> Raw:
-    saved = known.model.get("policy", {})
+    saved = known.model["policy"]
     p = known.tau
     if p is None:
         name = saved.get("name", known.config.get("augment"))
@@ -217,7 +226,7 @@ def _policy(run: Run, known: Known) -> Raw:
 
 
 def _use(run: Run, known: Known) -> Raw:
-    network = known.model.get("network", {})
+    network = known.model["network"]
     if not network:
         return _going_on(run, known)
     shape = ", ".join(str(n) for n in network.get("image", ("C", "H", "W")))
@@ -238,7 +247,7 @@ def _going_on(run: Run, known: Known) -> Raw:
     return Raw(f"<h2>Go on with it</h2><pre><code>{text(code)}</code></pre>")
 
 
-def _configuration(known: Known) -> Raw:
+def _configuration(run: Run, known: Known) -> Raw:
     usual = _usual(known.config)
     rows, different = [], []
     for name, value in known.config.items():
@@ -261,7 +270,7 @@ def _usual(config: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _provenance(known: Known) -> Raw:
+def _provenance(run: Run, known: Known) -> Raw:
     if not known.provenance:
         return Raw("<h2>Where it comes from</h2><p>Hardware, commit and versions are recorded when a run finishes.</p>")
     rows = []

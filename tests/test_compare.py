@@ -187,6 +187,9 @@ def test_a_run_of_an_older_layout_has_what_it_has(folder):
     assert row["test_accuracy"] == 0.5 and np.isnan(row["params"]) and np.isnan(row["seconds"]) and not row["front_params"]
     assert "provenance.json is missing" in row["remark"]
     assert "Made by an older version of kit, shown with what they have: old." in both.notes
+    (old / "model").mkdir()
+    (old / "model" / "model.json").write_text(json.dumps({"network": [], "genotype": {"normal": 3, "reduce": [[1], [[2]]]}}))
+    both = report.compare(folder)
     assert figures.png(figures.tradeoffs(both.table))[:4] == b"\x89PNG"
 
 

@@ -132,7 +132,10 @@ def test_a_failed_run_says_why(interrupted, quick):
         (lambda run: (run.path / "metrics.json").write_text("[1]"), "metrics.json does not hold what it should"),
         (lambda run: (run.path / "model" / "model.json").unlink(), "model/model.json is missing"),
         (lambda run: alter(run.path / "model" / "model.json", genotype={"blocks": ["a", "b"]}, network={}, hyper={}), '"blocks"'),
-        (lambda run: alter(run.path / "metrics.json", test_images=None, test_accuracy="high", val_accuracy=0.5), "n is not recorded"),
+        (lambda run: alter(run.path / "metrics.json", test_images=None, test_accuracy="high", val_accuracy=0.5), "50.00% (of 0 images)"),
+        (lambda run: alter(run.path / "metrics.json", test_accuracy=float("nan")), "nan% (of 60 images)"),
+        (lambda run: alter(run.path / "model" / "model.json", network=[], hyper=[1], policy=3), "has a hyper that is none"),
+        (lambda run: alter(run.path / "model" / "model.json", classes=3), "A part of this page is missing"),
     ],
 )
 def test_what_is_missing_or_damaged_is_said_and_the_rest_stands(copied, spoil, says):
