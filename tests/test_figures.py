@@ -115,8 +115,8 @@ def test_architecture_draws_alpha_and_what_is_chosen(dha):
     figure = figures.architecture(dha)
     alpha, support = np.abs(dha.alpha["alpha"]), dha.alpha["support"]
     bold = [trace for trace in figure.data if trace.mode == "lines+markers"]
-    shown = sorted(round(v, 6) for trace in bold for v in trace.y if v is not None)
-    assert shown == sorted(round(float(v), 6) for v in alpha[support])
+    shown = np.concatenate([trace.y[np.isfinite(trace.y)] for trace in bold])
+    assert np.allclose(np.sort(shown), np.sort(alpha[support]), atol=1e-6)
     assert {trace.line.color for trace in bold} <= set(figures.OP_COLORS.values())
     assert titles(figure).count("epoch") == 4 and titles(figure).count("|α|") == 2
     assert len([s for s in figure.layout.shapes if s.type == "line"]) == 8
@@ -141,7 +141,7 @@ def test_a_cell_draws_every_edge_apart(dha):
         rows = {(note.xref, note.y) for note in named}
         assert len(places) == len(rows) == 16  # a row of its own for each: also where two operations share input and node
         colored = [trace for trace in figure.data if trace.line.color in figures.OP_COLORS.values()]
-        assert len(colored) == 32 and len({(trace.xaxis, *trace.y) for trace in colored}) == 32
+        assert len(colored) == 16 and len({(trace.xaxis, *trace.y.tolist()) for trace in colored}) == 16
 
 
 def test_a_cell_refuses_what_is_no_genotype():

@@ -48,16 +48,16 @@ def _heat(p: np.ndarray, ops: list[str]) -> go.Heatmap:
     ratio = p * p.size
     z = np.log2(np.maximum(ratio, 1e-6))
     limit = min(max(float(np.abs(z).max()), 0.05), float(np.log2(CAP)))
-    ticks = _ticks(limit)
-    names = [f"{2**t:.2g}×" if t < 0 else f"{2**t:.3g}×" for t in ticks]
-    bar = {"title": {"text": "probability<br>÷ uniform", "side": "top", "font": {"size": 12}}, "tickvals": ticks, "ticktext": names,
+    at = ticks(limit)
+    names = [f"{2**t:.2g}×" if t < 0 else f"{2**t:.3g}×" for t in at]
+    bar = {"title": {"text": "probability<br>÷ uniform", "side": "top", "font": {"size": 12}}, "tickvals": at, "ticktext": names,
            "x": 1.01, "y": 0.0, "yanchor": "bottom", "len": 0.8, "thickness": 16, "outlinewidth": 0}  # fmt: skip
     return go.Heatmap(z=z.tolist(), x=ops, y=ops, zmin=-limit, zmax=limit, colorscale=LOW_TO_HIGH, colorbar=bar, xgap=1, ygap=1,
                       customdata=np.stack([p * 100, ratio], axis=-1).tolist(),
                       hovertemplate="first %{y}, then %{x}<br>%{customdata[0]:.3f}% (%{customdata[1]:.3f} × uniform)<extra></extra>")  # fmt: skip
 
 
-def _ticks(limit: float) -> list[float]:
+def ticks(limit: float) -> list[float]:
     """log₂ of round ratios up to the limit on both sides of 1, far enough apart to be read."""
     chosen = [0.0]
     for ratio in RATIOS:

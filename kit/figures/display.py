@@ -21,7 +21,7 @@ def show(figure: go.Figure, width: int = 1000) -> None:
     """
     from IPython.display import publish_display_data
 
-    figure = go.Figure(figure)
+    figure = figure if isinstance(figure, go.Figure) else go.Figure(figure)  # a copy of 60 frames takes its time
     title = figure.layout.title.text or "figure"
     data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": True}}, "text/plain": f"<{title}>"}
     try:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kit.errors import KitError
-from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, mark_stages, method_look, stages
+from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, mark_stages, method_look, method_of, stage_spans
 from kit.run import Run
 from kit.space.cell import cell_slots
 
@@ -90,6 +90,7 @@ def curves(run: Run) -> go.Figure:
         below = k + COLUMNS < len(panels)
         figure.update_xaxes(title_text=None if below else "epoch", row=k // COLUMNS + 1, col=k % COLUMNS + 1)
     figure.update_xaxes(matches="x", range=[0, float(frame.index.max())])
+    figure.update_layout(xaxis_matches=None)
     height = 145 + 235 * rows
     figure.update_layout(template=TEMPLATE, title_text=headline(run), height=height, margin={"t": 125}, legend=legend_below_title(height))
     return figure
@@ -98,8 +99,9 @@ def curves(run: Run) -> go.Figure:
 def _moves(name: str, run: Run) -> bool:
     """Whether the run's configuration lets the quantity move: a fixed η or α would fill a panel with a straight line."""
     if name.startswith("eta/"):
-        return run.config.hyper != "fixed" and not (name == "eta/weight_decay" and run.config.weight_decay == 0)
-    return not name.startswith("alpha/") or any(stage.search for stage in run.config.composition.stages)
+        return getattr(run.config, "hyper", "") != "fixed" and not (name == "eta/weight_decay" and getattr(run.config, "weight_decay", None) == 0)
+    method = method_of(run)
+    return not name.startswith("alpha/") or method is None or any(stage.search for stage in method.stages)
 
 
 def _heading(panel: tuple) -> tuple[str, str]:
@@ -123,7 +125,8 @@ def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: in
     if panel[0][0] == "lr":
         top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
         figure.update_yaxes(dtick=1, range=[max(least - 0.1, top - DECADES), top + 0.15], row=row, col=column)
-    mark_stages(figure, run, axis="" if k == 0 else str(k + 1))
+    axis = "" if k == 0 else str(k + 1)
+    mark_stages(figure, stage_spans(run, frame), f"x{axis}", f"y{axis}")
 
 
 def _line(values: pd.Series, look: Quantity, name: str, color: str, shown: bool = True) -> go.Scatter:
@@ -174,7 +177,7 @@ def _method_lines(figure: go.Figure, method: str, members: list[Run], name: str,
             figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
                                         legendgroup=method, showlegend=False, opacity=0.4,
                                         line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
-        ends = [] if name.startswith("step/") else [last for _, _, last in stages(run)[:-1] if last in values.index]
+        ends = [] if name.startswith("step/") else [last for _, _, last in stage_spans(run, by_epoch(run))[:-1] if last in values.index]
         if ends:
             figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name=RING,
                                         legendgroup=method, showlegend=False,

@@ -43,14 +43,16 @@ class Sheet:
     """One picture in the making: the figure's layout with its template filled in, and matplotlib's axes per pair of plotly axes."""
 
     def __init__(self, figure: go.Figure, width: int, height: int | None):
-        figure = go.Figure(figure)
+        figure = go.Figure(data=figure.data, layout=figure.layout) if isinstance(figure, go.Figure) else go.Figure(figure)  # no copy of frames
         layout = plain(figure.layout.to_plotly_json())
         template = plain(figure.layout.template.to_plotly_json()) if figure.layout.template else {}
         self.defaults = template.get("layout", {})
         self.layout = merged(self.defaults, layout)
         self.traces = [trace for trace in (plain(t.to_plotly_json()) for t in figure.data) if trace.get("visible", True) is True]
-        self.width, self.height = int(width), int(height or self.layout.get("height") or HEIGHT)
+        controls = (self.layout.get("meta") or {}).get("controls", 0)  # the room of a slider, which no picture needs
+        self.width, self.height = int(width), int(height or (self.layout.get("height") or HEIGHT) - controls)
         self.margins = {**MARGINS, **{k: v for k, v in self.layout.get("margin", {}).items() if k in MARGINS}}
+        self.margins["t"] -= controls
 
     def draw(self) -> None:
         self.picture = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor=self.layout.get("paper_bgcolor", "white"))

@@ -200,6 +200,8 @@ def _handle(sheet: Sheet, trace: dict[str, Any], index: int) -> Any:
     if trace.get("type") == "bar":
         return Patch(facecolor=color(main, opacity))
     line, marker, modes = trace.get("line") or {}, trace.get("marker") or {}, mode(trace)
+    if trace.get("fill") == "toself":
+        return Patch(facecolor=color(trace.get("fillcolor") or main, opacity))
     size = marker.get("size", 6)
     symbol = marker.get("symbol", "circle")
     hollow = str(symbol).endswith("-open")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.image import imread
 from matplotlib.ticker import FixedLocator, FuncFormatter
@@ -54,6 +55,7 @@ def _either(trace: dict[str, Any]) -> list[Any]:
 
 
 def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
+    _scatter_scale(sheet, trace.get("marker") or {})
     x = sheet.numbers(trace["x"] if trace.get("x") is not None else range(len(_either(trace))), trace.get("xaxis", "x"))
     y = sheet.numbers(trace["y"] if trace.get("y") is not None else range(len(x)), trace.get("yaxis", "y"))
     if not len(x) or not np.isfinite(np.stack([x, y])).all(axis=0).any():
@@ -75,9 +77,18 @@ def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     sheet.filled[_pair(trace)] = (x, y)
 
 
+def _scatter_scale(sheet: Sheet, marker: dict[str, Any]) -> None:
+    """The colour bar of markers that ask for one."""
+    if marker.get("showscale"):
+        _colorbar(sheet, ScalarMappable(_norm(np.array(marker["color"], float), marker, "c"), _scale(marker.get("colorscale"))), marker)
+
+
 def _fill(axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, before: tuple[np.ndarray, np.ndarray] | None, shade: Any) -> None:
     if fill == "toself":
-        axes.fill(x, y, facecolor=shade, edgecolor="none", zorder=1)
+        gaps = np.nonzero(~np.isfinite(x + y))[0]
+        parts = [np.stack([a, b], axis=1) for a, b in zip(np.split(x, gaps), np.split(y, gaps))]
+        parts = [part[np.isfinite(part).all(axis=1)] for part in parts]
+        axes.add_collection(PolyCollection([part for part in parts if len(part) > 2], facecolors=shade, edgecolors="none", zorder=1))
         return
     under = np.interp(x, *before) if fill == "tonexty" and before is not None else 0.0
     axes.fill_between(x, under, y, facecolor=shade, edgecolor="none", zorder=1)
@@ -143,14 +154,16 @@ def _bar(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     how = sheet.layout.get("barmode", "group")
     share = len(peers) if how == "group" else 1
     place = next(k for k, t in enumerate(peers) if t is trace) if how == "group" else 0
-    width = unit * (1 - sheet.layout.get("bargap", 0.2)) / share
-    below = _stacked(sheet.stacked.setdefault(_pair(trace), {}), at, value) if how in ("stack", "relative") else np.zeros(len(value))
+    width = trace["width"] if isinstance(trace.get("width"), (int, float)) else 0.96 * unit * (1 - sheet.layout.get("bargap", 0.2)) / share
+    base = np.broadcast_to(np.asarray(trace.get("base") or 0.0, dtype=float), value.shape)
+    below = _stacked(sheet.stacked.setdefault(_pair(trace), {}), at, value) if how in ("stack", "relative") else base
     marker = trace.get("marker") or {}
-    inks = marker.get("color") or main
-    inks = [color(c, trace.get("opacity", 1.0)) for c in inks] if isinstance(inks, list) else color(inks, trace.get("opacity", 1.0))
+    line, inks, opacity = marker.get("line") or {}, marker.get("color") or main, trace.get("opacity", 1.0)
+    inks = [color(c, opacity) for c in inks] if isinstance(inks, list) else color(inks, opacity)
+    edge = {"edgecolor": color(line.get("color")), "linewidth": line["width"] * POINTS} if line.get("width") else {}
     centre = at + (place - (share - 1) / 2) * width
-    sizes = {"height": width * 0.96, "left": below} if sideways else {"width": width * 0.96, "bottom": below}
-    (axes.barh if sideways else axes.bar)(centre, value, color=inks, zorder=2, **sizes)
+    sizes = {"height": width, "left": below} if sideways else {"width": width, "bottom": below}
+    (axes.barh if sideways else axes.bar)(centre, value, color=inks, zorder=2, **sizes, **edge)
     _errors(trace, axes, *((value + below, centre) if sideways else (centre, value + below)), "#444")
 
 
@@ -245,7 +258,7 @@ def _colorbar(sheet: Sheet, mappable: Any, settings: dict[str, Any]) -> None:
     left, bottom, wide, high = sheet.area
     length, anchor = bar.get("len", 1.0), bar.get("yanchor", "middle")
     low = bar.get("y", 0.5) - length * {"bottom": 0.0, "middle": 0.5, "top": 1.0}[anchor]
-    at = left + bar.get("x", 1.02) * wide + 10 / sheet.width
+    at = left + bar.get("x", 1.02) * wide + bar.get("xpad", 10) / sheet.width
     rect = (at, bottom + max(low, 0) * high, bar.get("thickness", 20) / sheet.width, length * high)
     drawn = sheet.picture.colorbar(mappable, cax=sheet.picture.add_axes(rect, label="colorbar"))
     drawn.outline.set_visible(False)
