@@ -9,7 +9,7 @@ import shutil
 import time
 import traceback
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 import torch
 
@@ -26,6 +26,14 @@ from kit.step import STEPS, Outcome, Samples
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
 RECALIBRATION = 8  # batches
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy, share of right predictions, and its mean over the classes (which a rare class moves as much as a common one)."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
 
 
 class NonFinite(KitError):
@@ -173,7 +181,7 @@ class Search:
                    "lr": record[-1, 2].item(), "weight_decay": record[-1, 3].item(),
                    **parts.hyper.summary(), **parts.augment.summary(), **parts.arch.summary()}  # fmt: skip
         if self.data.hold_out:
-            numbers["val_loss"], numbers["val_accuracy"] = self.evaluate(self.sets.val)
+            numbers["val_loss"], numbers["val_accuracy"], _ = self.evaluate(self.sets.val)
         self.records.add(self.step, self.epoch, numbers)
         self.records.snapshot(self.epoch, self._alpha(), parts.augment.snapshot())
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
@@ -201,19 +209,23 @@ class Search:
     # ---- evaluation ----------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evaluate(self, part: data.ImageSet) -> tuple[float, float]:
-        """Mean loss and accuracy of the current child. While children change, its BatchNorm statistics are made anew first."""
+    def evaluate(self, part: data.ImageSet) -> Score:
+        """Of the current architecture. While children change, its BatchNorm statistics are made anew first."""
         net, child = self.parts.net, self.parts.arch.derived()
         if self.stage.search:
             size, images = self.config.batch_size, self.data.train.images
             net.recalibrate(child, [images[i * size : (i + 1) * size] for i in range(min(RECALIBRATION, len(images) // size))])
         net.eval()
-        loss = correct = torch.zeros((), device=self.device)
+        loss = torch.zeros((), device=self.device)
+        right, there = torch.zeros(2, self.sets.num_classes, device=self.device)
         for images, labels in part.chunks(256):
             losses, predicted = net.losses(images, labels, child)
-            loss, correct = loss + losses.sum(), correct + (predicted == labels).sum()
+            loss = loss + losses.sum()
+            there.scatter_add_(0, labels, torch.ones_like(losses))
+            right.scatter_add_(0, labels, (predicted == labels).to(losses.dtype))
         net.train()
-        return loss.item() / len(part), correct.item() / len(part)
+        balanced = (right / there)[there > 0].mean()
+        return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
     # ---- files ---------------------------------------------------------------------------------------------------------------
 
@@ -266,8 +278,8 @@ class Search:
     def _finish(self) -> None:
         """The one look at the test set, the model, and last of all the metrics, which say that the run is finished."""
         began = time.perf_counter()
-        test_loss, test_accuracy = self.evaluate(self.sets.test)
-        val_loss, val_accuracy = self.evaluate(self.sets.val) if self.data.hold_out else (None, None)
+        test = self.evaluate(self.sets.test)
+        val = self.evaluate(self.sets.val) if self.data.hold_out else None
         self.seconds += time.perf_counter() - began
         parts, child = self.parts, self.parts.arch.derived()
         alone = compose.extract(parts.net, child.picks)
@@ -280,8 +292,8 @@ class Search:
         store.write_json(self.folder / "provenance.json", self._provenance())
         cost = parts.net.cost(child.picks)
         store.write_json(self.folder / "metrics.json", {
-            "test_accuracy": test_accuracy, "test_loss": test_loss, "test_images": len(self.sets.test),
-            "val_accuracy": val_accuracy, "val_loss": val_loss, "val_images": len(self.sets.val) if self.data.hold_out else 0,
+            **{f"test_{name}": value for name, value in test._asdict().items()}, "test_images": len(self.sets.test),
+            **{f"val_{name}": getattr(val, name, None) for name in Score._fields}, "val_images": len(self.sets.val) if val else 0,
             "train_images": len(self.data.train), "params": cost.params, "macs": cost.macs, "epochs": self.epoch, "steps": self.step,
             "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
         })  # fmt: skip
