@@ -56,6 +56,9 @@ def _figures(run: Run, model: TrainedModel) -> list[tuple[str, str]]:
         rows.append(("validation accuracy", f"{m['val_accuracy']:.2%} (n = {m['val_images']:,})"))
     rows += [("parameters", f"{m['params']:,}"), ("multiply-adds per image", f"{m['macs']:,} (convolutions and linear layers)"),
              ("latency", _latency(run, model))]  # fmt: skip
+    confirmed = latency.recorded(run.path / "latency.json", model.network.picks_of(run.genotype))
+    if confirmed is not None:
+        rows.append(("latency that the limit was confirmed by", f"{confirmed[0]:.3g} ms, {confirmed[1]}"))
     asked = {name: getattr(run.config, name, None) for name in ("max_params", "max_macs", "max_latency_ms")}
     if any(value is not None for value in asked.values()):
         rows.append(("limits it was searched under", ", ".join(f"{name} = {value:,}" for name, value in asked.items() if value is not None)))

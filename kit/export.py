@@ -175,6 +175,17 @@ def check(model: TrainedModel, file: Path, format: str, images: Tensor, what: st
     return exported
 
 
+@torch.no_grad()
+def accuracy(exported: Exported, run: Run, batch_size: int = 256) -> float:
+    """The share of the run's test images that the file itself names rightly, in [0, 1]; the data set must be on this machine."""
+    test = data.load_dataset(run.config.dataset, run.config.root, run.config.image_size).test
+    scores, right = FORMATS[exported.format].load(exported.path), 0
+    for start in range(0, len(test), batch_size):
+        labels = test.labels[start : start + batch_size]
+        right += int((scores(test.images[start : start + batch_size]).argmax(dim=1) == labels).sum())
+    return right / len(test)
+
+
 def model_images(images: Any, model: TrainedModel) -> Tensor:
     """Images of any form (see `predict`) as the model takes them."""
     found = inputs.Inputs(images, model.network.image).all()

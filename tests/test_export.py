@@ -104,6 +104,7 @@ def test_an_onnx_file_is_as_accurate_as_the_run_on_the_test_set(finished: Run, t
     labels = torch.cat(found).argmax(1)
     assert torch.equal(labels, finished.predict(test_set.images).labels)
     assert (labels == test_set.labels).double().mean().item() == finished.metrics["test_accuracy"]
+    assert export.accuracy(onnx_file, finished, batch_size=23) == finished.metrics["test_accuracy"]
     (one,) = session.run(None, {"images": test_set.images[:1].numpy()})
     assert one.shape == (1, 10) and json.loads(session.get_modelmeta().custom_metadata_map["kit"])["genotype"] == finished.genotype
 

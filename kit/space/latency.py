@@ -96,11 +96,28 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
     return read(network, path)
 
 
+def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
+    """A child's own time in a table's file, in milliseconds, and in words on what; None where it has none."""
+    if not path.is_file():
+        return None
+    values = store.read_json(path)
+    try:
+        ms = _timed(values).get(picks)
+        return None if ms is None else (ms, f"batch {values['batch']}, {values['hardware']}, {values['threads']} thread(s)")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise KitError(f"{path} is not a latency table: the run directory was altered") from None
+
+
+def _timed(values: dict[str, Any]) -> dict[Picks, float]:
+    return {tuple(tuple(int(c) for c in slot) for slot in entry["picks"]): float(entry["ms"]) for entry in values["timed"]}
+
+
 def read(network: Network, path: Path) -> LatencyTable:
     """A table that `table` wrote."""
     values = store.read_json(path)
     try:
-        timed = {tuple(tuple(int(c) for c in slot) for slot in entry["picks"]): float(entry["ms"]) for entry in values.pop("timed")}
+        timed = _timed(values)
+        values.pop("timed")
         found = LatencyTable(network, timed=timed, path=path, **values)
         fits = [len(row) for row in found.candidates_ms] == [len(slot.candidates) for slot in network.slots] and found.margin >= 1.0
     except (AttributeError, KeyError, TypeError, ValueError):
