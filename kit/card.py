@@ -49,9 +49,8 @@ def _figures(run: Run, model: TrainedModel) -> list[tuple[str, str]]:
     m, n = run.metrics, run.metrics["test_images"]
     low, high = accuracy_interval(m["test_accuracy"], n)
     rows = [("test accuracy", f"{m['test_accuracy']:.2%}, 95% interval {low:.2%} to {high:.2%} (Wilson, n = {n:,} images, evaluated once; one run)")]
-    balanced = next((value for name, value in m.items() if "balanced" in name and name.startswith("test") and value is not None), None)
-    if balanced is not None:
-        rows.append(("balanced test accuracy", f"{balanced:.2%} (mean of the classes' own)"))
+    if m.get("test_balanced_accuracy") is not None:  # runs of older versions have none
+        rows.append(("balanced test accuracy", f"{m['test_balanced_accuracy']:.2%} (mean of the classes' own)"))
     if m.get("val_accuracy") is not None:
         rows.append(("validation accuracy", f"{m['val_accuracy']:.2%} (n = {m['val_images']:,})"))
     rows += [("parameters", f"{m['params']:,}"), ("multiply-adds per image", f"{m['macs']:,} (convolutions and linear layers)"),
