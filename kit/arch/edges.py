@@ -115,13 +115,15 @@ class Gumbel(Edges):
     """One operation per edge by Gumbel-max, behind a gate of value 1 whose gradient goes through the relaxed softmax (straight-through).
 
     A slot samples as many edges as it takes from β, by Gumbel top-k (DAAS eq. 7, 8), and derives β's strongest ones. all_edges: every
-    edge runs, and there is no β (GDAS); the derived child, which has fewer, has to be trained anew.
+    edge runs, and there is no β (GDAS); the derived child, which has fewer, has to be trained anew, and it alone keeps to the limits:
+    one with more edges than are deployed is not comparable with them.
     """
 
     def __init__(self, *args: Any, all_edges: bool = False, temperature: float = 1.0, last_temperature: float = 1.0, **settings: Any):
         self.beta: Tensor | None = None
         super().__init__(*args, **settings)
         self.first, self.last, self.temperature = temperature, last_temperature, temperature
+        self.deployable = not all_edges or all(n == slot.picks for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots))
         if not all_edges:
             self.beta = torch.zeros(self.edge_present.shape, dtype=torch.float64).requires_grad_()
             self.adam.add_param_group({"params": [self.beta]})
@@ -145,7 +147,7 @@ class Gumbel(Edges):
     def sample(self) -> Child:
         if self.finished:
             return Child(self.picks)
-        drawn = self._admissible(self._draw)
+        drawn = self._admissible(self._draw) if self.deployable else self._draw()
         if drawn is None:
             return Child(self.picks)
         picks, memory = drawn
