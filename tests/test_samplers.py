@@ -148,6 +148,20 @@ def test_when_every_draw_breaks_the_limit_the_admissible_child_that_stands_is_ta
     learner.estimate(child, gates=[torch.ones(1)] * 2, reward=lambda: 0.5)  # and it can be learned from, or says that there is nothing
 
 
+def test_gdas_learns_under_a_limit_that_all_edges_together_break():
+    """What is limited is the derived child: 2 of 4 edges."""
+    slots = edge_slots(4, 4)
+    network = priced(slots)
+    learner = learner_of("gdas", slots, Limits(network, max_macs=9000))
+    for _ in range(10):
+        child = learner.sample()
+        assert network.cost(child.picks).macs > 9000 and all(len(p) == 4 for p in child.picks)
+        assert learner.estimate(child, gates=[torch.ones(4)] * 2)[0].abs().max() > 0
+    assert learner.refused == 0 and network.cost(learner.picks).macs <= 9000
+    blocks = learner_of("gdas", block_slots(3, 3), Limits(priced(block_slots(3, 3)), max_macs=1800))  # one edge: the child as deployed
+    assert all(blocks.limits.allow(blocks.sample().picks) for _ in range(20)) and blocks.refused > 0
+
+
 # ---- memory ------------------------------------------------------------------------------------------------------------------
 
 
