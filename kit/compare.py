@@ -174,7 +174,9 @@ def _row(run: Run, known: Known) -> dict[str, Any]:
     c, m, place = known.config, known.metrics, known.provenance
     finished = run.status == "finished"
     image = known.model["network"].get("image")
-    size = f"{image[1]}×{image[2]}" if isinstance(image, list) and len(image) == 3 else f"{c['image_size']}×{c['image_size']}" if c.get("image_size") else None
+    asked = [0, c["image_size"], c["image_size"]] if c.get("image_size") else None
+    shape = image if isinstance(image, list) and len(image) == 3 else asked
+    size = "{1}×{2}".format(*shape) if shape else None
     limit = c.get("train_images")
     machine = [place.get("device"), place.get("processor"), f"{place.get('threads', '?')} thread(s)"]
     method = str(c.get("method"))
@@ -304,7 +306,8 @@ def _agreement_notes(agreement: pd.DataFrame) -> list[str]:
         most = rows.loc[rows["shared"].idxmax()]
         what = "(operation, input) choices" if rows["shared_inputs"].notna().any() else "choices"
         notes.append(f"Architectures in space {space}: of {most['of']} {what}, node by node, two that were found share "
-                     f"{rows['shared'].mean():.1f} on average{chance}; most alike: {most['run']} and {most['other']} with {most['shared']}.")  # fmt: skip
+                     f"{rows['shared'].mean():.1f} on average{chance}; most alike: {most['run']} and {most['other']} with "
+                     f"{most['shared']}.")  # fmt: skip
     return notes
 
 

@@ -27,8 +27,8 @@ from kit.run import Run
 
 TOP_PAIRS = 10
 METRICS = {  # title and unit
-    "test_loss": ("test loss", "nats"), "val_loss": ("validation loss", "nats"), "seconds": ("wall-clock", "s"), "peak_memory_mb": ("peak memory", "MB"),
-    "params": ("parameters", ""), "macs": ("multiply-adds", ""), "train_images": ("training images", ""),
+    "test_loss": ("test loss", "nats"), "val_loss": ("validation loss", "nats"), "seconds": ("wall-clock", "s"),
+    "peak_memory_mb": ("peak memory", "MB"), "params": ("parameters", ""), "macs": ("multiply-adds", ""), "train_images": ("training images", ""),
 }  # fmt: skip
 
 
@@ -242,7 +242,8 @@ def _going_on(run: Run, known: Known) -> Raw:
     except (KeyError, AttributeError, TypeError):  # a configuration of another version: what it calls itself, this one cannot say
         same = False
     if run.finished or not same:
-        return Raw("<h2>Use the trained network</h2><p>There is none to load. <code>kit.search</code> with a configuration of this version makes one.</p>")
+        return Raw("<h2>Use the trained network</h2><p>There is none to load. <code>kit.search</code> with a configuration of this version makes "
+                   "one.</p>")  # fmt: skip
     code = f"import kit\n\nrun = kit.Run.load({str(run.path)!r})\nkit.search(run.config, out={str(run.path.parent)!r})   # from the last checkpoint"
     return Raw(f"<h2>Go on with it</h2><pre><code>{text(code)}</code></pre>")
 

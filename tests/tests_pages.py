@@ -22,8 +22,8 @@ GENOTYPE = {
 }  # fmt: skip
 
 
-def write_run(folder: Path, accuracy: float | None, *, image: int = 8, genotype: Any = GENOTYPE, metrics: dict | None = None, place: dict | None = None,
-              **config: Any) -> kit.Run:  # fmt: skip
+def write_run(folder: Path, accuracy: float | None, *, image: int = 8, genotype: Any = GENOTYPE, metrics: dict | None = None,
+              place: dict | None = None, **config: Any) -> kit.Run:  # fmt: skip
     """A run directory as a search leaves it, without weights and curves; accuracy=None: not finished."""
     made = kit.Config(**{"dataset": "digits", **config})
     path = folder / made.name
@@ -34,7 +34,7 @@ def write_run(folder: Path, accuracy: float | None, *, image: int = 8, genotype:
                  "policy": {"name": made.augment}, "hyper": {"lr": 0.1, "weight_decay": 3e-4}}  # fmt: skip
         usual = {"test_accuracy": accuracy, "test_images": 449, "val_accuracy": None, "val_images": 0, "params": 1000, "macs": 5000, "seconds": 60.0,
                  "peak_memory_mb": 900.0, "epochs": made.epochs, "train_images": 1348}  # fmt: skip
-        where = {"device": "cpu", "processor": "a", "threads": 1, "split": "the same", "trained_on": "train", "commit": "abc", "versions": {"torch": "2"}}
+        where = {"device": "cpu", "processor": "a", "threads": 1, "split": "the same", "trained_on": "train", "commit": "abc"}
         (path / "model" / "model.json").write_text(json.dumps(found))
         (path / "provenance.json").write_text(json.dumps(where | (place or {})))
         (path / "metrics.json").write_text(json.dumps(usual | (metrics or {})))
