@@ -46,6 +46,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step.py --image 32 --image-channels 3 --channels 16 --cells 8 --steps 10
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv build
