@@ -161,7 +161,8 @@ def test_without_their_entries_the_names_are_refused(micro: str):
 
 @pytest.mark.parametrize("space", ["cell", "mobile"])
 def test_a_search_with_both_runs_is_recorded_and_resumes(space: str, added: None, tmp_path: Path):
-    config = micro_config("dsnas", arch="ucb", augment="exp3", space=space, cells={"cell": 3, "mobile": 4}[space], tau_lr=1e-3, epochs=3, search_epochs=2)
+    cells = {"cell": 3, "mobile": 4}[space]
+    config = micro_config("dsnas", arch="ucb", augment="exp3", space=space, cells=cells, tau_lr=1e-3, epochs=3, search_epochs=2)
     run = kit.search(config, out=tmp_path / "whole", progress=Silent())
     assert run.policy["name"] == "exp3" and run.policy["ops"] == list(OPS)
     p = run.tau["probabilities"]
