@@ -91,6 +91,7 @@ def test_what_is_written_into_a_set_stays_out_of_the_cache(pets):
 
 def _changed_image(pets, tmp_path): Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "0.png")
 def _new_image(pets, tmp_path): Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "00.png")
+def _later_image(pets, tmp_path): os.utime(pets / "bee" / "1.png")  # written anew with the same length
 def _cut(pets, tmp_path): os.truncate(the("*.images", tmp_path), 1000)
 def _no_bytes(pets, tmp_path): the("*.images", tmp_path).write_bytes(b"")
 def _no_images(pets, tmp_path): the("*.images", tmp_path).unlink()
@@ -125,7 +126,8 @@ def _older_version(pets, tmp_path):
 
 
 @pytest.mark.parametrize("harm, reason", [
-    (_changed_image, "image files changed"), (_new_image, "image files changed"), (_cut, "1,000 bytes instead of"),
+    (_changed_image, "image files changed"), (_new_image, "image files changed"),
+    (_later_image, "image files changed"), (_cut, "1,000 bytes instead of"),
     (_no_bytes, "0 bytes instead of"), (_no_images, "No such file"), (_half_a_json, "cannot be read"), (_other_json, "cannot be read"),
     (_altered, "image 2 was altered"), (_altered_with_its_time_kept, "image 2 was altered"), (_altered_sums, "checksums differ"),
     (_edited_json, "JSON file was altered"), (_older_version, "another version"),
