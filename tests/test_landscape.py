@@ -532,7 +532,8 @@ def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hes
     assert f"{mean:.3g} [{low:.3g}, {high:.3g}]" in text and "Alone on the machine." in text
     assert "bit for bit." in text and "n = 3 random directions" in text and "60 test images" in text
     assert "-p methods dha -p seed 0,1 -p steps 5 -p radius 1.0 -p directions 3 -p direction_seed 0" in text and "-p channels 4" in text
-    assert "## By method" in text and "n = 2 seeds" not in text  # one method: nothing to compare with
+    assert "## By method" in text and "n = 2 seeds" not in text and "## One model" not in text  # one method: nothing to compare with
+    assert "Guessing costs ln(10) = 2.30 nats" in text
     with pytest.raises(KitError, match="no landscapes"):
         report.write([], tmp_path)
 

@@ -84,20 +84,27 @@ def _text(landscapes: Sequence[Landscape], dataset: str, pictures: list[tuple[st
         "## Numbers",
         markdown_table(landscapes),
         f"Rise at r: mean over n = {n} random directions d of (L(θ* + r d) + L(θ* − r d)) / 2 − L(θ*) in nats, with Student's 95% interval over "
-        f"the directions. Guessing costs ln({len(first.run.classes)}) = {math.log(len(first.run.classes)):.2f} nats: a rise beyond that says that "
-        f"the network is broken there, not how much. Eigenvalue: the Hessian's largest, over {first.eigenvalue_images:,} images, by power "
-        "iteration; it belongs to the raw weights, whose scale BatchNorm leaves free, so it compares less well between networks than the rise.",
+        f"the directions. {_broken(landscapes)} Eigenvalue: the Hessian's largest, over {first.eigenvalue_images:,} images, by power iteration; it "
+        "belongs to the raw weights, whose scale BatchNorm leaves free, so it compares less well between networks than the rise.",
         _exact(landscapes),
     ]
     if several:
-        parts += ["## By method", _method_table(landscapes), "Means over runs with Student's 95% interval over the runs.",
-                  _listed(method_findings(landscapes))]  # fmt: skip
-    parts += ["## What they say", _listed(findings(one_each(landscapes))),
-              "These intervals are over directions around one trained model each: they say whether these models differ, not whether the methods "
-              f"do. They are {3 * (len(one_each(landscapes)) - 1)} intervals of 95% each, without correction for their number."]  # fmt: skip
+        parts += ["## By method", _method_table(landscapes), "Means over runs with Student's 95% interval over the runs. Differences are paired by "
+                  "seed; their intervals are not corrected for their number.", _listed(method_findings(landscapes))]  # fmt: skip
+    if len(one_each(landscapes)) > 1:
+        parts += ["## One model of each method", _listed(findings(one_each(landscapes))),
+                  "These intervals are over directions around one trained model each, and not corrected for their number: they say whether these "
+                  "models differ, not whether the methods do."]  # fmt: skip
     parts += ["## Pictures", *(f"![{caption}]({path})\n\n*{caption}*" for path, caption in pictures)]
     parts += ["## How", _origin(landscapes, note)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _broken(landscapes: Sequence[Landscape]) -> str:
+    guess = math.log(len(landscapes[0].run.classes))
+    radii = [f"{r:g}" for r in RADII if all(item.lines.rise(r)[0] + item.lines.centre > guess for item in landscapes)]
+    beyond = f" At radius {' and '.join(radii)} every model here is beyond it." if radii else ""
+    return f"Guessing costs ln({len(landscapes[0].run.classes)}) = {guess:.2f} nats: a loss beyond that says that the network is broken.{beyond}"
 
 
 def _exact(landscapes: Sequence[Landscape]) -> str:
@@ -120,7 +127,7 @@ def _origin(landscapes: Sequence[Landscape], note: str) -> str:
     command = " ".join(["papermill notebooks/landscape.ipynb out.ipynb", *(f"-p {name} {value}" for name, value in _parameters(landscapes).items())])
     return "\n\n".join(filter(None, [
         f"`{command}`",
-        f"Landscapes: commit `{here['commit']}`, {here['device']}, {here['processor']}, {here['cores']} cores, {here['threads']} thread(s), torch "
+        f"Report: commit `{here['commit']}`, {here['device']}, {here['processor']}, {here['cores']} cores, {here['threads']} thread(s), torch "
         f"{here['versions']['torch']}. Runs: commit `{commits}`, {', '.join(sorted({str(where.get('device')) for where in trained}))}, preset "
         f"`{landscapes[0].run.config.preset}`, {landscapes[0].run.config.epochs} epochs; {trained[0].get('split', '')}.",
         note,
