@@ -115,7 +115,7 @@ def test_an_exception_leaves_the_model_alone(data):
 
 def test_a_runs_centre_is_its_recorded_test_loss(finished):
     test = kit.load_dataset(finished.config.dataset).test
-    model = finished.model()
+    model = finished.model().to(memory_format=torch.channels_last)  # as it was trained: kernels round by the memory format
     before = state_of(model)
     plane = landscape.plane(model, test, steps=3, radius=0.1)
     lines = landscape.line(model, test, steps=3, directions=2, radius=0.1)
