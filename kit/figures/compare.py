@@ -65,8 +65,8 @@ def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") ->
                                 marker={"symbol": "circle-open", "size": 14, "color": INK}))  # fmt: skip
     lines = 1 + sum(90 + 7 * len(name) for name in [*legend, FRONT]) // 1080
     height = 165 + 22 * lines + 340 * len(groups)
-    figure.update_layout(template=TEMPLATE, height=height, title_text=title, legend=legend_below_title(height),
-                         margin={"t": 90 + 22 * lines, "b": 95})  # fmt: skip
+    legend_place = {**legend_below_title(height), "xref": "container", "x": 0.01}  # the figure's whole width
+    figure.update_layout(template=TEMPLATE, height=height, title_text=title, legend=legend_place, margin={"t": 90 + 22 * lines, "b": 95})
     return figure.add_annotation(text=NOTE, xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-52, showarrow=False,
                                  align="left", font={"size": 12, "color": GREY})  # fmt: skip
 
