@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation reports report test lab bench clean
+.PHONY: install ablation reports report test torture lab bench clean
 
 install: $(INSTALLED)
 
@@ -34,10 +34,15 @@ report: $(INSTALLED)
 
 # pytest and nbval together; the notebooks run on real data, only smaller and shorter
 SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \
-	"methods": "dha,seq-dha,ista,plain", "seeds": 2, "out": "build/test/runs", "reports": "build/test/reports"}
+	"methods": "dha,seq-dha,ista,plain", "seeds": 2, "steps": 5, "directions": 2, "images": 64, "updates": 38, "out": "build/test/runs", "reports": "build/test/reports"}
 
 test: $(INSTALLED)
 	KIT_PARAMETERS='$(SMALL)' $(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# a hundred kills at random moments and in the middle of writes; each run must end bit-identical. make torture KILLS=500
+KILLS ?= 100
+torture: $(INSTALLED)
+	$(BIN)/python tests/torture.py $(KILLS)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
@@ -47,6 +52,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py --image 32 --image-channels 3 --channels 16 --cells 8 --steps 10
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/landscape.py
+	$(BIN)/python benchmarks/data.py
 
 clean:
 	rm -rf .venv build
