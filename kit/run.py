@@ -63,7 +63,8 @@ class TrainedModel(nn.Module):
             raise KitError(f"{source} does not hold the weights of the network in model.json: the run directory was altered or is of an older "
                            "version; run its configuration again with resume=False")  # fmt: skip
         network.load_state_dict(tensors)
-        return cls(network, classes).eval()
+        # the layout that it was evaluated in, so that its outputs are the recorded ones to the last bit
+        return cls(network.to(memory_format=torch.channels_last), classes).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images, self.child)
