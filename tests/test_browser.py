@@ -1,0 +1,131 @@
+"""Notebooks as a person sees them: JupyterLab in a browser runs them, and figures and the search answer to mouse and buttons."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from test_dashboard import process_state
+from tests_browser import CHROMIUM, Notebook, chromium, copy_notebook, jupyter, until
+
+import kit
+from kit.progress import Silent
+
+MISSING = [what for what, there in (("Chromium", CHROMIUM), ("playwright", importlib.util.find_spec("playwright")),
+                                    ("jupyterlab", importlib.util.find_spec("jupyterlab"))) if not there]  # fmt: skip
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the tests in a browser need them)"),
+    # a browser that ends leaves its pipes to the collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+SMALL = {"epochs": 3, "search_epochs": 2, "channels": 4, "cells": 3, "batch_size": 256, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address and folder of a server."""
+    folder = tmp_path_factory.mktemp("lab")
+    with jupyter(folder, tmp_path_factory.mktemp("scratch")) as address:
+        yield address, folder
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    with chromium() as page:
+        yield page
+
+
+@pytest.fixture
+def opened(lab: tuple[str, Path], page: Any):
+    """opened("search.ipynb", epochs=3): the notebook with these parameters."""
+    notebooks: list[Notebook] = []
+
+    def open_notebook(name: str, **parameters: Any) -> Notebook:
+        copy_notebook(name, lab[1], **parameters)
+        notebooks.append(Notebook(page, lab[0], name))
+        return notebooks[-1]
+
+    yield open_notebook
+    for notebook in notebooks:
+        notebook.close()
+
+
+def test_the_search_notebook_runs_and_its_figures_come_alive_under_the_mouse(opened, tmp_path: Path):
+    notebook = opened("search.ipynb", **SMALL, out=str(tmp_path))
+    notebook.run_all()
+    page = notebook.page
+    assert "test accuracy" in page.locator(".jp-OutputArea").all_inner_texts()[-2]
+    pictures = page.locator(".jp-OutputArea-output .plot-img")
+    assert pictures.count() >= 5  # every figure is there at once, as a picture
+    notebook.touch(pictures.first)
+    page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    notebook.picture("search")
+
+
+def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_path: Path):
+    run = kit.search(kit.Config(dataset="digits", method="dha", **SMALL), out=tmp_path, progress=Silent())
+    notebook = opened("evolution.ipynb", runs=str(run.path))
+    notebook.run_all()
+    page = notebook.page
+    notebook.touch(page.locator(".jp-OutputArea-output .plot-img").nth(1))  # τ under a slider
+    figure = page.locator(".js-plotly-plot:has(.slider-group)").last
+    figure.locator(".slider-grip-rect").wait_for()
+
+    def shown() -> tuple[str, str, str]:
+        """The slider's epoch, the axis title's, and what is drawn."""
+        texts = figure.evaluate("e => Array.from(e.querySelectorAll('text'), t => t.textContent)")
+        epochs = next(t for t in texts if t.startswith("epoch ")), next(t for t in texts if "after epoch" in t)
+        return *epochs, figure.evaluate("e => JSON.stringify(e.data.map(t => Array.from(t.x ?? [])))")
+
+    label, title, drawn = shown()
+    assert label == "epoch 3" and title.endswith("after epoch 3")
+    grip, rail = (figure.locator(part).bounding_box() for part in (".slider-grip-rect", ".slider-rail-rect"))
+    height = grip["y"] + grip["height"] / 2
+    page.mouse.move(grip["x"] + grip["width"] / 2, height)
+    page.mouse.down()
+    page.mouse.move(rail["x"] + rail["width"] * 2 / 3, height, steps=5)
+    until(lambda: shown()[:2] == ("epoch 2", title.replace("3", "2")), "the frame of epoch 2")
+    assert shown()[2] != drawn
+    page.mouse.move(rail["x"] + rail["width"] / 3, height, steps=5)
+    page.mouse.up()
+    until(lambda: shown()[:2] == ("epoch 1", title.replace("3", "1")), "the frame of epoch 1")
+    notebook.picture("evolution")
+
+
+def test_the_dashboard_pauses_resumes_and_stops_a_search(opened, tmp_path: Path):
+    notebook = opened("dashboard.ipynb", **{**SMALL, "epochs": 400, "search_epochs": 4}, train_images=400, out=str(tmp_path))
+    notebook.run_all()
+    page, line = notebook.page, notebook.page.locator(".kit-line")
+    until(lambda: "ready" in line.inner_text(), "the panel")
+
+    def press(name: str) -> None:
+        page.locator(f"button:has-text('{name}')").click()
+
+    press("start")
+    page.locator(".kit-curves .main-svg").first.wait_for()
+    page.locator(".kit-samples image").first.wait_for()
+    (folder,) = tmp_path.glob("digits-dha-*")
+    pid = int((folder / ".lock").read_text())
+    shown = page.evaluate("document.querySelector('.kit-curves').data[0].x.length")
+    until(lambda: page.evaluate("document.querySelector('.kit-curves').data[0].x.length") > shown, "the curves to grow")
+    assert page.locator(".kit-view .js-plotly-plot, .kit-view.js-plotly-plot").count() == 4
+    press("pause")
+    until(lambda: process_state(pid) == "T" and "paused" in line.inner_text(), "the search to stand still")
+    assert page.evaluate("1 + 1") == 2 and page.locator("button:has-text('pause')").is_disabled()
+    notebook.picture("dashboard-paused")
+    reached = epochs_in(folder)
+    press("resume")
+    until(lambda: process_state(pid) != "T" and "running" in line.inner_text(), "the search to go on")
+    until(lambda: epochs_in(folder) > reached, "another epoch")
+    press("stop")
+    until(lambda: "interrupted" in line.inner_text(), "the search to end")
+    assert process_state(pid) in ("", "Z") and kit.Run.load(folder).status == "interrupted"
+    notebook.picture("dashboard")
+
+
+def epochs_in(folder: Path) -> int:
+    return int(pd.read_parquet(folder / "history.parquet")["epoch"].max())
