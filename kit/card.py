@@ -69,7 +69,7 @@ def _latency(run: Run, model: TrainedModel) -> str:
     ms = latency.time_model(model, model.network.image, device, batch, threads)
     where = latency.hardware(device)
     on = f"on {where}" + ("" if device.type == "cuda" else f", {threads} thread(s)")
-    how = f"torch {torch.__version__}; smallest of three medians of ten passes, measured with this card"
+    how = f"torch {torch.__version__}; smallest median of ten passes, measured with this card"
     return f"{ms:.3g} ms for a batch of {batch}, float32, {on} ({how})"
 
 

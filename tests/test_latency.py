@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import time
 
 import pytest
 import torch
@@ -54,19 +55,24 @@ def test_each_operation_and_shape_is_timed_once(monkeypatch):
     assert len(timed) == len(set(timed)) and 20 < len(timed) < 60
 
 
-@pytest.mark.parametrize(("channels", "layout"), [(1, torch.contiguous_format), (3, torch.channels_last)])
-def test_operations_are_timed_in_the_memory_layout_that_they_meet(channels: int, layout: torch.memory_format):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_operations_are_timed_in_the_memory_layout_that_they_meet(channels: int, monkeypatch):
     net = built(channels)
     inputs = latency.inputs_of_modules(net, CPU, batch=2)
     operations = {name: found for name, found in inputs.items() if ".ops." in name and name.count(".") == 3}
     assert len(operations) == sum(len(cell.ops) for cell in net.cells)
-    assert {found[0][1] for found in operations.values()} == {layout}
+    assert {found[0][1] for found in operations.values()} == {torch.channels_last}
     assert all(found[0][0][0] == 2 for found in operations.values())
+    met = []
+    monkeypatch.setattr(latency, "_milliseconds", lambda call, device: met.append(call.__closure__) or 1.0)
+    latency._time_module(net.cells[0].cpu().before, (((2, 12, 8, 8), torch.channels_last),), CPU, 1)
+    (tensors,) = [c.cell_contents for c in met[0] if isinstance(c.cell_contents, list)]
+    assert tensors[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("name", ["cell", "choice", "mobile", "wrn-16-2"])
 def test_a_whole_table_of_a_real_space(name: str, monkeypatch):
-    for setting, few in (("GROUPS", 1), ("PASSES", 3), ("CALIBRATION", 4), ("CHECKS", 3)):
+    for setting, few in (("GROUPS", 2), ("MOST_GROUPS", 2), ("PASSES", 3), ("CALIBRATION", 4), ("CHECKS", 3)):
         monkeypatch.setattr(latency, setting, few)
     net = space.build(name, 3, (3, 8, 8)) if name.startswith("wrn") else built(name=name)
     torch.manual_seed(5)
@@ -146,12 +152,37 @@ def test_operations_that_make_no_difference_leave_the_fixed_part(monkeypatch):
 
 
 def test_the_clock_takes_the_smallest_median(monkeypatch):
-    taken = iter([9.0] * 9 + [1.0] + [2.0] * 6 + [50.0] * 4 + [3.0] * 10)
-    monkeypatch.setattr(latency, "_cpu_ms", lambda call, device: call() or next(taken))
     monkeypatch.setattr(latency, "LONGEST", 60.0)
-    calls = []
-    assert latency._milliseconds(lambda: calls.append(1), CPU) == 2.0
-    assert len(calls) == latency.WARM_UP + latency.GROUPS * latency.PASSES
+
+    def clock(*groups: list[float]) -> tuple[float, int]:
+        taken, calls = iter(sum(groups, [])), []
+        monkeypatch.setattr(latency, "_cpu_ms", lambda call, device: call() or next(taken))
+        return latency._milliseconds(lambda: calls.append(1), CPU), len(calls) - latency.WARM_UP
+
+    assert clock([9.0] * 9 + [1.0], [2.0] * 6 + [50.0] * 4, [2.05] * 10) == (2.0, 30)
+    # the machine was busy for a while: more groups, until two agree
+    assert clock([9.0] * 10, [2.0] * 10, [5.0] * 10, [4.0] * 10, [2.1] * 10) == (2.0, 50)
+    assert clock(*([float(k)] * 10 for k in range(20, 0, -2))) == (2.0, 10 * latency.MOST_GROUPS)  # it never was quiet
+
+
+def test_one_thread_has_a_clock_of_its_own():
+    """What sleeps, or waits for a core, takes no time of the thread."""
+    assert latency._cpu_ms(lambda: time.sleep(0.02), CPU) < 15 < 20 <= wall(lambda: time.sleep(0.02))
+
+
+def wall(call) -> float:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 2)
+        return latency._cpu_ms(call, CPU)
+
+
+def test_a_child_over_the_limit_is_timed_again_before_it_counts(monkeypatch):
+    net, taken = built(), iter([5.0, 3.0, 4.0, 9.0, 1.0, 7.0])
+    table = latency.LatencyTable(net, "cpu", "", 1, 1, 0.0, [[0.1] * len(s.candidates) for s in net.slots], 1.0, None)
+    monkeypatch.setattr(latency, "time_child", lambda *_: next(taken))
+    a, b, c = children(net, 3)
+    assert table.measure(a, limit=2.0) == 3.0 and table.measure(b, limit=2.0) == 1.0  # the second after two tries
+    assert table.measure(c) == 7.0 and table.measure(a, limit=0.1) == 3.0
 
 
 def test_a_child_is_timed_alone_and_in_evaluation_mode(monkeypatch):

@@ -60,7 +60,7 @@ class Limits:
         Once timed, a child is judged by its own time, so that `allow` refuses from then on what failed here.
         """
         if self.max_latency_ms is not None and self.allow(picks):
-            self.latency.measure(picks)
+            self.latency.measure(picks, self.max_latency_ms)
         return self.allow(picks)
 
     def settle(self, choose: Callable[[], Picks]) -> Picks:
