@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from kit import data, errors, report, space
+from kit import data, errors, figures, report, space, store
 from kit.config import Config
 from kit.errors import KitError
+from kit.figures.limits import under_limits
 from kit.methods import METHODS
 from kit.run import Run
 from kit.search import pick_device
@@ -19,6 +21,7 @@ from kit.space import latency
 from kit.space.limits import Limits
 from kit.tables import interval
 
+TITLES = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
 BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency_ms"}
 
 
@@ -109,7 +112,7 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(summary: pd.DataFrame, cost: str) -> str:
     """The summary as a table."""
-    title = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}[cost]
+    title = TITLES[cost]
     lines = [f"| method | limit | n | test accuracy, % | 95% interval | {title} (mean) | {title} (largest) |", "|" + "---|" * 7]
     for row in summary.itertuples():
         spread = "–" if math.isnan(row.accuracy_low) else f"{100 * row.accuracy_low:.2f} … {100 * row.accuracy_high:.2f}"
@@ -117,3 +120,29 @@ def markdown(summary: pd.DataFrame, cost: str) -> str:
         costs = (f"{value:,.4g}" if cost == "latency_ms" else f"{value:,.0f}" for value in (row.cost_mean, row.cost_max))
         lines.append(f"| {row.title} | {limit} | {row.n} | {100 * row.accuracy_mean:.2f} | {spread} | {' | '.join(costs)} |")
     return "\n".join(lines) + "\n"
+
+
+def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
+    """limits-<dataset>-<cost>.md and .png in `folder`: table, picture, and where the numbers come from; returns the Markdown's path."""
+    if not runs:
+        raise KitError("no finished runs, so there is nothing to report: see the failures that the sweep listed")
+    rows, config = table(runs, cost), runs[0].config
+    summary, name = summarize(rows), Path(config.dataset).name
+    stem, folder = f"limits-{name}-{cost}", Path(folder)
+    picture = figures.png(under_limits(summary, rows, cost, title=f"{name}: accuracy under limits"))
+    store.atomically(folder / f"{stem}.png", lambda p: p.write_bytes(picture))
+
+    def each(key: str) -> str:
+        return ", ".join(sorted({str(run.provenance[key]) for run in runs}))
+
+    seeds = ", ".join(map(str, sorted(set(rows["seed"]))))
+    verdict = "No result breaks its limit." if rows["kept"].all() else "NOT EVERY result keeps its limit."
+    text = "\n\n".join([
+        f"# Accuracy under limits: {name}",
+        f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on {runs[0].metrics['test_images']:,} images. "
+        f"{verdict}",
+        markdown(summary, cost).rstrip(), f"![accuracy against {TITLES[cost]}]({stem}.png)",
+        f"Commit {each('commit')}; {each('device')}, {each('processor')}, {each('cores')} cores, {each('threads')} thread(s).",
+    ])  # fmt: skip
+    store.atomically(folder / f"{stem}.md", lambda p: p.write_text(text + "\n"))
+    return folder / f"{stem}.md"

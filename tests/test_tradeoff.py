@@ -56,7 +56,8 @@ class breaking:
     """The run as if it had found something larger."""
 
     def __init__(self, run: Run):
-        self.config, self.path, self.metrics = run.config, run.path, run.metrics | {"params": run.config.max_params + 1}
+        self.config, self.path, self.provenance = run.config, run.path, run.provenance
+        self.metrics = run.metrics | {"params": run.config.max_params + 1}
 
 
 def test_a_latency_is_the_one_that_the_limit_was_confirmed_by(runs: list[Run], tmp_path):
@@ -105,3 +106,14 @@ def test_the_figure_shows_every_limit_and_run():
     assert "no run is finished" in under_limits(tradeoff.summarize(ROWS[:0]), ROWS[:0], "params").layout.annotations[0].text
     with pytest.raises(KitError, match="rows has no column cost"):
         under_limits(tradeoff.summarize(ROWS), ROWS.drop(columns="cost"), "params")
+
+
+def test_a_report_names_where_its_numbers_come_from(runs: list[Run], tmp_path):
+    path = tradeoff.write(runs, "params", tmp_path / "reports")
+    text = path.read_text()
+    assert path.name == "limits-micro_digits-params.md" and "No result breaks its limit" in text
+    assert f"Commit {runs[0].provenance['commit']}" in text and "seeds 0;" in text
+    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG" and f"]({path.stem}.png)" in text
+    assert "NOT EVERY result keeps its limit" in tradeoff.write([breaking(runs[0])], "params", tmp_path).read_text()
+    with pytest.raises(KitError, match="nothing to report"):
+        tradeoff.write([], "params", tmp_path)
