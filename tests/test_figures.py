@@ -246,6 +246,8 @@ def test_show_publishes_both_faces_in_one_output(dha, monkeypatch):
     figures.show(go.Figure(go.Surface(z=[[1, 2], [3, 4]])))
     both, surface = published
     assert set(both) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"} and both["application/vnd.plotly.v1+json"]["data"]
+    # JupyterLab forgets the height of a responsive figure when it resizes it: it would vanish at the first drawing after that
+    assert both["application/vnd.plotly.v1+json"]["config"]["responsive"] is False
     import base64
 
     assert size(base64.b64decode(both["image/png"]))[0] == 700

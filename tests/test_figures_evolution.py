@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import struct
@@ -10,12 +11,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from matplotlib.image import imread
 from tests_recorded import WIDTHS, alpha_walk, blocks_walk, tau_walk, write_run
 
 import kit
 from kit import figures
 from kit.errors import KitError
-from kit.figures import animation, tiles
+from kit.figures import animation, recorded, tiles
 from kit.figures.recorded import thinned
 from kit.figures.style import INK, OP_COLORS
 
@@ -70,7 +72,7 @@ def test_the_curves_show_the_historys_values(run, drawn):
     lr = run.curve("lr")
     assert np.allclose(np.array(effective.y, float), lr[lr > 0], rtol=1e-5)
     assert drawn.layout[f"yaxis{effective.yaxis[1:]}"].type == "log"
-    assert any("it has no schedule" in text for text in notes(drawn))
+    assert any("= effective, no schedule" in text for text in notes(drawn))
 
 
 def test_all_panels_share_the_epochs(drawn):
@@ -123,6 +125,16 @@ def _length(trace) -> float:
     return float((x[:, 1] - x[:, 0]).sum())
 
 
+def test_a_pick_keeps_its_row_while_it_stays(folder):
+    walk = alpha_walk(np.random.default_rng(0), 3, 2)
+    walk["support"][:] = False
+    for epoch, picks in enumerate([(3, 5), (5, 9), (5, 9), (1, 9)]):
+        walk["support"][epoch, 7, list(picks)] = True
+    seen = recorded.read(write_run(folder / "rows", 3, arrays={"alpha": walk}))
+    assert seen.picked[7].tolist() == [[3, 5], [9, 5], [9, 5], [9, 1]] or seen.picked[7].tolist() == [[5, 3], [5, 9], [5, 9], [1, 9]]
+    assert (seen.picked[0] == -1).all()  # no picks recorded
+
+
 def test_skips_above_half_of_a_cells_picks_are_called_a_collapse(folder):
     walk = alpha_walk(np.random.default_rng(3), 6, 3)
     skip = list(kit.space.CELL_OPS).index("skip_connect")
@@ -134,8 +146,9 @@ def test_skips_above_half_of_a_cells_picks_are_called_a_collapse(folder):
                 support[:, slot, 7 * k + (skip if many else (slot + k) % 6)] = True
         collapsing = write_run(folder / name, 6, arrays={"alpha": {**walk, "support": support}})
         heading = [text for text in notes(figures.evolution(collapsing)) if "skips" in text]
-        assert ("collapse of the reduction cell" in heading[0]) == (skips == 5)
-        assert ("Collapse: more than half" in figures.standing(collapsing) and "reduce 62%" in figures.standing(collapsing)) == (skips == 5)
+        assert ("collapse (reduction)" in heading[0]) == (skips == 5)
+        assert ("Collapse: more than half of the picks are skips (reduce 62%" in figures.standing(collapsing)) == (skips == 5)
+        assert ("Collapse" in figures.standing(collapsing)) == (skips == 5)
 
 
 def test_a_policy_that_is_fixed_leaves_one_column_without_a_slider(folder):
@@ -177,7 +190,7 @@ def test_tau_shows_marginals_entropy_and_what_other_policies_learn(folder, run):
     assert line.y[0] == pytest.approx(-(p[0] * np.log(p[0])).sum(), rel=1e-5)
     daas = write_run(folder / "daas", augment="policy-gradient", arrays={"tau": tau_walk(np.random.default_rng(1), 12, 15, more=True)})
     figure = figures.tau_evolution(daas)
-    assert {"τ: probability that an operation is applied", "τ: distribution of the magnitude"} <= set(notes(figure))
+    assert {"τ: probability of being applied", "τ: distribution of the magnitude"} <= set(notes(figure))
     told = [trace.customdata for trace in figure.data if trace.type == "scatter" and trace.mode == "none"]
     assert any(len(values) == 150 and np.allclose(values, daas.tau["magnitude"][-1].ravel(), rtol=6e-3, atol=1e-6) for values in told)
     assert any(len(values) == 13 * 15 and np.allclose(values, daas.tau["apply"].T.ravel(), rtol=6e-3, atol=1e-6) for values in told)
@@ -290,7 +303,7 @@ def test_runs_on_different_spaces_say_what_is_not_comparable(folder, run):
     assert "different data (digits, digits at 16×16)" in text
     figure = figures.evolution([run, choice])
     headings = " ".join(notes(figure))
-    assert "α: frozen slots" in headings and "α: entropy" not in headings and "α: share of skips" not in headings and "not comparable: α's" in headings
+    assert "α: frozen slots" in headings and "α: mean entropy" not in headings and "α: share of skips" not in headings and "not comparable: α's" in headings
 
 
 # ---- how it looks ------------------------------------------------------------------------------------------------------------
@@ -300,6 +313,16 @@ def test_every_figure_has_a_static_twin_without_the_slider(run, folder, drawn):
     for figure in (drawn, figures.tau_evolution(run), figures.evolution([run, run])):
         controls = animation.CONTROLS if figure.frames else 0
         assert size(figures.png(figure)) == (1200, figure.layout.height - controls)
+
+
+def test_the_static_twin_keeps_tiles_apart_and_in_order():
+    wire = {"x": [0, 10], "y": [0.75, 0.75], "mode": "lines", "line": {"color": "#00ff00", "width": 9}}
+    figure = go.Figure([wire, tiles.filled([(0, 1, 0, 1), (9, 10, 0, 1)], "#ff0000"), tiles.filled([(0, 1, 0, 0.5)], "#0000ff")])
+    figure.update_layout(xaxis={"range": [0, 10], "visible": False}, yaxis={"range": [0, 1], "visible": False}, plot_bgcolor="white",
+                         margin={"l": 0, "r": 0, "t": 0, "b": 0})  # fmt: skip
+    picture = imread(io.BytesIO(figures.png(figure, width=200, height=100)))[..., :3]
+    at = {(50, 100): (1, 1, 1), (25, 100): (0, 1, 0), (25, 10): (1, 0, 0), (25, 190): (1, 0, 0), (75, 10): (0, 0, 1)}  # row, column: the blue one was drawn later
+    assert all(np.allclose(picture[place], color, atol=0.02) for place, color in at.items())
 
 
 def test_figures_are_legible_on_a_dark_page(drawn):

@@ -23,7 +23,8 @@ def show(figure: go.Figure, width: int = 1000) -> None:
 
     figure = figure if isinstance(figure, go.Figure) else go.Figure(figure)  # a copy of 60 frames takes its time
     title = figure.layout.title.text or "figure"
-    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": True}}, "text/plain": f"<{title}>"}
+    # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when it is drawn again
+    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}, "text/plain": f"<{title}>"}
     try:
         data["image/png"] = base64.b64encode(png(figure, width=width)).decode()
     except KitError as error:

@@ -98,7 +98,7 @@ def _panels(seen: Sequence[Recorded], colors: Sequence[str]) -> list[Panel]:
         found.append(_overlay(f"η: {title}", title, seen, colors, curves, [("━ learned", GREY), ("··· effective", GREY)], log=True))
     found.append(_overlay("τ: distance of the pairs from a uniform policy", "nats", seen, colors, [(_distance, "solid")]))
     if same:
-        found.append(_overlay("α: entropy of |α| over a slot's candidates, mean", "nats", seen, colors, [(_alpha_entropy, "solid")]))
+        found.append(_overlay("α: mean entropy of a slot", "nats", seen, colors, [(_alpha_entropy, "solid")]))
     found.append(_overlay("α: frozen slots", "%", seen, colors, [(_frozen, "solid")], zero=True))
     if same:
         cells = [(lambda one: _skips(one, "normal"), "solid"), (lambda one: _skips(one, "reduce"), "dash")]
@@ -126,7 +126,7 @@ def _overlay(heading: str, unit: str, seen: Sequence[Recorded], colors: Sequence
         axis |= {"type": "log", "range": [low, high], **({"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e"})}
     else:
         axis["range"] = span(values, zero=zero)
-    return Panel(heading + (" (log scale)" if log else ""), height, traces, axis, [*keys, *([("○ end of the search", GREY)] if rings else [])])
+    return Panel(heading + (", log scale" if log else ""), height, traces, axis, [*keys, *([("○ end of the search", GREY)] if rings else [])])
 
 
 def _ring(one: Recorded, x: Sequence[int], y: np.ndarray, color: str) -> list[dict[str, Any]]:

@@ -44,11 +44,11 @@ def _hyper_panel(seen: Recorded, name: str, learned: bool) -> Panel:
     traces, keys, values = [], [], []
     if len(effective[1]) and not same:  # what the optimizer used at the epoch's last step
         traces.append(line(*effective, "effective", PALETTE["black"], width=1.5))
-        keys.append(("━ effective: learned × schedule" if learned and name == "lr" else "━ effective", PALETTE["black"]))
+        keys.append(("━ effective (× schedule)" if learned and name == "lr" else "━ effective", PALETTE["black"]))
         values.append(effective[1])
     if learned:
         traces.append(line(*found, "learned", PALETTE["vermillion"]))
-        keys.insert(0, ("━ learned" + (" = effective, it has no schedule" if same else ""), PALETTE["vermillion"]))
+        keys.insert(0, ("━ learned" + (" = effective, no schedule" if same else ""), PALETTE["vermillion"]))
         values.append(found[1])
     axis: dict[str, Any] = {"title": {"text": title}, "exponentformat": "power", "nticks": 5}
     logarithmic = all((v > 0).all() for v in values)
@@ -57,7 +57,7 @@ def _hyper_panel(seen: Recorded, name: str, learned: bool) -> Panel:
         axis |= {"type": "log", "range": [low, high], **({"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e"})}
     else:
         axis["range"] = span(values)
-    return Panel(f"η: {title}" + (" (log scale)" if logarithmic else "") + ("" if learned else ", not learned"), 105, traces, axis, keys)
+    return Panel(f"η: {title}" + (", log scale" if logarithmic else "") + ("" if learned else ", not learned"), 105, traces, axis, keys)
 
 
 def _list_panel(seen: Recorded, name: str) -> Panel:
@@ -70,7 +70,7 @@ def _list_panel(seen: Recorded, name: str) -> Panel:
 
 
 def alpha_panel(seen: Recorded) -> Panel | None:
-    """Mean over the slots of the entropy of |α| over a slot's candidates."""
+    """Mean over the slots of the entropy of |α|, normalised over a slot's candidates."""
     if not seen.alpha or not searched(seen):
         return None
     values = entropy(shares(seen.alpha["alpha"])).mean(axis=1)
@@ -78,8 +78,8 @@ def alpha_panel(seen: Recorded) -> Panel | None:
     settled = 100 * seen.alpha["frozen"].mean(axis=1)
     traces = [line(seen.alpha["epoch"][at].tolist(), values[at].tolist(), "entropy", PALETTE["purple"])]
     slot = "node" if seen.cells else "block"
-    return Panel(f"α: entropy of |α| over a {slot}'s candidates, mean", 80, traces, {"title": {"text": "nats"}, "range": span([values], pad=0.15)},
-                 [(f"{settled[-1]:.0f}% of the {slot}s are frozen", GREY)] if settled[-1] else [])  # fmt: skip
+    return Panel(f"α: mean entropy of a {slot}", 80, traces, {"title": {"text": "nats"}, "range": span([values], pad=0.15)},
+                 [(f"{settled[-1]:.0f}% frozen", GREY)] if settled[-1] else [])  # fmt: skip
 
 
 def skip_panel(seen: Recorded) -> Panel | None:
@@ -91,10 +91,10 @@ def skip_panel(seen: Recorded) -> Panel | None:
         at = thinned(len(values), POINTS)
         dash = "solid" if kind == "normal" else "dash"
         traces.append(line(seen.alpha["epoch"][at].tolist(), (100 * values[at]).tolist(), name, color, dash=dash))
-        keys.append((f"━ {name}", color))
+        keys.append((f"━ {name.split()[0]}", color))
         over += [name] if values[-1] > COLLAPSE else []
-    keys.append((f"- - collapse: above {COLLAPSE:.0%}", PALETTE["vermillion"]))
-    heading = f"⚠ skips: collapse of the {' and the '.join(over)}" if over else "α: share of skips"
+    keys.append((f"- - collapse > {COLLAPSE:.0%}", PALETTE["vermillion"]))
+    heading = f"⚠ skips: collapse ({', '.join(name.split()[0] for name in over)})" if over else "α: share of skips"
     return Panel(heading, 80, traces, {"title": {"text": "%"}, "range": [-5, 105], "tickvals": [0, 50, 100]}, keys)
 
 

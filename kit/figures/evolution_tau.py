@@ -18,7 +18,7 @@ from kit.run import Run
 # of a place in τ's arrays: what changes of each trace, by its number, and of the layout
 Move = Callable[[int], tuple[dict[int, Any], dict[str, Any]]]
 ROW = 13.5  # pixels of an operation's row in a panel over the epochs
-ROW_LEVELS = 15  # shades in the panels over the epochs
+ROW_LEVELS = 21  # shades in the panels over the epochs
 SIDE = 400  # pixels of the heat map
 PROBABILITY = [[0.0, "#F7F7F7"], [0.5, PALETTE["sky"]], [1.0, "#003B5C"]]
 
@@ -180,7 +180,7 @@ def entropy_panel(seen: Recorded, height: float = 95) -> Panel | None:
     at = thinned(len(p), POINTS)
     traces = [panels.line(seen.tau["epoch"][at].tolist(), values[at].tolist(), "entropy", PALETTE["green"]), panels.level(uniform, seen.last)]
     axis = {"title": {"text": "nats"}, "range": panels.span([values, np.array([uniform])], pad=0.12)}
-    return Panel("τ: entropy of the pairs", height, traces, axis, [("entropy", PALETTE["green"]), (f"- - uniform, {uniform:.2f}", GREY)])
+    return Panel("τ: entropy of the pairs", height, traces, axis, [(f"- - uniform, {uniform:.2f}", GREY)])
 
 
 def marginal_panels(seen: Recorded, room: float = 0.0) -> list[Panel]:
@@ -203,7 +203,7 @@ def apply_panel(seen: Recorded) -> Panel | None:
         return None
     values = seen.tau["apply"].astype(float)
     bar = {"title": {"text": "probability", "side": "top", "font": {"size": 11}}, "nticks": 5}
-    return _rows(seen, "τ: probability that an operation is applied", values, values, op_names(seen.run, values.shape[1]),
+    return _rows(seen, "τ: probability of being applied", values, values, op_names(seen.run, values.shape[1]),
                  tiles.Scale(0, 1, PROBABILITY, ROW_LEVELS), bar, "")  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def line(x: Sequence[float], y: Sequence[float], name: str, color: str, dash: st
     few = len(x) <= 40
     return {"type": "scatter", "x": list(x), "y": [_short(v) for v in y], "mode": "lines+markers" if few else "lines", "name": name,
             "line": {"color": color, "width": width, "dash": dash}, "marker": {"size": 4, "color": color}, "showlegend": False,
-            "hovertemplate": f"{name} %{{y:.4~g}}<extra></extra>", **more}  # fmt: skip
+            "hovertemplate": f"epoch %{{x}}: {name} %{{y:.4~g}}<extra></extra>", **more}  # fmt: skip
 
 
 def level(y: float, last: float, color: str = GREY) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def _fill(axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, before: tuple[np.
         gaps = np.nonzero(~np.isfinite(x + y))[0]
         parts = [np.stack([a, b], axis=1) for a, b in zip(np.split(x, gaps), np.split(y, gaps))]
         parts = [part[np.isfinite(part).all(axis=1)] for part in parts]
-        axes.add_collection(PolyCollection([part for part in parts if len(part) > 2], facecolors=shade, edgecolors="none", zorder=1))
+        # as high as lines: what is drawn later covers what is drawn before
+        axes.add_collection(PolyCollection([part for part in parts if len(part) > 2], facecolors=shade, edgecolors="none", zorder=2))
         return
     under = np.interp(x, *before) if fill == "tonexty" and before is not None else 0.0
     axes.fill_between(x, under, y, facecolor=shade, edgecolor="none", zorder=1)
