@@ -139,8 +139,8 @@ def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
     verdict = "No result breaks its limit." if rows["kept"].all() else "NOT EVERY result keeps its limit."
     text = "\n\n".join([
         f"# Accuracy under limits: {name}",
-        f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on {runs[0].metrics['test_images']:,} images. "
-        f"{verdict}",
+        f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on "
+        f"{runs[0].metrics['test_images']:,} images. {verdict}",
         markdown(summary, cost).rstrip(), f"![accuracy against {TITLES[cost]}]({stem}.png)",
         f"Commit {each('commit')}; {each('device')}, {each('processor')}, {each('cores')} cores, {each('threads')} thread(s).",
     ])  # fmt: skip

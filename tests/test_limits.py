@@ -207,6 +207,25 @@ def test_settling_takes_the_first_choice_that_holds():
     assert Limits(net, max_params=10**6).settle(lambda: in_order[0]) == in_order[0]
 
 
+@pytest.mark.parametrize("method", ["dha", "seq-nas+hpo"])
+def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(method: str, micro: str, tmp_path, monkeypatch):
+    alone = [[0.1 + 0.1 * (c % 7) for c in range(14 + 7 * (slot % 4))] for slot in range(8)]
+
+    def truth(network, picks, *_):
+        predicted = 1.0 + sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen)
+        return predicted if len(timed) < latency.CALIBRATION + latency.CHECKS else 3 * predicted  # the machine is busy from then on
+
+    timed: list[Picks] = []
+    monkeypatch.setattr(latency, "candidate_times", lambda *_: alone)
+    monkeypatch.setattr(latency, "time_child", lambda network, picks, *_: (truth(network, picks), timed.append(picks))[0])
+    run = kit.search(micro_config(method, max_latency_ms=9.5), out=tmp_path, progress=Silent())
+    stored = latency.recorded(run.path / "latency.json", space.picks_of(run.genotype))
+    assert stored[0] <= 9.5 and len(timed) > latency.CALIBRATION + latency.CHECKS + 1  # the first that was found was slower
+    assert run.predict(kit.load_dataset(micro).test.images[:3]).names  # its weights are those of its operations
+    assert run.metrics["test_accuracy"] == pytest.approx(
+        (run.predict(kit.load_dataset(micro).test.images).labels == kit.load_dataset(micro).test.labels).double().mean().item())
+
+
 @pytest.mark.parametrize("method", ["dha", "seq-nas+hpo", "random"])
 def test_a_run_keeps_to_all_three_limits_and_times_its_result(method: str, micro: str, tmp_path, monkeypatch):
     """The table is that of the network to deploy, also while a smaller one searches; made once and read by the stages after."""
