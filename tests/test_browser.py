@@ -110,8 +110,12 @@ def test_the_dashboard_pauses_resumes_and_stops_a_search(opened, tmp_path: Path)
     page.locator(".kit-samples image").first.wait_for()
     (folder,) = tmp_path.glob("digits-dha-*")
     pid = int((folder / ".lock").read_text())
-    shown = page.evaluate("document.querySelector('.kit-curves').data[0].x.length")
-    until(lambda: page.evaluate("document.querySelector('.kit-curves').data[0].x.length") > shown, "the curves to grow")
+
+    def drawn() -> int:  # points of the first curve; before the first epoch there is a note and no curve
+        return page.evaluate("document.querySelector('.kit-curves').data?.[0]?.x.length ?? 0")
+
+    shown = drawn()
+    until(lambda: drawn() > shown, "the curves to grow")
     assert page.locator(".kit-view .js-plotly-plot, .kit-view.js-plotly-plot").count() == 4
     press("pause")
     until(lambda: process_state(pid) == "T" and "paused" in line.inner_text(), "the search to stand still")
