@@ -210,7 +210,7 @@ def show_surfaces(figure: go.Figure, width: int = 1000) -> None:
     from IPython.display import publish_display_data
 
     picture = base64.b64encode(static_landscape.png(figure, width=width)).decode()
-    publish_display_data({MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": True}},
+    publish_display_data({MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}},
                           "image/png": picture, "text/plain": f"<{figure.layout.title.text}>"})  # fmt: skip
 
 
