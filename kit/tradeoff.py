@@ -136,11 +136,12 @@ def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
         return ", ".join(sorted({str(run.provenance[key]) for run in runs}))
 
     seeds = ", ".join(map(str, sorted(set(rows["seed"]))))
+    clock = f" Latency is of a batch of {config.latency_batch}, float32, on the run's device." if cost == "latency_ms" else ""
     verdict = "No result breaks its limit." if rows["kept"].all() else "NOT EVERY result keeps its limit."
     text = "\n\n".join([
         f"# Accuracy under limits: {name}",
         f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on "
-        f"{runs[0].metrics['test_images']:,} images. {verdict}",
+        f"{runs[0].metrics['test_images']:,} images. {verdict}{clock}",
         markdown(summary, cost).rstrip(), f"![accuracy against {TITLES[cost]}]({stem}.png)",
         f"Commit {each('commit')}; {each('device')}, {each('processor')}, {each('cores')} cores, {each('threads')} thread(s).",
     ])  # fmt: skip
