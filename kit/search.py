@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple
 
 import torch
 
-from kit import compose, data, provenance, store, progress as progress_module
+from kit import compose, data, inputs, provenance, store, progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
 from kit.progress import Progress
@@ -232,6 +232,7 @@ class Search:
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it."""
         (self.folder / "failure.json").unlink(missing_ok=True)
+        store.tidy(self.folder)
         store.write_json(self.folder / "config.json", self.config.model_dump())
         for path in reversed(self._checkpoints()):
             try:
@@ -285,7 +286,7 @@ class Search:
         alone = compose.extract(parts.net, child.picks)
         found = {
             "network": parts.net.spec(child.picks), "genotype": parts.net.genotype(child.picks), "classes": list(self.sets.classes),
-            "policy": _policy(self.config, parts), "hyper": parts.hyper.found(),
+            "policy": _policy(self.config, parts), "hyper": parts.hyper.found(), "preprocessing": inputs.preprocessing(parts.net.image),
         }  # fmt: skip
         store.write_tensors(self.folder / "model" / "model.safetensors", alone)
         store.write_json(self.folder / "model" / "model.json", found)
@@ -331,7 +332,7 @@ def _put_aside(folder: Path) -> None:
 
 
 def _record_failure(folder: Path, engine: Search, error: BaseException) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+    with contextlib.suppress(OSError, KitError):  # a full disk must not hide the error itself
         store.write_json(folder / "failure.json", {
             "error": type(error).__name__, "message": str(error), "epoch": engine.epoch, "step": engine.step,
             "traceback": traceback.format_exc(),

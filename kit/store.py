@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -20,17 +21,33 @@ from torch import Tensor
 from kit.errors import KitError
 
 
+TEMPORARY = ".tmp"
+
+
 def atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one.
+
+    Raises KitError where it cannot be written (a full disk, no rights); what was there before is unharmed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise KitError(f"{path} cannot be written ({_said(error)}): what was saved before is unharmed; make room on the disk, or check the folder's "
+                       "rights, and run the same again: it goes on from there") from error  # fmt: skip
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed processes had begun to write. Only for the holder of the folder's lock."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,7 +115,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree is JSON in its metadata.
 
     Tensors of one type are laid end to end: a supernet has thousands of small ones, and a file entry each would take longer to write
-    than their bytes.
+    than their bytes. A checksum over the tree and the tensors tells an altered file from a whole one.
     """
     groups: dict[str, list[Tensor]] = {}
     offsets: dict[str, int] = {}
@@ -120,16 +137,27 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
     tree = json.dumps(take(state))
     flat = {kind: torch.cat([t.cpu() for t in tensors]) for kind, tensors in groups.items()}
-    atomically(path, lambda p: safetensors.torch.save_file(flat, p, metadata={"tree": tree}))
+    metadata = {"tree": tree, "sha256": _checksum(tree, flat)}
+    atomically(path, lambda p: safetensors.torch.save_file(flat, p, metadata=metadata))
+
+
+def _checksum(tree: str, flat: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(tree.encode())
+    for kind in sorted(flat):
+        digest.update(kind.encode())
+        digest.update(flat[kind].contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU. Raises KitError when the file is cut short, altered or something else."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tree = json.loads(file.metadata()["tree"])
+            metadata = file.metadata()
             flat = {kind: file.get_tensor(kind) for kind in file.keys()}
-        return _rebuild(tree, flat)
+        if _checksum(metadata["tree"], flat) != metadata["sha256"]:
+            raise ValueError("its checksum does not fit: it was altered")
+        return _rebuild(json.loads(metadata["tree"]), flat)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
         raise KitError(f"{path} is not a checkpoint that can be read ({type(error).__name__}: {error})") from None
 

@@ -46,3 +46,11 @@ def test_environment_yml_adds_nothing_of_its_own():
 def test_the_readme_names_the_command_that_ci_runs():
     command = re.search(r"^make [\w-]+", (ROOT / ".ci" / "run").read_text(), re.M).group()
     assert command in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_lists_the_data_sets_and_notebooks_as_they_are():
+    from kit.data import table
+
+    readme = (ROOT / "README.md").read_text()
+    assert table().strip() in readme
+    assert all(f"`{path.stem}`" in readme for path in (ROOT / "notebooks").glob("*.ipynb"))

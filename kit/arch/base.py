@@ -70,14 +70,15 @@ class Given(ArchLearner):
 
 
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits: each slot's candidates without replacement."""
+    """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries` draws find none, the
+    last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
             tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist())) for slot in slots
         )
         if limits.allow(picks):
             return picks
-    raise KitError(f"{tries} random architectures were drawn and none keeps to {limits}: loosen the limits")
+    return limits.repaired(picks, torch.randperm(len(slots), generator=generator).tolist())
 
 
 def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -> Picks:
