@@ -108,6 +108,7 @@ def test_the_dashboard_pauses_resumes_and_stops_a_search(opened, tmp_path: Path)
     press("start")
     page.locator(".kit-curves .main-svg").first.wait_for()
     page.locator(".kit-samples image").first.wait_for()
+    until(lambda: any(lock.read_text() for lock in tmp_path.glob("digits-dha-*/.lock")), "the search to begin")
     (folder,) = tmp_path.glob("digits-dha-*")
     pid = int((folder / ".lock").read_text())
 
