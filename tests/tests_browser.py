@@ -61,7 +61,8 @@ def jupyter(folder: Path, scratch: Path) -> Iterator[str]:
     own = {"JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython",
            "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}  # fmt: skip
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **{name: str(scratch / where) for name, where in own.items()}, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "KIT_PARAMETERS"}  # the test command sets it for nbval's notebooks
+    environment = {**inherited, **{name: str(scratch / where) for name, where in own.items()}, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
