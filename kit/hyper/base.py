@@ -62,6 +62,20 @@ class Fixed(HyperLearner):
     """η as configured."""
 
 
+class Searched(HyperLearner):
+    """A learner over named hyper-parameters: from the values chosen by name to a step's. Names that it does not choose stay as configured."""
+
+    device: torch.device
+
+    def _regular(self, chosen: dict[str, float | str]) -> dict[str, float]:
+        return {name: chosen[name] for name in ("mixup", "dropout", "drop_path") if name in chosen}
+
+    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
+        known = super().found() | chosen
+        lr, decay = (torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay"))
+        return Values(lr * schedule, decay, known.get("optimizer", "sgd"))
+
+
 class DerivedHyper(Derived):
     """Training with the hyper-parameters that an earlier stage found."""
 

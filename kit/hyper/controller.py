@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from kit.grads import Trace
-from kit.hyper.base import HyperLearner, Values
+from kit.hyper.base import Searched, Values
 from kit.hyper.bases import Basis
 from kit.learner import Baseline
 
 
-class Controller(HyperLearner):
+class Controller(Searched):
     """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights that this step gives.
 
     Derived: the basis weighed by the probabilities (continuous), or the likeliest one (the optimizer). Hyper-parameters without a basis
@@ -60,14 +60,6 @@ class Controller(HyperLearner):
             p = self.probabilities(name)
             found[name] = basis.values[int(p.argmax())] if basis.categorical else float(p @ torch.tensor(basis.values, dtype=torch.float64))
         return found
-
-    def _regular(self, chosen: dict[str, float | str]) -> dict[str, float]:
-        return {name: chosen[name] for name in ("mixup", "dropout", "drop_path") if name in chosen}
-
-    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        known = super().found() | chosen
-        lr, decay = (torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay"))
-        return Values(lr * schedule, decay, known.get("optimizer", "sgd"))
 
     # ---- learning ------------------------------------------------------------------------------------------------------------
 

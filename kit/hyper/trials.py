@@ -11,13 +11,13 @@ from typing import Any, Mapping
 import torch
 
 from kit.errors import KitError
-from kit.hyper.base import HyperLearner, Values
+from kit.hyper.base import Searched, Values
 from kit.hyper.bases import Basis
 
 LOGARITHMIC = ("lr", "weight_decay")
 
 
-class Trials(HyperLearner):
+class Trials(Searched):
     """sampler: "random" or "tpe" (Optuna's Bayesian sampler). Bases give the ranges, sampled continuously; the optimizer's give choices.
 
     Optuna's study is built anew from the trials told so far, with a seed of their number, so that a resumed search asks the same.
@@ -48,14 +48,6 @@ class Trials(HyperLearner):
 
     def derived(self, schedule: float = 1.0) -> Values:
         return self._values(self.best(), schedule)
-
-    def _regular(self, chosen: dict[str, float | str]) -> dict[str, float]:
-        return {name: chosen[name] for name in ("mixup", "dropout", "drop_path") if name in chosen}
-
-    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        known = super().found() | chosen
-        lr, decay = (torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay"))
-        return Values(lr * schedule, decay, known.get("optimizer", "sgd"))
 
     # ---- asking and telling --------------------------------------------------------------------------------------------------
 
