@@ -67,10 +67,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     path = Path(path).expanduser() if path is not None else run.path / "report.html"
     path = path / f"{run.path.name}.html" if path.is_dir() else path
     page = render(run)
-    try:
-        store.atomically(path, lambda p: p.write_text(page, encoding="utf-8"))
-    except OSError as error:
-        raise KitError(f"{path} cannot be written ({error.strerror}): name another file, as in make report RUN={run.path} OUT=report.html") from None
+    store.atomically(path, lambda p: p.write_text(page, encoding="utf-8"), mend=f"name another file, as in make report RUN={run.path} OUT=report.html")
     return path
 
 

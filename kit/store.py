@@ -22,12 +22,13 @@ from kit.errors import KitError
 
 
 TEMPORARY = ".tmp"
+MAKE_ROOM = "what was saved before is unharmed; make room on the disk, or check the folder's rights, and run the same again: it goes on from there"
 
 
-def atomically(path: Path, write: Callable[[Path], None]) -> None:
+def atomically(path: Path, write: Callable[[Path], None], mend: str = MAKE_ROOM) -> None:
     """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one.
 
-    Raises KitError where it cannot be written (a full disk, no rights); what was there before is unharmed.
+    Raises KitError, which ends in `mend`, where it cannot be written (a full disk, no rights); what was there before is unharmed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -37,8 +38,7 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise KitError(f"{path} cannot be written ({_said(error)}): what was saved before is unharmed; make room on the disk, or check the folder's "
-                       "rights, and run the same again: it goes on from there") from error  # fmt: skip
+        raise KitError(f"{path} cannot be written ({_said(error)}): {mend}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
