@@ -27,21 +27,23 @@ class Reference:
         return (x - mean[None, :, None, None]) * scale[None, :, None, None] + s[f"{at}.bias"][None, :, None, None]
 
     def relu_conv_norm(self, x: Tensor, at: str, stride: int = 1) -> Tensor:
-        return self.norm(conv(F.relu(x), self.state[f"{at}.1.weight"], stride), f"{at}.2")
+        return self.norm(conv(F.relu(x), self.state[f"{at}.0.weight"], stride), f"{at}.1")
 
     def factorized(self, x: Tensor, at: str) -> Tensor:
         x = F.relu(x)
-        even = conv(x, self.state[f"{at}.even.weight"], 2)
-        odd = F.conv2d(F.pad(x, (0, 2, 0, 2))[:, :, 1:, 1:], self.state[f"{at}.odd.weight"], stride=2)
-        return self.norm(torch.cat([even, odd[:, :, : even.shape[2], : even.shape[3]]], 1), f"{at}.norm")
+        weight = self.state[f"{at}.0.weight"]
+        half = len(weight) // 2
+        even = conv(x, weight[:half], 2)
+        odd = F.conv2d(F.pad(x, (0, 2, 0, 2))[:, :, 1:, 1:], weight[half:], stride=2)
+        return self.norm(torch.cat([even, odd[:, :, : even.shape[2], : even.shape[3]]], 1), f"{at}.1")
 
     def operation(self, name: str, x: Tensor, at: str, stride: int) -> Tensor:
         s = self.state
         if name.startswith("sep_conv"):
-            y = self.norm(conv(conv(F.relu(x), s[f"{at}.1.weight"], stride), s[f"{at}.2.weight"]), f"{at}.3")
-            return self.norm(conv(conv(F.relu(y), s[f"{at}.5.weight"]), s[f"{at}.6.weight"]), f"{at}.7")
+            y = self.norm(conv(conv(F.relu(x), s[f"{at}.0.weight"], stride), s[f"{at}.1.weight"]), f"{at}.2")
+            return self.norm(conv(conv(F.relu(y), s[f"{at}.4.weight"]), s[f"{at}.5.weight"]), f"{at}.6")
         if name.startswith("dil_conv"):
-            return self.norm(conv(conv(F.relu(x), s[f"{at}.1.weight"], stride, 2), s[f"{at}.2.weight"]), f"{at}.3")
+            return self.norm(conv(conv(F.relu(x), s[f"{at}.0.weight"], stride, 2), s[f"{at}.1.weight"]), f"{at}.2")
         if name == "max_pool_3x3":
             return self.norm(F.max_pool2d(x, 3, stride, 1), f"{at}.1")
         if name == "avg_pool_3x3":
@@ -60,8 +62,7 @@ class Reference:
         reducing = [(i + 1) * cells // (reductions + 1) for i in range(reductions)]
         for i in range(cells):
             at = f"cells.{i}"
-            first = self.factorized if f"{at}.before.even.weight" in s else self.relu_conv_norm
-            assert (before.shape[2] != last.shape[2]) == (first == self.factorized)
+            first = self.factorized if before.shape[2] != last.shape[2] else self.relu_conv_norm
             nodes = [first(before, f"{at}.before"), self.relu_conv_norm(last, f"{at}.last")]
             kind = "reduce" if i in reducing else "normal"
             for node, entries in enumerate(genotype[kind]):

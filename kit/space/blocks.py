@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.cost import measure, total
+from kit.space.depthwise import DepthwiseConv
 from kit.space.network import Child, Cost, Network, Picks, Slot, check_halvings, fitting_halvings, gate_output
 
 CHOICES = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")
@@ -212,13 +213,16 @@ def _all_slots(stages: tuple[Stage, ...], labels: tuple[str, ...]) -> tuple[Slot
 # ---- layers ------------------------------------------------------------------------------------------------------------------
 
 
-def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, activation: type[nn.Module] | None = None, groups: int = 1) -> nn.Sequential:
-    layers = [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(c_out)]
-    return nn.Sequential(*layers, *([activation()] if activation else []))
+def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, activation: type[nn.Module] | None = None) -> nn.Sequential:
+    return _normed(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), activation)
 
 
 def depthwise(c: int, kernel: int, stride: int, activation: type[nn.Module] | None = None) -> nn.Sequential:
-    return conv_norm(c, c, kernel, stride, activation, groups=c)
+    return _normed(DepthwiseConv(c, kernel, stride), activation)
+
+
+def _normed(conv: nn.Conv2d, activation: type[nn.Module] | None) -> nn.Sequential:
+    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), *([activation()] if activation else []))
 
 
 def shuffle(left: Tensor, right: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.cost import measure, total
 from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
-from kit.space.operations import CELL_OPS, FactorizedReduce, ReluConvNorm, batch_norm, build_operation, gated, last_norm
+from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, batch_norm, build_operation, gated, last_norm
 
 NODES = 4
 INPUTS = 2
@@ -55,8 +56,8 @@ class Cell(nn.Module):
         self.stride = 2 if kind == "reduce" else 1
         self.first_slot = 0 if kind == "normal" else NODES
         self.slots = slots[self.first_slot : self.first_slot + NODES]
-        self.before = FactorizedReduce(c_before, c) if halved else ReluConvNorm(c_before, c)
-        self.last = ReluConvNorm(c_last, c)
+        self.before = FactorizedReduce(c_before, c) if halved else ConvNorm(c_before, c)
+        self.last = ConvNorm(c_last, c)
         self.ops = nn.ModuleDict()
         for node, slot in enumerate(self.slots):
             for op, edge in slot.candidates:
@@ -75,14 +76,19 @@ class Cell(nn.Module):
         ]
 
     def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath) -> Tensor:
+        """before, last: the two cells' outputs, rectified."""
         states = [self.before(before), self.last(last)]
+        rectified: dict[int, Tensor] = {}
         for node in range(NODES):
             slot = self.first_slot + node
             gate = gates[slot]
             output = 0
             for k, candidate in enumerate(picks[slot]):
                 operation, name, edge = self.operation(node, candidate)
-                y = operation(states[edge]) if gate is None else gated(operation, states[edge], gate[k])
+                if operation.reads_relu and edge not in rectified:
+                    rectified[edge] = F.relu(states[edge])
+                x = rectified[edge] if operation.reads_relu else states[edge]
+                y = operation(x) if gate is None else gated(operation, x, gate[k])
                 if name != "skip_connect":
                     y = drop(y)
                 output = output + y
@@ -116,7 +122,7 @@ def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, b
         nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False), batch_norm(c // 2),
         nn.ReLU(), nn.Conv2d(c // 2, c, 3, 2, 1, bias=False), batch_norm(c),
     )
-    return nn.ModuleList([first, ReluConvNorm(c, c, 3, 2)]), c, True
+    return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
 
 
 class CellNetwork(Network):
@@ -158,13 +164,15 @@ class CellNetwork(Network):
         self.classifier = nn.Linear(c_last, self.classes)
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
-        before = self.stem[0](x)
-        last = self.stem[1](before) if len(self.stem) > 1 else before
+        before = self.stem[0](x).relu_()
+        last = self.stem[1](before).relu_() if len(self.stem) > 1 else before
         drop, auxiliary = self.drop_paths(), None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
         gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
-            before, last = last, cell(before, last, child.picks, gates, drop)
+            output = cell(before, last, child.picks, gates, drop)
+            # all that reads a cell's output reads it rectified, but the last one's, which is pooled
+            before, last = last, output.relu_() if i + 1 < len(self.cells) else output
             if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary

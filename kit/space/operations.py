@@ -2,6 +2,7 @@
 
 Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs of
 different operations have the same scale and the affine part of the last one can take over a node's weight when the node freezes.
+Convolutions read relu(x) (`reads_relu`), pools and skips x itself; whoever runs them rectifies a tensor once for all its readers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kit.space.depthwise import DepthwiseConv
 
 CELL_OPS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect")
 
@@ -46,60 +49,69 @@ def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
     return norm
 
 
-class ReluConvNorm(nn.Sequential):
+class ConvNorm(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, trained: bool = True):
-        super().__init__(
-            nn.ReLU(),
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
-            batch_norm(c_out, trained),
-        )
+        super().__init__(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), batch_norm(c_out, trained))
 
 
-def _depthwise(c: int, c_out: int, kernel: int, stride: int, dilation: int, trained: bool) -> list[nn.Module]:
-    padding = dilation * (kernel - 1) // 2
-    return [
-        nn.ReLU(),
-        nn.Conv2d(c, c, kernel, stride, padding, dilation, groups=c, bias=False),
-        nn.Conv2d(c, c_out, 1, bias=False),
-        batch_norm(c_out, trained),
-    ]
+def _depthwise(c: int, kernel: int, stride: int, dilation: int, trained: bool) -> list[nn.Module]:
+    return [DepthwiseConv(c, kernel, stride, dilation), nn.Conv2d(c, c, 1, bias=False), batch_norm(c, trained)]
 
 
 class SeparableConv(nn.Sequential):
     """Depthwise-separable convolution applied twice (DARTS); the stride is the first one's."""
 
+    reads_relu = True
+
     def __init__(self, c: int, kernel: int, stride: int, trained: bool):
-        super().__init__(*_depthwise(c, c, kernel, stride, 1, trained), *_depthwise(c, c, kernel, 1, 1, trained))
+        super().__init__(*_depthwise(c, kernel, stride, 1, trained), nn.ReLU(), *_depthwise(c, kernel, 1, 1, trained))
 
 
 class DilatedConv(nn.Sequential):
+    reads_relu = True
+
     def __init__(self, c: int, kernel: int, stride: int, trained: bool):
-        super().__init__(*_depthwise(c, c, kernel, stride, 2, trained))
+        super().__init__(*_depthwise(c, kernel, stride, 2, trained))
 
 
 class Pool(nn.Sequential):
+    reads_relu = False
+
     def __init__(self, c: int, kind: str, stride: int, trained: bool):
         pool = nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
         super().__init__(pool, batch_norm(c, trained))
 
 
-class FactorizedReduce(nn.Module):
-    """Halve the resolution without a pool: two 1×1 convolutions of stride 2 on grids one pixel apart, concatenated."""
+class HalvingConv(nn.Conv2d):
+    """1×1 convolution of stride 2 of which the first half of the outputs reads the even pixels and the other the odd ones.
 
-    def __init__(self, c_in: int, c_out: int, trained: bool = True):
-        super().__init__()
-        self.even = nn.Conv2d(c_in, c_out // 2, 1, 2, bias=False)
-        self.odd = nn.Conv2d(c_in, c_out - c_out // 2, 1, 2, bias=False)
-        self.norm = batch_norm(c_out, trained)
+    Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied forward, and filled up
+    with zeros and added up backward. weight [c_out, c_in, 1, 1].
+    """
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        # an odd side gives the even grid one row more than the odd grid: pad so that both fit
-        shifted = F.pad(x[:, :, 1:, 1:], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        half = self.out_channels // 2
+        kernel = torch.cat([F.pad(self.weight[:half], (0, 1, 0, 1)), F.pad(self.weight[half:], (1, 0, 1, 0))])
+        # an odd side gives the even pixels one row more than the odd ones: the row that they lack is zero
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)) if x.shape[2] % 2 or x.shape[3] % 2 else x
+        return F.conv2d(x, kernel, stride=2)
+
+
+class FactorizedReduce(nn.Sequential):
+    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart, concatenated."""
+
+    reads_relu = True
+
+    def __init__(self, c_in: int, c_out: int, trained: bool = True):
+        super().__init__(HalvingConv(c_in, c_out), batch_norm(c_out, trained))
 
 
 class Skip(nn.Sequential):
+    reads_relu = False
+
     def __init__(self, c: int, trained: bool):
         super().__init__(nn.Identity(), batch_norm(c, trained))
 
