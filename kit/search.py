@@ -13,7 +13,7 @@ from typing import Iterator, NamedTuple
 
 import torch
 
-from kit import compose, data, inputs, provenance, store, progress as progress_module
+from kit import compose, data, inputs, memory, provenance, store, progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
 from kit.progress import Progress
@@ -101,6 +101,8 @@ class Search:
 
     def run(self, reporter: Progress) -> None:
         self._open()
+        if self.device.type == "cpu":
+            memory.keep_freed()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         began = time.perf_counter()
         while self.epoch < self.config.epochs:
