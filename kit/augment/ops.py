@@ -11,7 +11,8 @@ import difflib
 import torch
 from torch import Tensor
 
-from kit.augment.kernels import BLENDS, CHEAP_ON_PIXELS, MATRICES, POINTWISE, SHIFTED, Draw, levels_of, look_up, matrix_of, shift, warp
+from kit.augment.kernels import (BITWISE, BLENDS, CHEAP_ON_PIXELS, MATRICES, ONE_WAY, POINTWISE, SHIFTED, Draw, levels_of, look_up, matrix_of, shift,
+                                 warp)  # fmt: skip
 
 OPS = (
     "AutoContrast", "Equalize", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
@@ -50,7 +51,7 @@ def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Te
     _check_images(images, any_channels=name not in ("Color", "Contrast"))
     draw = _make_draw(images, magnitude, sign, center, check_values=True)
     everything = torch.arange(len(images), device=images.device)
-    return _apply_runs(images, [(name, slice(0, len(images)))], draw, everything)
+    return _apply_runs(images, [(name, slice(0, len(images)))] if name != "Identity" else [], draw, everything)
 
 
 def apply_mixed(
@@ -90,60 +91,46 @@ def apply_mixed(
 
 
 def _apply_grouped(images: Tensor, ops: Tensor, draw: Draw) -> Tensor:
-    # In this order samples that share a gather or a warp are neighbours.
-    families = (*POINTWISE, *MATRICES, *BLENDS, "Identity")
-    rank = torch.tensor([families.index(name) for name in ALL_OPS], device=ops.device)
-    ranks, order = rank[ops].sort()
+    order = ops.argsort()
     runs, start = [], 0
-    for name, count in zip(families, torch.bincount(ranks, minlength=len(families)).tolist()):
-        if count:
+    for name, count in zip(ALL_OPS, torch.bincount(ops, minlength=len(ALL_OPS)).tolist()):
+        if count and name != "Identity":
             runs.append((name, slice(start, start + count)))
         start += count
     return _apply_runs(images, runs, draw, order)
 
 
 def _apply_runs(images: Tensor, runs: list[tuple[str, slice]], draw: Draw, order: Tensor) -> Tensor:
-    """Sample order[k] goes through the operation in whose run k lies."""
-    result = torch.empty_like(images, memory_format=torch.contiguous_format)
+    """Sample order[k] goes through the operation in whose run k lies; those in no run stay as they are."""
+    result = images.clone(memory_format=torch.contiguous_format)
     if images.numel() == 0:
         return result
     n, size = len(images), images[0].numel()
     # Temporaries take up to 8 bytes a pixel: in portions they stay in the cache.
     portion = max(1, _PORTION_BYTES // size) if images.device.type == "cpu" else n
     # Scattering whole words is 6 times faster than scattering bytes.
-    word = torch.int64 if size % 8 == 0 else torch.uint8
-    for start in range(0, n, portion):
-        members, stop = order[start : start + portion], start + portion
-        inside = [
-            (name, slice(max(run.start, start) - start, min(run.stop, stop) - start))
-            for name, run in runs
-            if run.start < stop and run.stop > start
-        ]
-        part = images.index_select(0, members)
-        _apply_portion(part, inside, draw.take(members))
-        result.view(n, size).view(word).index_put_((members,), part.view(-1, size).view(word))
+    words = result.view(n, size).view(torch.int64 if size % 8 == 0 else torch.uint8)
+    draw = draw.take(order)
+    for name, run in runs:
+        for start in range(run.start, run.stop, portion):
+            here = slice(start, min(start + portion, run.stop))
+            done = _apply_one(name, images.index_select(0, order[here]), draw.take(here))
+            words.index_copy_(0, order[here], done.reshape(-1, size).view(words.dtype))
     return result
 
 
-def _apply_portion(images: Tensor, runs: list[tuple[str, slice]], draw: Draw) -> None:
-    height, width = images.shape[2:]
-    tables, matrices = [], []
-    for name, run in runs:
-        part, own = images[run], draw.take(run)
-        if name in CHEAP_ON_PIXELS:
-            part.copy_(POINTWISE[name](part.flatten(2).float(), part, own).view(part.shape))
-        elif name in POINTWISE:
-            tables.append((run, POINTWISE[name](levels_of(part), part, own).expand(len(part), part.shape[1], -1)))
-        elif name in SHIFTED:
-            part.copy_(shift(part, name, own))
-        elif name in MATRICES:
-            matrices.append((run, MATRICES[name](own, height, width)))
-        elif name in BLENDS:
-            part.copy_(BLENDS[name](part, own))
-    for kernel, pieces in ((look_up, tables), (warp, matrices)):
-        if pieces:
-            part = images[pieces[0][0].start : pieces[-1][0].stop]
-            part.copy_(kernel(part, torch.cat([parameters for _, parameters in pieces])))
+def _apply_one(name: str, images: Tensor, draw: Draw) -> Tensor:
+    if name in BITWISE:
+        return BITWISE[name](images, draw)
+    if name in CHEAP_ON_PIXELS:
+        return POINTWISE[name](images.flatten(2).float(), images, draw).view(images.shape)
+    if name in POINTWISE:
+        return look_up(images, POINTWISE[name](levels_of(images), images, draw).expand(-1, images.shape[1], -1))
+    if name in SHIFTED:
+        return shift(images, name, draw)
+    if name in MATRICES:
+        return warp(images, MATRICES[name](draw, *images.shape[2:]), **ONE_WAY.get(name, {}))
+    return BLENDS[name](images, draw)
 
 
 def _apply_masked(images: Tensor, ops: Tensor, draw: Draw) -> Tensor:

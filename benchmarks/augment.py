@@ -1,0 +1,122 @@
+"""Augmentation in images/s, kit against torchvision and kornia: python benchmarks/augment.py [--repeats 7 --device auto]"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from typing import Callable
+
+import common
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from kit.augment.ops import OPS
+from kit.augment.policy import Basics, Draw, PairSoftmax
+from kit.learner import generator
+from kit.search import pick_device
+
+BATCH = {32: 512, 64: 256, 224: 64}
+BRIGHTNESS = {"Color": F.adjust_saturation, "Contrast": F.adjust_contrast, "Brightness": F.adjust_brightness, "Sharpness": F.adjust_sharpness}
+
+
+def single(image, name: str, m: float, sign: float, side: int):
+    """One operation of torchvision's on one image (tensor or PIL), with the magnitude that kit drew."""
+    affine = functools.partial(F.affine, image, angle=0.0, scale=1.0)
+    if name == "Identity":
+        return image
+    if name == "AutoContrast":
+        return F.autocontrast(image)
+    if name == "Equalize":
+        return F.equalize(image)
+    if name == "Rotate":
+        return F.rotate(image, sign * 3 * m)
+    if name == "Posterize":
+        return F.posterize(image, 8 - round(0.4 * m))
+    if name == "Solarize":
+        return F.solarize(image, 255 * (1 - m / 10))
+    if name in BRIGHTNESS:
+        return BRIGHTNESS[name](image, 1 + sign * 0.09 * m)
+    if name in ("ShearX", "ShearY"):
+        degrees = sign * 0.03 * m * 57.29578
+        return affine(translate=[0, 0], shear=[degrees, 0.0] if name == "ShearX" else [0.0, degrees], center=[0, 0])
+    pixels = int(sign * 150 / 331 * side * m / 10)
+    return affine(translate=[pixels, 0] if name == "TranslateX" else [0, pixels], shear=[0.0, 0.0])
+
+
+def per_image(images: list, draw: Draw, side: int) -> list:
+    names, magnitudes, signs = draw.ops.tolist(), draw.magnitude.tolist(), draw.sign.tolist()
+    done = []
+    for image, pair, m, s in zip(images, names, magnitudes, signs):
+        for k in range(2):
+            image = single(image, OPS[pair[k]], m[k], s[k], side)
+        done.append(image)
+    return done
+
+
+def kornia_way(images: Tensor) -> Callable[[], object] | None:
+    """RandAugment of the same 14 operations, two per batch: it has no way to draw them per image, which is the lighter task."""
+    try:
+        from kornia.augmentation.auto import RandAugment
+    except ImportError:
+        return None
+    ranges = [("auto_contrast", 0, 1), ("equalize", 0, 1), ("rotate", -30.0, 30.0), ("posterize", 4.0, 8.0), ("solarize", 0.0, 1.0), ("color", 0.1, 1.9),
+              ("contrast", 0.1, 1.9), ("brightness", 0.1, 1.9), ("sharpness", 0.1, 1.9), ("shear_x", -0.3, 0.3), ("shear_y", -0.3, 0.3),
+              ("translate_x", -0.45, 0.45), ("translate_y", -0.45, 0.45)]  # fmt: skip
+    policy = RandAugment(n=2, m=15, policy=[[r] for r in ranges])
+    scaled = images.float() / 255  # kornia works on floats; the conversion is not counted
+    with torch.no_grad():
+        policy(scaled)
+    return torch.no_grad()(lambda: policy(scaled))
+
+
+def section(device: torch.device, repeats: int) -> str:
+    """Markdown: images/s at three sizes, one CPU thread or one GPU."""
+    rows = []
+    for side, n in BATCH.items():
+        policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)
+        images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(0, "images", device), device=device)
+        images = torch.nn.functional.avg_pool2d(images.float(), 5, 1, 2).to(torch.uint8)  # smooth as photographs are
+        few = slice(0, min(n, 64))
+        draw = policy.sample(n)
+        tensors = [image.clone() for image in images[few].cpu()]
+        pils = [v2.ToPILImage()(image) for image in tensors]
+        things: dict[str, Callable[[], object]] = {
+            "kit": lambda policy=policy, images=images: policy.apply(images, policy.sample(len(images))),
+            "torchvision, tensors": lambda tensors=tensors, draw=draw, side=side: per_image(tensors, draw, side),
+            "torchvision, PIL": lambda pils=pils, draw=draw, side=side: per_image(pils, draw, side),
+            "copy": lambda images=images: images.clone(),
+        }
+        counts = {"kit": n, "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": n}
+        if (kornia := kornia_way(images)) is not None:
+            things["kornia"] = kornia
+        times = common.alternately(things, repeats, device, warm=2)
+        each = {name: [t / counts[name] for t in found] for name, found in times.items()}
+        rate = {name: 1 / statistics.median(found) for name, found in each.items()}
+        rows += [(f"{side}²", name, f"{rate[name]:,.0f}", "–" if name == "kit" else common.shown(common.ratio(each[name], each["kit"]), 1))
+                 for name in ("kit", "torchvision, tensors", "torchvision, PIL", "kornia") if name in rate]  # fmt: skip
+        rows.append((f"{side}²", "plain uint8 copy of the batch", f"{rate['copy']:,.0f}", common.shown(common.ratio(each["copy"], each["kit"]), 3)))
+    absent = "" if "kornia" in rate else " kornia is not installed here, so its rows are missing."
+    return (
+        "## augment\n\n"
+        "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 batches "
+        f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations and magnitudes image by image "
+        "(the draw not counted; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
+        "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
+        + common.table(("size", "what", "images/s", "kit's speed ÷ its (median, quartiles)"), rows)
+        + f"\n\nn = {repeats} rounds.{absent}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="auto")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    print(section(pick_device(a.device), a.repeats))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the benchmarks share: things timed in turn in one process, ratios of neighbours, Markdown tables."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Callable, Mapping, Sequence
+
+import torch
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after the device has done what it was given. On the CPU with one thread it is that thread's own time, which other work on the
+    machine hardly moves."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def alternately(things: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of each thing, `repeats` times, all of them taking turns; the first `warm` rounds do not count."""
+    times: dict[str, list[float]] = {name: [] for name in things}
+    for i in range(warm + repeats):
+        for name, thing in things.items():
+            began = clock(device)
+            thing()
+            if i >= warm:
+                times[name].append(clock(device) - began)
+    return times
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Median and quartiles of a / b over neighbouring measurements."""
+    low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b, strict=True)], n=4)
+    return middle, low, high
+
+
+def shown(values: tuple[float, float, float], digits: int = 2) -> str:
+    middle, low, high = (f"{v:.{digits}f}" for v in values)
+    return f"{middle} ({low} … {high})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
