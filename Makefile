@@ -47,13 +47,9 @@ torture: $(INSTALLED)
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
 
+# all benchmarks, their report in reports/bench-<device>.md; make bench ARGS='--only step,augment'
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/step.py --image 32 --image-channels 3 --channels 16 --cells 8 --steps 10
-	$(BIN)/python benchmarks/search.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/landscape.py
-	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/all.py $(ARGS)
 
 clean:
 	rm -rf .venv build

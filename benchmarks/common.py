@@ -36,6 +36,10 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
 def shown(values: tuple[float, float, float], digits: int = 2) -> str:
     middle, low, high = (f"{v:.{digits}f}" for v in values)
     return f"{middle} ({low} … {high})"

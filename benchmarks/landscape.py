@@ -8,10 +8,9 @@ points in a pass, a grid point of such a pass. Figures are medians over the roun
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from typing import Callable
 
+import common
 import numpy as np
 import torch
 from loss_landscapes import random_plane
@@ -19,7 +18,7 @@ from loss_landscapes.metrics import Loss
 from torch import nn
 from torch.nn import functional as F
 
-from kit import provenance, space
+from kit import memory, space
 from kit.data import ImageSet
 from kit.landscape.walker import Walker
 from kit.run import TrainedModel
@@ -71,37 +70,44 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
     return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | ({f"kit, {size} a pass": passes} if size > 1 else {})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("image", 8), ("image_channels", 1), ("channels", 8), ("cells", 5), ("images", 256), ("batch", 256), ("points", 9),
-                          ("rounds", 15), ("threads", 1), ("points_per_pass", 0)):  # fmt: skip
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    parser.add_argument("--device", default="auto")
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    device = pick_device(a.device)
+def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
+    a = a or parser().parse_args([])
+    if device.type == "cpu":
+        memory.keep_freed()
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (a.images, a.image_channels, a.image, a.image), generator=g, dtype=torch.uint8)
     data = ImageSet(images, torch.arange(a.images) % 10).to(device)
     kinds = ways(network(a, device), data, a)
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    for i in range(a.rounds + 2):
-        for name, way in kinds.items():
-            began = time.perf_counter()
-            n = way()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if i >= 2:
-                times[name].append(1e3 * (time.perf_counter() - began) / n)
-    where = provenance.describe(device)
-    print(f"{where['device']}, {where['processor']}, {a.threads} thread(s), torch {torch.__version__}, commit {where['commit']}")
-    print(f"{a.images} images {a.image_channels}×{a.image}×{a.image} in batches of {a.batch}, C={a.channels}, {a.cells} cells, "
-          f"n={a.rounds} rounds of {a.points} points")  # fmt: skip
-    for name, found in times.items():
-        ratios = [[x / y for x, y in zip(found, times[base])] for base in ("bare forward", "loss_landscapes")]
-        q = statistics.quantiles(ratios[0], n=4)
-        print(f"{name:>20}: {statistics.median(found):8.2f} ms a grid point, {statistics.median(ratios[0]):.3f} × bare forward "
-              f"(quartiles {q[0]:.3f}, {q[2]:.3f}), {statistics.median(ratios[1]):.3f} × loss_landscapes")  # fmt: skip
+    points: dict[str, int] = {}
+
+    def counted(name: str, way: Callable[[], int]) -> Callable[[], None]:
+        return lambda: points.__setitem__(name, way())
+
+    times = common.alternately({name: counted(name, way) for name, way in kinds.items()}, repeats, device, warm=2)
+    each = {name: [1e3 * t / points[name] for t in found] for name, found in times.items()}
+    rows = [(name, f"{common.median(found):.2f}", *(common.shown(common.ratio(found, each[base]), 3) for base in ("bare forward", "loss_landscapes")))
+            for name, found in each.items()]  # fmt: skip
+    return (
+        f"## landscape: {a.images} images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells\n\n"
+        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its "
+        "Loss metric, and, where the device takes several points in a pass, a point of such a pass.\n\n"
+        + common.table(("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows)
+        + f"\n\nn = {repeats} rounds of {a.points} points, in turn.\n")  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("image", 8), ("image_channels", 1), ("channels", 8), ("cells", 5), ("images", 256), ("batch", 256), ("points", 9),
+                          ("rounds", 15), ("threads", 1), ("points_per_pass", 0)):  # fmt: skip
+        found.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    found.add_argument("--device", default="auto")
+    return found
+
+
+def main() -> None:
+    a = parser().parse_args()
+    torch.set_num_threads(a.threads)
+    print(section(pick_device(a.device), a.rounds, a))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """What a search step keeps in memory beside training the sampled child: AutoHAS and single-path estimators against the differentiable mixture.
 
-AutoHAS's Table 3 gives 1.8 (REINFORCE) and 6.1 (differentiable) times the baseline. Counted, not sampled: the bytes that autograd keeps for
-the backward pass (each storage once), and the bytes of weights, gradients and momentum that a step touches. On a GPU the allocator's
-peak is printed as well.
+Counted, not sampled: the bytes that autograd keeps for the backward pass (each storage once), and the bytes of weights, gradients and
+momentum that a step touches.
 
     python benchmarks/memory.py [--image 32] [--channels 32] [--cells 17] [--batch 32]
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+import common
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -49,34 +49,39 @@ def measure(net: Network, child: Child, x: torch.Tensor, y: torch.Tensor) -> Kep
     return Kept(sum(storages.values()), 3 * touched)  # weight, gradient, momentum
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("image", 32), ("channels", 32), ("cells", 17), ("batch", 32)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
+def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 32) -> str:
     torch.manual_seed(0)
-    x = torch.randint(0, 256, (given.batch, 3, given.image, given.image), dtype=torch.uint8)
-    y = torch.randint(0, 10, (given.batch,))
-    net = space.build("mobile", 10, (3, given.image, given.image), channels=given.channels, cells=given.cells).train()
-    rows: dict[str, Child] = {}
+    x = torch.randint(0, 256, (batch, 3, image, image), dtype=torch.uint8)
+    y = torch.randint(0, 10, (batch,))
+    net = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells).train()
+    children: dict[str, Child] = {}
     for name in ("reinforce", "dsnas", "daas", "darts"):
         learner = arch.ARCH[name].build(arch.Settings(
             net.slots, generator(0, name), Limits(net), lr=0.01, device=torch.device("cpu"), lam=1e-5, recover="step", freeze_tol=0.0, margin=9.0,
             temperature=(1.0, 1.0), baseline=0.95, target=None))  # fmt: skip
-        rows[name] = learner.sample()
+        children[name] = learner.sample()
     base_child = net.picks_of(space.GENOTYPES["mobilenet-v2"])
-    alone = space.build("mobile", 10, (3, given.image, given.image), channels=given.channels, cells=given.cells,
-                        genotype=net.spec(base_child)["genotype"]).train()  # fmt: skip
+    alone = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells, genotype=net.spec(base_child)["genotype"]).train()
     base = measure(alone, alone.only_child(), x, y)
-    print(f"MobileNetV2 C={given.channels}, {given.cells} blocks, {given.image}×{given.image}, batch {given.batch}, float32; baseline: the kernel 3, "
-          f"expansion 6 child trained alone, {base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} of activations)")  # fmt: skip
-    print("| step | activations | weights, gradients, momentum | together | ÷ baseline |\n|---|---|---|---|---|")
-    for name, child in rows.items():
+    rows = []
+    for name, child in children.items():
         kept = measure(net, child, x, y)
-        print(f"| {name} | {kept.activations / 2**20:.0f} MB | {kept.weights / 2**20:.0f} MB | {kept.total / 2**20:.0f} MB | {kept.total / base.total:.2f} |")
+        rows.append((name, *(f"{n / 2**20:.0f}" for n in (kept.activations, kept.weights, kept.total)), f"{kept.total / base.total:.2f}"))
     everything = 3 * sum(p.numel() * p.element_size() for p in net.parameters())
-    print(f"\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. A single-path step adds the resting "
-          f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.")  # fmt: skip
+    return (
+        f"## memory: MobileNetV2 blocks, C={channels}, {cells} blocks, 3×{image}×{image}, batch {batch}, float32\n\n"
+        f"Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, {base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
+        "of activations). AutoHAS's Table 3 gives 1.8 (REINFORCE) and 6.1 (differentiable) times the baseline.\n\n"
+        + common.table(("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows)
+        + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. A single-path step adds the resting "
+        f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.\n")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("image", 32), ("channels", 32), ("cells", 17), ("batch", 32)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    print(section(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

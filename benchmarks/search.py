@@ -1,40 +1,106 @@
-"""How long one search takes, and what it gives: python benchmarks/search.py [--method dha --preset laptop --dataset digits --seeds 1]
+"""One-stage search at DHA's CIFAR size, kit against the plain eager yardstick: python benchmarks/search.py [--channels 36 --cells 20 --batch 96]
 
-Prints, per seed, wall-clock seconds of `kit.search` in this process (data, start and checkpoints included) and the test accuracy.
+Each runs in a process of its own with the same number of threads; they take turns, step by step, while the other waits. Seconds per epoch
+are the median step times the steps of 50,000 images.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
+import multiprocessing
 import time
+from multiprocessing.connection import Connection
+from typing import Any, Callable
 
+import common
 import torch
 
-import kit
-from kit import provenance
-from kit.progress import Silent
 from kit.search import pick_device
+
+IMAGES = 50_000
+SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}
+
+
+def kit_step(sets: Any, device: torch.device, size: dict[str, int]) -> tuple[Callable[[], None], dict]:
+    import step
+
+    from kit import memory
+    from kit.config import Config
+    from kit.data import Batches
+    from kit.learner import generator
+
+    if device.type == "cpu":
+        memory.keep_freed()
+    sets = sets.to(device)
+    config = Config(method="ista", preset="paper", auxiliary=0.0, drop_path=0.0, recover="epoch", **{k: size[k] for k in ("channels", "cells")},
+                    batch_size=size["batch"])  # fmt: skip
+    parts = step.parts_of(config, sets, device)
+    batches = {"train": Batches(sets.train, size["batch"], generator(0, "train"))}
+    return lambda: step.take(parts, batches), parts.net.genotype(parts.arch.picks)
+
+
+def yardstick_step(sets: Any, device: torch.device, size: dict[str, int], genotype: dict) -> Callable[[], None]:
+    from yardstick import Yardstick
+
+    return Yardstick(sets.train.images, sets.train.labels, genotype, size["channels"], size["cells"], size["batch"], size["workers"], device).step
+
+
+def serve(pipe: Connection, which: str, name: str, size: dict[str, int], genotype: dict | None) -> None:
+    """Takes a step whenever asked to, and says how many seconds it took."""
+    import step
+
+    torch.set_num_threads(size["threads"])
+    device, sets = torch.device(name), step.synthetic(32, 3, 4096)
+    if which == "kit":
+        take, genotype = kit_step(sets, device, size)
+    else:
+        take = yardstick_step(sets, device, size, genotype)
+    pipe.send(genotype)
+    while pipe.recv():
+        began = time.perf_counter()
+        take()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        pipe.send(time.perf_counter() - began)
+
+
+def section(device: torch.device, repeats: int, **given: int) -> str:
+    size, context = SIZE | given, multiprocessing.get_context("spawn")
+    pipes, processes, genotype = {}, [], None
+    for which in ("kit", "yardstick"):
+        pipes[which], other = context.Pipe()
+        # not a daemon: the yardstick's loader has workers of its own
+        processes.append(context.Process(target=serve, args=(other, which, str(device), size, genotype)))
+        processes[-1].start()
+        genotype = pipes[which].recv()
+    times: dict[str, list[float]] = {which: [] for which in pipes}
+    for i in range(repeats + 2):
+        for which, pipe in pipes.items():
+            pipe.send(True)
+            took = pipe.recv()
+            if i >= 2:
+                times[which].append(took)
+    for pipe, process in zip(pipes.values(), processes):
+        pipe.send(False)
+        process.join()
+    steps = IMAGES // size["batch"]
+    rows = [(which, f"{common.median(found):.3f}", f"{common.median(found) * steps:,.0f}", common.shown(common.ratio(found, times["yardstick"]), 3))
+            for which, found in times.items()]  # fmt: skip
+    return (
+        f"## search: one-stage search, C={size['channels']}, {size['cells']} cells, batch {size['batch']}, {IMAGES:,} synthetic 3×32×32 images\n\n"
+        f"`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 code with a DataLoader of "
+        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock.\n\n"
+        + common.table(("what", "s a step, median", "s an epoch", "÷ yardstick (median, quartiles)"), rows)
+        + f"\n\nn = {repeats} steps each, in turn.\n")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("method", "dha"), ("preset", "laptop"), ("dataset", "digits")):
-        parser.add_argument(f"--{name}", default=default)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    where = provenance.describe(pick_device("auto"))
-    print(f"{where['device']}, {where['processor']}, {a.threads} thread(s), torch {torch.__version__}, commit {where['commit']}")
-    for seed in range(a.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            run = kit.search(kit.Config(dataset=a.dataset, method=a.method, preset=a.preset, seed=seed), out=folder, progress=Silent())
-            took = time.perf_counter() - began
-            m = run.metrics
-            print(f"{a.method} on {a.dataset}, preset {a.preset}, seed {seed}: {took:.1f} s, test accuracy {m['test_accuracy']:.4f} "
-                  f"(n = {m['test_images']} images, one run)", flush=True)  # fmt: skip
+    for name, default in ({**SIZE, "repeats": 5}).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--device", default="auto")
+    a = vars(parser.parse_args())
+    print(section(pick_device(a.pop("device")), **a))
 
 
 if __name__ == "__main__":

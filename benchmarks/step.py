@@ -1,20 +1,22 @@
 """What a joint step costs beside a plain one: python benchmarks/step.py [--image 32 --channels 16 --cells 8 --batch 64]
 
 Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the look-ahead and with
-the fresh hyper-gradient. The three take turns, step by step, in one process; the figures are medians, the ratios medians of the
-ratios of neighbouring steps. Peak memory is that of one step, measured by its own (GPU: allocator; CPU: live tensors, by profiler).
+the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time goes, and the peak memory of a step.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import contextlib
+from collections import defaultdict
+from typing import Any, Iterator
 
+import common
 import torch
 
-from kit import augment, compose, provenance
+from kit import augment, compose, grads, memory
 from kit.arch import Given
+from kit.arch.lasso import lasso
 from kit.compose import Parts
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
@@ -23,6 +25,8 @@ from kit.hyper import Fixed
 from kit.learner import generator
 from kit.search import pick_device
 from kit.step import Samples, one_level
+
+SIZES = ({"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64}, {"image": 8, "image_channels": 1, "channels": 8, "cells": 5, "batch": 64})
 
 
 def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
@@ -35,7 +39,9 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
     normal = (torch.full((sets.channels,), 0.5), torch.full((sets.channels,), 0.25))
-    return compose.compose(config, 0, sets, device, normal)
+    parts = compose.compose(config, 0, sets, device, normal)
+    parts.net.train()
+    return parts
 
 
 def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.device) -> Parts:
@@ -45,12 +51,8 @@ def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.devi
                  Momentum(parts.net, config.momentum, config.clip))  # fmt: skip
 
 
-def timed(parts: Parts, batches: dict, device: torch.device) -> float:
-    began = time.perf_counter()
-    one_level(parts.net.train(), batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - began)
+def take(parts: Parts, batches: dict[str, Any]) -> None:
+    one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
 
 
 def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:
@@ -58,12 +60,12 @@ def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        timed(parts, batches, device)
+        take(parts, batches)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        timed(parts, batches, device)
+        take(parts, batches)
     live = peak = 0
     for event in sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         live += event.nbytes()
@@ -71,35 +73,108 @@ def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:
     return peak / 2**20
 
 
+class Watch:
+    """Seconds per part of a step, what a part calls not counted twice. On a GPU every boundary waits for the device."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, defaultdict(float)
+        self.stack: list[str] = ["bookkeeping"]
+        self.since = common.clock(device)
+
+    def switch(self) -> None:
+        now = common.clock(self.device)
+        self.seconds[self.stack[-1]] += now - self.since
+        self.since = now
+
+    @contextlib.contextmanager
+    def during(self, label: str) -> Iterator[None]:
+        self.switch()
+        self.stack.append(label)
+        yield
+        self.switch()
+        self.stack.pop()
+
+    def wrap(self, owner: Any, names: str, label: str) -> None:
+        for name in names.split():
+            original = getattr(owner, name)
+
+            def watched(*a: Any, _original: Any = original, **k: Any) -> Any:
+                with self.during(label):
+                    return _original(*a, **k)
+
+            setattr(owner, name, watched)
+
+
+def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: int) -> dict[str, float]:
+    """Shares of a step's time."""
+    watch, backward = Watch(device), grads.backward
+
+    class Watched:
+        def __init__(self, inner: Batches):
+            self.inner = inner
+
+        def __next__(self) -> Any:
+            with watch.during("data"):
+                return next(self.inner)
+
+    watch.wrap(parts.augment, "sample apply update", "policy τ")
+    watch.wrap(parts.arch, "sample update", "architecture α")
+    watch.wrap(parts.hyper, "observe sample update draw", "hyper-parameters η")
+    watch.wrap(parts.net, "losses", "forward")
+    watch.wrap(parts.sgd, "step", "update θ")
+    watch.wrap(grads, "backward", "backward")
+    try:
+        take(parts, {name: Watched(b) for name, b in batches.items()})
+        watch.seconds.clear()
+        watch.since = common.clock(device)
+        for _ in range(steps):
+            take(parts, {name: Watched(b) for name, b in batches.items()})
+        watch.switch()
+    finally:
+        grads.backward = backward
+    total = sum(watch.seconds.values())
+    return {label: s / total for label, s in watch.seconds.items()}
+
+
+def section(device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int) -> str:
+    memory.keep_freed()
+    sets = synthetic(image, image_channels).to(device)
+    config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
+
+    def fresh() -> dict[str, Parts]:
+        kinds = {"DHA, look-ahead": parts_of(config, sets, device), "DHA, fresh batch": parts_of(config.but(hyper="fresh"), sets, device)}
+        return {"plain": plain_twin(kinds["DHA, look-ahead"], config, sets, device), **kinds}
+
+    kinds = fresh()
+    batches = {name: Batches(sets.train, batch, generator(0, name)) for name in ("train", "fresh")}
+    arch = kinds["DHA, look-ahead"].arch
+    things = {name: (lambda parts=parts: take(parts, batches)) for name, parts in kinds.items()}
+    b = arch.b.detach().cpu()
+    things["recovery"] = lambda: lasso(arch.A.cpu(), b * 1.001, arch.lam, start=arch.alpha.cpu())
+    times = common.alternately(things, repeats, device, warm=3)
+    peaks = {name: peak_mb(parts, batches, device) for name, parts in kinds.items()}
+    rows = [(name, f"{1e3 * sorted(times[name])[repeats // 2]:.1f}", common.shown(common.ratio(times[name], times["plain"]), 3),
+             f"{peaks[name]:.1f}", f"{peaks[name] / peaks['plain']:.3f}") for name in kinds]  # fmt: skip
+    rows.append(("LASSO for all nodes, warm start", f"{1e3 * sorted(times['recovery'])[repeats // 2]:.1f}",
+                 common.shown(common.ratio(times["recovery"], times["plain"]), 3), "–", "–"))  # fmt: skip
+    shares = {name: split(parts, batches, device, min(repeats, 10)) for name, parts in fresh().items()}
+    labels = sorted(shares["plain"] | shares["DHA, fresh batch"], key=lambda label: -shares["plain"].get(label, 0))
+    return (
+        f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch {batch}\n\n"
+        "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch here; its cost stands in a row of its own.\n\n"
+        + common.table(("step", "ms, median", "÷ plain (median, quartiles)", "peak memory, MB", "÷ plain"), rows)
+        + "\n\n" + common.table(("share of the step", *shares), [(label, *(f"{100 * s.get(label, 0):.1f}%" for s in shares.values())) for label in labels])
+        + f"\n\nn = {repeats} steps each, in turn; the shares from {min(repeats, 10)} further ones of each.\n")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("image", 8), ("image_channels", 1), ("channels", 8), ("cells", 5), ("batch", 64), ("steps", 40), ("threads", 1)):
+    for name, default in ({**SIZES[0], "repeats": 15, "threads": 1}).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--recover", default="epoch", choices=("epoch", "step"))
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    device, sets = pick_device(a.device), synthetic(a.image, a.image_channels)
-    sets = sets.to(device)
-    config = Config(method="dha", channels=a.channels, cells=a.cells, batch_size=a.batch, recover=a.recover)
-    kinds = {"look-ahead": parts_of(config, sets, device), "fresh": parts_of(config.but(hyper="fresh"), sets, device)}
-    kinds = {"plain": plain_twin(kinds["look-ahead"], config, sets, device), **kinds}
-    batches = {name: Batches(sets.train, a.batch, generator(0, name)) for name in ("train", "fresh")}
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    for i in range(a.steps + 5):
-        for name, parts in kinds.items():
-            took = timed(parts, batches, device)
-            if i >= 5:
-                times[name].append(took)
-    memory = {name: peak_mb(parts, batches, device) for name, parts in kinds.items()}
-    where = provenance.describe(device)
-    print(f"{where['device']}, {where['processor']}, {a.threads} thread(s), torch {torch.__version__}, commit {where['commit']}")
-    print(f"images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells, batch {a.batch}, recovery per {a.recover}, n={a.steps} steps each")
-    for name in kinds:
-        ratios = [x / p for x, p in zip(times[name], times["plain"])]
-        q = statistics.quantiles(ratios, n=4) if name != "plain" else (1, 1, 1)
-        print(f"{name:>10}: {statistics.median(times[name]):8.2f} ms a step, {statistics.median(ratios):.3f} × plain (quartiles {q[0]:.3f}, {q[2]:.3f}), "
-              f"peak {memory[name]:.1f} MB, {memory[name] / memory['plain']:.3f} × plain")
+    a = vars(parser.parse_args())
+    torch.set_num_threads(a.pop("threads"))
+    print(section(pick_device(a.pop("device")), **a))
 
 
 if __name__ == "__main__":

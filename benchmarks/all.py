@@ -1,0 +1,74 @@
+"""All benchmarks into one report: python benchmarks/all.py [--device auto --repeats 7 --only step,augment] → reports/bench-<device>.md
+
+Each section measures its things in turn in one run. Run it on an otherwise idle machine; it takes about half an hour on two CPU cores, most of it `search`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from kit import provenance, store
+from kit.search import pick_device
+
+HERE = Path(__file__).resolve().parent
+ORDER = ("step", "small", "augment", "memory", "search", "landscape", "start")
+
+
+def one(name: str, device: torch.device, repeats: int) -> str:
+    """In this process, with one thread."""
+    import augment
+    import landscape
+    import memory
+    import search
+    import start
+    import step
+
+    torch.set_num_threads(1)
+    sections = {
+        "step": lambda: step.section(device, repeats, **step.SIZES[0]), "small": lambda: step.section(device, 3 * repeats, **step.SIZES[1]),
+        "augment": lambda: augment.section(device, repeats), "memory": memory.section, "search": lambda: search.section(device, max(5, repeats // 2)),
+        "landscape": lambda: landscape.section(device, 2 * repeats), "start": lambda: start.section(str(device), repeats),
+    }  # fmt: skip
+    return sections[name]()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", default=",".join(ORDER), help="sections, with commas")
+    parser.add_argument("--out", default="reports")
+    parser.add_argument("--print", dest="single", choices=ORDER, help="print this section and write nothing")
+    a = parser.parse_args()
+    device = pick_device(a.device)
+    if a.single:
+        print(one(a.single, device, a.repeats))
+        return
+    where = provenance.describe(device)
+    name = "cpu" if device.type == "cpu" else re.sub(r"\W+", "-", where["device"].lower())
+    path = Path(a.out) / f"bench-{name}.md"
+    old = dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=<!-- |\Z)", path.read_text(), re.DOTALL)) if path.is_file() else {}
+    for section in a.only.split(","):
+        # a process each: what one leaves in memory is not the next one's
+        out = subprocess.run([sys.executable, str(HERE / "all.py"), "--print", section, "--device", str(device), "--repeats", str(a.repeats)],
+                             check=True, stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
+        origin = f"commit {where['commit']}, load before {os.getloadavg()[0]:.1f}"
+        old[section] = f"{out.strip()}\n\n*{origin}*\n\n"
+        print(old[section], flush=True)
+        head = (f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} cores, torch {torch.__version__}, "
+                f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread by its own clock, which other work "
+                f"on the machine moves little. `python benchmarks/all.py`\n\n")  # fmt: skip
+        text = head + "".join(f"<!-- {key} -->\n{old[key]}" for key in ORDER if key in old)
+        store.atomically(path, lambda p, text=text: p.write_text(text.rstrip() + "\n"))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
