@@ -72,6 +72,7 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
         # not a daemon: the yardstick's loader has workers of its own
         processes.append(context.Process(target=serve, args=(other, which, str(device), size, genotype)))
         processes[-1].start()
+        other.close()  # so that a process that dies (of memory, say: the two need about 20 GB) ends the benchmark
         genotype = pipes[which].recv()
     times: dict[str, list[float]] = {which: [] for which in pipes}
     for i in range(repeats + 2):

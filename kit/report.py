@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import base64
 import html
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import pandas as pd
 
-from kit import figures, store, sweep
+from kit import figures, store, summaries, sweep
 from kit.compare import compare as compare
 from kit.config import Config
 from kit.errors import KitError
 from kit.methods import METHODS, PRESETS
 from kit.run import Run
-from kit.tables import PAPER, REFERENCE, findings, interval, markdown_table, per_run, summarize
+from kit.summaries import Record
+from kit.tables import PAPER, REFERENCE, findings, holm, interval, latex_table, markdown_table, per_run, summarize
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ STUDIES: Mapping[str, Study] = {
 
 
 def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
-    """Write <study>-<dataset>.md, .html, .csv and pictures from finished runs of one data set; returns the Markdown's path.
+    """Write <study>-<dataset>.md, .html, .csv, .tex, pictures and .json (what `rewrite` needs) from finished runs of one data set; returns the
+    Markdown's path.
 
     note: a sentence about the circumstances (what else the machine did, say) that stands with the hardware.
     """
@@ -57,17 +60,28 @@ def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name:
     datasets = {run.config.dataset for run in runs}
     if len(datasets) > 1:
         raise KitError(f"a report is about one data set, these runs have {sorted(datasets)}: report them one by one")
-    dataset = datasets.pop()
-    folder, stem = Path(folder), name or f"{study}-{Path(dataset).name}"
+    folder, stem = Path(folder), name or f"{study}-{Path(datasets.pop()).name}"
     summary, table = summarize(runs), per_run(runs)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(STUDIES[study], runs, summary, table, folder, stem)
-    text = _text(study, runs, summary, dataset, pictures, note)
-    store.atomically(folder / f"{stem}.md", lambda p: p.write_text(text))
-    store.atomically(folder / f"{stem}.html", lambda p: p.write_text(_page(text, folder)))
+    summaries.write(folder / f"{stem}.json", study, runs, note, pictures)
+    return rewrite(folder / f"{stem}.json")
+
+
+def rewrite(path: str | Path) -> Path:
+    """The text and tables of a report once more, from the summary of its runs and the pictures that lie beside it: the same bytes wherever it
+    is done. Returns the Markdown's path; raises KitError for what is no such summary."""
+    path = Path(path)
+    kept = summaries.read(path)
+    summary, table = summarize(kept.runs), per_run(kept.runs)
+    dataset = kept.runs[0].config.dataset
+    text = _text(kept.study, kept.runs, summary, dataset, kept.pictures, kept.note)
+    store.atomically(path.with_suffix(".md"), lambda p: p.write_text(text))
+    store.atomically(path.with_suffix(".html"), lambda p: p.write_text(_page(text, path.parent)))
     columns = [c for c in table.columns if c != "path"]
-    store.atomically(folder / f"{stem}.csv", lambda p: table[columns].to_csv(p, index=False))
-    return folder / f"{stem}.md"
+    store.atomically(path.with_suffix(".csv"), lambda p: table[columns].to_csv(p, index=False))
+    store.atomically(path.with_suffix(".tex"), lambda p: p.write_text(latex_table(summary, Path(dataset).name)))
+    return path.with_suffix(".md")
 
 
 def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
@@ -120,7 +134,7 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, object]]:
     return [*found, (f"{prefix}cell", f"The architecture that {title} found", figures.cell(run.genotype))]
 
 
-def _text(study: str, runs: Sequence[Run], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
+def _text(study: str, runs: Sequence[Record], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
     config, where = runs[0].config, runs[0].provenance
     seeds = sorted({run.config.seed for run in runs})
     accuracy_step = 100 / runs[0].metrics["test_images"]
@@ -134,7 +148,8 @@ def _text(study: str, runs: Sequence[Run], summary: pd.DataFrame, dataset: str, 
         f"(one image is {accuracy_step:.2f} points). Split: {where['split']}.",
         "## Result",
         markdown_table(summary, dataset),
-        "Interval: Student's t over seeds. Differences are paired by seed. The seconds are of one run with "
+        "Interval: Student's t over seeds. Differences are paired by seed; p is of the paired t-test, adjusted by Holm over the table's comparisons "
+        f"with `{REFERENCE}`. The seconds are of one run with "
         f"{where['threads']} thread(s), while others ran beside it; memory is the process's peak, libraries included. The paper's figures are "
         "from other data at thousands of times the compute: they are here for the order of the methods, not for the numbers.",
         "### What it says",
@@ -147,12 +162,12 @@ def _text(study: str, runs: Sequence[Run], summary: pd.DataFrame, dataset: str, 
     return "\n\n".join(parts) + "\n"
 
 
-def _images(runs: Sequence[Run]) -> str:
+def _images(runs: Sequence[Record]) -> str:
     counts = sorted({run.metrics["train_images"] for run in runs})
     return f" of {' or '.join(f'{n:,}' for n in counts)} images"
 
 
-def _trained_on(runs: Sequence[Run]) -> str:
+def _trained_on(runs: Sequence[Record]) -> str:
     """One sentence per way of using the data, with the methods that do."""
     ways: dict[str, list[str]] = {}
     for run in runs:
@@ -162,7 +177,7 @@ def _trained_on(runs: Sequence[Run]) -> str:
     return " ".join(f"Trained on {way}: {', '.join(f'`{m}`' for m in dict.fromkeys(methods))}." for way, methods in ways.items())
 
 
-def _origin(study: str, runs: Sequence[Run]) -> str:
+def _origin(study: str, runs: Sequence[Record]) -> str:
     places = [run.provenance for run in runs]
 
     def each(key: str) -> str:
@@ -178,7 +193,7 @@ def _origin(study: str, runs: Sequence[Run]) -> str:
     ])  # fmt: skip
 
 
-def _parameters(study: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _parameters(study: str, runs: Sequence[Record]) -> dict[str, Any]:
     """The notebook's parameters that give these runs: what differs from the preset, and the methods and seeds."""
     config = runs[0].config
     seeds = sorted({run.config.seed for run in runs})
@@ -205,6 +220,21 @@ def _page(markdown: str, folder: Path) -> str:
         body = body.replace(f'src="{path.name}"', f'src="data:image/png;base64,{data}"')
     title = html.escape(markdown.splitlines()[0].lstrip("# "))
     style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-             "table{border-collapse:collapse;font-size:14px}td,th{border:1px solid #ccc;padding:.3rem .5rem;text-align:left}"
-             "img{max-width:100%}code{background:#f2f2f2;padding:0 .2em}")  # fmt: skip
+             "table{border-collapse:collapse;font-size:14px}td,th{border:1px solid #999;padding:.3rem .5rem;text-align:left}"
+             "img{max-width:100%;background:#fff}code{background:#8882;padding:0 .2em}"
+             "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#8bf}}")  # fmt: skip
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{style}</style><body>{body}</body></html>\n"
+
+
+def main() -> None:
+    """python -m kit.report reports: every report in a folder once more, from the summaries that lie there."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
+    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
+    if not found:
+        raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
+    for path in found:
+        print(rewrite(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,17 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return float(values.mean()) - half, float(values.mean()) + half
 
 
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of a family of p-values (Holm 1979): with the k-th smallest multiplied by the number not yet rejected, kept
+    monotone, at most 1. NaN stands for no test and is left out of the family."""
+    tests = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    adjusted, largest = [math.nan] * len(p), 0.0
+    for rank, (value, i) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - rank) * value))
+        adjusted[i] = largest
+    return adjusted
+
+
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params, macs, path."""
     rows = []
@@ -63,7 +74,8 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
 
 def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
     """One row per method, in the order in which the runs name them: n, accuracy_mean, _std, _low, _high (95% interval of the mean),
-    seconds, memory_mb, params and macs (means), and, paired by seed, difference to `reference` with its interval and p-value."""
+    seconds, memory_mb, params and macs (means), and, paired by seed, difference to `reference` with its interval, the paired t-test's p, and
+    p_holm, adjusted over all the table's comparisons with `reference`."""
     table = per_run(runs)
     base = table[table["method"] == reference].set_index("seed")["test_accuracy"]
     rows = []
@@ -84,22 +96,24 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
             if varies:
                 row["p"] = float(stats.ttest_1samp(paired, 0.0).pvalue)
         rows.append(row)
+    for row, adjusted in zip(rows, holm([row.get("p", math.nan) for row in rows])):
+        row["p_holm"] = adjusted
     return pd.DataFrame(rows)
 
 
 def markdown_table(summary: pd.DataFrame, dataset: str) -> str:
     """The ablation table: accuracy in percent with std and interval, paired difference, cost, and the papers' figures."""
     lines = [
-        "| method | n | test accuracy, % (mean ± std) | 95% interval | difference to DHA, points (paired, 95%) | seconds | memory, MB | "
+        "| method | n | test accuracy, % (mean ± std) | 95% interval | difference to DHA, points (paired, 95%) | p, Holm | seconds | memory, MB | "
         "parameters | multiply-adds | paper, CIFAR-10 (V100) |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     column = dataset if dataset in ("cifar10", "cifar100") else "cifar10"
     for row in summary.to_dict("records"):
         paper = PAPER.get(row["method"], {}).get(column, "–")
         lines.append(
             f"| {row['title']} (`{row['method']}`) | {row['n']} | {_pm(row['accuracy_mean'], row['accuracy_std'])} | "
-            f"{_range(row['accuracy_low'], row['accuracy_high'])} | {_difference(row)} | {row['seconds']:.0f} | {row['memory_mb']:.0f} | "
+            f"{_range(row['accuracy_low'], row['accuracy_high'])} | {_difference(row)} | {_p(row['p_holm'])} | {row['seconds']:.0f} | {row['memory_mb']:.0f} | "
             f"{row['params']:,.0f} | {row['macs']:,.0f} | {paper} |"
         )
     text = "\n".join(lines)
@@ -112,6 +126,31 @@ def _pm(mean: float, std: float) -> str:
 
 def _range(low: float, high: float) -> str:
     return "–" if math.isnan(low) else f"{100 * low:.2f} … {100 * high:.2f}"
+
+
+def _p(value: float) -> str:
+    return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def latex_table(summary: pd.DataFrame, dataset: str) -> str:
+    r"""The same table for a paper, ready for \input: needs the package booktabs."""
+    columns = {
+        "method": [row["method"] for row in summary.to_dict("records")], "n": summary["n"].astype(str),
+        "accuracy, %": [_pm(a, s) for a, s in zip(summary["accuracy_mean"], summary["accuracy_std"])],
+        "95% interval": [_range(low, high) for low, high in zip(summary["accuracy_low"], summary["accuracy_high"])],
+        f"difference to {REFERENCE}": [_difference(row) for row in summary.to_dict("records")], "p, Holm": [_p(p) for p in summary["p_holm"]],
+        "parameters": [f"{v:,.0f}" for v in summary["params"]], "multiply-adds": [f"{v:,.0f}" for v in summary["macs"]],
+        "seconds": [f"{v:.0f}" for v in summary["seconds"]],
+    }  # fmt: skip
+    table = pd.DataFrame(columns).rename(columns=_escaped).map(_escaped)
+    caption = _escaped(f"Test accuracy on {dataset}: mean and standard deviation over n seeds, Student's 95% interval, paired differences in points, "
+                       f"p-values of paired t-tests adjusted by Holm over the table's comparisons with {REFERENCE}.")  # fmt: skip
+    return table.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1), caption=caption, label=f"tab:{dataset}")
+
+
+def _escaped(text: str) -> str:
+    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "…": r"\ldots{}", "<": "$<$", "–": "--"}
+    return "".join(special.get(c, c) for c in str(text))
 
 
 def _difference(row: dict) -> str:
@@ -132,11 +171,11 @@ def findings(summary: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
         shown = f"`{row['method']}` − `{reference}` = {_difference(row)} points over {int(row['pairs'])} seeds"
         if math.isnan(row["difference_low"]):
             verdict = "one seed says nothing about the difference" if row["pairs"] == 1 else "the seeds do not vary, so there is no interval"
-        elif row["difference_low"] > 0:
-            verdict = f"`{row['method']}` is better"
-        elif row["difference_high"] < 0:
-            verdict = f"`{reference}` is better"
-        else:
+        elif row["difference_low"] <= 0 <= row["difference_high"]:
             verdict = "not distinguishable"
+        else:
+            verdict = f"`{row['method'] if row['difference_low'] > 0 else reference}` is better"
+            if not row["p_holm"] < 0.05:
+                verdict += f" by this interval alone, not after Holm's correction (p = {_p(row['p_holm'])})"
         sentences.append(f"{shown}: {verdict}.")
     return sentences

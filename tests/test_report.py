@@ -85,3 +85,47 @@ def test_what_cannot_be_reported_is_refused(runs, tmp_path):
             report.per_run(runs)
     finally:
         (runs[0].path / "aside").rename(runs[0].path / "metrics.json")
+
+
+def test_holms_adjustment_is_the_textbooks():
+    # four p-values by hand: 0.005·4, 0.01·3, max(0.03·2, …), max(0.04·1, …)
+    assert report.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert report.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    missing = report.holm([math.nan, 0.02, 0.01])
+    assert math.isnan(missing[0]) and missing[1:] == pytest.approx([0.02, 0.02])
+
+
+def test_what_does_not_outlast_holms_correction_is_said_so():
+    """One comparison that its own interval decides, among four that are chance."""
+    noise = [[0.2, -0.1, 0.1], [-0.3, 0.2, 0.15], [0.1, -0.2, 0.3], [0.25, -0.3, 0.2]]
+    names = ("nas+da", "nas+hpo", "plain", "random")
+    base = np.array([0.90, 0.92, 0.94])
+    accuracy = {"dha": base, "ista": base - [0.010, 0.015, 0.014], **{m: base + np.array(d) / 20 for m, d in zip(names, noise)}}
+    summary = report.summarize([FakeRun(m, s, float(a)) for m, values in accuracy.items() for s, a in enumerate(values)])
+    row = summary.set_index("method").loc["ista"]
+    assert row["p"] < 0.05 < row["p_holm"] == pytest.approx(5 * row["p"])
+    assert "by this interval alone, not after Holm's correction" in report.findings(summary)[0]
+
+
+def test_a_report_is_made_again_from_its_summary_byte_by_byte(runs, tmp_path):
+    path = report.ablation(runs, tmp_path / "first", note="Alone on the machine.")
+    before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
+    kept = path.with_suffix(".json").read_text()
+    assert str(runs[0].path.parent) not in kept and len(kept) < 1_000_000
+    for p in path.parent.iterdir():
+        if p.suffix in (".md", ".html", ".csv", ".tex"):
+            p.unlink()
+    assert report.rewrite(path.with_suffix(".json")) == path
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
+    (tmp_path / "other.json").write_text('{"layout": 1, "study": "ablation"}')
+    with pytest.raises(KitError, match="no summary of a report's runs"):
+        report.rewrite(tmp_path / "other.json")
+
+
+def test_the_latex_table_is_whole(runs, tmp_path):
+    lines = (report.ablation(runs, tmp_path).with_suffix(".tex")).read_text().splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("method &"))
+    rows = [line for line in lines[head:] if line.endswith(r"\\")]
+    assert len(rows) == 1 + 2 and {line.count("&") for line in rows} == {8}
+    assert all(any(rule in line for line in lines) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label{tab:digits}"))
+    assert not any(re.search(r"(?<!\\)[%_#]", line) for line in lines if not line.startswith(r"\label"))
