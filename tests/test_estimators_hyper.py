@@ -356,3 +356,16 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_w
     assert learner.derived() == settings[1][0] and learner.derived_draw() == settings[1][1]  # the earliest of equals
     assert learner.found()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6) and learner.summary()["trials/best"] == 0.9
     assert learner.sample() not in [s for s, _ in settings]
+
+
+def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():
+    """Three random trials that both share; what they told decides the next ones."""
+    asked = {}
+    for sampler in ("random", "tpe"):
+        learner = trials(sampler, "lr=0.001:1,weight_decay=0.00001:0.01")
+        asked[sampler] = []
+        for score in (0.2, 0.9, 0.4, 0.5, 0.6):
+            learner.sample()
+            asked[sampler].append(dict(learner._current()))
+            learner.tell(score)
+    assert asked["random"][:3] == asked["tpe"][:3] and asked["random"][3:] != asked["tpe"][3:]

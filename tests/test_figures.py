@@ -252,3 +252,10 @@ def test_show_publishes_both_faces_in_one_output(dha, monkeypatch):
 
     assert size(base64.b64decode(both["image/png"]))[0] == 700
     assert "image/png" not in surface and "no static picture" in surface["text/plain"]
+
+
+def test_every_method_looks_different():
+    from kit.figures.style import method_look
+
+    looks = [method_look(name) for name in kit.methods()]
+    assert len(set(looks)) == len(looks)

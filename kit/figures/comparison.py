@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from kit.errors import KitError
 from kit.figures.style import FAINT, GREY, TEMPLATE, method_look
 
+MANY = 10  # methods, from which on names stand for titles
 NEEDED = ("method", "title", "n", "accuracy_mean", "accuracy_low", "accuracy_high")
 UNITS = ((3 * 3600.0, 3600.0, "h"), (180.0, 60.0, "min"), (0.0, 1.0, "s"))  # from so many seconds on: this unit
 
@@ -72,19 +73,20 @@ def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = Non
 
 
 def _labels(figure: go.Figure, summary: pd.DataFrame, factor: float) -> None:
-    """Titles beside their dots: of the places around each, the first that keeps clear of dots, intervals and earlier titles."""
+    """Titles (names, where there are many) beside their dots: of the places around each, the first that keeps clear of dots, intervals and
+    earlier titles."""
     if summary.empty:
         return
-    rows = summary.assign(x=summary["seconds"] / factor, y=summary["accuracy_mean"] * 100)
+    rows = summary.assign(text=summary["method" if len(summary) > MANY else "title"], x=summary["seconds"] / factor, y=summary["accuracy_mean"] * 100)
     rows["low"], rows["high"] = rows["accuracy_low"].mul(100).fillna(rows["y"]), rows["accuracy_high"].mul(100).fillna(rows["y"])
     reach = max(float(rows["x"].max() - rows["x"].min()), 0.05 * float(rows["x"].max()), 1e-9)
     left, right = max(0.0, float(rows["x"].min()) - 0.1 * reach), float(rows["x"].max()) + 0.3 * reach
     across, up = 1080 / (right - left), 400 / max(float(rows["high"].max() - rows["low"].min()) * 1.1, 1e-9)  # pixels per unit, at 1200 px
     taken = [(r.x * across - 7, r.low * up - 5, r.x * across + 7, r.high * up + 5) for r in rows.itertuples()]
     for row in rows.itertuples():
-        dx, dy, box = _spot(row.x * across, row.y * up, 7.4 * len(row.title), (left * across, right * across), taken)
+        dx, dy, box = _spot(row.x * across, row.y * up, 7.4 * len(row.text), (left * across, right * across), taken)
         taken.append(box)
-        figure.add_annotation(x=row.x, y=row.y, text=row.title, showarrow=False, xanchor="left" if dx > 0 else "right", xshift=dx, yshift=dy,
+        figure.add_annotation(x=row.x, y=row.y, text=row.text, showarrow=False, xanchor="left" if dx > 0 else "right", xshift=dx, yshift=dy,
                               font={"color": method_look(row.method)[0]})  # fmt: skip
     figure.update_xaxes(range=[left, right])
 

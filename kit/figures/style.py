@@ -80,7 +80,9 @@ def method_look(name: str) -> tuple[str, str]:
     if name.removeprefix("seq-") in METHOD_COLORS:
         return METHOD_COLORS[name.removeprefix("seq-")], "dash"
     colors = TEMPLATE.layout.colorway
-    return colors[zlib.crc32(name.encode()) % len(colors)], "dot"
+    others = [known for known in METHODS if known not in METHOD_COLORS and not known.startswith("seq-")]
+    place = others.index(name) if name in others else zlib.crc32(name.encode())
+    return colors[place % len(colors)], ("dot", "dashdot", "longdash")[place // len(colors) % 3]
 
 
 def blank(text: str, title: str = "") -> go.Figure:

@@ -15,6 +15,7 @@ from kit.hyper.base import Searched, Values
 from kit.hyper.bases import Basis
 
 LOGARITHMIC = ("lr", "weight_decay")
+STARTUP = 3  # trials that Optuna's TPE draws at random; its own 10 would be all of a short search
 
 
 class Trials(Searched):
@@ -61,7 +62,7 @@ class Trials(Searched):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = self.seed + len(self.told)
-        sampler = optuna.samplers.TPESampler(seed=seed) if self.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP) if self.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         space = self._distributions(optuna)
         for trial in self.told:
