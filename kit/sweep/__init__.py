@@ -16,13 +16,14 @@ from kit import errors
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import Run
-from kit.sweep import table
+from kit.sweep import axes, table
 from kit.sweep.cost import Estimate, estimate
 from kit.sweep.local import Local, visible_gpus
 from kit.sweep.on_ray import OnRay
 from kit.sweep.process import Job
+from kit.sweep.summary import summary
 
-__all__ = ["BACKENDS", "Estimate", "Failure", "Result", "estimate", "grid", "require_all", "run"]
+__all__ = ["BACKENDS", "Estimate", "Failure", "Result", "axes", "estimate", "grid", "require_all", "run", "summary"]
 
 LOST = 3  # times that a run may lose its Ray worker or node, besides the retries of what fails by itself
 

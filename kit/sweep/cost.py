@@ -12,6 +12,7 @@ import torch
 
 from kit.config import Config
 from kit.search import Search
+from kit.sweep.local import room
 
 WARM, TIMED = 1, 3  # steps
 
@@ -37,8 +38,8 @@ class Estimate:
                 f"{_clock(self.wall)} with {self.workers} at a time (a step of each method measured here)")  # fmt: skip
 
 
-def estimate(configs: list[Config], out: str | Path | None = None, workers: int = 1) -> Estimate:
-    """Of those that are not finished. Times a few steps per stage of one configuration of each method; nothing is written.
+def estimate(configs: list[Config], out: str | Path | None = None, workers: int | None = None) -> Estimate:
+    """Of those that are not finished; workers: runs at a time, None: a GPU or a core each. Times a few steps per stage of one configuration of each method; nothing is written.
 
     The other configurations of a method scale by the multiply-adds of the architecture that each stage starts with (`space.cost`), its batch
     and its steps. Evaluation and checkpoints are not in it. Raises KitError for a configuration that cannot run.
@@ -58,7 +59,7 @@ def estimate(configs: list[Config], out: str | Path | None = None, workers: int 
                     rates[config.method] = [taken for _, taken in stages]
             macs[config.name] = sum(work[key])
             seconds[config.name] = sum(amount * rate for amount, rate in zip(work[key], _stretched(rates[config.method], len(work[key]))))
-    return Estimate(seconds, macs, workers)
+    return Estimate(seconds, macs, workers or room())
 
 
 def _stages(config: Config, folder: Path, measure: bool) -> list[tuple[float, float]]:

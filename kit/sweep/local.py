@@ -52,6 +52,11 @@ def visible_gpus() -> int:
     return len(_cards())
 
 
+def room() -> int:
+    """Runs at a time, each with a GPU or, without any, a core."""
+    return visible_gpus() or len(_cores())
+
+
 def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 

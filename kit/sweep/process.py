@@ -1,7 +1,7 @@
 """One run in a process, and a process group, of its own: as a search, or as a notebook that papermill executes.
 
 A fork server imports kit once; every run is forked from it in milliseconds, before any thread or GPU context exists. A run dies with the
-fork server, and that with the process that started it; what a run has started itself is killed with the run's group.
+fork server and with the process that started the sweep; what a run has started itself is killed with the run's group.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -70,16 +71,19 @@ class Running:
         context.set_forkserver_preload(PRELOADED)
         self.job = job
         self.said, says = context.Pipe(duplex=False)
+        lifeline, self.lifeline = context.Pipe(duplex=False)  # its end tells the run that this process is no more
         values = {name: value for name, value in job.config.model_dump().items() if value is not None}
-        self.process = context.Process(target=_execute, args=(values, str(job.folder.absolute()), job.notebook, place, os.getcwd(), says))
+        self.process = context.Process(target=_execute, args=(values, str(job.folder.absolute()), job.notebook, place, os.getcwd(), says, lifeline))
         self.process.start()
         says.close()
+        lifeline.close()
         self.sentinel = self.process.sentinel
 
     def end(self) -> str | None:
         """Wait for the process; why it failed, None if it did not. Nothing of it is left behind."""
         self.process.join()
         _kill_group(self.process.pid)
+        self.lifeline.close()
         if self.process.exitcode == 0:
             return None
         keep_notebook(self.job.folder)
@@ -106,8 +110,10 @@ def _cause(said: Connection, exitcode: int) -> str:
 # ---- in the process ----------------------------------------------------------------------------------------------------------
 
 
-def _execute(values: dict[str, Any], folder: str, notebook: str | None, place: Place, cwd: str, says: Connection) -> None:
+def _execute(values: dict[str, Any], folder: str, notebook: str | None, place: Place, cwd: str, says: Connection,
+             lifeline: Connection) -> None:  # fmt: skip
     os.setsid()  # a group of its own: it gets no Ctrl-C of the terminal, and can be killed as a whole
+    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the fork server
     os.chdir(cwd)
@@ -122,6 +128,13 @@ def _execute(values: dict[str, Any], folder: str, notebook: str | None, place: P
     except Exception as error:
         says.send(_said(error))
         sys.exit(1)
+
+
+def _die_with(lifeline: Connection) -> None:
+    """When the sweep (or the Ray worker) ends, however it ends, so does this group. The fork server would live as long as one run does."""
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _settle(place: Place) -> None:
