@@ -200,6 +200,7 @@ def test_when_the_sweep_ends_early_nothing_of_it_lives_on(tmp_path, how):
 
 
 NOTEBOOK = """
+assert batch_size < 4096, "too large: 4096"
 import kit
 from kit import notebook
 values, _ = notebook.config(globals())
@@ -228,7 +229,7 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     (result,) = results
     causes = {f.name: f.cause for f in result.failures}
     assert [run.config.name for run in result.runs] == [good.name] and causes.keys() == {bad.name, killed.name}
-    assert causes[bad.name].startswith("KitError: ") and "4096" in causes[bad.name] and causes[killed.name] == "killed by signal 9"
+    assert causes[bad.name].startswith("AssertionError: ") and "4096" in causes[bad.name] and causes[killed.name] == "killed by signal 9"
     assert gone(kernel)
     books = {name: nbformat.read(out / f"{name}.ipynb", as_version=4) for name in (good.name, bad.name, killed.name)}
     assert "test images" in str(books[good.name].cells[-1].outputs)
