@@ -45,11 +45,18 @@ def config(namespace: MutableMapping[str, Any], extra: Iterable[str] | Mapping[s
             kind = own[name]
             extras[name] = value if kind is None else _typed(name, value, frozenset({kind}))
         elif name in Config.model_fields:
-            values[name] = _typed(name, value, *_kinds(name))
+            values[name] = typed(name, value)
         else:
             error = errors.unknown("parameter", name, [*own, *Config.model_fields])
             raise KitError(f"{error}. (A variable of your own that is no parameter: let its name begin with _.)")
     return values, extras
+
+
+def typed(name: str, value: Any) -> Any:
+    """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for an unknown field and a value that does not fit."""
+    if name not in Config.model_fields:
+        raise errors.unknown("parameter", name, Config.model_fields)
+    return _typed(name, value, *_kinds(name))
 
 
 def home() -> Path:

@@ -25,10 +25,6 @@ TEMPORARY = ".tmp"
 MAKE_ROOM = "what was saved before is unharmed; make room on the disk, or check the folder's rights, and run the same again: it goes on from there"
 
 
-class InUse(KitError):
-    """Another process works on the run directory."""
-
-
 def atomically(path: Path, write: Callable[[Path], None], mend: str = MAKE_ROOM) -> None:
     """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one.
 
@@ -187,7 +183,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise InUse(f"{folder} is in use by process {file.read().strip() or '?'}: wait for it, or stop it first") from None
+            raise KitError(f"{folder} is in use by process {file.read().strip() or '?'}: wait for it, or stop it first") from None
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))
