@@ -13,12 +13,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from kit import memory
 from kit.augment.ops import OPS
 from kit.augment.policy import Basics, Draw, PairSoftmax
 from kit.learner import generator
 from kit.search import pick_device
 
 BATCH = {32: 512, 64: 256, 224: 64}
+KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
 BRIGHTNESS = {"Color": F.adjust_saturation, "Contrast": F.adjust_contrast, "Brightness": F.adjust_brightness, "Sharpness": F.adjust_sharpness}
 
 
@@ -46,14 +48,15 @@ def single(image, name: str, m: float, sign: float, side: int):
     return affine(translate=[pixels, 0] if name == "TranslateX" else [0, pixels], shear=[0.0, 0.0])
 
 
-def per_image(images: list, draw: Draw, side: int) -> list:
+def per_image(images: list, draw: Draw, side: int) -> Tensor:
+    """A batch again, which is what training needs."""
     names, magnitudes, signs = draw.ops.tolist(), draw.magnitude.tolist(), draw.sign.tolist()
     done = []
     for image, pair, m, s in zip(images, names, magnitudes, signs):
         for k in range(2):
             image = single(image, OPS[pair[k]], m[k], s[k], side)
-        done.append(image)
-    return done
+        done.append(F.to_image(image))
+    return torch.stack(done)
 
 
 def kornia_way(images: Tensor) -> Callable[[], object] | None:
@@ -69,11 +72,13 @@ def kornia_way(images: Tensor) -> Callable[[], object] | None:
     scaled = images.float() / 255  # kornia works on floats; the conversion is not counted
     with torch.no_grad():
         policy(scaled)
-    return torch.no_grad()(lambda: policy(scaled))
+    return torch.no_grad()(lambda: [policy(scaled) for _ in range(KORNIA)])
 
 
 def section(device: torch.device, repeats: int) -> str:
     """Markdown: images/s at three sizes, one CPU thread or one GPU."""
+    if device.type == "cpu":
+        memory.keep_freed()  # helps all of them
     rows = []
     for side, n in BATCH.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)
@@ -89,7 +94,7 @@ def section(device: torch.device, repeats: int) -> str:
             "torchvision, PIL": lambda pils=pils, draw=draw, side=side: per_image(pils, draw, side),
             "copy": lambda images=images: images.clone(),
         }
-        counts = {"kit": n, "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": n}
+        counts = {"kit": n, "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": KORNIA * n}
         if (kornia := kornia_way(images)) is not None:
             things["kornia"] = kornia
         times = common.alternately(things, repeats, device, warm=2)
@@ -103,7 +108,7 @@ def section(device: torch.device, repeats: int) -> str:
         "## augment\n\n"
         "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 batches "
         f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations and magnitudes image by image "
-        "(the draw not counted; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
+        "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
         "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
         + common.table(("size", "what", "images/s", "kit's speed ÷ its (median, quartiles)"), rows)
         + f"\n\nn = {repeats} rounds.{absent}\n")
