@@ -17,7 +17,7 @@ from kit.errors import KitError
 from kit.methods import BRINGS, METHODS, PRESETS, Method, Stage
 
 # what does not change the result, so does not name the run
-NOT_HASHED = ("out", "root", "device")
+NOT_HASHED = ("out", "root", "device", "tensorboard")
 VERSION = 1
 
 
@@ -85,6 +85,7 @@ class Config(BaseModel):
     hold_out: bool | None = Field(None, description="keep the validation split out of training; None: only where the method reads it")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on GPUs that have it")
     deterministic: bool = False
+    tensorboard: bool = Field(False, description="also write the history as TensorBoard event files, in the run directory")
     out: str = Field("runs", description="folder of run directories")
 
     def __init__(self, **given: Any):

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor
 
 from kit import store
+from kit.errors import KitError
 
 
 class Records:
@@ -16,8 +17,8 @@ class Records:
 
     COLUMNS = ("step", "epoch", "name", "value")
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, tensorboard: bool = False):
+        self.folder, self.sink = folder, EventFiles(folder) if tensorboard else None
         self.rows: list[tuple[int, int, str, float]] = []
         self.alpha: list[tuple[int, dict[str, np.ndarray]]] = []
         self.tau: list[tuple[int, dict[str, np.ndarray]]] = []
@@ -36,6 +37,8 @@ class Records:
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
             if entries:
                 store.write_arrays(self.folder / f"{name}.npz", _stacked(entries))
+        if self.sink is not None:
+            self.sink.write(self.rows)
 
     def restore(self, epoch: int) -> None:
         """Read what was written up to `epoch`; a run may have written one epoch more than its last checkpoint knows."""
@@ -49,6 +52,29 @@ class Records:
                 arrays = store.read_arrays(path)
                 epochs = arrays.pop("epoch")
                 entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
+
+
+class EventFiles:
+    """The history's scalars for TensorBoard, beside the history: per epoch over epochs, `step/…` over steps."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]', or leave tensorboard out") from None
+        self.folder, self.open, self.writer, self.written = folder / "tensorboard", SummaryWriter, None, 0
+
+    def write(self, rows: list[tuple[int, int, str, float]]) -> None:
+        """rows: the whole history so far; those that are new to the files are added."""
+        if self.writer is None:
+            # anew at each start, from the history: what a killed process wrote after its last checkpoint does not stay
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self.writer = self.open(str(self.folder))
+        for step, epoch, name, value in rows[self.written :]:
+            self.writer.add_scalar(name, value, step if name.startswith("step/") else epoch)
+        self.written = len(rows)
+        self.writer.flush()
 
 
 def _stacked(entries: list[tuple[int, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ class Search:
         self.device = pick_device(config.device)
         self.sets = data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.records = Records(folder)
+        self.records = Records(folder, config.tensorboard)
         self.stages = config.stages
         self.samples = Samples(config.children, config.arch_samples, config.policies, config.first_order)
         held = {holds_out(config, index): index for index in range(len(self.stages))}

@@ -179,7 +179,7 @@ def test_the_name_is_decided_by_what_decides_the_result():
     assert re.fullmatch(r"digits-dha-s3-[0-9a-f]{8}", config.name)
     for name in Config.model_fields:
         changed = config.model_copy(update={name: other_value(name, getattr(config, name))})
-        assert (changed.name == config.name) == (name in ("out", "root", "device")), name
+        assert (changed.name == config.name) == (name in ("out", "root", "device", "tensorboard")), name
 
 
 def micro_config_of_digits() -> Config:
