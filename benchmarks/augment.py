@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from kit import memory
-from kit.augment.ops import OPS
+from kit.augment.ops import OPS, apply_op
 from kit.augment.policy import Basics, Draw, PairSoftmax
 from kit.learner import generator
 from kit.search import pick_device
@@ -111,7 +111,31 @@ def section(device: torch.device, repeats: int) -> str:
         "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
         "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
         + common.table(("size", "what", "images/s", "kit's speed ÷ its (median, quartiles)"), rows)
-        + f"\n\nn = {repeats} rounds.{absent}\n")
+        + f"\n\nn = {repeats} rounds.{absent}\n\n" + by_operation(device, repeats))
+
+
+def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 24) -> str:
+    """Markdown: µs an image of each operation, beside the passes over memory that torch needs for it."""
+    g = generator(0, "by operation", device)
+    images = torch.nn.functional.avg_pool2d(torch.rand(n, 3, side, side, generator=g, device=device) * 255, 5, 1, 2).to(torch.uint8)
+    magnitude, sign = torch.rand(n, generator=g, device=device) * 10, torch.rand(n, generator=g, device=device).sub(0.5).sign()
+    tensors = [image.clone() for image in images.cpu()]
+    kinds = {"torchvision, tensors": tensors, "torchvision, PIL": [v2.ToPILImage()(image) for image in tensors]}
+    floats = images.float()
+    rows = []
+    for name in OPS:
+        things = {"kit": lambda name=name: apply_op(name, images, magnitude, sign)} | {
+            kind: (lambda name=name, held=held: [single(x, name, m, s, side) for x, m, s in zip(held, magnitude.tolist(), sign.tolist())])
+            for kind, held in kinds.items()}  # fmt: skip
+        times = common.alternately(things, repeats, device)
+        rows.append((name, *(f"{1e6 * common.median(found) / n:.0f}" for found in times.values())))
+    passes = common.alternately({"uint8 → float32": lambda: images.float(), "float32 · number": lambda: floats * 0.9, "float32 → int16": lambda: floats.short(),
+                                 "gather by int64": lambda: images.flatten(2).gather(2, images.flatten(2).long())}, repeats, device)  # fmt: skip
+    listed = ", ".join(f"{name} {1e6 * common.median(found) / n:.0f} µs" for name, found in passes.items())
+    return (
+        f"### Where the time goes at {side}²\n\nµs an image, one operation for {n} images, each with its own magnitude. One pass of torch over an image: {listed}. "
+        "PIL fuses an operation's passes into one in C, which eager torch cannot.\n\n"
+        + common.table(("operation", "kit", "torchvision, tensors", "torchvision, PIL"), rows) + f"\n\nn = {repeats} rounds.\n")  # fmt: skip
 
 
 def main() -> None:
