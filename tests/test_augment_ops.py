@@ -269,3 +269,13 @@ def test_cuda_equals_cpu_and_never_waits():
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(out.cpu(), expected)
     assert torch.equal(apply_mixed(*on_device, grouped=True).cpu(), expected)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_OPS if name not in ("Identity", "Cutout")])
+@pytest.mark.parametrize("size", [(72, 75), (224, 224)], ids=str)
+def test_large_images_are_torchvisions_too(name, size):
+    """From some thousand pixels on, some operations go image by image: other kernels than those of small images."""
+    images = draw_images(4, 3, *size, seed=3)
+    _, magnitude, sign, _ = draw(4, seed=5)
+    theirs = torch.stack([reference(name, image, m, s) for image, m, s in zip(images, magnitude, sign.tolist() if name in SIGNED else [1.0] * 4)])
+    assert_alike(name, apply_op(name, images, magnitude, sign), theirs)
