@@ -43,8 +43,8 @@ ASPECTS = (
 SHOWN = (
     ("run", "run", None, ""), ("data", "data", None, ""), ("space", "space", None, ""), ("method", "method", None, ""), ("seed", "seed", 1, ".0f"),
     ("status", "status", None, ""), ("done", "epochs", 1, ".0f"), ("epochs", "of", 1, ".0f"), ("test_accuracy", "test accuracy, %", 100, ".2f"),
-    ("val_accuracy", "validation accuracy, %", 100, ".2f"), ("seconds", "seconds", 1, ",.0f"), ("memory_mb", "memory, MB", 1, ",.0f"),
-    ("params", "parameters", 1, ",.0f"), ("macs", "multiply-adds", 1, ",.0f"), ("fronts", "on the front of", None, ""),
+    ("fronts", "on the front of", None, ""), ("val_accuracy", "validation accuracy, %", 100, ".2f"), ("seconds", "seconds", 1, ",.0f"),
+    ("params", "parameters", 1, ",.0f"), ("macs", "multiply-adds", 1, ",.0f"), ("memory_mb", "memory, MB", 1, ",.0f"),
     ("remark", "remark", None, ""),
 )  # fmt: skip
 NUMBERS = [name for name, _, factor, _ in SHOWN if factor] + ["test_images"]

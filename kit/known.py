@@ -30,6 +30,11 @@ def opened(path: str | Path) -> Run:
     return run
 
 
+def all_opened(paths: str) -> list[Run]:
+    """The runs at paths with commas between them, as a notebook's parameter names them. Raises KitError as `opened`."""
+    return [opened(path.strip()) for path in paths.split(",") if path.strip()]
+
+
 def _nearby(path: Path) -> str:
     roots = [path, *path.absolute().parents][:3]
     folders = dict.fromkeys(p.parent for root in (*roots, Path("runs")) if root.is_dir() for p in sorted(root.glob("*/config.json")))

@@ -132,7 +132,7 @@ def test_a_run_without_a_model_draws_where_alpha_stands(folder):
 
 def test_what_two_runs_share_is_pale_and_what_differs_stands_out(folder):
     figure = figures.cells_compared(found(folder, "a", ONE), found(folder, "b", OTHER))
-    assert figure.layout.title.text == "normal cell: 5 of 8 edges in common · reduction cell: 8 of 8 edges in common"
+    assert figure.layout.title.text == "normal cell: 5 of 8 edges in common · reduction cell: 8 of 8 edges in common (pale)"
     edges = [trace for trace in figure.data if trace.line.color in OP_COLORS.values()]
     bold = [trace for trace in edges if trace.opacity == 1]
     assert len(edges) == 32 and len(bold) == 6 and all(t.line.width == 5 and t.xaxis in ("x", "x2") for t in bold)
@@ -145,7 +145,7 @@ def test_two_paths_are_compared_block_by_block(folder):
     changed = ["xception", *SHUFFLE[1:5], "shuffle_7x7"]
     runs = [found(folder, name, {"blocks": blocks}, space="choice", channels=16, cells=6) for name, blocks in (("p", SHUFFLE), ("q", changed))]
     figure = figures.cells_compared(*runs)
-    assert figure.layout.title.text == "4 of 6 blocks in common"
+    assert figure.layout.title.text == "4 of 6 blocks in common (pale)"
     filled = sum(np.isfinite(np.array(trace.x, float)).sum() // 5 for trace in figure.data if trace.fill == "toself")
     assert filled == 4  # the two that differ, in both
     shown = [trace.name for trace in figure.data if trace.fill == "toself" and trace.showlegend]

@@ -511,6 +511,8 @@ def test_gather_reads_paths_or_searches_methods(two, finished):
               "search_channels", "search_cells", "batch_size", "precision")}  # fmt: skip
     (run,) = landscape.gather("", "dha", 0, {**values, "out": str(finished.path.parent)})
     assert run.path == finished.path
+    with pytest.raises(KitError, match=f"nix is not a run directory.*; runs nearby: .*{two[0].name}"):
+        landscape.gather(f"{two[0]}, {two[0].parent / 'nix'}", "dha", 0, {})
     with pytest.raises(KitError, match="name run directories or methods"):
         landscape.gather("", " ", 0, {})
     with pytest.raises(KitError, match="seed='x'"):

@@ -160,7 +160,7 @@ def _two_cells(a: Genotype, b: Genotype, names: Sequence[str]) -> go.Figure:
             every = {(node, k) for node, edges in enumerate(genotype[kind]) for k in range(len(edges))}
             axis, number = "" if number == 0 else str(number + 1), number + 1
             drawn.append((f"{KINDS[kind]} · {name}", graph(genotype[kind], axis, short=True, pale=pale, marked=every - pale)))
-    figure = _compose(drawn, " · ".join(words), CELL, columns=2)
+    figure = _compose(drawn, f"{' · '.join(words)} (pale)", CELL, columns=2)
     return figure.update_annotations(font_size=12, selector={"yref": "paper"})
 
 
@@ -180,7 +180,7 @@ def _two_strips(a: Sequence[str], b: Sequence[str], names: Sequence[str], stages
     ops = list(dict.fromkeys([*a, *b]))
     drawn = [(name, strip(blocks, ops, stages, axis, pale=same, marked=set(range(len(a))) - same))
              for name, blocks, axis in zip(names, (a, b), ("", "2"))]  # fmt: skip
-    figure = _compose(drawn, f"{len(same)} of {len(a)} blocks in common", STRIP, legend=True)
+    figure = _compose(drawn, f"{len(same)} of {len(a)} blocks in common (pale)", STRIP, legend=True)
     drawn_once = set()
     for trace in figure.select_traces({"fill": "toself"}):
         trace.showlegend = trace.name not in drawn_once

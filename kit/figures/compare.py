@@ -72,7 +72,8 @@ def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") ->
 
 
 def _row_titles(groups: dict[str, pd.DataFrame]) -> list[str]:
-    return [text for name, group in groups.items() for text in (f"<b>{name}</b> · n = {len(group)} runs", *[""] * (len(COSTS) - 1))]
+    said = [f"<b>{name}</b> · n = {len(group)} run{'s' * (len(group) != 1)}" for name, group in groups.items()]
+    return [text for title in said for text in (title, *[""] * (len(COSTS) - 1))]
 
 
 def _scale(cost: str, values: pd.Series) -> tuple[float, str]:

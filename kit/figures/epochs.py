@@ -124,7 +124,10 @@ def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: in
                         row=row, col=column)  # fmt: skip
     if panel[0][0] == "lr":
         top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
-        figure.update_yaxes(dtick=1, range=[max(least - 0.1, top - DECADES), top + 0.15], row=row, col=column)
+        low, high = max(least - 0.1, top - DECADES), top + 0.15
+        # within a decade or so its powers would be one tick or none
+        ticks = {"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e", "nticks": 6}
+        figure.update_yaxes(range=[low, high], **ticks, row=row, col=column)
     axis = "" if k == 0 else str(k + 1)
     mark_stages(figure, stage_spans(run, frame), f"x{axis}", f"y{axis}")
 

@@ -17,6 +17,7 @@ from kit import progress as progress_module
 from kit import store
 from kit.data import ImageSet, load_dataset
 from kit.errors import KitError
+from kit.known import all_opened
 from kit.landscape.curvature import largest_eigenvalue, some
 from kit.landscape.grid import Lines, Plane, check_lines, grid, interval, line, plane
 from kit.run import Run, TrainedModel
@@ -84,7 +85,7 @@ def gather(runs: str, methods: str, seed: int | str, values: dict[str, Any]) -> 
     """The runs that a notebook names: directories with commas; or, for "", a finished run per method (names with commas) and seed (a number,
     or numbers with commas) with `values`, fields of `kit.Config`, searched where there is none yet."""
     if runs.strip():
-        return [Run.load(path.strip()) for path in runs.split(",") if path.strip()]
+        return all_opened(runs)
     from kit import sweep
 
     named = [name.strip() for name in methods.split(",") if name.strip()]
@@ -257,7 +258,10 @@ class _Reporter:
 
         if what != self.what:
             self.what, self.bar = what, tqdm(total=total, desc=what)
-        self.bar.total = total
+        if total != self.bar.total:  # it ended early; a bar in a notebook takes a new end only so
+            began = self.bar.start_t
+            self.bar.reset(total)
+            self.bar.start_t = began
         self.bar.update(done - self.bar.n)
         if done == total:
             self.bar.close()
