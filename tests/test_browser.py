@@ -78,7 +78,7 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
     def shown() -> tuple[str, str, str]:
         """The slider's epoch, the axis title's, and what is drawn."""
         texts = figure.evaluate("e => Array.from(e.querySelectorAll('text'), t => t.textContent)")
-        epochs = next(t for t in texts if t.startswith("epoch ")), next(t for t in texts if "after epoch" in t)
+        epochs = (next((t for t in texts if mark in t), "") for mark in ("epoch ", "after epoch"))  # none while it is being drawn
         return *epochs, figure.evaluate("e => JSON.stringify(e.data.map(t => Array.from(t.x ?? [])))")
 
     label, title, drawn = shown()
@@ -93,6 +93,8 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
     page.mouse.move(rail["x"] + rail["width"] / 3, height, steps=5)
     page.mouse.up()
     until(lambda: shown()[:2] == ("epoch 1", title.replace("3", "1")), "the frame of epoch 1")
+    figure.locator(".updatemenu-button:has-text('play')").click()
+    until(lambda: shown() == (label, title, drawn), "the frames to play to the end")
     notebook.picture("evolution")
 
 
@@ -117,7 +119,7 @@ def test_the_dashboard_pauses_resumes_and_stops_a_search(opened, tmp_path: Path)
 
     shown = drawn()
     until(lambda: drawn() > shown, "the curves to grow")
-    assert page.locator(".kit-view .js-plotly-plot, .kit-view.js-plotly-plot").count() == 4
+    until(lambda: page.locator(".kit-view.js-plotly-plot").count() == 4, "all four views")
     press("pause")
     until(lambda: process_state(pid) == "T" and "paused" in line.inner_text(), "the search to stand still")
     assert page.evaluate("1 + 1") == 2 and page.locator("button:has-text('pause')").is_disabled()

@@ -101,7 +101,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE * 1000)
         try:
             page = browser.new_page(viewport={"width": 1440, "height": 2200})
             page.set_default_timeout(PATIENCE * 1000)
@@ -140,11 +140,17 @@ class Notebook:
         return bool(prompts) and all(prompt.strip("[]:").strip().isdigit() for prompt in prompts)
 
     def touch(self, place: Any) -> None:
-        """Move the mouse over a picture, which then gives way to the living figure (so that playwright's own `hover` would try again)."""
+        """Move the mouse over a picture until it has given way to the living figure (playwright's own `hover` would wait for the picture)."""
         place.scroll_into_view_if_needed()
-        box = place.bounding_box()
-        self.page.mouse.move(box["x"] + 5, box["y"] + 5)
-        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        picture = place.element_handle()  # a locator would find the next picture once this one is gone
+
+        def gone() -> bool:
+            if box := picture.bounding_box():
+                self.page.mouse.move(box["x"] + 5, box["y"] + 5)
+                self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            return box is None
+
+        until(gone, "the picture to come alive")
 
     def picture(self, name: str) -> None:
         """A screenshot among the test's artefacts."""

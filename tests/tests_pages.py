@@ -14,6 +14,7 @@ import pytest
 
 import kit
 
+PATIENCE = 300_000.0  # milliseconds for anything in a browser; a machine that does nothing else needs few
 GENOTYPE = {
     "normal": [[["sep_conv_3x3", 0], ["sep_conv_3x3", 1]], [["skip_connect", 0], ["max_pool_3x3", 2]],
                [["sep_conv_5x5", 1], ["dil_conv_3x3", 3]], [["avg_pool_3x3", 0], ["sep_conv_3x3", 4]]],
@@ -73,10 +74,11 @@ def browser(**context: Any) -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     with api.sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], timeout=PATIENCE)
         except api.Error as error:
             pytest.skip(f"needs Chromium: playwright install chromium ({str(error).splitlines()[0]})")
         page = chromium.new_context(viewport={"width": 1200, "height": 900}, **context).new_page()
+        page.set_default_timeout(PATIENCE)
         page.asked, page.errors = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
