@@ -18,12 +18,13 @@ from kit import provenance, store
 from kit.search import pick_device
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("step", "small", "augment", "memory", "search", "landscape", "start")
+ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start")
 
 
 def one(name: str, device: torch.device, repeats: int) -> str:
     """In this process, with one thread."""
     import augment
+    import data
     import landscape
     import memory
     import search
@@ -34,7 +35,8 @@ def one(name: str, device: torch.device, repeats: int) -> str:
     sections = {
         "step": lambda: step.section(device, repeats, **step.SIZES[0]), "small": lambda: step.section(device, 3 * repeats, **step.SIZES[1]),
         "augment": lambda: augment.section(device, repeats), "memory": memory.section, "search": lambda: search.section(device, max(5, repeats // 2)),
-        "landscape": lambda: landscape.section(device, 2 * repeats), "start": lambda: start.section(str(device), repeats),
+        "data": lambda: data.section(repeats, **data.SIZE), "landscape": lambda: landscape.section(device, 2 * repeats),
+        "start": lambda: start.section(str(device), repeats),
     }  # fmt: skip
     return sections[name]()
 

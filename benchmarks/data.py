@@ -4,20 +4,21 @@
 
 Makes JPEG files of 256x256 pixels (Fashion-MNIST where it is found, else digits; enlarged, tinted, with noise), decodes them once into
 kit's cache, then reads shuffled epochs in turn, both from the page cache: kit from its own file (`KIT_RESIDENT_GB=0`: nothing is
-resident), torchvision from the JPEG files (resize, centre crop, uint8). Prints images/s of each, medians with the lowest and highest,
-and their ratio pair by pair.
+resident), torchvision from the JPEG files (resize, centre crop, uint8).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from PIL import Image
@@ -25,9 +26,10 @@ from torchvision import datasets as tv
 from torchvision.transforms import v2
 
 import kit
-from kit import provenance
 from kit.data import Batches, ImageSet, read_folder
 from kit.data.decode import to_source
+
+SIZE = {"images": 2000, "image_size": 224, "batch_size": 128, "workers": 2}
 
 
 def make_files(folder: Path, n: int) -> str:
@@ -56,46 +58,51 @@ def rate(batches: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> 
     return seen / (time.perf_counter() - began)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("images", 2000), ("image-size", 224), ("batch-size", 128), ("repeats", 7), ("workers", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    a = parser.parse_args()
-    torch.set_num_threads(1)
+def section(repeats: int, images: int, image_size: int, batch_size: int, workers: int) -> str:
     os.environ["KIT_RESIDENT_GB"] = "0"
-    where = provenance.describe(torch.device("cpu"))
-    print(f"{where['processor']}, {where['cores']} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, commit {where['commit']}")
     with tempfile.TemporaryDirectory() as folder:
         files, root = Path(folder) / "files", Path(folder) / "root"
-        made_of = make_files(files, a.images)
+        made_of = make_files(files, images)
         began = time.perf_counter()
-        source = to_source(read_folder(files), name="benchmark", root=root, image_size=a.image_size)
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress is no part of the report
+            source = to_source(read_folder(files), name="benchmark", root=root, image_size=image_size)
         took = time.perf_counter() - began
-        print(f"{a.images} JPEG files of 256x256 ({made_of}), read at {a.image_size}: decoded into the cache in {took:.1f} s "
-              f"({a.images / took:.0f} images/s, once)", flush=True)  # fmt: skip
-        compare(ImageSet(*source.train), files, a)
+        rates = measure(ImageSet(*source.train), files, repeats, image_size, batch_size, workers)
+    ours, theirs = rates.values()
+    rows = [(what, f"{common.median(found):,.0f}", f"{min(found):,.0f} … {max(found):,.0f}", f"{1000 * batch_size / common.median(found):,.1f}", ratio)
+            for (what, found), ratio in zip(rates.items(), (common.shown(common.ratio(ours, theirs), 1), "1.0"))]  # fmt: skip
+    return (
+        f"## data: {images:,} JPEG files of 256², read at {image_size}², batches of {batch_size}, shuffled\n\n"
+        f"Images ({made_of}, enlarged) on disk as class folders. kit decodes them once into its cache ({took:.1f} s here, {images / took:,.0f} images/s) and streams "
+        f"from there, nothing resident; torchvision decodes JPEG files in every epoch, with {workers} worker processes. Both from the page cache, wall-clock. "
+        "A step that takes longer than a batch does is not kept waiting.\n\n"
+        + common.table(("what", "images/s, median", "lowest … highest", "ms a batch", "÷ torchvision (median, quartiles)"), rows)
+        + f"\n\nn = {repeats} measurements each, in turn; one is an epoch of torchvision's and ten of kit's.\n")  # fmt: skip
 
 
-def compare(data: ImageSet, files: Path, a: argparse.Namespace) -> None:
-    shape = [v2.Resize(a.image_size, antialias=True), v2.CenterCrop(a.image_size), v2.PILToTensor()]
+def measure(data: ImageSet, files: Path, repeats: int, image_size: int, batch_size: int, workers: int) -> dict[str, list[float]]:
+    """Images/s of both, taking turns."""
+    shape = [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
     folder = tv.ImageFolder(str(files), v2.Compose(shape))
-    loader = torch.utils.data.DataLoader(folder, a.batch_size, shuffle=True, drop_last=True, num_workers=a.workers,
-                                         persistent_workers=a.workers > 0)  # fmt: skip
-    batches = Batches(data, a.batch_size, torch.Generator().manual_seed(0))
+    loader = torch.utils.data.DataLoader(folder, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+    batches = Batches(data, batch_size, torch.Generator().manual_seed(0))
     # ten epochs of kit against one: what its thread has ready when the clock starts must not count
-    kinds = {"kit, streamed": lambda: (next(batches) for _ in range(10 * batches.steps_per_epoch)), "torchvision": lambda: loader}
+    kinds = {"kit, streamed": lambda: (next(batches) for _ in range(10 * batches.steps_per_epoch)), "torchvision, ImageFolder + DataLoader": lambda: loader}
     for epoch in kinds.values():  # workers and the prefetch thread start, files come into the page cache
         rate(epoch)
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(a.repeats):
+    for _ in range(repeats):
         for kind, epoch in kinds.items():
             rates[kind].append(rate(epoch))
-    ratios = [ours / theirs for ours, theirs in zip(*rates.values(), strict=True)]
-    for kind, values in rates.items():
-        print(f"{kind:14} {statistics.median(values):9,.0f} images/s (median of {len(values)} measurements, "
-              f"{min(values):,.0f} to {max(values):,.0f})")  # fmt: skip
-    print(f"ratio          {statistics.median(ratios):9.1f} (median of {len(ratios)} pairs, {min(ratios):.1f} to {max(ratios):.1f}); "
-          f"batches of {a.batch_size}, torchvision with {a.workers} workers")  # fmt: skip
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in {**SIZE, "repeats": 7}.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    torch.set_num_threads(1)
+    print(section(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":
