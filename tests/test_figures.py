@@ -219,6 +219,15 @@ def test_the_static_twin_puts_data_where_plotly_does():
     assert np.allclose(axes.transData.transform((10, 1)), (500, 250)) and np.allclose(axes.transData.transform((1, 2)), (100, 50))
 
 
+def test_the_static_twin_does_not_cut_a_long_title():
+    figure = go.Figure(go.Scatter(y=[1, 2]), layout={"template": figures.TEMPLATE, "title": {"text": "DHA: NAS + DA + HPO, joint " * 6}})
+    sheet = static.Sheet(figure, 1000, None)
+    sheet.draw()
+    (title,) = sheet.picture.texts
+    box = title.get_window_extent(sheet.canvas.get_renderer())
+    assert 0 < box.x0 and box.x1 < 1000
+
+
 def test_the_static_twin_draws_what_others_figures_use():
     figure = go.Figure(layout={"barmode": "stack", "title": {"text": "<b>a</b> & $b$"}})
     figure.add_bar(x=["a", "b"], y=[1, 2], name="one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import struct
 from types import SimpleNamespace
@@ -90,12 +91,12 @@ def test_contour_labels_stand_on_their_lines(three):
 
 
 def test_panels_are_square_at_the_pictures_width(three):
-    for n in range(1, 7):
-        figure = figures.landscape_contours((three * 2)[:n])
+    for n, width in itertools.product(range(1, 7), (1200, 1000)):
+        figure = figures.landscape_contours((three * 2)[:n], width=width)
         m, sides = figure.layout.margin, []
         for x, y in zip(figure.select_xaxes(), figure.select_yaxes()):
-            sides += [(x.domain[1] - x.domain[0]) * (1200 - m.l - m.r), (y.domain[1] - y.domain[0]) * (figure.layout.height - m.t - m.b)]
-        assert max(sides) - min(sides) < 3, n
+            sides += [(x.domain[1] - x.domain[0]) * (width - m.l - m.r), (y.domain[1] - y.domain[0]) * (figure.layout.height - m.t - m.b)]
+        assert max(sides) - min(sides) < 3, (n, width)
 
 
 def test_surfaces_share_heights_colours_and_camera(three):

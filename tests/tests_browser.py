@@ -25,7 +25,7 @@ PICTURES = ROOT / "build" / "test" / "screenshots"
 PATIENCE = 300.0  # seconds for anything; a machine that does nothing else needs few
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 TOKEN = secrets.token_hex()
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-quic", "--disable-background-networking"]
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # pop-ups
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # every cell is on the page, also one that is not in view

@@ -74,7 +74,8 @@ def browser(**context: Any) -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     with api.sync_playwright() as playwright:
         try:
-            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"], timeout=PATIENCE)
+            flags = ["--no-sandbox", "--disable-dev-shm-usage"]  # a container's shared memory may be too small for a page
+            chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags, timeout=PATIENCE)
         except api.Error as error:
             pytest.skip(f"needs Chromium: playwright install chromium ({str(error).splitlines()[0]})")
         page = chromium.new_context(viewport={"width": 1200, "height": 900}, **context).new_page()

@@ -229,7 +229,7 @@ def cells_animated(run: Run) -> go.Figure:
     drawn = [_moment(seen, place, weights[place], stages) for place in places]
     height = CELL if seen.cells else STRIP
     words = "width: share of |α| · ◆ frozen" if seen.cells else "height: kernel · ◆ frozen"
-    figure = _compose(drawn[-1], f"{headline(run)} · the child over the epochs ({words})", height, legend=not seen.cells, top=animation.CONTROLS)
+    figure = _compose(drawn[-1], f"{headline(run)} · child by epoch ({words})", height, legend=not seen.cells, top=animation.CONTROLS)
     plot = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
     figure.update_layout(animation.controls(epochs, plot))
     headings = [note.to_plotly_json() for note in figure.select_annotations({"yref": "paper"})]

@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from kit.errors import KitError
-from kit.figures.style import GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, mark_stages, method_look, method_of, stage_spans
+from kit.figures.style import (
+    GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, log_ticks, mark_stages, method_look, method_of, stage_spans,
+)  # fmt: skip
 from kit.run import Run
 from kit.space.cell import cell_slots
 
@@ -125,9 +127,7 @@ def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: in
     if panel[0][0] == "lr":
         top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
         low, high = max(least - 0.1, top - DECADES), top + 0.15
-        # within a decade or so its powers would be one tick or none
-        ticks = {"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e", "nticks": 6}
-        figure.update_yaxes(range=[low, high], **ticks, row=row, col=column)
+        figure.update_yaxes(range=[low, high], **log_ticks(low, high), row=row, col=column)
     axis = "" if k == 0 else str(k + 1)
     mark_stages(figure, stage_spans(run, frame), f"x{axis}", f"y{axis}")
 

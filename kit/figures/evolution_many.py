@@ -14,7 +14,7 @@ from kit.figures import panels
 from kit.figures.evolution_panels import HYPER, searched
 from kit.figures.panels import Column, Panel, line, log_span, span
 from kit.figures.recorded import POINTS, Recorded, entropy, need, shares, thinned
-from kit.figures.style import GREY, PALETTE, TEMPLATE, dataset_of, legend_below_title
+from kit.figures.style import GREY, PALETTE, TEMPLATE, dataset_of, legend_below_title, log_ticks
 from kit.run import Run
 
 COLORS = [PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
@@ -123,7 +123,7 @@ def _overlay(heading: str, unit: str, seen: Sequence[Recorded], colors: Sequence
     axis: dict[str, Any] = {"title": {"text": unit}, "exponentformat": "power", "nticks": 5}
     if log:
         low, high = log_span(values)
-        axis |= {"type": "log", "range": [low, high], **({"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e"})}
+        axis |= {"type": "log", "range": [low, high], **log_ticks(low, high)}
     else:
         axis["range"] = span(values, zero=zero)
     return Panel(heading + (", log scale" if log else ""), height, traces, axis, [*keys, *([("○ end of the search", GREY)] if rings else [])])

@@ -9,7 +9,7 @@ import numpy as np
 from kit.figures import tiles
 from kit.figures.panels import Panel, level, line, log_span, span
 from kit.figures.recorded import COLLAPSE, POINTS, Recorded, entropy, shares, thinned
-from kit.figures.style import GREY, INK, PALETTE, op_color, op_title
+from kit.figures.style import GREY, INK, PALETTE, log_ticks, op_color, op_title
 
 KINDS = {"normal": ("normal cell", PALETTE["blue"]), "reduce": ("reduction cell", PALETTE["orange"])}
 HYPER = {"lr": "learning rate", "weight_decay": "weight decay"}
@@ -54,7 +54,7 @@ def _hyper_panel(seen: Recorded, name: str, learned: bool) -> Panel:
     logarithmic = all((v > 0).all() for v in values)
     if logarithmic:
         low, high = log_span(values)
-        axis |= {"type": "log", "range": [low, high], **({"dtick": 1} if high - low > 1.5 else {"tickformat": ".2~e"})}
+        axis |= {"type": "log", "range": [low, high], **log_ticks(low, high)}
     else:
         axis["range"] = span(values)
     return Panel(f"η: {title}" + (", log scale" if logarithmic else "") + ("" if learned else ", not learned"), 105, traces, axis, keys)

@@ -76,13 +76,17 @@ def _check(landscapes: Sequence[Landscape]) -> list[Landscape]:
     return shown
 
 
+def _columns(n: int) -> int:
+    return min(n, 2 if n in (2, 4) else 3)
+
+
 class _Layout:
     """Places of n panels of the same size in pixels, row by row from the top, as plotly's domains; `height` is that of the figure."""
 
-    def __init__(self, n: int, size: tuple[int, int], gap: tuple[int, int], margin: dict[str, int]):
-        columns = min(n, 2 if n in (2, 4) else 3)
+    def __init__(self, n: int, size: tuple[int, int], gap: tuple[int, int], margin: dict[str, int], width: int = WIDTH):
+        columns = _columns(n)
         (wide, high), (across, down) = size, gap
-        rows, paper = -(-n // columns), WIDTH - margin["l"] - margin["r"]
+        rows, paper = -(-n // columns), width - margin["l"] - margin["r"]
         plot = rows * high + (rows - 1) * down
         self.margin, self.height, self.domains = margin, plot + margin["t"] + margin["b"], []
         for row, column in (divmod(k, columns) for k in range(n)):
@@ -105,15 +109,16 @@ def _title(shown: Sequence[Landscape], what: str) -> str:
 # ---- contours ----------------------------------------------------------------------------------------------------------------
 
 
-def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
+def contours(landscapes: Sequence[Landscape], top: float | None = None, width: int = WIDTH) -> go.Figure:
     """The plane of each run as filled contours, with the same levels and colours in all panels; losses above the last level are one colour.
 
-    top: the last level, by default about ten times the loss of guessing.
+    top: the last level, by default about ten times the loss of guessing. width: of the picture, in pixels, at which the panels are square.
     """
     shown = _check(landscapes)
     marks = levels(shown, top)
-    side = 430 if len(shown) < 3 else 390 if len(shown) == 4 else 292
-    layout = _Layout(len(shown), (side, side), (74, 130), {"l": 75, "r": 100, "t": 105, "b": 65})
+    columns = _columns(len(shown))
+    side = min(430 if len(shown) < 3 else 390, (width - 175 - 74 * (columns - 1)) // columns)
+    layout = _Layout(len(shown), (side, side), (74, 130), {"l": 75, "r": 100, "t": 105, "b": 65}, width)
     figure = go.Figure(layout={"template": TEMPLATE, "height": layout.height, "margin": layout.margin, "showlegend": False})
     for k, (item, (x, y)) in enumerate(zip(shown, layout.domains)):
         bar = {**_colorbar(marks), "x": layout.right} if k == 0 else None

@@ -167,7 +167,9 @@ def title(sheet: Sheet) -> None:
         y, va = 1 - sheet.margins["t"] / 2 / sheet.height, "center"
     default = {**sheet.layout.get("font", {}), "size": 17}
     look = font(settings.get("font"), default, settings["text"])
-    sheet.picture.text(x + pad.get("l", 0) / sheet.width, y, words(settings["text"]), ha=ha, va=va, **look)
+    drawn = sheet.picture.text(x + pad.get("l", 0) / sheet.width, y, words(settings["text"]), ha=ha, va=va, **look)
+    longer = drawn.get_window_extent(sheet.canvas.get_renderer()).width / (0.97 * sheet.width)
+    drawn.set_fontsize(look["fontsize"] / max(longer, 1.0))  # a long one is smaller, not cut off
 
 
 def legend(sheet: Sheet) -> None:

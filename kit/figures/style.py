@@ -85,6 +85,14 @@ def method_look(name: str) -> tuple[str, str]:
     return colors[place % len(colors)], ("dot", "dashdot", "longdash")[place // len(colors) % 3]
 
 
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Settings of a logarithmic axis from 10**low to 10**high: within a decade or so its powers would be one tick or none."""
+    if high - low > 1.5:
+        return {"dtick": 1}
+    # all digits of a decade would crowd at its upper end
+    return {"tickformat": ".2~e", **({"dtick": "D2"} if high - low > 0.6 else {"nticks": 5})}
+
+
 def blank(text: str, title: str = "") -> go.Figure:
     """A figure that says why there is nothing to draw."""
     figure = go.Figure(layout={"template": TEMPLATE, "height": 160, "title": {"text": title}})
