@@ -21,7 +21,7 @@ IMAGES = 50_000
 SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}
 
 
-def kit_step(sets: Any, device: torch.device, size: dict[str, int]) -> tuple[Callable[[], None], dict]:
+def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: str) -> tuple[Callable[[], None], dict]:
     import step
 
     from kit import memory
@@ -32,8 +32,8 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int]) -> tuple[Cal
     if device.type == "cpu":
         memory.keep_freed()
     sets = sets.to(device)
-    config = Config(method="ista", preset="paper", auxiliary=0.0, drop_path=0.0, recover="epoch", **{k: size[k] for k in ("channels", "cells")},
-                    batch_size=size["batch"])  # fmt: skip
+    config = Config(method="ista", preset="paper", auxiliary=0.0, drop_path=0.0, recover="epoch", precision=precision, channels=size["channels"],
+                    cells=size["cells"], batch_size=size["batch"])  # fmt: skip
     parts = step.parts_of(config, sets, device)
     batches = {"train": Batches(sets.train, size["batch"], generator(0, "train"))}
     return lambda: step.take(parts, batches), parts.net.genotype(parts.arch.picks)
@@ -45,16 +45,16 @@ def yardstick_step(sets: Any, device: torch.device, size: dict[str, int], genoty
     return Yardstick(sets.train.images, sets.train.labels, genotype, size["channels"], size["cells"], size["batch"], size["workers"], device).step
 
 
-def serve(pipe: Connection, which: str, name: str, size: dict[str, int], genotype: dict | None) -> None:
-    """Takes a step whenever asked to, and says how many seconds it took."""
+def serve(pipe: Connection, precision: str | None, name: str, size: dict[str, int], genotype: dict | None) -> None:
+    """Takes a step whenever asked to, and says how many seconds it took. precision: kit's; None for the yardstick."""
     import step
 
     torch.set_num_threads(size["threads"])
     device, sets = torch.device(name), step.synthetic(32, 3, 4096)
-    if which == "kit":
-        take, genotype = kit_step(sets, device, size)
-    else:
+    if precision is None:
         take = yardstick_step(sets, device, size, genotype)
+    else:
+        take, genotype = kit_step(sets, device, size, precision)
     pipe.send(genotype)
     while pipe.recv():
         began = time.perf_counter()
@@ -64,13 +64,14 @@ def serve(pipe: Connection, which: str, name: str, size: dict[str, int], genotyp
         pipe.send(time.perf_counter() - began)
 
 
-def section(device: torch.device, repeats: int, **given: int) -> str:
-    size, context = SIZE | given, multiprocessing.get_context("spawn")
+def in_turn(device: torch.device, precision: str, repeats: int, size: dict[str, int]) -> dict[str, list[float]]:
+    """Seconds of `repeats` steps of kit and of the yardstick."""
+    context = multiprocessing.get_context("spawn")
     pipes, processes, genotype = {}, [], None
-    for which in ("kit", "yardstick"):
+    for which, given in (("kit", precision), ("yardstick", None)):
         pipes[which], other = context.Pipe()
         # not a daemon: the yardstick's loader has workers of its own
-        processes.append(context.Process(target=serve, args=(other, which, str(device), size, genotype)))
+        processes.append(context.Process(target=serve, args=(other, given, str(device), size, genotype)))
         processes[-1].start()
         other.close()  # so that a process that dies (of memory, say: the two need about 20 GB) ends the benchmark
         genotype = pipes[which].recv()
@@ -84,13 +85,22 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
     for pipe, process in zip(pipes.values(), processes):
         pipe.send(False)
         process.join()
+    return times
+
+
+def section(device: torch.device, repeats: int, **given: int) -> str:
+    size, rows = SIZE | given, []
     steps = IMAGES // size["batch"]
-    rows = [(which, f"{common.median(found):.3f}", f"{common.median(found) * steps:,.0f}", common.shown(common.ratio(found, times["yardstick"]), 3))
-            for which, found in times.items()]  # fmt: skip
+    for precision in ("float32", "bfloat16"):
+        times = in_turn(device, precision, repeats, size)
+        names = {"kit": f"kit, {precision}", "yardstick": "yardstick, float32, beside it"}
+        rows += [(names[which], f"{common.median(found):.3f}", f"{common.median(found) * steps:,.0f}",
+                  common.shown(common.ratio(found, times["yardstick"]), 3)) for which, found in times.items()]  # fmt: skip
     return (
         f"## search: one-stage search, C={size['channels']}, {size['cells']} cells, batch {size['batch']}, {IMAGES:,} synthetic 3×32×32 images\n\n"
         f"`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 code with a DataLoader of "
-        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock.\n\n"
+        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock. bfloat16 is kit's `precision=\"bfloat16\"`: "
+        "its accuracy is float32's within the interval (`reports/precision-digits.md`).\n\n"
         + common.table(("what", "s a step, median", "s an epoch", "÷ yardstick (median, quartiles)"), rows)
         + f"\n\nn = {repeats} steps each, in turn.\n")  # fmt: skip
 

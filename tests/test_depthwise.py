@@ -62,11 +62,36 @@ def test_the_fast_way_is_taken_in_training_on_the_cpu_alone(monkeypatch):
     assert len(taken) == 1
     with torch.no_grad():
         conv(x)
-    with torch.autocast("cpu", torch.bfloat16):
-        conv(x)
     conv.requires_grad_(False)
     conv(x.detach())
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_autocast_gradients_are_those_of_float32_within_bfloat16(kind):
+    conv, x = case(*kind, (9, 12), torch.float32)
+    g = torch.randn_like(conv(x))
+    exact = torch.autograd.grad(conv(x), (x, conv.weight), g)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv(x)
+    assert y.dtype == torch.bfloat16 and type(y.grad_fn).__name__ != "ConvolutionBackward0"
+    for ours, theirs in zip(torch.autograd.grad(y, (x, conv.weight), g.to(y.dtype)), exact):
+        assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_the_gradient_of_a_concatenations_part_becomes_dense():
+    def gradient(of) -> torch.Tensor:
+        torch.manual_seed(0)
+        x = torch.randn(2, 6, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+        before = x.sigmoid()
+        taken = []
+        before.grad_fn.register_prehook(lambda g: taken.append(g[0]))
+        torch.cat([of(before), x * 2.0], 1).square().sum().backward()
+        return taken[0]
+
+    sliced, dense = gradient(lambda x: x), gradient(depthwise.dense_gradient)
+    assert torch.equal(sliced, dense) and not sliced.is_contiguous(memory_format=torch.channels_last)
+    assert dense.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.cost import measure, total
+from kit.space.depthwise import dense_gradient
 from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
 from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, batch_norm, build_operation, gated, last_norm
 
@@ -92,7 +93,7 @@ class Cell(nn.Module):
                 if name != "skip_connect":
                     y = drop(y)
                 output = output + y
-            states.append(output)
+            states.append(dense_gradient(output))
         return torch.cat(states[INPUTS:], dim=1)
 
 

@@ -34,7 +34,9 @@ class DepthwiseConv(nn.Conv2d):
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """x [N, C, H, W] by weight [C, 1, k, k] with "same" padding."""
     trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if trains and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling():
+    if trains and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if torch.is_autocast_enabled("cpu"):
+            x, weight = (t.to(torch.get_autocast_dtype("cpu")) for t in (x, weight))
         return _Depthwise.apply(x, weight, stride, dilation)
     return _convolve(x, weight, stride, dilation)
 
@@ -132,3 +134,11 @@ def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
             shifted = flat[start : start + length].view(shape).permute(0, 3, 1, 2)
             out[:, :, i : i + 3, j : j + 3] = _small(framed, shifted, weight)
     return out
+
+
+def dense_gradient(x: Tensor) -> Tensor:
+    """x, whose gradient [N, C, H, W] will lie in memory without gaps: the CPU's BatchNorm takes ten times as long over one that is a slice of a
+    wider tensor's channels, as the gradient of a concatenation's part is."""
+    if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
+    return x
