@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ STUDIES: Mapping[str, Study] = {
         "MobileNetV2 blocks differ in size, which the parameters and multiply-adds show."),
 }  # fmt: skip
 
+# reports of another form: the module whose `rewrite` makes them again
+OTHERS: Mapping[str, str] = {"limits": "kit.tradeoff", "landscape": "kit.landscape.report"}
+
 
 def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
     """Write <study>-<dataset>.md, .html, .csv, .tex, pictures and .json (what `rewrite` needs) from finished runs of one data set; returns the
@@ -73,6 +77,8 @@ def rewrite(path: str | Path) -> Path:
     is done. Returns the Markdown's path; raises KitError for what is no such summary."""
     path = Path(path)
     kept = summaries.read(path)
+    if kept.study in OTHERS:
+        return importlib.import_module(OTHERS[kept.study]).rewrite(path)
     summary, table = summarize(kept.runs), per_run(kept.runs)
     dataset = kept.runs[0].config.dataset
     text = _text(kept.study, kept.runs, summary, dataset, kept.pictures, kept.note)
@@ -226,14 +232,33 @@ def _page(markdown: str, folder: Path) -> str:
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{style}</style><body>{body}</body></html>\n"
 
 
+def index(folder: str | Path) -> Path:
+    """Write README.md of a folder of reports: every Markdown report with its title, and whether `python -m kit.report` makes it again."""
+    folder = Path(folder)
+    lines = []
+    for path in sorted(folder.glob("*.md")):
+        if path.name != "README.md":
+            title = path.read_text().partition("\n")[0].lstrip("# ").replace("|", "\\|")
+            beside = [f"[{ext}]({path.stem}.{ext})" for ext in ("html", "csv", "tex") if (folder / f"{path.stem}.{ext}").is_file()]
+            kept = f"[{path.stem}.json]({path.stem}.json)" if path.with_suffix(".json").is_file() else "–"
+            lines.append(f"| [{title}]({path.name}) | {', '.join(beside) or '–'} | {kept} |")
+    text = "\n".join([
+        "# Reports", "",
+        "Those with a summary of their runs are made again from it, text and tables, by `make reports`: the same bytes everywhere. A summary that is",
+        "missing is made by running what it is of. The others are measurements; each says by which command.", "",
+        "| report | also as | runs |", "|---|---|---|", *lines, ""])  # fmt: skip
+    store.atomically(folder / "README.md", lambda p: p.write_text(text))
+    return folder / "README.md"
+
+
 def main() -> None:
-    """python -m kit.report reports: every report in a folder once more, from the summaries that lie there."""
+    """python -m kit.report reports: every report in a folder once more, from the summaries that lie there, and their index."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
     found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
     if not found:
         raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
-    for path in found:
-        print(rewrite(path))
+    for path in [*map(rewrite, found), index(folder)]:
+        print(path)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from kit.errors import KitError
 from kit.run import Run
 
 LAYOUT = 1
-RUN = ("config", "metrics", "provenance")
+FIELDS = ("layout", "study", "note", "pictures", "runs")
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,25 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """A report's runs and what was said about them. pictures: (file, caption) that stand beside the report, in order."""
+    """A report's runs and what was said about them. pictures: (file, caption) that stand beside the report, in order; more: what this kind of
+    report needs besides."""
 
     study: str
     runs: list[Record]
     note: str = ""
     pictures: list[tuple[str, str]] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
 
 
-def write(path: Path, study: str, runs: Sequence[Run | Record], note: str, pictures: Sequence[tuple[str, str]]) -> None:
-    """JSON: names, numbers and words, no path of the machine that the runs were made on."""
+def write(path: Path, study: str, runs: Sequence[Run | Record], note: str, pictures: Sequence[tuple[str, str]], **more: Any) -> None:
+    """JSON: names, numbers and words, no path of the machine that the runs were made on. more: for `Summary.more`."""
     rows = []
     for run in runs:
         values = run.config.model_dump()
         values["root"] = None
         values["out"] = Config.model_fields["out"].default
         rows.append({"name": Path(run.path).name, "config": values, "metrics": run.metrics, "provenance": run.provenance})
-    store.write_json(path, {"layout": LAYOUT, "study": study, "note": note, "pictures": [list(p) for p in pictures], "runs": rows})
+    store.write_json(path, {"layout": LAYOUT, "study": study, "note": note, "pictures": [list(p) for p in pictures], **more, "runs": rows})
 
 
 def read(path: Path) -> Summary:
@@ -54,6 +56,7 @@ def read(path: Path) -> Summary:
         if held["layout"] != LAYOUT:
             raise ValueError(f"layout {held['layout']} is not {LAYOUT}")
         runs = [Record(Config.stored(row["config"]), row["metrics"], row["provenance"], Path(row["name"])) for row in held["runs"]]
-        return Summary(held["study"], runs, held["note"], [(file, caption) for file, caption in held["pictures"]])
+        more = {name: value for name, value in held.items() if name not in FIELDS}
+        return Summary(held["study"], runs, held["note"], [(file, caption) for file, caption in held["pictures"]], more)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KitError(f"{path} is no summary of a report's runs ({type(error).__name__}: {error}): write the report again from its runs") from None

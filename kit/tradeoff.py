@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import data, errors, figures, report, space, store
+from kit import data, errors, figures, report, space, store, summaries
 from kit.config import Config
 from kit.errors import KitError
 from kit.figures.limits import under_limits
@@ -123,14 +123,25 @@ def markdown(summary: pd.DataFrame, cost: str) -> str:
 
 
 def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
-    """limits-<dataset>-<cost>.md and .png in `folder`: table, picture, and where the numbers come from; returns the Markdown's path."""
+    """limits-<dataset>-<cost>.md, .png and .json (what `rewrite` needs) in `folder`; returns the Markdown's path."""
     if not runs:
         raise KitError("no finished runs, so there is nothing to report: see the failures that the sweep listed")
-    rows, config = table(runs, cost), runs[0].config
-    summary, name = summarize(rows), Path(config.dataset).name
-    stem, folder = f"limits-{name}-{cost}", Path(folder)
-    picture = figures.png(under_limits(summary, rows, cost, title=f"{name}: accuracy under limits"))
+    rows, name, folder = table(runs, cost), Path(runs[0].config.dataset).name, Path(folder)
+    stem = f"limits-{name}-{cost}"
+    picture = figures.png(under_limits(summarize(rows), rows, cost, title=f"{name}: accuracy under limits"))
+    folder.mkdir(parents=True, exist_ok=True)
     store.atomically(folder / f"{stem}.png", lambda p: p.write_bytes(picture))
+    pictures = [(f"{stem}.png", f"accuracy against {TITLES[cost]}")]
+    summaries.write(folder / f"{stem}.json", "limits", runs, "", pictures, cost=cost, rows=rows.drop(columns="path").to_dict("records"))
+    return rewrite(folder / f"{stem}.json")
+
+
+def rewrite(path: str | Path) -> Path:
+    """The Markdown of such a report once more, from the summary of its runs; returns its path."""
+    path = Path(path)
+    kept = summaries.read(path)
+    runs, cost, rows = kept.runs, kept.more["cost"], pd.DataFrame(kept.more["rows"])
+    config, ((picture, caption),) = runs[0].config, kept.pictures
 
     def each(key: str) -> str:
         return ", ".join(sorted({str(run.provenance[key]) for run in runs}))
@@ -139,11 +150,11 @@ def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
     clock = f" Latency is of a batch of {config.latency_batch}, float32, on the run's device." if cost == "latency_ms" else ""
     verdict = "No result breaks its limit." if rows["kept"].all() else "NOT EVERY result keeps its limit."
     text = "\n\n".join([
-        f"# Accuracy under limits: {name}",
+        f"# Accuracy under limits: {Path(config.dataset).name}",
         f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on "
         f"{runs[0].metrics['test_images']:,} images. {verdict}{clock}",
-        markdown(summary, cost).rstrip(), f"![accuracy against {TITLES[cost]}]({stem}.png)",
+        markdown(summarize(rows), cost).rstrip(), f"![{caption}]({picture})",
         f"Commit {each('commit')}; {each('device')}, {each('processor')}, {each('cores')} cores, {each('threads')} thread(s).",
     ])  # fmt: skip
-    store.atomically(folder / f"{stem}.md", lambda p: p.write_text(text + "\n"))
-    return folder / f"{stem}.md"
+    store.atomically(path.with_suffix(".md"), lambda p: p.write_text(text + "\n"))
+    return path.with_suffix(".md")

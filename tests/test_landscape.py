@@ -523,11 +523,12 @@ def test_gather_reads_paths_or_searches_methods(two, finished):
 
 
 def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hessian):
+    from kit import report as kit_report
     from kit.landscape import report
 
     found = landscape.compare(two, steps=5, directions=3, eigenvalue_images=20, progress=lambda *_: None)
     path = report.write(found, tmp_path / "reports", note="Alone on the machine.")
-    text = path.read_text()
+    text, table = path.read_text(), path.with_suffix(".csv").read_bytes()
     assert path.name == "landscape-micro_digits.md" and all((path.parent / name).is_file() for name in (
         "landscape-micro_digits.csv", *(f"landscape-micro_digits-{kind}.png" for kind in ("contours", "surfaces", "lines"))))  # fmt: skip
     mean, low, high = found[0].lines.rise(0.5)
@@ -536,6 +537,10 @@ def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hes
     assert "-p methods dha -p seed 0,1 -p steps 5 -p radius 1.0 -p directions 3 -p direction_seed 0" in text and "-p channels 4" in text
     assert "## By method" in text and "n = 2 seeds" not in text and "## One model" not in text  # one method: nothing to compare with
     assert "Guessing costs ln(10) = 2.30 nats" in text
+    path.unlink(), path.with_suffix(".csv").unlink()
+    assert kit_report.rewrite(path.with_suffix(".json")) == path  # from the summary alone
+    assert path.read_text() == text and path.with_suffix(".csv").read_bytes() == table
+    assert str(tmp_path) not in path.with_suffix(".json").read_text()
     with pytest.raises(KitError, match="no landscapes"):
         report.write([], tmp_path)
 

@@ -122,6 +122,17 @@ def test_a_report_is_made_again_from_its_summary_byte_by_byte(runs, tmp_path):
         report.rewrite(tmp_path / "other.json")
 
 
+def test_the_index_lists_every_report_once(runs, tmp_path):
+    report.ablation(runs, tmp_path)
+    (tmp_path / "by-hand.md").write_text("# Measured | by hand\n")
+    path = report.index(tmp_path)
+    text = path.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    assert path.name == "README.md" and len(rows) == 2 and report.index(tmp_path).read_text() == text
+    assert rows[0].startswith("| [Joint against") and "ablation-digits.json" in rows[0] and "ablation-digits.html" in rows[0]
+    assert rows[1] == r"| [Measured \| by hand](by-hand.md) | – | – |"
+
+
 def test_the_latex_table_is_whole(runs, tmp_path):
     lines = (report.ablation(runs, tmp_path).with_suffix(".tex")).read_text().splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("method &"))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import kit
-from kit import KitError, Run, figures, space, store, tradeoff
+from kit import KitError, Run, figures, report, space, store, tradeoff
 from kit.figures.limits import under_limits
 from kit.progress import Silent
 from kit.space.limits import Limits
@@ -114,6 +114,8 @@ def test_a_report_names_where_its_numbers_come_from(runs: list[Run], tmp_path):
     assert path.name == "limits-micro_digits-params.md" and "No result breaks its limit" in text
     assert f"Commit {runs[0].provenance['commit']}" in text and "seeds 0;" in text
     assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG" and f"]({path.stem}.png)" in text
+    path.unlink()
+    assert report.rewrite(path.with_suffix(".json")) == path and path.read_text() == text  # from the summary alone
     assert "NOT EVERY result keeps its limit" in tradeoff.write([breaking(runs[0])], "params", tmp_path).read_text()
     with pytest.raises(KitError, match="nothing to report"):
         tradeoff.write([], "params", tmp_path)

@@ -9,18 +9,20 @@ import math
 from pathlib import Path
 from typing import Any, Sequence
 
+import numpy as np
 import pandas as pd
 
-from kit import provenance, store
+from kit import provenance, store, summaries
 from kit.config import Config
 from kit.errors import KitError
+from kit.landscape.grid import Lines, Plane
 from kit.landscape.runs import RADII, Landscape, by_method, findings, method_findings, one_each, table
 from kit.methods import METHODS, PRESETS
 from kit.search import pick_device
 
 
 def write(landscapes: Sequence[Landscape], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
-    """Write <folder>/landscape-<dataset>.md, .csv and pictures; returns the Markdown's path.
+    """Write <folder>/landscape-<dataset>.md, .csv, pictures and .json (what `rewrite` needs); returns the Markdown's path.
 
     note: a sentence about the circumstances (what else the machine did, say) that stands with the hardware.
     """
@@ -30,9 +32,30 @@ def write(landscapes: Sequence[Landscape], folder: str | Path = "reports", name:
     folder, stem = Path(folder), name or f"landscape-{dataset}"
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(one_each(landscapes), folder, stem)
-    store.atomically(folder / f"{stem}.csv", lambda p: table(landscapes).to_csv(p, index=False))
-    store.atomically(folder / f"{stem}.md", lambda p: p.write_text(_text(landscapes, dataset, pictures, note)))
-    return folder / f"{stem}.md"
+    summaries.write(folder / f"{stem}.json", "landscape", [item.run for item in landscapes], note, pictures,
+                    classes=len(landscapes[0].run.classes), measured=provenance.describe(pick_device("auto")), around=[_kept(item) for item in landscapes])
+    return rewrite(folder / f"{stem}.json")
+
+
+def rewrite(path: str | Path) -> Path:
+    """Markdown and CSV of such a report once more, from the summary of its runs and what was measured around them; returns the Markdown's path."""
+    path = Path(path)
+    kept = summaries.read(path)
+    landscapes = [_restored(run, held) for run, held in zip(kept.runs, kept.more["around"])]
+    store.atomically(path.with_suffix(".csv"), lambda p: table(landscapes).to_csv(p, index=False))
+    store.atomically(path.with_suffix(".md"), lambda p: p.write_text(_text(landscapes, kept)))
+    return path.with_suffix(".md")
+
+
+def _kept(item: Landscape) -> dict[str, Any]:
+    grids = {name: {"coordinates": of.coordinates.tolist(), "values": of.values.tolist(), "seed": of.seed}
+             for name, of in (("plane", item.plane), ("lines", item.lines))}  # fmt: skip
+    return {"label": item.label, "eigenvalue": item.eigenvalue, "images": item.images, "eigenvalue_images": item.eigenvalue_images, **grids}
+
+
+def _restored(run: summaries.Record, held: dict[str, Any]) -> Landscape:
+    plane, lines = ({name: np.array(value) if isinstance(value, list) else value for name, value in held[kind].items()} for kind in ("plane", "lines"))
+    return Landscape(run, held["label"], Plane(**plane), Lines(**lines), held["eigenvalue"], held["images"], held["eigenvalue_images"])
 
 
 def markdown_table(landscapes: Sequence[Landscape], radii: Sequence[float] = RADII) -> str:
@@ -72,8 +95,8 @@ def _pictures(shown: Sequence[Landscape], folder: Path, stem: str) -> list[tuple
     return [(f"{stem}-{key}.png", caption) for key, caption, _ in made]
 
 
-def _text(landscapes: Sequence[Landscape], dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
-    first = landscapes[0]
+def _text(landscapes: Sequence[Landscape], kept: summaries.Summary) -> str:
+    first, dataset = landscapes[0], Path(landscapes[0].run.config.dataset).name
     n, steps = first.lines.directions, len(first.plane.coordinates)
     several = by_method(landscapes)["n"].max() > 1
     parts = [
@@ -84,7 +107,7 @@ def _text(landscapes: Sequence[Landscape], dataset: str, pictures: list[tuple[st
         "## Numbers",
         markdown_table(landscapes),
         f"Rise at r: mean over n = {n} random directions d of (L(θ* + r d) + L(θ* − r d)) / 2 − L(θ*) in nats, with Student's 95% interval over "
-        f"the directions. {_broken(landscapes)} Eigenvalue: the Hessian's largest, over {first.eigenvalue_images:,} images, by power iteration; it "
+        f"the directions. {_broken(landscapes, kept.more['classes'])} Eigenvalue: the Hessian's largest, over {first.eigenvalue_images:,} images, by power iteration; it "
         "belongs to the raw weights, whose scale BatchNorm leaves free, so it compares less well between networks than the rise.",
         _exact(landscapes),
     ]
@@ -95,16 +118,16 @@ def _text(landscapes: Sequence[Landscape], dataset: str, pictures: list[tuple[st
         parts += ["## One model of each method", _listed(findings(one_each(landscapes))),
                   "These intervals are over directions around one trained model each, and not corrected for their number: they say whether these "
                   "models differ, not whether the methods do."]  # fmt: skip
-    parts += ["## Pictures", *(f"![{caption}]({path})\n\n*{caption}*" for path, caption in pictures)]
-    parts += ["## How", _origin(landscapes, note)]
+    parts += ["## Pictures", *(f"![{caption}]({path})\n\n*{caption}*" for path, caption in kept.pictures)]
+    parts += ["## How", _origin(landscapes, kept)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _broken(landscapes: Sequence[Landscape]) -> str:
-    guess = math.log(len(landscapes[0].run.classes))
+def _broken(landscapes: Sequence[Landscape], classes: int) -> str:
+    guess = math.log(classes)
     radii = [f"{r:g}" for r in RADII if all(item.lines.rise(r)[0] + item.lines.centre > guess for item in landscapes)]
     beyond = f" At radius {' and '.join(radii)} every model here is beyond it." if radii else ""
-    return f"Guessing costs ln({len(landscapes[0].run.classes)}) = {guess:.2f} nats: a loss beyond that says that the network is broken.{beyond}"
+    return f"Guessing costs ln({classes}) = {guess:.2f} nats: a loss beyond that says that the network is broken.{beyond}"
 
 
 def _exact(landscapes: Sequence[Landscape]) -> str:
@@ -121,8 +144,8 @@ def _listed(sentences: list[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _origin(landscapes: Sequence[Landscape], note: str) -> str:
-    here, trained = provenance.describe(pick_device("auto")), [item.run.provenance for item in landscapes]
+def _origin(landscapes: Sequence[Landscape], kept: summaries.Summary) -> str:
+    here, trained = kept.more["measured"], [item.run.provenance for item in landscapes]
     commits = ", ".join(sorted({str(where.get("commit")) for where in trained}))
     command = " ".join(["papermill notebooks/landscape.ipynb out.ipynb", *(f"-p {name} {value}" for name, value in _parameters(landscapes).items())])
     return "\n\n".join(filter(None, [
@@ -130,7 +153,7 @@ def _origin(landscapes: Sequence[Landscape], note: str) -> str:
         f"Report: commit `{here['commit']}`, {here['device']}, {here['processor']}, {here['cores']} cores, {here['threads']} thread(s), torch "
         f"{here['versions']['torch']}. Runs: commit `{commits}`, {', '.join(sorted({str(where.get('device')) for where in trained}))}, preset "
         f"`{landscapes[0].run.config.preset}`, {landscapes[0].run.config.epochs} epochs; {trained[0].get('split', '')}.",
-        note,
+        kept.note,
     ]))  # fmt: skip
 
 
