@@ -27,13 +27,22 @@ study: $(INSTALLED)
 		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS) $(ARGS)
 
 # the committed reports: text and tables again from the summaries of their runs, the same bytes everywhere; what has none is run
-REPORTS := ablation-digits ablation-fashion_mnist methods-digits methods-fashion_mnist
+REPORTS := ablation-digits ablation-fashion_mnist methods-digits methods-fashion_mnist limits-digits-params limits-digits-latency_ms landscape-digits
 reports: $(INSTALLED)
 	$(MAKE) $(foreach name,$(REPORTS),reports/$(name).json)
 	$(BIN)/python -m kit.report reports
 
 reports/%.json:
 	$(MAKE) study STUDY=$(firstword $(subst -, ,$*)) DATASET=$(lastword $(subst -, ,$*)) $(SIZE_$*)
+reports/limits-%.json: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/papermill notebooks/limits.ipynb build/limits-$*.ipynb --log-output --no-progress-bar -p reports reports \
+		-p dataset $(firstword $(subst -, ,$*)) -p cost $(lastword $(subst -, ,$*)) -p seeds 4 -p epochs 12
+
+reports/landscape-%.json: $(INSTALLED)
+	mkdir -p build
+	$(BIN)/papermill notebooks/landscape.ipynb build/landscape-$*.ipynb --log-output --no-progress-bar -p dataset $* -p seed 0,1,2
+
 SIZE_ablation-digits := SEEDS=5
 SIZE_ablation-fashion_mnist := ARGS='-p image_size 14 -p train_images 3000 -p epochs 10'
 SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epochs 8'

@@ -17,7 +17,7 @@ import pytest
 from tests_micro import assert_same_run
 
 import kit
-from kit import sweep
+from kit import store, sweep
 from kit.progress import Silent
 from kit.search import Search
 from kit.sweep import local, table
@@ -185,6 +185,9 @@ def test_a_killed_run_without_retries_is_listed(tmp_path):
     assert [(f.name, f.cause) for f in results[0].failures] == [(config.name, "killed by signal 9")]
     with pytest.raises(kit.KitError, match="1 of 1 runs failed: .*killed by signal 9"):
         sweep.require_all(results[0])
+    failure = store.read_json(tmp_path / config.name / "failure.json")  # written for it
+    assert (failure["error"], failure["message"]) == ("Killed", "killed by signal 9") and failure["epoch"] >= 0
+    assert kit.Run.load(tmp_path / config.name).status == "failed"
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -87,12 +87,18 @@ class Running:
         if self.process.exitcode == 0:
             return None
         keep_notebook(self.job.folder)
-        return _cause(self.said, self.process.exitcode)
+        cause = _cause(self.said, self.process.exitcode)
+        if self.process.exitcode < 0:
+            _record_kill(self.job, cause)
+        return cause
 
     def kill(self) -> None:
+        """Because the sweep stops: no failure of the run."""
         _kill_group(self.process.pid)
         self.process.kill()
-        self.end()
+        self.process.join()
+        self.lifeline.close()
+        keep_notebook(self.job.folder)
 
 
 def _kill_group(pid: int) -> None:
@@ -105,6 +111,13 @@ def _cause(said: Connection, exitcode: int) -> str:
         return said.recv()
     except (EOFError, OSError):
         return f"killed by signal {-exitcode}" if exitcode < 0 else f"exit code {exitcode}"
+
+
+def _record_kill(job: Job, cause: str) -> None:
+    """A process that is killed, by the kernel for its memory, say, cannot leave a failure.json itself."""
+    with contextlib.suppress(OSError):
+        if job.folder.is_dir() and not job.finished and not (job.folder / "failure.json").exists():
+            store.write_json(job.folder / "failure.json", {"error": "Killed", "message": cause, "epoch": job.epoch})
 
 
 # ---- in the process ----------------------------------------------------------------------------------------------------------
