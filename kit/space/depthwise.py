@@ -27,7 +27,7 @@ class DepthwiseConv(nn.Conv2d):
         stride, dilation = self.stride[0], self.dilation[0]
         if stride == dilation == 2 and self.padding[0] % 2 == 0:
             # every tap falls on an even row and column: a plain convolution on a quarter of the pixels
-            return depthwise(x[:, :, ::2, ::2], self.weight, 1, 1)
+            return depthwise(dense_gradient(x.view_as(x))[:, :, ::2, ::2], self.weight, 1, 1)
         return depthwise(x, self.weight, stride, dilation)
 
 
@@ -137,8 +137,9 @@ def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
 
 
 def dense_gradient(x: Tensor) -> Tensor:
-    """x, whose gradient [N, C, H, W] will lie in memory without gaps: the CPU's BatchNorm takes ten times as long over one that is a slice of a
-    wider tensor's channels, as the gradient of a concatenation's part is."""
+    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps. The CPU's BatchNorm takes ten times as long over a slice of
+    a wider tensor's channels, as the gradient of a concatenation's part is, and its ReLU over the other order, which slices' gradients have."""
     if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        x.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
+        # None: a second derivative that does not depend on x
+        x.register_hook(lambda g: None if g is None else g.contiguous(memory_format=torch.channels_last))
     return x
