@@ -1,0 +1,343 @@
+"""The same pixels as `ops.py`, compiled by numba: one call for a batch's crop, operations and cutout, image after image.
+
+Needs the extra `fast` (numba) and the CPU. An image goes through all its operations while it lies in the cache, and no batch is made in
+between. What is not taken here (`apply` gives None) goes the way of `ops.py`, which is the reference: float32 and float64 round in the
+same places, sums and products together where torch's kernels fuse them. Compiled once, on the first batch, then read from numba's cache
+(beside this file or in the user's cache folder; where neither can be written, compiled in every process).
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from kit.augment import kernels
+from kit.augment.ops import ALL_OPS, WIDEST
+
+OP = namedtuple("Operations", ALL_OPS)(*range(len(ALL_OPS)))
+WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `warps` below
+# float32 throughout: numba would take Python's numbers as float64
+ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
+RED, GREEN, BLUE = (np.float32(v) for v in (0.2989, 0.587, 0.114))
+PER_LEVEL, THIRTEENTH = np.float32(1.0 / 255), np.float32(1.0 / 13.0)
+LARGEST_SIDE = 2**20  # whole numbers, and their halves, are exact in float32
+SPLIT_BYTES = 2**20  # a thread is worth its start from about this much work on
+
+inner = njit(error_model="numpy")  # a division by zero gives inf, as in torch: no branch, so loops vectorise
+
+
+@intrinsic
+def fma(typing, a, b, c):
+    """a · b + c rounded once, as torch's kernels do; numba by itself never contracts."""
+    return types.float32(*[types.float32] * 3), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+
+@intrinsic
+def rint(typing, value):
+    """To the nearest whole number, halves to the even one."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)
+
+    return types.float32(types.float32), generate
+
+
+# ------------------------------------------------------------------------------- single images: uint8 [C, H*W] to [C, H*W]
+
+
+@inner
+def to_uint8(value):
+    value = value if value > ZERO else ZERO
+    return np.uint8(np.int32(value if value < TOP else TOP))
+
+
+@inner
+def gray_of(image, i):
+    if len(image) == 1:
+        return np.float32(image[0, i])
+    value = fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED))
+    return np.float32(np.int32(value))
+
+
+@inner
+def autocontrast(image, done):
+    for plane, to in zip(image, done):
+        low, high = np.uint8(255), np.uint8(0)
+        for value in plane:
+            low, high = min(low, value), max(high, value)
+        base = ZERO if low == high else np.float32(low)
+        scale = ONE if low == high else np.float32(high - low) * PER_LEVEL
+        for i in range(plane.size):
+            to[i] = to_uint8((np.float32(plane[i]) - base) / scale)
+
+
+@inner
+def equalize(image, done):
+    counts = np.empty((4, 256), np.int32)
+    table = np.empty(256, np.uint8)
+    for plane, to in zip(image, done):
+        counts[:] = 0
+        whole = plane.size // 4 * 4
+        for i in range(0, whole, 4):  # neighbours are often equal: four counts do not wait for one another
+            for k in range(4):
+                counts[k, plane[i + k]] += 1
+        for i in range(whole, plane.size):
+            counts[0, plane[i]] += 1
+        counts[0] += counts[1] + counts[2] + counts[3]
+        brightest = 255
+        while counts[0, brightest] == 0:
+            brightest -= 1
+        step = (plane.size - counts[0, brightest]) // 255
+        if step == 0:
+            to[:] = plane
+            continue
+        below = step // 2
+        for level in range(256):
+            table[level] = min(below // step, 255)
+            below += counts[0, level]
+        for i in range(plane.size):
+            to[i] = table[plane[i]]
+
+
+@inner
+def contrast(image, done, factor, rest):
+    total = 0
+    for i in range(image.shape[1]):
+        total += np.int32(gray_of(image, i))
+    mean = np.float32(total / image.shape[1])
+    for plane, to in zip(image, done):
+        for i in range(plane.size):
+            to[i] = to_uint8(fma(mean, rest, np.float32(plane[i]) * factor))
+
+
+@inner
+def color(image, done, factor, rest):
+    for i in range(image.shape[1]):
+        gray = gray_of(image, i)
+        for c in range(3):
+            done[c, i] = to_uint8(fma(gray, rest, np.float32(image[c, i]) * factor))
+
+
+@inner
+def sharpness(image, done, width, rest):
+    height, sums = image.shape[1] // width, np.empty(width, np.float32)
+    done[:] = image
+    for plane, to in zip(image, done):
+        for start in range(width, (height - 1) * width, width):
+            above, row, below = plane[start - width : start], plane[start : start + width], plane[start + width : start + 2 * width]
+            for x in range(width):
+                sums[x] = np.float32(above[x]) + np.float32(row[x]) + np.float32(below[x])
+            out = to[start : start + width]
+            for x in range(1, width - 1):
+                center = np.float32(row[x])
+                total = sums[x - 1] + sums[x] + sums[x + 1] + np.float32(4) * center
+                out[x] = to_uint8(fma(rint(total * THIRTEENTH) - center, rest, center))
+
+
+@inner
+def pointwise(image, done, op, magnitude, factor):
+    """Posterize, Solarize, Invert and Brightness."""
+    values, out = image.reshape(image.size), done.reshape(image.size)
+    if op == OP.Posterize:
+        kept = np.uint8((255 << min(int(np.rint(4 * magnitude / 10)), 8)) & 255)
+        for i in range(values.size):
+            out[i] = values[i] & kept
+    elif op == OP.Brightness:
+        for i in range(values.size):
+            out[i] = to_uint8(np.float32(values[i]) * factor)
+    else:
+        threshold = np.float32(255 * (1 - magnitude / 10)) if op == OP.Solarize else ZERO
+        first = np.uint8(max(np.ceil(threshold), ZERO))
+        for i in range(values.size):
+            out[i] = values[i] if values[i] < first else 255 - values[i]
+
+
+@inner
+def move(image, done, width, down, right, mirrored):
+    """By whole pixels, zeros where nothing comes from; then mirrored or not."""
+    height = image.shape[1] // width
+    first, last = min(max(right, 0), width), max(min(width + right, width), 0)
+    for plane, to in zip(image, done):
+        for y in range(height):
+            out = to[y * width : (y + 1) * width]
+            if not 0 <= y - down < height or first >= last:
+                out[:] = 0
+                continue
+            start = (y - down) * width
+            out[:first] = 0
+            out[last:] = 0
+            out[first:last] = plane[start + first - right : start + last - right]
+            if mirrored:
+                for x in range(width // 2):
+                    out[x], out[width - 1 - x] = out[width - 1 - x], out[x]
+
+
+@inner
+def source(coefficients, x, y, side):
+    """Nearest source column (or row), as in `kernels`; -1 or `side` is outside the image."""
+    half = np.float32(0.5 * side)
+    value = rint((((x * coefficients[0] + y * coefficients[1]) + coefficients[2]) + ONE) * half - HALF)
+    value = value if value > -ONE else -ONE
+    return value if value < np.float32(side) else np.float32(side)
+
+
+@inner
+def warp(image, done, width, matrix, framed, index):
+    """framed: [C, (H+2)*(W+2)], whose border is zero and stands for the outside; index: int32 [W]."""
+    height, across = image.shape[1] // width, width + 2
+    to_column, to_row = np.empty(3, np.float32), np.empty(3, np.float32)
+    for k in range(3):
+        to_column[k] = np.float64(np.float32(matrix[0, k])) / (0.5 * width)
+        to_row[k] = np.float64(np.float32(matrix[1, k])) / (0.5 * height)
+    for plane, frame in zip(image, framed):
+        for y in range(height):
+            frame[(y + 1) * across + 1 : (y + 1) * across + 1 + width] = plane[y * width : (y + 1) * width]
+    for y in range(height):
+        from_middle = np.float32(y - 0.5 * (height - 1))
+        for x in range(width):
+            column = source(to_column, np.float32(x - 0.5 * (width - 1)), from_middle, width)
+            row = source(to_row, np.float32(x - 0.5 * (width - 1)), from_middle, height)
+            index[x] = np.int32(row * np.float32(across) + column) + (across + 1)
+        for frame, to in zip(framed, done):
+            out = to[y * width : (y + 1) * width]
+            for x in range(width):
+                out[x] = frame[index[x]]
+
+
+@inner
+def cut(image, width, top, left, side, fill):
+    """A square hole, in place, clipped at the border."""
+    height = image.shape[1] // width
+    for plane, level in zip(image, fill):
+        for y in range(max(top, 0), min(top + side, height)):
+            for x in range(max(left, 0), min(left + side, width)):
+                plane[y * width + x] = level
+
+
+@inner
+def operate(image, done, width, op, magnitude, sign, center, matrices, framed, index):
+    """One operation of any kind, the counterpart of `ops._apply_one`."""
+    height, double = image.shape[1] // width, 1.0 + sign * (0.9 * magnitude / 10)
+    factor, rest = np.float32(double), np.float32(1 - double)
+    if op == OP.AutoContrast:
+        autocontrast(image, done)
+    elif op == OP.Equalize:
+        equalize(image, done)
+    elif op == OP.Contrast:
+        contrast(image, done, factor, rest)
+    elif op == OP.Color and len(image) == 3:
+        color(image, done, factor, rest)
+    elif op == OP.Sharpness and min(height, width) > 2:
+        sharpness(image, done, width, rest)
+    elif op == OP.TranslateX:
+        move(image, done, width, 0, int(sign * np.floor(150.0 / 331.0 * width * magnitude / 10)), False)
+    elif op == OP.TranslateY:
+        move(image, done, width, int(sign * np.floor(150.0 / 331.0 * height * magnitude / 10)), 0, False)
+    elif op == OP.Rotate:
+        warp(image, done, width, matrices[0], framed, index)
+    elif op == OP.ShearX:
+        warp(image, done, width, matrices[1], framed, index)
+    elif op == OP.ShearY:
+        warp(image, done, width, matrices[2], framed, index)
+    elif op == OP.Color or op == OP.Sharpness or op == OP.Cutout:
+        done[:] = image
+        if op == OP.Cutout:
+            side = int(np.rint(60.0 / 331.0 * min(height, width) * magnitude / 10))
+            middle = int(np.floor(side / 2))
+            cut(done, width, int(np.floor(center[0] * height)) - middle, int(np.floor(center[1] * width)) - middle, side, np.zeros(3, np.uint8))
+    else:
+        pointwise(image, done, op, magnitude, factor)
+
+
+# -------------------------------------------------------------------------------------------------------------- the batch
+
+
+def run(images, out, first, last, width, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
+    """Images [n, C, H*W] from `first` to `last` into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of
+    the images only, where a number is not allowed."""
+    channels, size = images.shape[1:]
+    height = size // width
+    spare, framed = np.empty((channels, size), np.uint8), np.zeros((channels, (height + 2) * (width + 2)), np.uint8)
+    index = np.empty(width, np.int32)
+    for i in range(first, last):
+        image, result, at_result = images[i], out[i], False
+        if len(shift):
+            if min(shift[i, 0], shift[i, 1]) < 0 or max(shift[i, 0], shift[i, 1]) > 2 * pad:
+                return False
+            move(image, result, width, pad - shift[i, 0], pad - shift[i, 1], flip[i])
+            image, at_result = result, True
+        for k in range(ops.shape[1]):
+            if not (0 <= ops[i, k] < len(OP) and 0 <= magnitude[i, k] <= WIDEST and abs(sign[i, k]) == 1
+                    and 0 <= center[i, k, 0] < 1 and 0 <= center[i, k, 1] < 1):  # fmt: skip
+                return False
+            if ops[i, k] != OP.Identity:
+                done, at_result = (spare, False) if at_result else (result, True)
+                operate(image, done, width, ops[i, k], magnitude[i, k], sign[i, k], center[i, k], matrices[:, i, k], framed, index)
+                image = done
+        if not at_result:
+            result[:] = image
+        if len(hole):
+            top, left = np.int64(hole[i, 0] * np.float32(height)), np.int64(hole[i, 1] * np.float32(width))
+            cut(result, width, top - side // 2, left - side // 2, side, fill)
+    return True
+
+
+def _compile(function):
+    images, indices, numbers, centers = types.uint8[:, :, ::1], types.int64[:, ::1], types.float64[:, ::1], types.float64[:, :, ::1]
+    matrices = types.float64[:, :, :, :, ::1]
+    signature = types.boolean(images, images, types.int64, types.int64, types.int64, indices, numbers, numbers, centers, matrices,
+                              types.int64, indices, types.boolean[::1], types.float32[:, ::1], types.int64, types.uint8[::1])  # fmt: skip
+    try:
+        return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
+    except (RuntimeError, OSError):  # no folder for the cache that can be written
+        return njit(signature, nogil=True, error_model="numpy")(function)
+
+
+_run = _compile(run)
+
+
+def apply(images: Tensor, draw, basics) -> Tensor | None:
+    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken here, or not valid."""
+    if not _taken(images, draw, basics):
+        return None
+    n, channels, height, width = images.shape
+    images, k = images.contiguous(), draw.ops.shape[1]
+    magnitude, sign, center = (t.double().contiguous() for t in (draw.magnitude, draw.sign, draw.center))
+    flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
+    matrices = torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS]).view(len(WARPS), n, k, 2, 3)
+    out = torch.empty_like(images)
+    empty = torch.empty(0, 2)
+    shift, flip = (empty.long(), torch.empty(0, dtype=torch.bool)) if draw.shift is None else (draw.shift, draw.flip)
+    fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
+    tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
+    ops, magnitude, sign, center, matrices, shift, flip, hole, fill = (t.contiguous().numpy() for t in tensors)
+    planes, into = images.flatten(2).numpy(), out.flatten(2).numpy()
+
+    def part(first: int, last: int) -> bool:
+        return _run(planes, into, first, last, width, ops, magnitude, sign, center, matrices, basics.pad, shift, flip, hole, basics.cutout, fill)
+
+    threads = min(torch.get_num_threads(), n, images.numel() * (k + 1) // SPLIT_BYTES)
+    if threads < 2:
+        return out if part(0, n) else None
+    bounds = [n * j // threads for j in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:  # of this call: nothing that a fork could leave half
+        return out if all(pool.map(part, bounds, bounds[1:])) else None
+
+
+def _taken(images: Tensor, draw, basics) -> bool:
+    parts = [t for t in (draw.ops, draw.magnitude, draw.sign, draw.center, draw.shift, draw.flip, draw.hole) if t is not None]
+    if type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+        return False
+    (n, channels, height, width), k = images.shape, draw.ops.shape[1]
+    return (all(t.device.type == "cpu" for t in (images, *parts)) and max(height, width) <= LARGEST_SIDE and (k == 0 or channels in (1, 3))
+            and all(t.shape == (n, k) for t in parts[:3]) and draw.center.shape == (n, k, 2) and draw.ops.dtype == torch.int64
+            and (draw.shift is None or (draw.shift.shape == (n, 2) and draw.shift.dtype == torch.int64 and draw.flip.shape == (n,)))
+            and (draw.hole is None or (draw.hole.shape == (n, 2) and draw.hole.dtype == torch.float32))
+            and (basics.fill is None or (basics.fill.shape == (channels,) and basics.fill.dtype == torch.uint8)))  # fmt: skip
