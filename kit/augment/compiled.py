@@ -30,7 +30,8 @@ PER_LEVEL, THIRTEENTH = np.float32(1.0 / 255), np.float32(1.0 / 13.0)
 LARGEST_SIDE = 2**20  # whole numbers, and their halves, are exact in float32
 SPLIT_BYTES = 2**20  # a thread is worth its start from about this much work on
 
-inner = njit(error_model="numpy")  # a division by zero gives inf, as in torch: no branch, so loops vectorise
+# a division by zero gives inf, as in torch: no branch, so loops vectorise; called from here only, which spares compiling wrappers for Python
+inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic
@@ -67,11 +68,19 @@ def gray_of(image, i):
 
 
 @inner
+def copy(image, done):
+    values, out = image.reshape(image.size), done.reshape(image.size)
+    for i in range(values.size):
+        out[i] = values[i]
+
+
+@inner
 def autocontrast(image, done):
-    for plane, to in zip(image, done):
+    for c in range(len(image)):
+        plane, to = image[c], done[c]
         low, high = np.uint8(255), np.uint8(0)
-        for value in plane:
-            low, high = min(low, value), max(high, value)
+        for i in range(plane.size):
+            low, high = min(low, plane[i]), max(high, plane[i])
         base = ZERO if low == high else np.float32(low)
         scale = ONE if low == high else np.float32(high - low) * PER_LEVEL
         for i in range(plane.size):
@@ -80,28 +89,26 @@ def autocontrast(image, done):
 
 @inner
 def equalize(image, done):
-    counts = np.empty((4, 256), np.int32)
-    table = np.empty(256, np.uint8)
-    for plane, to in zip(image, done):
-        counts[:] = 0
-        whole = plane.size // 4 * 4
-        for i in range(0, whole, 4):  # neighbours are often equal: four counts do not wait for one another
-            for k in range(4):
-                counts[k, plane[i + k]] += 1
-        for i in range(whole, plane.size):
-            counts[0, plane[i]] += 1
-        counts[0] += counts[1] + counts[2] + counts[3]
-        brightest = 255
-        while counts[0, brightest] == 0:
-            brightest -= 1
-        step = (plane.size - counts[0, brightest]) // 255
-        if step == 0:
-            to[:] = plane
-            continue
+    even, odd, table = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.uint8)
+    for c in range(len(image)):
+        plane, to = image[c], done[c]
+        for level in range(256):
+            even[level] = odd[level] = 0
+        for i in range(plane.size // 2):  # neighbours are often equal: two counts do not wait for one another
+            even[plane[2 * i]] += 1
+            odd[plane[2 * i + 1]] += 1
+        if plane.size % 2:
+            even[plane[plane.size - 1]] += 1
+        last = 0
+        for level in range(256):
+            even[level] += odd[level]
+            last = even[level] if even[level] else last
+        # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
+        step = (plane.size - last) // 255
         below = step // 2
         for level in range(256):
-            table[level] = min(below // step, 255)
-            below += counts[0, level]
+            table[level] = min(below // step, 255) if step else level
+            below += even[level]
         for i in range(plane.size):
             to[i] = table[plane[i]]
 
@@ -112,9 +119,9 @@ def contrast(image, done, factor, rest):
     for i in range(image.shape[1]):
         total += np.int32(gray_of(image, i))
     mean = np.float32(total / image.shape[1])
-    for plane, to in zip(image, done):
-        for i in range(plane.size):
-            to[i] = to_uint8(fma(mean, rest, np.float32(plane[i]) * factor))
+    values, out = image.reshape(image.size), done.reshape(image.size)
+    for i in range(values.size):
+        out[i] = to_uint8(fma(mean, rest, np.float32(values[i]) * factor))
 
 
 @inner
@@ -127,22 +134,21 @@ def color(image, done, factor, rest):
 
 @inner
 def sharpness(image, done, width, rest):
-    height, sums = image.shape[1] // width, np.empty(width, np.float32)
-    done[:] = image
-    for plane, to in zip(image, done):
-        for start in range(width, (height - 1) * width, width):
-            above, row, below = plane[start - width : start], plane[start : start + width], plane[start + width : start + 2 * width]
+    copy(image, done)  # for the border
+    sums = np.empty(width, np.float32)
+    for c in range(len(image)):
+        for start in range(width, image.shape[1] - width, width):
+            rows, out = image[c, start - width : start + 2 * width], done[c, start : start + width]
             for x in range(width):
-                sums[x] = np.float32(above[x]) + np.float32(row[x]) + np.float32(below[x])
-            out = to[start : start + width]
+                sums[x] = np.float32(rows[x]) + np.float32(rows[x + width]) + np.float32(rows[x + 2 * width])
             for x in range(1, width - 1):
-                center = np.float32(row[x])
+                center = np.float32(rows[x + width])
                 total = sums[x - 1] + sums[x] + sums[x + 1] + np.float32(4) * center
                 out[x] = to_uint8(fma(rint(total * THIRTEENTH) - center, rest, center))
 
 
 @inner
-def pointwise(image, done, op, magnitude, factor):
+def bytewise(image, done, op, magnitude, factor):
     """Posterize, Solarize, Invert and Brightness."""
     values, out = image.reshape(image.size), done.reshape(image.size)
     if op == OP.Posterize:
@@ -162,21 +168,25 @@ def pointwise(image, done, op, magnitude, factor):
 @inner
 def move(image, done, width, down, right, mirrored):
     """By whole pixels, zeros where nothing comes from; then mirrored or not."""
-    height = image.shape[1] // width
-    first, last = min(max(right, 0), width), max(min(width + right, width), 0)
-    for plane, to in zip(image, done):
+    size, offset = image.shape[1], down * width + right
+    height, first, last = size // width, min(max(right, 0), width), max(min(width + right, width), 0)
+    for c in range(len(image)):
+        start, stop = min(max(offset, 0), size), max(min(size + offset, size), 0)
+        to = done[c]
+        if start < stop:  # the whole plane in one go; what this brings round the border is taken away below
+            part, into = image[c, start - offset : stop - offset], to[start:stop]
+            for i in range(part.size):
+                into[i] = part[i]
         for y in range(height):
-            out = to[y * width : (y + 1) * width]
-            if not 0 <= y - down < height or first >= last:
-                out[:] = 0
-                continue
-            start = (y - down) * width
-            out[:first] = 0
-            out[last:] = 0
-            out[first:last] = plane[start + first - right : start + last - right]
+            outside = y - down < 0 or y - down >= height
+            for x in range(width if outside else first):
+                to[y * width + x] = 0
+            for x in range(width if outside else last, width):
+                to[y * width + x] = 0
             if mirrored:
                 for x in range(width // 2):
-                    out[x], out[width - 1 - x] = out[width - 1 - x], out[x]
+                    left, right_end = y * width + x, (y + 1) * width - 1 - x
+                    to[left], to[right_end] = to[right_end], to[left]
 
 
 @inner
@@ -189,40 +199,55 @@ def source(coefficients, x, y, side):
 
 
 @inner
-def warp(image, done, width, matrix, framed, index):
-    """framed: [C, (H+2)*(W+2)], whose border is zero and stands for the outside; index: int32 [W]."""
+def warp(image, done, width, matrix, frame):
+    """frame: uint32 [(H+2)*(W+2)], the channels of a pixel side by side; its border is zero and stands for the outside."""
     height, across = image.shape[1] // width, width + 2
+    from_middle, index, found = np.empty(width, np.float32), np.empty(width, np.uint32), np.empty(width, np.uint32)
     to_column, to_row = np.empty(3, np.float32), np.empty(3, np.float32)
     for k in range(3):
         to_column[k] = np.float64(np.float32(matrix[0, k])) / (0.5 * width)
         to_row[k] = np.float64(np.float32(matrix[1, k])) / (0.5 * height)
-    for plane, frame in zip(image, framed):
-        for y in range(height):
-            frame[(y + 1) * across + 1 : (y + 1) * across + 1 + width] = plane[y * width : (y + 1) * width]
+    for x in range(width):
+        from_middle[x] = x - 0.5 * (width - 1)
     for y in range(height):
-        from_middle = np.float32(y - 0.5 * (height - 1))
-        for x in range(width):
-            column = source(to_column, np.float32(x - 0.5 * (width - 1)), from_middle, width)
-            row = source(to_row, np.float32(x - 0.5 * (width - 1)), from_middle, height)
-            index[x] = np.int32(row * np.float32(across) + column) + (across + 1)
-        for frame, to in zip(framed, done):
-            out = to[y * width : (y + 1) * width]
+        row, inside = image[:, y * width : (y + 1) * width], frame[(y + 1) * across + 1 : (y + 2) * across - 1]
+        if len(image) == 1:
             for x in range(width):
-                out[x] = frame[index[x]]
+                inside[x] = row[0, x]
+        else:
+            for x in range(width):
+                inside[x] = np.uint32(row[0, x]) | np.uint32(row[1, x]) << 8 | np.uint32(row[2, x]) << 16
+    for y in range(height):
+        down = np.float32(y - 0.5 * (height - 1))
+        for x in range(width):
+            place = source(to_row, from_middle[x], down, height) * np.float32(across) + source(to_column, from_middle[x], down, width)
+            index[x] = np.int32(place + np.float32(across + 1))
+        for x in range(width):
+            found[x] = frame[index[x]]
+        for c in range(len(image)):
+            out = done[c, y * width : (y + 1) * width]
+            for x in range(width):
+                out[x] = found[x] >> np.uint32(8 * c)
 
 
 @inner
 def cut(image, width, top, left, side, fill):
     """A square hole, in place, clipped at the border."""
     height = image.shape[1] // width
-    for plane, level in zip(image, fill):
+    for c in range(len(image)):
         for y in range(max(top, 0), min(top + side, height)):
             for x in range(max(left, 0), min(left + side, width)):
-                plane[y * width + x] = level
+                image[c, y * width + x] = fill[c]
 
 
 @inner
-def operate(image, done, width, op, magnitude, sign, center, matrices, framed, index):
+def shifted(op, magnitude, sign, name, side):
+    """Pixels that a translation moves along a side; 0 for the other one."""
+    return int(sign * np.floor(150.0 / 331.0 * side * magnitude / 10)) if op == name else 0
+
+
+@inner
+def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
     """One operation of any kind, the counterpart of `ops._apply_one`."""
     height, double = image.shape[1] // width, 1.0 + sign * (0.9 * magnitude / 10)
     factor, rest = np.float32(double), np.float32(1 - double)
@@ -236,24 +261,17 @@ def operate(image, done, width, op, magnitude, sign, center, matrices, framed, i
         color(image, done, factor, rest)
     elif op == OP.Sharpness and min(height, width) > 2:
         sharpness(image, done, width, rest)
-    elif op == OP.TranslateX:
-        move(image, done, width, 0, int(sign * np.floor(150.0 / 331.0 * width * magnitude / 10)), False)
-    elif op == OP.TranslateY:
-        move(image, done, width, int(sign * np.floor(150.0 / 331.0 * height * magnitude / 10)), 0, False)
-    elif op == OP.Rotate:
-        warp(image, done, width, matrices[0], framed, index)
-    elif op == OP.ShearX:
-        warp(image, done, width, matrices[1], framed, index)
-    elif op == OP.ShearY:
-        warp(image, done, width, matrices[2], framed, index)
+    elif op == OP.TranslateX or op == OP.TranslateY:
+        move(image, done, width, shifted(op, magnitude, sign, OP.TranslateY, height), shifted(op, magnitude, sign, OP.TranslateX, width), False)
+    elif op == OP.Rotate or op == OP.ShearX or op == OP.ShearY:
+        warp(image, done, width, matrices[0 if op == OP.Rotate else 1 if op == OP.ShearX else 2], frame)
     elif op == OP.Color or op == OP.Sharpness or op == OP.Cutout:
-        done[:] = image
+        copy(image, done)
         if op == OP.Cutout:
             side = int(np.rint(60.0 / 331.0 * min(height, width) * magnitude / 10))
-            middle = int(np.floor(side / 2))
-            cut(done, width, int(np.floor(center[0] * height)) - middle, int(np.floor(center[1] * width)) - middle, side, np.zeros(3, np.uint8))
+            cut(done, width, int(np.floor(center[0] * height)) - side // 2, int(np.floor(center[1] * width)) - side // 2, side, np.zeros(3, np.uint8))
     else:
-        pointwise(image, done, op, magnitude, factor)
+        bytewise(image, done, op, magnitude, factor)
 
 
 # -------------------------------------------------------------------------------------------------------------- the batch
@@ -264,8 +282,7 @@ def run(images, out, first, last, width, ops, magnitude, sign, center, matrices,
     the images only, where a number is not allowed."""
     channels, size = images.shape[1:]
     height = size // width
-    spare, framed = np.empty((channels, size), np.uint8), np.zeros((channels, (height + 2) * (width + 2)), np.uint8)
-    index = np.empty(width, np.int32)
+    spare, frame = np.empty((channels, size), np.uint8), np.zeros((height + 2) * (width + 2), np.uint32)
     for i in range(first, last):
         image, result, at_result = images[i], out[i], False
         if len(shift):
@@ -279,10 +296,10 @@ def run(images, out, first, last, width, ops, magnitude, sign, center, matrices,
                 return False
             if ops[i, k] != OP.Identity:
                 done, at_result = (spare, False) if at_result else (result, True)
-                operate(image, done, width, ops[i, k], magnitude[i, k], sign[i, k], center[i, k], matrices[:, i, k], framed, index)
+                operate(image, done, width, ops[i, k], magnitude[i, k], sign[i, k], center[i, k], matrices[:, i, k], frame)
                 image = done
         if not at_result:
-            result[:] = image
+            copy(image, result)
         if len(hole):
             top, left = np.int64(hole[i, 0] * np.float32(height)), np.int64(hole[i, 1] * np.float32(width))
             cut(result, width, top - side // 2, left - side // 2, side, fill)
