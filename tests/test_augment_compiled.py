@@ -1,7 +1,10 @@
-"""The compiled path against torch's: the same pixels, whatever the operation, the magnitude, the size or the number of threads."""
+"""The compiled path against torch's: the same pixels, whatever the operation, the magnitude, the size and the layout."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -92,7 +95,7 @@ def test_a_policy_takes_the_compiled_path_on_the_cpu(monkeypatch):
     monkeypatch.setattr(PairSoftmax, "apply_by_torch", None)
     assert torch.equal(p.apply(images, draw), expected)
     monkeypatch.undo()
-    monkeypatch.setattr(policies, "_compiled", lambda: None)
+    monkeypatch.setattr(policies, "fast_path", lambda: None)
     monkeypatch.setattr(compiled, "apply", None)
     assert torch.equal(p.apply(images, draw), expected)
 
@@ -109,7 +112,7 @@ def test_views_and_other_number_types():
     assert torch.equal(fast, slow)
 
 
-def test_threads_share_a_batch_and_batches_share_the_process(monkeypatch):
+def test_batches_in_several_threads_at_once():
     g = stream(4)
     basics = Basics(pad=4, flip=True, cutout=16)
     work = []
@@ -123,14 +126,11 @@ def test_threads_share_a_batch_and_batches_share_the_process(monkeypatch):
         images, draw, expected = work[i]
         equal[i] = all(torch.equal(compiled.apply(images, draw, basics), expected) for _ in range(10))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(compiled, "SPLIT_BYTES", 1)
-        patched.setattr(torch, "get_num_threads", lambda: 3)
-        threads = [threading.Thread(target=repeat, args=(i,)) for i in range(len(work))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [threading.Thread(target=repeat, args=(i,)) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert all(equal)
 
 
@@ -153,12 +153,18 @@ def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
     assert p.apply(images[:0], Draw(**{name: t[:0] for name, t in good.items()})).shape == (0, 3, 8, 8)
 
 
-def test_it_works_where_the_cache_cannot_be_written(monkeypatch):
-    from numba.core import caching
+def test_it_works_where_the_cache_cannot_be_written(tmp_path):
+    """A copy of the module in a folder that numba cannot use, and no other place for its cache; a small stand-in, quickly compiled."""
+    folder = tmp_path / "__pycache__"
+    folder.write_text("a file where numba would make a folder")
+    source = "def run(" + ", ".join("abcdefghijklmn") + "):\n    return True\n"
+    (tmp_path / "small.py").write_text(source)
+    code = (f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
+            "from kit.augment import compiled\nassert compiled._compile(small.run).signatures")  # fmt: skip
+    environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
-    def refuse(function):
-        raise RuntimeError("no locator available")
 
-    monkeypatch.setattr(caching.CompileResultCacheImpl, "__init__", lambda self, function: refuse(function))
-    small = compiled._compile(lambda images, out, first, last, width, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill: True)
-    assert small.signatures
+def test_numba_is_imported_with_the_first_batch_only():
+    code = "import sys, kit; assert 'numba' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

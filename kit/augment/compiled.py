@@ -9,8 +9,8 @@ same places, sums and products together where torch's kernels fuse them. Compile
 from __future__ import annotations
 
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -21,6 +21,9 @@ from torch import Tensor
 from kit.augment import kernels
 from kit.augment.ops import ALL_OPS, WIDEST
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
 OP = namedtuple("Operations", ALL_OPS)(*range(len(ALL_OPS)))
 WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `warps` below
 # float32 throughout: numba would take Python's numbers as float64
@@ -28,7 +31,8 @@ ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE = (np.float32(v) for v in (0.2989, 0.587, 0.114))
 PER_LEVEL, THIRTEENTH = np.float32(1.0 / 255), np.float32(1.0 / 13.0)
 LARGEST_SIDE = 2**20  # whole numbers, and their halves, are exact in float32
-SPLIT_BYTES = 2**20  # a thread is worth its start from about this much work on
+_PROBE = torch.full((64,), 1 + 2.0**-12)
+FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all())  # whether torch's kernels do, on this processor
 
 # a division by zero gives inf, as in torch: no branch, so loops vectorise; called from here only, which spares compiling wrappers for Python
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -89,7 +93,7 @@ def autocontrast(image, done):
 
 @inner
 def equalize(image, done):
-    even, odd, table = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.uint8)
+    even, odd, before, table = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.uint8)
     for c in range(len(image)):
         plane, to = image[c], done[c]
         for level in range(256):
@@ -99,16 +103,15 @@ def equalize(image, done):
             odd[plane[2 * i + 1]] += 1
         if plane.size % 2:
             even[plane[plane.size - 1]] += 1
-        last = 0
+        total = last = 0
         for level in range(256):
-            even[level] += odd[level]
-            last = even[level] if even[level] else last
+            before[level] = total
+            count = even[level] + odd[level]
+            total, last = total + count, count if count else last
         # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
         step = (plane.size - last) // 255
-        below = step // 2
-        for level in range(256):
-            table[level] = min(below // step, 255) if step else level
-            below += even[level]
+        for level in range(256):  # float64 quotients of whole numbers round down to the integers' quotient, and vectorise
+            table[level] = np.int32(min(np.float64(before[level] + step // 2) / step, 255.0)) if step else level
         for i in range(plane.size):
             to[i] = table[plane[i]]
 
@@ -134,17 +137,21 @@ def color(image, done, factor, rest):
 
 @inner
 def sharpness(image, done, width, rest):
-    copy(image, done)  # for the border
-    sums = np.empty(width, np.float32)
+    copy(image, done)  # for the first and last row
+    size, sums = image.shape[1], np.empty(image.shape[1], np.float32)
     for c in range(len(image)):
-        for start in range(width, image.shape[1] - width, width):
-            rows, out = image[c, start - width : start + 2 * width], done[c, start : start + width]
-            for x in range(width):
-                sums[x] = np.float32(rows[x]) + np.float32(rows[x + width]) + np.float32(rows[x + 2 * width])
-            for x in range(1, width - 1):
-                center = np.float32(rows[x + width])
-                total = sums[x - 1] + sums[x] + sums[x + 1] + np.float32(4) * center
-                out[x] = to_uint8(fma(rint(total * THIRTEENTH) - center, rest, center))
+        # all rows as one, longer runs than inside a border, which is put back at the end
+        above, plane, below = image[c, : size - 2 * width], image[c, width : size - width], image[c, 2 * width :]
+        for i in range(plane.size):
+            sums[i] = np.float32(above[i]) + np.float32(plane[i]) + np.float32(below[i])
+        left, middle, right = sums[: plane.size - 2], sums[1 : plane.size - 1], sums[2 : plane.size]
+        centers, out = plane[1 : plane.size - 1], done[c, width + 1 : size - width - 1]
+        for i in range(out.size):
+            center = np.float32(centers[i])
+            total = left[i] + middle[i] + right[i] + np.float32(4) * center
+            out[i] = to_uint8(fma(rint(total * THIRTEENTH) - center, rest, center))
+        for start in range(0, size, width):
+            done[c, start], done[c, start + width - 1] = image[c, start], image[c, start + width - 1]
 
 
 @inner
@@ -277,13 +284,13 @@ def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
 # -------------------------------------------------------------------------------------------------------------- the batch
 
 
-def run(images, out, first, last, width, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
-    """Images [n, C, H*W] from `first` to `last` into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of
-    the images only, where a number is not allowed."""
-    channels, size = images.shape[1:]
+def run(images, out, width, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
+    """Images [n, C, H*W] into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of the images only, where
+    a number is not allowed."""
+    n, channels, size = images.shape
     height = size // width
     spare, frame = np.empty((channels, size), np.uint8), np.zeros((height + 2) * (width + 2), np.uint32)
-    for i in range(first, last):
+    for i in range(n):
         image, result, at_result = images[i], out[i], False
         if len(shift):
             if min(shift[i, 0], shift[i, 1]) < 0 or max(shift[i, 0], shift[i, 1]) > 2 * pad:
@@ -309,7 +316,7 @@ def run(images, out, first, last, width, ops, magnitude, sign, center, matrices,
 def _compile(function):
     images, indices, numbers, centers = types.uint8[:, :, ::1], types.int64[:, ::1], types.float64[:, ::1], types.float64[:, :, ::1]
     matrices = types.float64[:, :, :, :, ::1]
-    signature = types.boolean(images, images, types.int64, types.int64, types.int64, indices, numbers, numbers, centers, matrices,
+    signature = types.boolean(images, images, types.int64, indices, numbers, numbers, centers, matrices,
                               types.int64, indices, types.boolean[::1], types.float32[:, ::1], types.int64, types.uint8[::1])  # fmt: skip
     try:
         return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
@@ -335,20 +342,15 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
     tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
     ops, magnitude, sign, center, matrices, shift, flip, hole, fill = (t.contiguous().numpy() for t in tensors)
-    planes, into = images.flatten(2).numpy(), out.flatten(2).numpy()
-
-    def part(first: int, last: int) -> bool:
-        return _run(planes, into, first, last, width, ops, magnitude, sign, center, matrices, basics.pad, shift, flip, hole, basics.cutout, fill)
-
-    threads = min(torch.get_num_threads(), n, images.numel() * (k + 1) // SPLIT_BYTES)
-    if threads < 2:
-        return out if part(0, n) else None
-    bounds = [n * j // threads for j in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:  # of this call: nothing that a fork could leave half
-        return out if all(pool.map(part, bounds, bounds[1:])) else None
+    # not split over threads: a batch takes a few milliseconds, and two threads took no less (measured on two cores)
+    valid = _run(images.flatten(2).numpy(), out.flatten(2).numpy(), width, ops, magnitude, sign, center, matrices,
+                 basics.pad, shift, flip, hole, basics.cutout, fill)  # fmt: skip
+    return out if valid else None
 
 
 def _taken(images: Tensor, draw, basics) -> bool:
+    if not FUSED:
+        return False
     parts = [t for t in (draw.ops, draw.magnitude, draw.sign, draw.center, draw.shift, draw.flip, draw.hole) if t is not None]
     if type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
         return False

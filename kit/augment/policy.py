@@ -89,7 +89,7 @@ class Basics:
 
 
 @functools.cache
-def _compiled() -> ModuleType | None:
+def fast_path() -> ModuleType | None:
     """`kit.augment.compiled`, where the extra `fast` is installed; imported on the first batch, for numba takes a second."""
     if importlib.util.find_spec("numba") is None:
         return None
@@ -111,7 +111,7 @@ class Policy(Learner):
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
-        if images.device.type == "cpu" and (fast := _compiled()) is not None:
+        if images.device.type == "cpu" and (fast := fast_path()) is not None:
             done = fast.apply(images, draw, self.basics)
             if done is not None:
                 return done
@@ -169,7 +169,7 @@ class PairSoftmax(Policy):
     def sample(self, n: int) -> Draw:
         k, g, device = len(self.ops), self.generator, self.generator.device
         uniform = torch.rand(n, k * k, generator=g, device=device).clamp_(min=1e-20)
-        index = (self.tau.flatten() - (-uniform.log_()).log_()).argmax(dim=1)  # Gumbel-max
+        index = torch.sub(self.tau.flatten(), uniform.log_().neg_().log_(), out=uniform).argmax(dim=1)  # Gumbel-max
         ops = self.places[torch.stack([index // k, index % k], dim=1)]
         magnitude = torch.rand(n, 2, generator=g, device=device) * 10
         return self._fill(ops, magnitude, index)
