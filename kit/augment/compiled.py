@@ -334,8 +334,10 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     n, channels, height, width = images.shape
     images, k = images.contiguous(), draw.ops.shape[1]
     magnitude, sign, center = (t.double().contiguous() for t in (draw.magnitude, draw.sign, draw.center))
-    flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
-    matrices = torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS]).view(len(WARPS), n, k, 2, 3)
+    matrices = torch.empty(len(WARPS), n, k, 2, 3, dtype=torch.float64)
+    if k:
+        flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
+        torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS], out=matrices.view(len(WARPS), n * k, 2, 3))
     out = torch.empty_like(images)
     empty = torch.empty(0, 2)
     shift, flip = (empty.long(), torch.empty(0, dtype=torch.bool)) if draw.shift is None else (draw.shift, draw.flip)
