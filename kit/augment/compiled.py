@@ -28,8 +28,7 @@ OP = namedtuple("Operations", ALL_OPS)(*range(len(ALL_OPS)))
 WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `warps` below
 # float32 throughout: numba would take Python's numbers as float64
 ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
-RED, GREEN, BLUE = (np.float32(v) for v in (0.2989, 0.587, 0.114))
-PER_LEVEL, THIRTEENTH = np.float32(1.0 / 255), np.float32(1.0 / 13.0)
+RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
 LARGEST_SIDE = 2**20  # whole numbers, and their halves, are exact in float32
 _PROBE = torch.full((64,), 1 + 2.0**-12)
 FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all())  # whether torch's kernels do, on this processor
@@ -47,11 +46,8 @@ def fma(typing, a, b, c):
 @intrinsic
 def rint(typing, value):
     """To the nearest whole number, halves to the even one."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.call(builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)
-
-    return types.float32(types.float32), generate
+    return types.float32(types.float32), lambda context, builder, signature, arguments: builder.call(
+        builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- single images: uint8 [C, H*W] to [C, H*W]
@@ -178,8 +174,7 @@ def move(image, done, width, down, right, mirrored):
     size, offset = image.shape[1], down * width + right
     height, first, last = size // width, min(max(right, 0), width), max(min(width + right, width), 0)
     for c in range(len(image)):
-        start, stop = min(max(offset, 0), size), max(min(size + offset, size), 0)
-        to = done[c]
+        to, start, stop = done[c], min(max(offset, 0), size), max(min(size + offset, size), 0)
         if start < stop:  # the whole plane in one go; what this brings round the border is taken away below
             part, into = image[c, start - offset : stop - offset], to[start:stop]
             for i in range(part.size):
@@ -248,12 +243,6 @@ def cut(image, width, top, left, side, fill):
 
 
 @inner
-def shifted(op, magnitude, sign, name, side):
-    """Pixels that a translation moves along a side; 0 for the other one."""
-    return int(sign * np.floor(150.0 / 331.0 * side * magnitude / 10)) if op == name else 0
-
-
-@inner
 def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
     """One operation of any kind, the counterpart of `ops._apply_one`."""
     height, double = image.shape[1] // width, 1.0 + sign * (0.9 * magnitude / 10)
@@ -269,7 +258,8 @@ def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
     elif op == OP.Sharpness and min(height, width) > 2:
         sharpness(image, done, width, rest)
     elif op == OP.TranslateX or op == OP.TranslateY:
-        move(image, done, width, shifted(op, magnitude, sign, OP.TranslateY, height), shifted(op, magnitude, sign, OP.TranslateX, width), False)
+        pixels = int(sign * np.floor(150.0 / 331.0 * (width if op == OP.TranslateX else height) * magnitude / 10))
+        move(image, done, width, pixels if op == OP.TranslateY else 0, pixels if op == OP.TranslateX else 0, False)
     elif op == OP.Rotate or op == OP.ShearX or op == OP.ShearY:
         warp(image, done, width, matrices[0 if op == OP.Rotate else 1 if op == OP.ShearX else 2], frame)
     elif op == OP.Color or op == OP.Sharpness or op == OP.Cutout:
@@ -315,8 +305,7 @@ def run(images, out, width, ops, magnitude, sign, center, matrices, pad, shift, 
 
 def _compile(function):
     images, indices, numbers, centers = types.uint8[:, :, ::1], types.int64[:, ::1], types.float64[:, ::1], types.float64[:, :, ::1]
-    matrices = types.float64[:, :, :, :, ::1]
-    signature = types.boolean(images, images, types.int64, indices, numbers, numbers, centers, matrices,
+    signature = types.boolean(images, images, types.int64, indices, numbers, numbers, centers, types.float64[:, :, :, :, ::1],
                               types.int64, indices, types.boolean[::1], types.float32[:, ::1], types.int64, types.uint8[::1])  # fmt: skip
     try:
         return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
@@ -338,8 +327,7 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     if k:
         flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
         torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS], out=matrices.view(len(WARPS), n * k, 2, 3))
-    out = torch.empty_like(images)
-    empty = torch.empty(0, 2)
+    out, empty = torch.empty_like(images), torch.empty(0, 2)
     shift, flip = (empty.long(), torch.empty(0, dtype=torch.bool)) if draw.shift is None else (draw.shift, draw.flip)
     fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
     tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
@@ -351,10 +339,8 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
 
 
 def _taken(images: Tensor, draw, basics) -> bool:
-    if not FUSED:
-        return False
     parts = [t for t in (draw.ops, draw.magnitude, draw.sign, draw.center, draw.shift, draw.flip, draw.hole) if t is not None]
-    if type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+    if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
         return False
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]
     return (all(t.device.type == "cpu" for t in (images, *parts)) and max(height, width) <= LARGEST_SIDE and (k == 0 or channels in (1, 3))
