@@ -157,11 +157,11 @@ def test_it_works_where_the_cache_cannot_be_written(tmp_path):
     """A copy of the module in a folder that numba cannot use, and no other place for its cache; a small stand-in, quickly compiled."""
     folder = tmp_path / "__pycache__"
     folder.write_text("a file where numba would make a folder")
-    source = "def run(" + ", ".join("abcdefghijklmn") + "):\n    return True\n"
+    source = "def run(" + ", ".join("abcdefghijklmno") + "):\n    return True\n"
     (tmp_path / "small.py").write_text(source)
     code = (f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
             "from kit.augment import compiled\nassert compiled._compile(small.run).signatures")  # fmt: skip
-    environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 

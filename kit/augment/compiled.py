@@ -10,26 +10,27 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
 from kit.augment import kernels
 from kit.augment.ops import ALL_OPS, WIDEST
 
-if numba.config.DISABLE_JIT:
+if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
-OP = namedtuple("Operations", ALL_OPS)(*range(len(ALL_OPS)))
-WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `warps` below
+# written out: numba's cache sees what changes in this file only
+OP = namedtuple("Operations", "AutoContrast Equalize Rotate Posterize Solarize Color Contrast Brightness Sharpness ShearX ShearY "
+                "TranslateX TranslateY Identity Invert Cutout")(*range(16))  # fmt: skip
+assert OP._fields == ALL_OPS, "kit/augment/compiled.py must number the operations as kit/augment/ops.py does"
+WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `matrices` below
 # float32 throughout: numba would take Python's numbers as float64
 ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
-LARGEST_SIDE = 2**20  # whole numbers, and their halves, are exact in float32
 _PROBE = torch.full((64,), 1 + 2.0**-12)
 FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all())  # whether torch's kernels do, on this processor
 
@@ -63,8 +64,7 @@ def to_uint8(value):
 def gray_of(image, i):
     if len(image) == 1:
         return np.float32(image[0, i])
-    value = fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED))
-    return np.float32(np.int32(value))
+    return np.float32(np.int32(fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED))))
 
 
 @inner
@@ -274,7 +274,7 @@ def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
 # -------------------------------------------------------------------------------------------------------------- the batch
 
 
-def run(images, out, width, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
+def run(images, out, width, widest, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
     """Images [n, C, H*W] into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of the images only, where
     a number is not allowed."""
     n, channels, size = images.shape
@@ -288,7 +288,7 @@ def run(images, out, width, ops, magnitude, sign, center, matrices, pad, shift, 
             move(image, result, width, pad - shift[i, 0], pad - shift[i, 1], flip[i])
             image, at_result = result, True
         for k in range(ops.shape[1]):
-            if not (0 <= ops[i, k] < len(OP) and 0 <= magnitude[i, k] <= WIDEST and abs(sign[i, k]) == 1
+            if not (0 <= ops[i, k] < len(OP) and 0 <= magnitude[i, k] <= widest and abs(sign[i, k]) == 1
                     and 0 <= center[i, k, 0] < 1 and 0 <= center[i, k, 1] < 1):  # fmt: skip
                 return False
             if ops[i, k] != OP.Identity:
@@ -305,7 +305,7 @@ def run(images, out, width, ops, magnitude, sign, center, matrices, pad, shift, 
 
 def _compile(function):
     images, indices, numbers, centers = types.uint8[:, :, ::1], types.int64[:, ::1], types.float64[:, ::1], types.float64[:, :, ::1]
-    signature = types.boolean(images, images, types.int64, indices, numbers, numbers, centers, types.float64[:, :, :, :, ::1],
+    signature = types.boolean(images, images, types.int64, types.int64, indices, numbers, numbers, centers, types.float64[:, :, :, :, ::1],
                               types.int64, indices, types.boolean[::1], types.float32[:, ::1], types.int64, types.uint8[::1])  # fmt: skip
     try:
         return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
@@ -332,8 +332,8 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
     tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
     ops, magnitude, sign, center, matrices, shift, flip, hole, fill = (t.contiguous().numpy() for t in tensors)
-    # not split over threads: a batch takes a few milliseconds, and two threads took no less (measured on two cores)
-    valid = _run(images.flatten(2).numpy(), out.flatten(2).numpy(), width, ops, magnitude, sign, center, matrices,
+    # not split over threads: a batch takes a few milliseconds, and two threads took no less (on two busy cores)
+    valid = _run(images.flatten(2).numpy(), out.flatten(2).numpy(), width, WIDEST, ops, magnitude, sign, center, matrices,
                  basics.pad, shift, flip, hole, basics.cutout, fill)  # fmt: skip
     return out if valid else None
 
@@ -343,7 +343,7 @@ def _taken(images: Tensor, draw, basics) -> bool:
     if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
         return False
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]
-    return (all(t.device.type == "cpu" for t in (images, *parts)) and max(height, width) <= LARGEST_SIDE and (k == 0 or channels in (1, 3))
+    return (all(t.device.type == "cpu" for t in (images, *parts)) and (height + 2) * (width + 2) < 2**24 and (k == 0 or channels in (1, 3))
             and all(t.shape == (n, k) for t in parts[:3]) and draw.center.shape == (n, k, 2) and draw.ops.dtype == torch.int64
             and (draw.shift is None or (draw.shift.shape == (n, 2) and draw.shift.dtype == torch.int64 and draw.flip.shape == (n,)))
             and (draw.hole is None or (draw.hole.shape == (n, 2) and draw.hole.dtype == torch.float32))
