@@ -15,7 +15,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,tensorboard,export]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,tensorboard,fast,export]'
 	touch $(INSTALLED)
 
 # the main job: the ablation of joint against sequential search, its report in reports/

@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from kit import memory
-from kit.augment.ops import OPS, apply_op
-from kit.augment.policy import Basics, Draw, PairSoftmax
+from kit.augment.fixed import NoOps
+from kit.augment.ops import ALL_OPS, OPS
+from kit.augment.policy import Basics, Draw, PairSoftmax, Policy, fast_path
 from kit.learner import generator
 from kit.search import pick_device
 
@@ -75,6 +76,14 @@ def kornia_way(images: Tensor) -> Callable[[], object] | None:
     return torch.no_grad()(lambda: [policy(scaled) for _ in range(KORNIA)])
 
 
+def kit_ways(policy: Policy, images: Tensor, draw: Callable[[], Draw]) -> dict[str, Callable[[], object]]:
+    """kit's own paths, the one that is used first."""
+    ways = {"kit in torch": lambda: policy.apply_by_torch(images, draw())}
+    if images.device.type == "cpu" and fast_path() is not None:
+        ways = {"kit with numba": lambda: policy.apply(images, draw())} | ways
+    return ways
+
+
 def section(device: torch.device, repeats: int) -> str:
     """Markdown: images/s at three sizes, one CPU thread or one GPU."""
     if device.type == "cpu":
@@ -88,29 +97,33 @@ def section(device: torch.device, repeats: int) -> str:
         draw = policy.sample(n)
         tensors = [image.clone() for image in images[few].cpu()]
         pils = [v2.ToPILImage()(image) for image in tensors]
+        ways = kit_ways(policy, images, lambda policy=policy, n=n: policy.sample(n))
         things: dict[str, Callable[[], object]] = {
-            "kit": lambda policy=policy, images=images: policy.apply(images, policy.sample(len(images))),
+            **ways,
             "torchvision, tensors": lambda tensors=tensors, draw=draw, side=side: per_image(tensors, draw, side),
             "torchvision, PIL": lambda pils=pils, draw=draw, side=side: per_image(pils, draw, side),
             "copy": lambda images=images: images.clone(),
         }
-        counts = {"kit": n, "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": KORNIA * n}
+        counts = {**dict.fromkeys(ways, n), "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": KORNIA * n}
         if (kornia := kornia_way(images)) is not None:
             things["kornia"] = kornia
         times = common.alternately(things, repeats, device, warm=2)
         each = {name: [t / counts[name] for t in found] for name, found in times.items()}
         rate = {name: 1 / statistics.median(found) for name, found in each.items()}
-        rows += [(f"{side}²", name, f"{rate[name]:,.0f}", "–" if name == "kit" else common.shown(common.ratio(each[name], each["kit"]), 1))
-                 for name in ("kit", "torchvision, tensors", "torchvision, PIL", "kornia") if name in rate]  # fmt: skip
-        rows.append((f"{side}²", "plain uint8 copy of the batch", f"{rate['copy']:,.0f}", common.shown(common.ratio(each["copy"], each["kit"]), 3)))
+        own = each[next(iter(ways))]
+        rows += [(f"{side}²", name, f"{rate[name]:,.0f}", "–" if each[name] is own else common.shown(common.ratio(each[name], own), 1))
+                 for name in (*ways, "torchvision, tensors", "torchvision, PIL", "kornia") if name in rate]  # fmt: skip
+        rows.append((f"{side}²", "plain uint8 copy of the batch", f"{rate['copy']:,.0f}", common.shown(common.ratio(each["copy"], own), 3)))
     absent = "" if "kornia" in rate else " kornia is not installed here, so its rows are missing."
+    if device.type == "cpu" and "kit with numba" not in rate:
+        absent += " numba is not installed here (the extra `fast`), so kit's compiled rows are missing."
     return (
         "## augment\n\n"
         "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 batches "
         f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations and magnitudes image by image "
         "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
         "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
-        + common.table(("size", "what", "images/s", "kit's speed ÷ its (median, quartiles)"), rows)
+        + common.table(("size", "what", "images/s", f"speed of {next(iter(ways))} ÷ its (median, quartiles)"), rows)
         + f"\n\nn = {repeats} rounds.{absent}\n\n" + by_operation(device, repeats))
 
 
@@ -121,10 +134,11 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     magnitude, sign = torch.rand(n, generator=g, device=device) * 10, torch.rand(n, generator=g, device=device).sub(0.5).sign()
     tensors = [image.clone() for image in images.cpu()]
     kinds = {"torchvision, tensors": tensors, "torchvision, PIL": [v2.ToPILImage()(image) for image in tensors]}
-    floats = images.float()
+    floats, policy, center = images.float(), NoOps(Basics(), g), torch.zeros(n, 1, 2, device=device)
     rows = []
     for name in OPS:
-        things = {"kit": lambda name=name: apply_op(name, images, magnitude, sign)} | {
+        draw = Draw(torch.full((n, 1), ALL_OPS.index(name), device=device), magnitude[:, None], sign[:, None], center)
+        things = kit_ways(policy, images, lambda draw=draw: draw) | {
             kind: (lambda name=name, held=held: [single(x, name, m, s, side) for x, m, s in zip(held, magnitude.tolist(), sign.tolist())])
             for kind, held in kinds.items()}  # fmt: skip
         times = common.alternately(things, repeats, device)
@@ -135,7 +149,7 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     return (
         f"### Where the time goes at {side}²\n\nµs an image, one operation for {n} images, each with its own magnitude. One pass of torch over an image: {listed}. "
         "PIL fuses an operation's passes into one in C, which eager torch cannot.\n\n"
-        + common.table(("operation", "kit", "torchvision, tensors", "torchvision, PIL"), rows) + f"\n\nn = {repeats} rounds.\n")  # fmt: skip
+        + common.table(("operation", *things), rows) + f"\n\nn = {repeats} rounds.\n")  # fmt: skip
 
 
 def main() -> None:

@@ -25,12 +25,13 @@ def test_deterministic_runs_on_the_gpu_are_equal(tmp_path):
     assert one.history.equals(two.history)
 
 
-def test_the_step_never_waits_for_the_device():
+@pytest.mark.parametrize("augment", ["pair-softmax", "flip-crop-cutout"])
+def test_the_step_never_waits_for_the_device(augment):
     from pathlib import Path
 
     from kit.search import Search
 
-    engine = Search(kit.Config(**SMALL), Path("unused"))
+    engine = Search(kit.Config(**SMALL, augment=augment), Path("unused"))
     parts = engine.parts
     before = torch.cuda.get_sync_debug_mode()
     engine.take_step(parts.net.train(), engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)  # kernels are loaded

@@ -60,7 +60,7 @@ def build(name: str, generator: torch.Generator, image: tuple[int, int], *, flip
     """
     if name not in AUGMENT:
         raise errors.unknown("augmentation policy", name, AUGMENT)
-    side = min(image)
+    side, fill = min(image), None if fill is None else fill.to(generator.device)  # once: a copy in every step would wait for the device
     basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if AUGMENT[name].cutout else 0, fill=fill)
     return AUGMENT[name].build(Settings(basics, generator, image, lr, shared))
 

@@ -6,8 +6,12 @@ drawn operations; cutout, where a recipe has it, last.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
+import warnings
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -74,14 +78,26 @@ class Basics:
         if draw.hole is None:
             return images
         h, w = images.shape[2:]
-        size = torch.tensor([h, w], device=images.device)
-        low = (draw.hole * size).long() - self.cutout // 2
+        # numbers, not a tensor of them: its copy would wait for the device
+        top, left = ((draw.hole[:, i, None] * side).long() - self.cutout // 2 for i, side in enumerate((h, w)))
         rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
-        inside_h = (rows >= low[:, :1]) & (rows < low[:, :1] + self.cutout)
-        inside_w = (columns >= low[:, 1:]) & (columns < low[:, 1:] + self.cutout)
+        inside_h = (rows >= top) & (rows < top + self.cutout)
+        inside_w = (columns >= left) & (columns < left + self.cutout)
         hole = (inside_h[:, :, None] & inside_w[:, None, :]).unsqueeze(1)
         fill = torch.zeros(images.shape[1], dtype=torch.uint8, device=images.device) if self.fill is None else self.fill
         return torch.where(hole, fill.to(images.device).view(1, -1, 1, 1), images)
+
+
+@functools.cache
+def fast_path() -> ModuleType | None:
+    """`kit.augment.compiled`, where the extra `fast` is installed; imported on the first batch, for numba takes a second."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    try:
+        return importlib.import_module("kit.augment.compiled")
+    except ImportError as error:  # a numba that does not fit numpy says so here
+        warnings.warn(f"numba is installed but cannot be used ({error}); augmentation goes on in torch, with the same pixels", stacklevel=2)
+        return None
 
 
 class Policy(Learner):
@@ -95,6 +111,14 @@ class Policy(Learner):
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
+        if images.device.type == "cpu" and (fast := fast_path()) is not None:
+            done = fast.apply(images, draw, self.basics)
+            if done is not None:
+                return done
+        return self.apply_by_torch(images, draw)
+
+    def apply_by_torch(self, images: Tensor, draw: Draw) -> Tensor:
+        """The same pixels in torch alone: on a GPU, without numba, and the reference of `compiled`."""
         images = self.basics.crop(images, draw)
         for k in range(draw.ops.shape[1]):
             images = apply_mixed(images, draw.ops[:, k], draw.magnitude[:, k], draw.sign[:, k], draw.center[:, k])
@@ -145,7 +169,7 @@ class PairSoftmax(Policy):
     def sample(self, n: int) -> Draw:
         k, g, device = len(self.ops), self.generator, self.generator.device
         uniform = torch.rand(n, k * k, generator=g, device=device).clamp_(min=1e-20)
-        index = (self.tau.flatten() - (-uniform.log_()).log_()).argmax(dim=1)  # Gumbel-max
+        index = torch.sub(self.tau.flatten(), uniform.log_().neg_().log_(), out=uniform).argmax(dim=1)  # Gumbel-max
         ops = self.places[torch.stack([index // k, index % k], dim=1)]
         magnitude = torch.rand(n, 2, generator=g, device=device) * 10
         return self._fill(ops, magnitude, index)
