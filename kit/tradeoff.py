@@ -150,7 +150,7 @@ def rewrite(path: str | Path) -> Path:
     clock = f" Latency is of a batch of {config.latency_batch}, float32, on the run's device." if cost == "latency_ms" else ""
     verdict = "No result breaks its limit." if rows["kept"].all() else "NOT EVERY result keeps its limit."
     text = "\n\n".join([
-        f"# Accuracy under limits: {Path(config.dataset).name}",
+        f"# Accuracy under limits: {Path(config.dataset).name}, {TITLES[cost]}",
         f"{len(runs)} runs of {config.epochs} epochs, preset `{config.preset}`, seeds {seeds}; tested once, on "
         f"{runs[0].metrics['test_images']:,} images. {verdict}{clock}",
         markdown(summarize(rows), cost).rstrip(), f"![{caption}]({picture})",

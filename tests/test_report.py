@@ -2,6 +2,10 @@
 
 import math
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +124,15 @@ def test_a_report_is_made_again_from_its_summary_byte_by_byte(runs, tmp_path):
     (tmp_path / "other.json").write_text('{"layout": 1, "study": "ablation"}')
     with pytest.raises(KitError, match="no summary of a report's runs"):
         report.rewrite(tmp_path / "other.json")
+
+
+def test_the_committed_reports_are_what_their_summaries_say(tmp_path):
+    """`make reports` changes nothing: after a change of what reports say, run it and commit what it writes."""
+    kept = Path(__file__).parents[1] / "reports"
+    shutil.copytree(kept, tmp_path / "reports")
+    subprocess.run([sys.executable, "-m", "kit.report", str(tmp_path / "reports")], check=True, stdout=subprocess.DEVNULL)
+    for path in sorted((tmp_path / "reports").iterdir()):
+        assert path.read_bytes() == (kept / path.name).read_bytes(), path.name
 
 
 def test_the_index_lists_every_report_once(runs, tmp_path):
