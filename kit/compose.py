@@ -19,7 +19,7 @@ from kit.grads import Momentum
 from kit.hyper import DerivedHyper, HyperLearner
 from kit.learner import Derived, WarmUp, generator, innermost
 from kit.methods import PRESETS, Stage
-from kit.space import Network, Picks, latency
+from kit.space import Network, Picks, latency, synced
 from kit.space.limits import Limits
 from kit.space.target import Target
 from kit.stages import key_of
@@ -95,6 +95,8 @@ def compose(config: Config, index: int, sets: ImageSets, device: torch.device, n
     net = net.to(device, memory_format=torch.channels_last)
     net.generator, net.mixer = generator(config.seed, f"{key}/drop-path", device), generator(config.seed, f"{key}/mixup")
     net.amp_dtype = _autocast(config, device)
+    if config.sync_batchnorm:
+        synced.synchronize(net)
     learners = {"arch": arch, "augment": _policy(config, stage, key, sets, device, normal[0]), "hyper": _hyper(config, stage, key, device)}
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():

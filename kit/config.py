@@ -85,6 +85,7 @@ class Config(BaseModel):
     hold_out: bool | None = Field(None, description="keep the validation split out of training; None: only where the method reads it")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on GPUs that have it")
     deterministic: bool = False
+    sync_batchnorm: bool = Field(False, description="several GPUs: BatchNorm over the whole batch, not over each GPU's share")
     tensorboard: bool = Field(False, description="also write the history as TensorBoard event files, in the run directory")
     out: str = Field("runs", description="folder of run directories")
 
@@ -176,6 +177,8 @@ class Config(BaseModel):
     def name(self) -> str:
         """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory."""
         values = {k: v for k, v in self.model_dump().items() if k not in NOT_HASHED}
+        if not self.sync_batchnorm:  # came later: what is run without it keeps its name
+            del values["sync_batchnorm"]
         digest = hashlib.sha256(json.dumps([VERSION, values], sort_keys=True).encode()).hexdigest()[:8]
         dataset = re.sub(r"[^\w.]+", "_", Path(self.dataset).name) or "data"
         return f"{dataset}-{self.method}-s{self.seed}-{digest}"

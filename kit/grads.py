@@ -15,6 +15,7 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor, nn
 
+from kit import distributed
 from kit.space.network import Child, Network
 
 # Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates serves all
@@ -51,14 +52,15 @@ class Gradient:
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
-    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`.
+    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean over the batch; on
+    several ranks, over this one's share of it, and the gradients are the whole batch's.
 
     Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum nor weight
     decay moves them.
     """
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
-    grads = torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True)
+    grads = distributed.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
     theta, rest = grads[: len(parameters)], iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
     used = [(p, g) for p, g in zip(parameters, theta) if g is not None]
@@ -114,7 +116,7 @@ def curvature(net: Network, x: Tensor, y: Tensor, child: Child, parameters: list
         loss = net.losses(x, y, child.still())[0].mean()
     first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
-    return [h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)]
+    return distributed.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
 
 
 @dataclass

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kit import distributed
+
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A random stream of its own for each purpose, so that one consumer's draws never shift another's."""
@@ -46,8 +48,8 @@ class Learner(ABC):
         """Take the step along `gradient`, as `estimate` gives it."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`."""
-        self.move(self.estimate(drawn, **signals))
+        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their mean removes."""
+        self.move(distributed.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
         """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
@@ -70,7 +72,7 @@ class Learner(ABC):
 
 def average(estimates: list[list[Tensor]]) -> list[Tensor]:
     """The mean of several estimates of the same learner."""
-    return [torch.stack(parts).mean(0) for parts in zip(*estimates)]
+    return distributed.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
 
 
 class Baseline:

@@ -13,13 +13,13 @@ from typing import Iterator, NamedTuple
 
 import torch
 
-from kit import compose, data, inputs, memory, provenance, store, progress as progress_module
+from kit import compose, data, distributed, inputs, memory, provenance, store, progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
 from kit.progress import Progress
 from kit.records import Records
 from kit.run import KEPT_CHECKPOINTS, Run
-from kit.space import Picks
+from kit.space import Picks, synced
 from kit.stages import StageData, holds_out, horizon, schedule_of
 from kit.step import STEPS, Outcome, Samples
 
@@ -48,25 +48,29 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     Raises KitError before any training for what does not fit together, and when the loss is not finite (the last good checkpoint stays).
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
-    if not resume and folder.exists():
-        with store.exclusive(folder):  # not under a process that works in it
-            _put_aside(folder)
-    if (folder / "metrics.json").is_file():
-        return Run.load(folder)
-    engine = Search(config, folder)  # everything that can be refused is refused here, before the folder exists
-    reporter = progress or progress_module.default()
-    with store.exclusive(folder):
-        if (folder / "metrics.json").is_file():  # another process finished it meanwhile
+    with distributed.joined(), contextlib.ExitStack() as held:
+        if not resume:
+            distributed.on_first(lambda: _put_aside(folder))
+        if distributed.on_first((folder / "metrics.json").is_file):
             return Run.load(folder)
-        try:
-            with _determinism(config.deterministic):
-                engine.run(reporter)
-        except Exception as error:
-            _record_failure(folder, engine, error)
-            raise
-        finally:
-            reporter.close()
-    return Run.load(folder)
+        engine = distributed.together(lambda: Search(config, folder))  # all that can be refused is refused here, before the folder exists
+        reporter = (progress or progress_module.default()) if distributed.first() else progress_module.Silent()
+        distributed.on_first(lambda: held.enter_context(store.exclusive(folder)))
+        if not distributed.on_first((folder / "metrics.json").is_file):  # another process may have finished it meanwhile
+            _run(engine, reporter)
+        distributed.wait()
+        return Run.load(folder)
+
+
+def _run(engine: Search, reporter: Progress) -> None:
+    try:
+        with _determinism(engine.config.deterministic):
+            engine.run(reporter)
+    except Exception as error:
+        _record_failure(engine.folder, engine, error)
+        raise
+    finally:
+        reporter.close()
 
 
 class Search:
@@ -74,10 +78,14 @@ class Search:
 
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
-        self.device = pick_device(config.device)
-        self.sets = data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device)
+        distributed.check(config.batch_size)
+        if distributed.count() > 1 and config.max_latency_ms is not None:
+            raise KitError("max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs")
+        self.device = distributed.own_device(pick_device(config.device), config.device)
+        self.sets = distributed.in_turn(
+            lambda: data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device))
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.records = Records(folder, config.tensorboard)
+        self.records = Records(folder, config.tensorboard and distributed.first())
         self.stages = config.stages
         self.samples = Samples(config.children, config.arch_samples, config.policies, config.first_order)
         held = {holds_out(config, index): index for index in range(len(self.stages))}
@@ -108,7 +116,8 @@ class Search:
         while self.epoch < self.config.epochs:
             stage = self.stages[self.stage_index].name
             numbers = self.train_epoch()
-            self.records.write()
+            if distributed.first():
+                self.records.write()
             now = time.perf_counter()
             self.seconds, began = self.seconds + now - began, now
             self.save()
@@ -166,6 +175,8 @@ class Search:
 
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         parts, steps = self.parts, len(record)
+        synced.average_statistics(synced.norms(parts.net))
+        distributed.check_agreement([*parts.net.parameters(), *parts.arch.variables(), *parts.augment.variables(), *parts.hyper.variables()])
         over = self.epoch + 1 - self.entered >= self._longest()
         settled = parts.arch.end_epoch(last=over) if self.stage.search else []
         if settled:
@@ -216,15 +227,17 @@ class Search:
         net, child = self.parts.net, self.parts.arch.derived()
         if self.stage.search:
             size, images = self.config.batch_size, self.data.train.images
-            net.recalibrate(child, [images[i * size : (i + 1) * size] for i in range(min(RECALIBRATION, len(images) // size))])
+            net.recalibrate(child, [distributed.own(images[i * size : (i + 1) * size]) for i in range(min(RECALIBRATION, len(images) // size))])
+            synced.average_statistics(net.norms_of(child.picks))
         net.eval()
         loss = torch.zeros((), device=self.device)
         right, there = torch.zeros(2, self.sets.num_classes, device=self.device)
-        for images, labels in part.chunks(256):
+        for images, labels in part.chunks(256, turn=(distributed.rank(), distributed.count())):
             losses, predicted = net.losses(images, labels, child)
             loss = loss + losses.sum()
             there.scatter_add_(0, labels, torch.ones_like(losses))
             right.scatter_add_(0, labels, (predicted == labels).to(losses.dtype))
+        loss, right, there = (distributed.total(part) for part in (loss, right, there))
         net.train()
         balanced = (right / there)[there > 0].mean()
         return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
@@ -233,24 +246,30 @@ class Search:
 
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it."""
-        (self.folder / "failure.json").unlink(missing_ok=True)
-        store.tidy(self.folder)
-        store.write_json(self.folder / "config.json", self.config.model_dump())
-        for path in reversed(self._checkpoints()):
+        distributed.on_first(self._tidy)
+        for path in reversed(distributed.on_first(self._checkpoints)):
             try:
-                self.load_state_dict(store.read_state(path))
+                self.load_state_dict(distributed.on_first(lambda path=path: store.read_state(path)))
             except KitError as error:
-                print(f"{self.folder.name}: {error}; the checkpoint before it is used", flush=True)
-                path.unlink()
+                if distributed.first():
+                    print(f"{self.folder.name}: {error}; the checkpoint before it is used", flush=True)
+                    path.unlink()
                 continue
             self.records.restore(self.epoch)
             return
         self.records.snapshot(0, self._alpha(), self.parts.augment.snapshot())
 
+    def _tidy(self) -> None:
+        (self.folder / "failure.json").unlink(missing_ok=True)
+        store.tidy(self.folder)
+        store.write_json(self.folder / "config.json", self.config.model_dump())
+
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / "checkpoints").glob("epoch-*.safetensors"))
 
     def save(self) -> None:
+        if not distributed.first():
+            return
         store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             old.unlink()
@@ -284,6 +303,8 @@ class Search:
         test = self.evaluate(self.sets.test)
         val = self.evaluate(self.sets.val) if self.data.hold_out else None
         self.seconds += time.perf_counter() - began
+        if not distributed.first():
+            return
         parts, child = self.parts, self.parts.arch.derived()
         alone = compose.extract(parts.net, child.picks)
         found = {
@@ -306,7 +327,7 @@ class Search:
         if not self.data.hold_out and any(holds_out(self.config, i) for i in range(self.stage_index)):
             trained_on += "; searched on train, with val held out"
         level = "bit-identical on resume" if self.device.type == "cpu" or self.config.deterministic else "not deterministic (GPU)"
-        return {**provenance.describe(self.device), "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
+        return {**provenance.describe(self.device), **distributed.describe(self.device), "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
                 "seed": self.config.seed, "dataset": self.sets.name, "split": self.sets.split, "trained_on": trained_on,
                 "determinism": level}  # fmt: skip
 
@@ -327,6 +348,12 @@ def _policy(config: Config, parts: compose.Parts) -> dict:
 
 
 def _put_aside(folder: Path) -> None:
+    if folder.exists():
+        with store.exclusive(folder):  # not under a process that works in it
+            _rename(folder)
+
+
+def _rename(folder: Path) -> None:
     n = 1
     while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
         n += 1
@@ -334,6 +361,8 @@ def _put_aside(folder: Path) -> None:
 
 
 def _record_failure(folder: Path, engine: Search, error: BaseException) -> None:
+    if distributed.count() > 1 and (folder / "failure.json").is_file():
+        return  # of the rank that failed first: what the others meet is only that it is gone
     with contextlib.suppress(OSError, KitError):  # a full disk must not hide the error itself
         store.write_json(folder / "failure.json", {
             "error": type(error).__name__, "message": str(error), "epoch": engine.epoch, "step": engine.step,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kit import data
+from kit import data, distributed
 from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.config import Config
@@ -74,7 +74,9 @@ class StageData:
         if "fresh" in read:
             batches["fresh"] = Batches(train, config.batch_size, generator(config.seed, f"batches/fresh{purpose}"))
         if "val" in read:
-            batches["val"] = Batches(sets.val, min(config.batch_size, len(sets.val)), generator(config.seed, f"batches/val{purpose}"))
+            size = min(config.batch_size, len(sets.val))
+            distributed.check(size, "the validation batch's size")
+            batches["val"] = Batches(sets.val, size, generator(config.seed, f"batches/val{purpose}"))
         return cls(hold_out, train, batches)
 
 

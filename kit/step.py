@@ -1,6 +1,7 @@
 """The step functions, as the papers print them: one level (DHA, DiffAutoML), two levels (DAAS, DARTS, GDAS), reward (AutoHAS).
 
-All of them hand every learner all signals, those that cost a pass as functions, so that any learner works in any of them.
+All of them hand every learner all signals, those that cost a pass as functions, so that any learner works in any of them. On several ranks
+(`kit.distributed`) x and y are one's own share of the batch, while draws, losses, rewards and gradients are the whole batch's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kit import grads, learner
+from kit import distributed, grads, learner
 from kit.arch.base import ArchLearner
 from kit.augment.policy import Draw, Policy
 from kit.grads import Gradient, Momentum
@@ -52,13 +53,13 @@ def one_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy
     factor at this step.
     """
     x, y = next(batches["train"])  # line 2
-    draw = augment.sample(len(x))  # line 3
+    draw = augment.sample(distributed.whole(len(x)))  # line 3
     regularize(net, hyper)
-    child = arch.sample()  # lines 4, 5
-    x = augment.apply(x, draw)
+    child = _sampled(arch)  # lines 4, 5
+    x = augment.apply(x, distributed.own(draw))
     losses, predicted = net.losses(*mixed(x, y, net), child)
     gradient = grads.backward(losses.mean(), net, child)
-    losses = losses.detach()
+    losses, correct = _whole(losses, predicted, y)
     hyper.observe(sgd.trace, gradient)  # look-ahead: this gradient closes the step before
     values = hyper.sample(schedule)
     augment.update(draw, losses=losses, rewards=lambda: alignment(net, batches, x, y, child, gradient, values.lr))  # line 6, eq. 2
@@ -66,7 +67,7 @@ def one_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy
     reward = functools.cache(lambda: accuracy(net, batches, child))
     arch.update(child, gates=gradient.gates, reward=reward)  # line 8, eq. 5–7
     hyper.update(trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child))  # line 9
-    return Outcome(losses, (predicted == y).sum(), values)
+    return Outcome(losses, correct, values)
 
 
 def bi_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, hyper: HyperLearner, sgd: Momentum, schedule: float,
@@ -84,15 +85,16 @@ def bi_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy,
     if not samples.first_order:
         augment.move(learner.average([estimate for _, by_policy in found for estimate in by_policy]))
 
-    draw = augment.sample(len(x))
-    x = augment.apply(x, draw)
+    draw = augment.sample(distributed.whole(len(x)))
+    x = augment.apply(x, distributed.own(draw))
     passes = []
     for _ in range(samples.children):
-        child = arch.sample()
+        child = _sampled(arch)
         losses, predicted = net.losses(*mixed(x, y, net), child)
-        passes.append((child, losses.detach(), predicted, grads.backward(losses.mean(), net, child)))
+        passes.append((child, losses, predicted, grads.backward(losses.mean(), net, child)))
     gradient = Gradient.mean([g for *_, g in passes])
     child, losses, predicted, own = passes[-1]
+    losses, correct = _whole(losses, predicted, y)
     if samples.first_order:
         augment.update(draw, losses=losses, rewards=lambda: alignment(net, batches, x, y, child, own, lr))
     hyper.observe(sgd.trace, gradient)
@@ -100,30 +102,30 @@ def bi_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy,
     trace = sgd.step(gradient, *values)
     reward = functools.cache(lambda: accuracy(net, batches, child))
     hyper.update(trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child))
-    return Outcome(losses, (predicted == y).sum(), values)
+    return Outcome(losses, correct, values)
 
 
 def _probe(net: Network, x: Tensor, y: Tensor, held: Batch, arch: ArchLearner, augment: Policy, lr: Tensor,
            samples: Samples) -> tuple[list[Tensor], list[list[Tensor]]]:  # fmt: skip
     """One sampled architecture's share of α's and τ's gradients."""
-    child = arch.sample()
+    child = _sampled(arch)
     reward = functools.cache(lambda: _accuracy(net, held, child))
     if samples.first_order:
         return arch.estimate(child, gates=_held_gradient(net, held, child).gates, reward=reward), []
     tries = []
     for _ in range(max(1, samples.policies)):
-        draw = augment.sample(len(x))
-        augmented = augment.apply(x, draw)
+        draw = augment.sample(distributed.whole(len(x)))
+        augmented = augment.apply(x, distributed.own(draw))
         with net.still_statistics(child.picks):
             losses, _ = net.losses(augmented, y, child.still())
-        tries.append((draw, augmented, losses.detach(), grads.backward(losses.mean(), net, child.still())))
+        tries.append((draw, augmented, distributed.gather(losses.detach()), grads.backward(losses.mean(), net, child.still())))
     with grads.ahead(Gradient.mean([g for *_, g in tries]), lr):  # θ' (eq. 10)
         outer = _held_gradient(net, held, child)
         by_arch = arch.estimate(child, gates=outer.gates, reward=reward)
     by_policy = []
     for draw, augmented, losses, own in tries:
-        rewards = (lambda own=own: _product(outer, own).expand(len(y))) if samples.policies else (
-            lambda augmented=augmented: grads.directional(net, augmented, y, child, outer))  # fmt: skip
+        rewards = (lambda own=own, losses=losses: _product(outer, own).expand(len(losses))) if samples.policies else (
+            lambda augmented=augmented: distributed.gather(grads.directional(net, augmented, y, child, outer)))  # fmt: skip
         by_policy.append(augment.estimate(draw, losses=losses, rewards=rewards))
     return by_arch, by_policy
 
@@ -133,13 +135,13 @@ def reward(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, h
     """AutoHAS, Algorithm 1: the quality of a drawn (α, h) is the validation accuracy under the temporary weights that one step with h
     gives; it moves the controllers, and then the weights take that step for real."""
     x, y = next(batches["train"])
-    draw = augment.sample(len(x))
+    draw = augment.sample(distributed.whole(len(x)))
     regularize(net, hyper)
-    child = arch.sample()
-    x = augment.apply(x, draw)
+    child = _sampled(arch)
+    x = augment.apply(x, distributed.own(draw))
     losses, predicted = net.losses(*mixed(x, y, net), child)
     gradient = grads.backward(losses.mean(), net, child)
-    losses = losses.detach()
+    losses, correct = _whole(losses, predicted, y)
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
 
@@ -154,7 +156,20 @@ def reward(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, h
     # the same step on the same batch: what it gives is W*, so the quality is not measured twice
     hyper.update(trace, outer=outer_gradient(net, batches, augment, child), curvature=_curvature(net, x, y, child),
                  reward=functools.cache(lambda: quality() if quality.cache_info().currsize else accuracy(net, batches, child)))  # fmt: skip
-    return Outcome(losses, (predicted == y).sum(), values)
+    return Outcome(losses, correct, values)
+
+
+def _sampled(arch: ArchLearner) -> Child:
+    child = arch.sample()
+    return distributed.same(child, child.picks)
+
+
+def _whole(losses: Tensor, predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the whole batch: per-sample losses [N], detached, and how many predictions were right."""
+    losses, right = losses.detach(), predicted == y
+    if distributed.count() > 1:
+        losses, right = distributed.gather(torch.stack([losses, right.to(losses.dtype)], dim=1)).unbind(1)
+    return losses, right.sum()
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------------------
@@ -169,17 +184,17 @@ def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child
     def gradient(source: str) -> Gradient:
         x, y = next(batches[source])
         if source == "fresh":
-            x = augment.apply(x, augment.sample(len(x)))
+            x = augment.apply(x, distributed.own(augment.sample(distributed.whole(len(x)))))
         return _held_gradient(net, (x, y), child.still())
 
     return gradient
 
 
 def alignment(net: Network, batches: Batches, x: Tensor, y: Tensor, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image, θ' one plain step along the training gradient (DAAS eq. 13): float [N]."""
+    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image of the batch, θ' one plain step along the training gradient (DAAS eq. 13): float [N]."""
     with grads.ahead(gradient, lr):
         outer = _held_gradient(net, next(batches["val"]), child.still())
-    return grads.directional(net, x, y, child, outer)
+    return distributed.gather(grads.directional(net, x, y, child, outer))
 
 
 def accuracy(net: Network, batches: Batches, child: Child) -> float:
@@ -193,7 +208,7 @@ def _accuracy(net: Network, held: Batch, child: Child) -> float:
     with net.still_statistics(child.picks):
         _, predicted = net.losses(*held, child.still())
     net.drop_path, net.dropout = dropped
-    return (predicted == held[1]).float().mean().item()
+    return distributed.total((predicted == held[1]).float().mean()).item() / distributed.count()
 
 
 def _held_gradient(net: Network, held: Batch, child: Child) -> Gradient:
@@ -226,10 +241,10 @@ def mixed(x: Tensor, y: Tensor, net: Network) -> tuple[Tensor, Tensor]:
     if not net.mixup:
         return x, y
     share = _beta(net.mixup, net.mixer)
-    order = torch.randperm(len(x), generator=net.mixer).to(x.device)
-    target = F.one_hot(y, net.classes).to(net.mean.dtype)
-    x = x.to(net.mean.dtype)
-    return torch.lerp(x[order], x, share), torch.lerp(target[order], target, share)
+    order = distributed.own(torch.randperm(distributed.whole(len(x)), generator=net.mixer).to(x.device))
+    dtype, partners, labels = net.mean.dtype, distributed.gather(x)[order], distributed.gather(y)[order]
+    target, partners_target = (F.one_hot(classes, net.classes).to(dtype) for classes in (y, labels))
+    return torch.lerp(partners.to(dtype), x.to(dtype), share), torch.lerp(partners_target, target, share)
 
 
 def _beta(a: float, generator: torch.Generator) -> float:

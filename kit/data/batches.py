@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kit import distributed
 from kit.data.sets import ImageSet
 from kit.data.stream import Ahead, Streamed
 from kit.errors import KitError
@@ -21,13 +22,14 @@ class Batches:
     seeded by one draw from `generator`, so it is the same on every device, and resuming does not rewind a generator
     that others share. A set that streams gives the same batches in the same order, prefetched by a thread that starts with the
     first batch. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch: the state is what was handed
-    out, not what was fetched. Raises KitError where `batch_size` exceeds the set or `generator` is not on the CPU.
+    out, not what was fetched. On several ranks each takes its share of every batch. Raises KitError where `batch_size` exceeds the set or `generator` is not on the CPU.
     """
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
             raise KitError(f"batch_size is {batch_size} but the set has {len(data)} images: "
                            f"choose batch_size from 1 to {len(data)}")
+        distributed.check(batch_size)
         if generator.device.type != "cpu":
             raise KitError(f"Batches needs a CPU generator, got one on {generator.device}: use torch.Generator()")
         self.data, self.batch_size = data, batch_size
@@ -76,5 +78,5 @@ def _order(start: Mark, n: int, batch_size: int, device: torch.device | str) -> 
         # Drawn on the CPU and moved once an epoch: the same order on every device, no copy in the step.
         order = torch.randperm(n, generator=generator).to(device)
         for i in range(position, n // batch_size):
-            yield (before, i + 1), order[i * batch_size : (i + 1) * batch_size]
+            yield (before, i + 1), distributed.own(order[i * batch_size : (i + 1) * batch_size])
         position = 0

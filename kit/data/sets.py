@@ -66,10 +66,10 @@ class ImageSet:
         images = self.images.take(rows) if isinstance(self.images, Streamed) else self.images[rows]
         return ImageSet(images, self.labels[rows], self.index[rows])
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self, size: int, turn: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """All of the set in order: (images uint8 [B, C, H, W], labels int64 [B]) on the device, B = size but for the last; prefetched
-        where the set streams."""
-        starts = range(0, len(self), size)
+        where the set streams. turn (i, k): only every k-th chunk from the i-th."""
+        starts = range(0, len(self), size)[turn[0] :: turn[1]]
         if isinstance(self.images, Tensor):
             yield from ((self.images[i : i + size], self.labels[i : i + size]) for i in starts)
             return

@@ -10,6 +10,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from kit import distributed
 from kit.grads import Gradient, Trace
 from kit.hyper.base import HyperLearner
 
@@ -40,7 +41,7 @@ class HyperGradient(HyperLearner):
         by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
         grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
-        self.log.grad = grad
+        (self.log.grad,) = distributed.mean([grad])
         self.adam.step()
 
     def state_dict(self) -> dict:
@@ -101,7 +102,8 @@ class Hgd(HyperLearner):
         velocity = {id(p): v for p, v in zip(trace.parameters, trace.momentum)}
         pairs = [(g, velocity[id(p)]) for p, g in zip(gradient.parameters, gradient.theta) if id(p) in velocity]
         along, size_g, size_v = (sum((a * b).sum() for a, b in terms) for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs]))
-        self.log[0] += self.step * (along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)).to(self.log.dtype)
+        (cosine,) = distributed.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
+        self.log[0] += self.step * cosine.to(self.log.dtype)
 
     def state_dict(self) -> dict:
         return {"log": self.log.detach()}
@@ -128,7 +130,7 @@ class Ift(HyperGradient):
             return
         gradient = outer(self.source)
         by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v))
-        self.log.grad = torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)
+        (self.log.grad,) = distributed.mean([torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)])
         self.adam.step()
 
 

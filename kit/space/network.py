@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kit import distributed
 from kit.errors import KitError
 
 Picks = tuple[tuple[int, ...], ...]
@@ -95,7 +96,8 @@ def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.
     """
     if not isinstance(p, Tensor) and p == 0.0:
         return x
-    keep = torch.rand(shape, generator=generator, device=x.device) >= p
+    n, *rest = shape
+    keep = distributed.own(torch.rand(distributed.whole(n), *rest, generator=generator, device=x.device)) >= p
     return x * (keep.to(x.dtype) / (1.0 - p))
 
 

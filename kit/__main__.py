@@ -1,0 +1,38 @@
+"""One search from the command line: python -m kit dataset=digits method=dha epochs=10
+
+On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=digits method=dha. Every field of `kit.Config` is a parameter.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kit import Config, KitError, distributed, notebook, search
+
+
+def parameters(arguments: list[str]) -> dict:
+    given = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            raise KitError(f"{argument!r} is not name=value, such as dataset=digits; the names are the fields of kit.Config")
+        given[name] = notebook.typed(name, value)
+    return given
+
+
+def main(arguments: list[str]) -> int:
+    with distributed.joined():
+        try:
+            run = search(distributed.together(lambda: Config(**parameters(arguments))))
+        except KitError as error:
+            if not isinstance(error, distributed.Told):
+                mark = f"rank {distributed.rank()}: " if distributed.count() > 1 else ""
+                print(f"{mark}{error}", file=sys.stderr, flush=True)
+            return 1
+        if distributed.first():
+            print(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

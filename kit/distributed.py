@@ -1,0 +1,276 @@
+"""One search on several processes ("ranks"), each with its GPU or its cores: `torchrun --nproc_per_node=2 -m kit dataset=… method=…`.
+
+A step is one step of the whole batch. Every rank draws the whole batch's rows, transformations, masks and the one child from generators that
+all ranks share, and computes its own slice. Gradients are averaged as one flat tensor, over the weights that the child used; per-sample
+losses and rewards are gathered; and so every learner is updated with the whole batch's signals, alike on every rank. Nothing that a run keeps
+depends on the number of ranks. Without torchrun every function here gives back what it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import zlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Callable, Iterator, Sequence, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kit.errors import KitError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=5)  # for a rank that hangs; one that dies closes its connections and is noticed at once
+PATIENCE = timedelta(hours=24)  # before the first step: a data set may be fetched and decoded
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that run the search. control: connects them for tensors on the CPU; patient: with time for preparations."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    control: Any = None
+    patient: Any = None
+
+
+_ranks = Ranks()
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Within it the processes that torchrun started, or that are in an initialised process group, work as one; else nothing changes."""
+    global _ranks
+    if count() > 1 or not dist.is_available() or not (dist.is_initialized() or dist.is_torchelastic_launched()):
+        yield
+        return
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo", timeout=TIMEOUT)
+    before, local = _ranks, int(os.environ.get("LOCAL_RANK", dist.get_rank()))
+    groups = [dist.new_group(backend="gloo", timeout=timeout) for timeout in (TIMEOUT, PATIENCE)]
+    _ranks = Ranks(dist.get_rank(), dist.get_world_size(), local, *groups)
+    try:
+        yield
+    finally:
+        _ranks = before
+
+
+def rank() -> int:
+    return _ranks.rank
+
+
+def count() -> int:
+    return _ranks.count
+
+
+def first() -> bool:
+    """Whether this is the rank that writes files and reports."""
+    return _ranks.rank == 0
+
+
+def describe(device: torch.device) -> dict:
+    """For the run's provenance."""
+    backend = ("nccl" if device.type == "cuda" else "gloo") if count() > 1 else None
+    return {"ranks": count(), "backend": backend}
+
+
+# ---- before the first step -------------------------------------------------------------------------------------------------------
+
+
+def check(batch_size: int, what: str = "batch_size") -> None:
+    """Raises KitError where the ranks cannot share a batch evenly."""
+    if batch_size % count():
+        lower, higher = (k for k in _divisors(batch_size, count()))
+        raise KitError(f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} ranks "
+                       f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}")  # fmt: skip
+
+
+def _divisors(n: int, near: int) -> tuple[int, int | None]:
+    """The divisors of n next to `near`, below and above; None where there is none above but n itself would be far."""
+    lower = max(k for k in range(1, near) if n % k == 0)
+    return lower, next((k for k in range(near + 1, min(n, 4 * near) + 1) if n % k == 0), None)
+
+
+def own_device(device: torch.device, asked: str) -> torch.device:
+    """This rank's GPU where the search runs on GPUs. asked: the configuration's `device`. Raises KitError where there are not enough."""
+    if count() == 1 or device.type != "cuda":
+        return device
+    if ":" in asked:
+        raise KitError(f"device={asked!r} is one GPU and {count()} ranks need one each: use device='cuda', or CUDA_VISIBLE_DEVICES to choose them")
+    there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", count()))
+    if wanted > there:
+        raise KitError(f"{wanted} ranks need a GPU each and this machine has {there}: start torchrun --nproc_per_node={there}, or use device='cpu'")
+    torch.cuda.set_device(_ranks.local)
+    return torch.device("cuda", _ranks.local)
+
+
+class Told(KitError):
+    """The first rank raises, and prints, the same error."""
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """What action() gives on the first rank, on all of them; its KitError is raised on all of them."""
+    if count() == 1:
+        return action()
+    answer: list[Any] = [None, None]
+    failure: KitError | None = None
+    if first():
+        try:
+            answer[0] = action()
+        except KitError as error:
+            failure, answer[1] = error, str(error)
+    dist.broadcast_object_list(answer, src=0, group=_ranks.patient)
+    if answer[1] is not None:
+        raise failure or Told(answer[1])
+    return answer[0]
+
+
+def together(action: Callable[[], T]) -> T:
+    """action() on every rank. A KitError on one is raised on all of them, so that none waits for those that stopped."""
+    if count() == 1:
+        return action()
+    value, failure = None, None
+    try:
+        value = action()
+    except KitError as error:
+        failure = error
+    said: list[str | None] = [None] * count()
+    dist.all_gather_object(said, None if failure is None else str(failure), group=_ranks.patient)
+    if failure is not None and (first() or said[0] is None):
+        raise failure
+    where = next((r for r, message in enumerate(said) if message is not None), None)
+    if where is not None:
+        raise Told(said[0]) if said[0] is not None else KitError(f"rank {where}: {said[where]}")
+    return value  # type: ignore[return-value]
+
+
+def in_turn(action: Callable[[], T]) -> T:
+    """action() on one rank of each machine and then on its others: what it fetches or decodes is done once."""
+    if count() == 1:
+        return action()
+    try:
+        if _ranks.local:
+            wait()
+        return action()
+    finally:
+        if not _ranks.local:
+            wait()
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    if count() > 1:
+        dist.all_reduce(torch.zeros(1), group=_ranks.patient)
+
+
+# ---- in the step -----------------------------------------------------------------------------------------------------------------
+
+
+def whole(n: int) -> int:
+    """Of how many samples the batch is that this rank has n of."""
+    return n * count()
+
+
+def own(of_all: T) -> T:
+    """This rank's samples of the whole batch's: of a tensor [N, …], or of a dataclass of such tensors and Nones."""
+    if count() == 1:
+        return of_all
+    if isinstance(of_all, Tensor):
+        n = len(of_all) // count()
+        return of_all[rank() * n : (rank() + 1) * n]
+    parts = {f.name: own(value) if (value := getattr(of_all, f.name)) is not None else None for f in dataclasses.fields(of_all)}
+    return type(of_all)(**parts)
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The whole batch's samples [N, …] from every rank's [n, …]; no gradient passes."""
+    if count() == 1:
+        return tensor
+    tensor = tensor.detach().contiguous()
+    parts = [torch.empty_like(tensor) for _ in range(count())]
+    dist.all_gather(parts, tensor, group=_group(tensor))
+    return torch.cat(parts)
+
+
+def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The ranks' mean of each tensor, bit for bit the same on all ranks; one message for all of them. None stays None: it is not sent."""
+    given = [t for t in tensors if t is not None]
+    if count() == 1 or not given:
+        return list(tensors)
+    means = iter(_spread(total(torch.cat([t.detach().reshape(-1) for t in given])).div_(count()), given))
+    return [None if t is None else next(means) for t in tensors]
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum over the ranks, in the given tensor's place."""
+    if count() > 1:
+        dist.all_reduce(tensor, group=_group(tensor))
+    return tensor
+
+
+def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is layed out like its weights is fast to add to them."""
+    found = [torch.empty_like(t) for t in like]
+    torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
+    return found
+
+
+def same(child: T, what: object) -> T:
+    """child, after all ranks have shown that they drew the same one. what: hashable by its repr, what must not differ.
+
+    Ranks that draw different children would average gradients of different weights. Raises KitError on all ranks where they do.
+    """
+    if count() > 1:
+        mark = zlib.crc32(repr(what).encode())
+        ends = torch.tensor([mark, -mark])
+        dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
+        if ends[0] != -ends[1]:
+            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or their learners have "
+                           "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' GPUs or "
+                           "versions differ")  # fmt: skip
+    return child
+
+
+def check_agreement(tensors: Sequence[Tensor]) -> None:
+    """Raises KitError where the ranks' weights or learned variables have drifted apart by more than rounding. Once per epoch."""
+    if count() == 1 or not tensors:
+        return
+    here = torch.stack([t.detach().double().abs().sum().cpu() for t in tensors])
+    apart = (torch.stack(list(gather(here.unsqueeze(0)))) - here).abs() > 1e-5 * here + 1e-12
+    if total(apart.any().to(torch.int64)):
+        raise KitError(f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last checkpoint; if this "
+                       "comes back, the machines' GPUs or versions differ")  # fmt: skip
+
+
+def _group(tensor: Tensor) -> Any:
+    return _ranks.control if tensor.device.type == "cpu" else dist.group.WORLD
+
+
+class Total(torch.autograd.Function):
+    """The sum over ranks as a differentiable function, as often as one likes: its derivative is itself, forward and backward."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return total(x.detach().clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return Total.apply(g)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return Total.apply(tangent)
+
+
+def side_by_side(tensor: Tensor) -> Tensor:
+    """Every rank's tensor: [ranks, …], differentiable."""
+    empty = torch.zeros_like(tensor)
+    return Total.apply(torch.stack([tensor if r == rank() else empty for r in range(count())]))

@@ -1,0 +1,57 @@
+"""BatchNorm over the whole batch of a search on several ranks (`sync_batchnorm`), and what is done with the statistics without it."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from kit import distributed
+from kit.space.operations import GatedNorm
+
+
+class SyncedNorm(GatedNorm):
+    """While training, by the moments of all ranks' samples: the same numbers as one process with the whole batch, one message per pass.
+
+    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated twice and forward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.count() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
+        if self.track_running_stats:
+            self._track(mean.detach(), var.detach(), distributed.whole(x.numel() // x.shape[1]))
+        weight, bias = (self.weight, self.bias) if self.gate is None else (self.weight * self.gate, self.bias * self.gate)
+        scale = weight * torch.rsqrt(var + self.eps)
+        shape = (1, -1, 1, 1)
+        return torch.addcmul((bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
+
+    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        self.num_batches_tracked.add_(1)
+        factor = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
+        self.running_var.lerp_(var.to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
+
+
+def synchronize(net: nn.Module) -> None:
+    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, so that whoever holds one holds it still."""
+    for norm in norms(net):
+        norm.__class__ = SyncedNorm
+
+
+@torch.no_grad()
+def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
+    """Running statistics that each rank took of its own samples become their mean over ranks; those of `SyncedNorm` are the same already."""
+    buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
+    if distributed.count() > 1 and buffers:
+        torch._foreach_copy_(buffers, distributed.mean(buffers))
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
