@@ -20,7 +20,8 @@ def parameters(arguments: list[str]) -> dict:
     return given
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> None:
+    """Exits with 1 after a KitError, which is printed by one rank."""
     with distributed.joined():
         try:
             run = search(distributed.together(lambda: Config(**parameters(arguments))))
@@ -28,11 +29,11 @@ def main(arguments: list[str]) -> int:
             if not isinstance(error, distributed.Told):
                 mark = f"rank {distributed.rank()}: " if distributed.count() > 1 else ""
                 print(f"{mark}{error}", file=sys.stderr, flush=True)
-            return 1
+            sys.exit(1)
         if distributed.first():
             print(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
+    distributed.leave()

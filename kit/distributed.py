@@ -45,7 +45,7 @@ _ranks = Ranks()
 def joined() -> Iterator[None]:
     """Within it the processes that torchrun started, or that are in an initialised process group, work as one; else nothing changes."""
     global _ranks
-    if count() > 1 or not dist.is_available() or not (dist.is_initialized() or dist.is_torchelastic_launched()):
+    if _ranks.control is not None or not dist.is_available() or not (dist.is_initialized() or dist.is_torchelastic_launched()):
         yield
         return
     if not dist.is_initialized():
@@ -57,6 +57,12 @@ def joined() -> Iterator[None]:
         yield
     finally:
         _ranks = before
+
+
+def leave() -> None:
+    """At the end of a process whose search is done: close the connections. One that failed just ends, which tells the others."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -84,9 +90,15 @@ def describe(device: torch.device) -> dict:
 def check(batch_size: int, what: str = "batch_size") -> None:
     """Raises KitError where the ranks cannot share a batch evenly."""
     if batch_size % count():
-        lower, higher = (k for k in _divisors(batch_size, count()))
+        lower, higher = _divisors(batch_size, count())
         raise KitError(f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} ranks "
                        f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}")  # fmt: skip
+
+
+def check_alike(max_latency_ms: float | None) -> None:
+    """Raises KitError where the ranks would decide by what each of them measures."""
+    if count() > 1 and max_latency_ms is not None:
+        raise KitError("max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs")
 
 
 def _divisors(n: int, near: int) -> tuple[int, int | None]:
@@ -108,6 +120,21 @@ def own_device(device: torch.device, asked: str) -> torch.device:
     return torch.device("cuda", _ranks.local)
 
 
+class Lost(KitError):
+    """A rank that this one needs has ended, or does not answer."""
+
+
+@contextlib.contextmanager
+def _message() -> Iterator[None]:
+    """Around what waits for the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Lost(f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in torchrun's, or in "
+                   "failure.json; start the same again, it goes on from the last checkpoint") from error  # fmt: skip
+
+
 class Told(KitError):
     """The first rank raises, and prints, the same error."""
 
@@ -123,7 +150,8 @@ def on_first(action: Callable[[], T]) -> T:
             answer[0] = action()
         except KitError as error:
             failure, answer[1] = error, str(error)
-    dist.broadcast_object_list(answer, src=0, group=_ranks.patient)
+    with _message():
+        dist.broadcast_object_list(answer, src=0, group=_ranks.patient)
     if answer[1] is not None:
         raise failure or Told(answer[1])
     return answer[0]
@@ -139,7 +167,8 @@ def together(action: Callable[[], T]) -> T:
     except KitError as error:
         failure = error
     said: list[str | None] = [None] * count()
-    dist.all_gather_object(said, None if failure is None else str(failure), group=_ranks.patient)
+    with _message():
+        dist.all_gather_object(said, None if failure is None else str(failure), group=_ranks.patient)
     if failure is not None and (first() or said[0] is None):
         raise failure
     where = next((r for r, message in enumerate(said) if message is not None), None)
@@ -164,7 +193,8 @@ def in_turn(action: Callable[[], T]) -> T:
 def wait() -> None:
     """Until all ranks are here."""
     if count() > 1:
-        dist.all_reduce(torch.zeros(1), group=_ranks.patient)
+        with _message():
+            dist.all_reduce(torch.zeros(1), group=_ranks.patient)
 
 
 # ---- in the step -----------------------------------------------------------------------------------------------------------------
@@ -192,7 +222,8 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.detach().contiguous()
     parts = [torch.empty_like(tensor) for _ in range(count())]
-    dist.all_gather(parts, tensor, group=_group(tensor))
+    with _message():
+        dist.all_gather(parts, tensor, group=_group(tensor))
     return torch.cat(parts)
 
 
@@ -208,12 +239,13 @@ def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 def total(tensor: Tensor) -> Tensor:
     """The sum over the ranks, in the given tensor's place."""
     if count() > 1:
-        dist.all_reduce(tensor, group=_group(tensor))
+        with _message():
+            dist.all_reduce(tensor, group=_group(tensor))
     return tensor
 
 
 def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is layed out like its weights is fast to add to them."""
+    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is laid out like its weights is fast to add to them."""
     found = [torch.empty_like(t) for t in like]
     torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
     return found
@@ -227,7 +259,8 @@ def same(child: T, what: object) -> T:
     if count() > 1:
         mark = zlib.crc32(repr(what).encode())
         ends = torch.tensor([mark, -mark])
-        dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
+        with _message():
+            dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
         if ends[0] != -ends[1]:
             raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or their learners have "
                            "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' GPUs or "

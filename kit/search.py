@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import time
 import traceback
 from pathlib import Path
@@ -50,7 +49,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     with distributed.joined(), contextlib.ExitStack() as held:
         if not resume:
-            distributed.on_first(lambda: _put_aside(folder))
+            distributed.on_first(lambda: store.put_aside(folder))
         if distributed.on_first((folder / "metrics.json").is_file):
             return Run.load(folder)
         engine = distributed.together(lambda: Search(config, folder))  # all that can be refused is refused here, before the folder exists
@@ -79,9 +78,8 @@ class Search:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
         distributed.check(config.batch_size)
-        if distributed.count() > 1 and config.max_latency_ms is not None:
-            raise KitError("max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs")
-        self.device = distributed.own_device(pick_device(config.device), config.device)
+        distributed.check_alike(config.max_latency_ms)
+        self.device = distributed.together(lambda: distributed.own_device(pick_device(config.device), config.device))
         self.sets = distributed.in_turn(
             lambda: data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device))
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -327,9 +325,9 @@ class Search:
         if not self.data.hold_out and any(holds_out(self.config, i) for i in range(self.stage_index)):
             trained_on += "; searched on train, with val held out"
         level = "bit-identical on resume" if self.device.type == "cpu" or self.config.deterministic else "not deterministic (GPU)"
-        return {**provenance.describe(self.device), **distributed.describe(self.device), "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
-                "seed": self.config.seed, "dataset": self.sets.name, "split": self.sets.split, "trained_on": trained_on,
-                "determinism": level}  # fmt: skip
+        return {**provenance.describe(self.device), **distributed.describe(self.device), "seconds": self.seconds,
+                "peak_memory_mb": provenance.peak_memory_mb(self.device), "seed": self.config.seed, "dataset": self.sets.name,
+                "split": self.sets.split, "trained_on": trained_on, "determinism": level}  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
@@ -345,19 +343,6 @@ def pick_device(name: str) -> torch.device:
 def _policy(config: Config, parts: compose.Parts) -> dict:
     learned = {name: values.tolist() for name, values in parts.augment.snapshot().items() if name != "counts"}
     return {"name": config.augment, **({"ops": list(parts.augment.ops), **learned} if learned else {})}
-
-
-def _put_aside(folder: Path) -> None:
-    if folder.exists():
-        with store.exclusive(folder):  # not under a process that works in it
-            _rename(folder)
-
-
-def _rename(folder: Path) -> None:
-    n = 1
-    while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
-        n += 1
-    shutil.move(folder, aside)
 
 
 def _record_failure(folder: Path, engine: Search, error: BaseException) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -176,8 +177,12 @@ def _rebuild(node: dict[str, Any], flat: dict[str, Tensor]) -> Any:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time works on a run directory; the lock goes with the process, also when it is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """One process at a time works on a run directory; the lock goes with the process, also when it is killed. Raises KitError where another
+    one has it, and where the directory cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"{folder} cannot be made ({_said(error)}): choose a folder for out that you may write to") from None
     with open(folder / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,3 +194,14 @@ def exclusive(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def put_aside(folder: Path) -> None:
+    """Rename a run directory that is there; nothing is deleted. Raises KitError while a process works in it."""
+    if not folder.exists():
+        return
+    with exclusive(folder):
+        n = 1
+        while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
+            n += 1
+        shutil.move(folder, aside)

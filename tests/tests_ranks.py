@@ -1,4 +1,4 @@
-"""What the tests of several ranks run: torchrun -m tests_ranks CASE FOLDER [method], or the same functions in one process."""
+"""What the tests of several ranks run: torchrun -m tests_ranks FOLDER JOB …, or the same functions in one process."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from typing import Any, Iterator
 
 import torch
 from torch import Tensor
-from tests_micro import micro_config, register_micro
+from tests_micro import NAME, micro_config, register_micro
 
 import kit
 from kit import distributed, store
+from kit.__main__ import main as command_line
 from kit.progress import Silent
 from kit.search import Search
 
 # name → (method, changes). Every child differs from the one before; drop-path, dropout and mixup draw, too.
 DRAWN = {"drop_path": 0.3, "dropout": 0.2, "mixup": 0.4, "hold_out": True, "clip": 1.0, "epochs": 20, "sync_batchnorm": True}
+MOBILE = {"space": "mobile", "channels": 8, "cells": 4, "search_channels": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "dha": ("dha", {**DRAWN, "recover": "step", "arch_lr": 0.05, "auxiliary": 0.0}),
+    "dha": ("dha", {**DRAWN, "recover": "step", "arch_lr": 0.1}),
     "dha-fresh": ("dha", {**DRAWN, "hyper": "fresh", "arch": "dsnas"}),
     "diffautoml": ("diffautoml", {**DRAWN, "channels": 8, "cells": 4}),
-    "daas": ("daas", {**DRAWN, "children": 2, "arch_samples": 2, "search_epochs": 10}),
-    "daas-shared": ("daas", {**DRAWN, "policies": 2, "children": 1, "arch_samples": 1, "search_epochs": 10}),
-    "darts": ("darts", {**DRAWN, "augment": "policy-gradient", "search_epochs": 10}),
-    "autohas": ("autohas", {**DRAWN, "channels": 8, "cells": 4, "search_channels": 8, "search_epochs": 10}),
-    "ift": ("ift", {**DRAWN, "channels": 8, "cells": 4}),
-    "hgd": ("hgd", {**DRAWN, "channels": 8, "cells": 4}),
+    "daas": ("daas", {**DRAWN, "children": 2, "arch_samples": 1, "search_cells": 2, "reductions": 1, "search_epochs": 10}),
+    "daas-shared": ("daas", {**DRAWN, **MOBILE, "policies": 2, "children": 1, "arch_samples": 2, "search_epochs": 10}),
+    "gdas": ("gdas", {**DRAWN, **MOBILE, "augment": "pair-softmax", "hyper": "validation", "search_epochs": 10}),
+    "autohas": ("autohas", {**DRAWN, **MOBILE, "search_epochs": 10}),
+    "ift": ("dsnas", {**DRAWN, **MOBILE, "hyper": "ift"}),
+    "hgd": ("dsnas", {**DRAWN, **MOBILE, "hyper": "hgd", "augment": "policy-gradient"}),
 }
 
 
@@ -74,16 +76,72 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def main(case: str, folder: Path, *rest: str) -> None:
-    register_micro()
-    if case == "steps":
-        with distributed.joined():
-            for name in rest:
-                found = stepped(name, folder, 20)
-                if distributed.first():
-                    store.write_state(folder / f"{name}.safetensors", found)
+def steps_of(name: str) -> int:
+    """Less where a step takes many passes."""
+    return 20 if CASES[name][0] in ("dha", "diffautoml", "autohas") else 6
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------------------
+
+
+def steps(folder: Path) -> None:
+    for name in CASES:
+        found = stepped(name, folder, steps_of(name))
+        if distributed.first():
+            store.write_state(folder / f"{name}.safetensors", found)
+
+
+def parted(folder: Path) -> None:
+    """What is found where ranks do not have the same."""
+    here, said = distributed.rank(), []
+    alike = torch.ones(3) + 1e-7 * here
+    distributed.same("child", ((0, 1),))
+    distributed.check_agreement([alike])
+    for check in (lambda: distributed.same("child", ((0, 1 + here),)), lambda: distributed.check_agreement([alike, alike * (1 + 1e-3 * here)])):
+        try:
+            check()
+        except kit.KitError as error:
+            said.append(str(error))
+    store.write_json(folder / f"parted-{here}.json", said)
+
+
+def refused(folder: Path) -> None:
+    """The command line's errors, and whether anything was written."""
+    for arguments in (["epochz=3"], ["batch_size=61"], ["batch_size"], [f"out={__file__}/runs"], ["max_latency_ms=3.0"]):
+        try:
+            command_line([f"dataset={NAME}", "device=cpu", "epochs=2", f"out={folder / 'refused'}", *arguments])
+        except SystemExit as error:
+            assert error.code == 1
+
+
+def searched(folder: Path) -> None:
+    kit.search(whole_run(), out=folder, progress=Silent())
+
+
+def killed(folder: Path) -> None:
+    """Rank 1 dies of SIGKILL in the middle of the second epoch."""
+    taken, real = [0], Search._numbers
+
+    def numbers(engine: Search, *outcome: Any) -> Tensor:
+        taken[0] += 1
+        if taken[0] == 5 and distributed.rank() == 1:
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(engine, *outcome)
+
+    Search._numbers = numbers  # type: ignore[method-assign]
+    searched(folder)
+
+
+def whole_run() -> kit.Config:
+    """Three epochs of three steps, the last one without search."""
+    return micro_config(epochs=3, search_epochs=2, sync_batchnorm=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    register_micro()
+    with distributed.joined():
+        for job in sys.argv[2:]:
+            {job.__name__: job for job in (steps, parted, refused, searched, killed)}[job](Path(sys.argv[1]))
+    distributed.leave()

@@ -22,7 +22,8 @@ class Batches:
     seeded by one draw from `generator`, so it is the same on every device, and resuming does not rewind a generator
     that others share. A set that streams gives the same batches in the same order, prefetched by a thread that starts with the
     first batch. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch: the state is what was handed
-    out, not what was fetched. On several ranks each takes its share of every batch. Raises KitError where `batch_size` exceeds the set or `generator` is not on the CPU.
+    out, not what was fetched. On several ranks each takes its share of every batch. Raises KitError where `batch_size` exceeds the set, the
+    ranks do not divide it, or `generator` is not on the CPU.
     """
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):

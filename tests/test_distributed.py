@@ -1,0 +1,132 @@
+"""One search on several ranks is the search of one process: torchrun with two processes on the CPU (gloo), all jobs but one in one start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests_micro import Stop, StopAfterEachEpoch
+from tests_ranks import CASES, steps_of, stepped, whole_run
+
+import kit
+from kit import KitError, Run, distributed, store
+from kit.config import NOT_HASHED, VERSION
+from kit.progress import Silent
+
+TESTS = Path(__file__).resolve().parent
+
+
+def torchrun(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests_ranks", str(folder), *jobs]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def whole(micro: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """In one process, undisturbed."""
+    return kit.search(whole_run(), out=tmp_path_factory.mktemp("whole"), progress=Silent())
+
+
+@pytest.fixture(scope="module")
+def job(micro: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Its folder holds a run that one process began."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.raises(Stop):
+        kit.search(whole_run(), out=folder, progress=StopAfterEachEpoch())
+    done = torchrun(folder, "steps", "parted", "refused", "searched")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+# ---- the step ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_steps_are_those_of_one_process_with_the_whole_batch(name: str, job, tmp_path: Path):
+    """In float64: weights, statistics, α, τ, η and every sample's loss; the child changes from draw to draw."""
+    ranks, one = store.read_state(job[0] / f"{name}.safetensors"), stepped(name, tmp_path, steps_of(name))
+    children = one["children"]
+    assert ranks["children"] == children and sum(a != b for a, b in zip(children, children[1:])) >= 0.85 * (len(children) - 1)
+    for part in ("theta", "statistics", "alpha", "tau", "eta", "losses"):
+        assert len(ranks[part]) == len(one[part]) > (-1 if part in ("tau", "eta") else 0)
+        # Adam divides a gate's gradient by its size, also where it is rounding alone (a block that only normalised layers read)
+        near = 1e-7 if part == "alpha" else 1e-10
+        for a, b in zip(ranks[part], one[part]):
+            torch.testing.assert_close(a, b, rtol=near, atol=near, msg=lambda text, part=part: f"{part}: {text}")
+
+
+def test_all_four_letters_moved(job):
+    """… so that equality is not that of what stands still."""
+    start = stepped("dha", job[0], 0)
+    end = store.read_state(job[0] / "dha.safetensors")
+    for part in ("theta", "statistics", "alpha", "tau", "eta"):
+        assert max(float((a - b).abs().max()) for a, b in zip(start[part], end[part]) if a.numel()) > 1e-6, part
+
+
+def test_ranks_that_part_are_found(job):
+    for rank in (0, 1):
+        children, weights = store.read_json(job[0] / f"parted-{rank}.json")
+        assert "drawn different children" in children and "drifted apart" in weights and "last checkpoint" in weights
+
+
+# ---- a run -------------------------------------------------------------------------------------------------------------------
+
+
+def assert_close_runs(a: Run, b: Run) -> None:
+    """In float32, with sums in another order."""
+    assert a.genotype == b.genotype and a.path.name == b.path.name
+    assert a.history[["step", "epoch", "name"]].equals(b.history[["step", "epoch", "name"]])
+    near = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(torch.tensor(a.history["value"].to_numpy()), torch.tensor(b.history["value"].to_numpy()), **near)
+    assert abs(a.metrics["test_loss"] - b.metrics["test_loss"]) < 1e-2
+
+
+def test_two_ranks_go_on_where_one_process_stopped(job, whole: Run):
+    run = Run.load(job[0] / whole.path.name)
+    assert run.provenance["ranks"] == 2 and whole.provenance["ranks"] == 1
+    assert run.provenance["backend"] == "gloo"
+    assert_close_runs(run, whole)
+
+
+def test_a_killed_rank_ends_the_job_and_one_process_goes_on(whole: Run, tmp_path: Path):
+    done = torchrun(tmp_path, "killed")
+    assert done.returncode != 0 and (tmp_path / "killed").exists()
+    assert "SIGKILL" in done.stderr and "rank      : 1" in done.stderr
+    folder = tmp_path / whole.path.name
+    assert Run.load(folder).status in ("interrupted", "failed") and len(list((folder / "checkpoints").iterdir())) == 1
+    assert not list(folder.rglob("*.tmp"))
+    assert_close_runs(kit.search(whole_run(), out=tmp_path, progress=Silent()), whole)
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_is_said_once_and_before_anything_starts(job):
+    folder, done = job
+    for said in ("epochz", "2 ranks do not divide batch_size=61: start 1 ranks", "is not name=value", "tests_ranks.py/runs", "max_latency_ms is kept by"):
+        assert done.stderr.count(said) == 1, (said, done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not (folder / "refused").exists()
+
+
+def test_one_process_shares_with_nobody():
+    tensors = [torch.ones(2), None]
+    assert distributed.count() == 1 and distributed.first()
+    assert distributed.mean(tensors)[0] is tensors[0] and distributed.gather(tensors[0]) is tensors[0] and distributed.own(tensors[0]) is tensors[0]
+    with pytest.raises(KitError, match="none"):
+        distributed.on_first(lambda: (_ for _ in ()).throw(KitError("none")))
+
+
+def test_what_was_run_before_keeps_its_name():
+    """`sync_batchnorm` came later: a configuration without it is the same run as ever, on however many ranks."""
+    plain = kit.Config(dataset="digits", method="dha")
+    before = {name: value for name, value in plain.model_dump().items() if name not in (*NOT_HASHED, "sync_batchnorm")}
+    digest = hashlib.sha256(json.dumps([VERSION, before], sort_keys=True).encode()).hexdigest()[:8]
+    assert plain.name == f"digits-dha-s0-{digest}" != plain.but(sync_batchnorm=True).name
