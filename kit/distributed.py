@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from datetime import timedelta
@@ -130,7 +131,7 @@ def _message() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).partition(". ")[0]  # without the place in torch's own source, and advice
         raise Lost(f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in torchrun's, or in "
                    "failure.json; start the same again, it goes on from the last checkpoint") from error  # fmt: skip
 

@@ -114,8 +114,10 @@ def refused(folder: Path) -> None:
             assert error.code == 1
 
 
-def searched(folder: Path) -> None:
-    kit.search(whole_run(), out=folder, progress=Silent())
+def searched(folder: Path, progress: Silent | None = None) -> None:
+    """In float64: in float32 rounding grows a thousandfold in a few steps of so small a network."""
+    with float64():
+        kit.search(whole_run(), out=folder, progress=progress or Silent())
 
 
 def killed(folder: Path) -> None:
