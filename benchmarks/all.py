@@ -18,13 +18,14 @@ from kit import provenance, store
 from kit.search import pick_device
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start")
+ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")
 
 
 def one(name: str, device: torch.device, repeats: int) -> str:
     """In this process, with one thread."""
     import augment
     import data
+    import distributed
     import landscape
     import memory
     import search
@@ -36,7 +37,7 @@ def one(name: str, device: torch.device, repeats: int) -> str:
         "step": lambda: step.section(device, repeats, **step.SIZES[0]), "small": lambda: step.section(device, 3 * repeats, **step.SIZES[1]),
         "augment": lambda: augment.section(device, repeats), "memory": memory.section, "search": lambda: search.section(device, max(5, repeats // 2)),
         "data": lambda: data.section(repeats, **data.SIZE), "landscape": lambda: landscape.section(device, 2 * repeats),
-        "start": lambda: start.section(str(device), repeats),
+        "start": lambda: start.section(str(device), repeats), "distributed": lambda: distributed.section(device, repeats),
     }  # fmt: skip
     return sections[name]()
 
