@@ -135,14 +135,15 @@ def section(device: torch.device, repeats: int) -> str:
     averaging, efficiency = [], []
     for size, (a, b) in zip(SIZES, found):
         label = f"{size['image_channels']}×{size['image']}×{size['image']}, C={size['channels']}, {size['cells']} cells, {size['batch']} images a rank"
-        averaging += [(label, name, f"{1e3 * common.median(a[key]):.1f}", common.shown(common.ratio(a[key], a["none"]), 3), f"{len(a[key])}")
+        averaging += [(label, name, f"{1e3 * common.median(a[key]):.1f}", common.shown(common.ratio(a[key], a["none"]), 3),
+                       common.shown(common.ratio(a[key], a["ddp"]), 3), f"{len(a[key])}")
                       for name, key in (("not averaged", "none"), ("kit: one flat all-reduce", "kit"), ("DistributedDataParallel", "ddp"))]  # fmt: skip
         efficiency.append((label, *(f"{1e3 * common.median(b[key]):.1f}" for key in ("alone", "side", "ranks")),
                            common.shown(common.ratio(b["alone"], b["ranks"])), common.shown(common.ratio(b["side"], b["ranks"])), f"{len(b['ranks'])}"))  # fmt: skip
     return (
         "## one search on two ranks\n\nForward and backward pass of a child that changes with every step (nothing else), gradients averaged over two processes. "
         "DistributedDataParallel: `find_unused_parameters=True`, `broadcast_buffers=False`.\n\n"
-        + common.table(("network", "gradients", "ms, median", "÷ not averaged (median, quartiles)", "n"), averaging)
+        + common.table(("network", "gradients", "ms, median", "÷ not averaged (median, quartiles)", "÷ DistributedDataParallel", "n"), averaging)
         + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those of one process with one rank's batch, while "
         "the other process waits). Beside each other: the two processes each for itself, at once: what they take from each other as processes on one machine.\n\n"
         + common.table(("network", "ms, one process", "ms, two beside each other", "ms, one search on two ranks", "efficiency", "… against two beside each other", "n"),

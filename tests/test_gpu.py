@@ -1,5 +1,8 @@
 """What only a GPU shows. Skipped, with a message, where there is none."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -40,3 +43,16 @@ def test_the_step_never_waits_for_the_device(augment):
         engine.take_step(parts.net, engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one search on several GPUs needs two CUDA devices")
+def test_two_gpus_search_as_one(tmp_path):
+    values = {**SMALL, "dataset": "digits", "precision": "float32", "sync_batchnorm": True}
+    given = [f"{name}={value}" for name, value in values.items()]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "kit", *given, f"out={tmp_path}"], check=True)
+    config = kit.Config(**values)
+    run, one = kit.Run.load(tmp_path / config.name), kit.search(config, out=tmp_path / "one")
+    assert run.provenance["ranks"] == 2 and run.provenance["backend"] == "nccl"
+    losses = [r.history[r.history["name"] == "step/loss"]["value"].to_numpy() for r in (run, one)]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)  # the first step; later ones drift apart as float32 rounds
+    assert abs(run.metrics["test_accuracy"] - one.metrics["test_accuracy"]) < 0.2
