@@ -137,7 +137,7 @@ def _message() -> Iterator[None]:
 
 
 class Told(KitError):
-    """The first rank raises, and prints, the same error."""
+    """Another rank raises, and prints, the same error."""
 
 
 def on_first(action: Callable[[], T]) -> T:
@@ -170,11 +170,9 @@ def together(action: Callable[[], T]) -> T:
     said: list[str | None] = [None] * count()
     with _message():
         dist.all_gather_object(said, None if failure is None else str(failure), group=_ranks.patient)
-    if failure is not None and (first() or said[0] is None):
-        raise failure
     where = next((r for r, message in enumerate(said) if message is not None), None)
     if where is not None:
-        raise Told(said[0]) if said[0] is not None else KitError(f"rank {where}: {said[where]}")
+        raise failure if failure is not None and where == rank() else Told(said[where])
     return value  # type: ignore[return-value]
 
 

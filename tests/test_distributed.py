@@ -119,6 +119,8 @@ def test_what_is_refused_is_said_once_and_before_anything_starts(job):
     for said in ("epochz", "2 ranks do not divide batch_size=61: start 1 ranks", "is not name=value", "cannot be made (NotADirectoryError", "max_latency_ms is kept by"):
         assert done.stderr.count(said) == 1, (said, done.stderr)
     assert "Traceback" not in done.stderr
+    told = [line for line in done.stderr.splitlines() if "only-rank-1.json" in line]  # of what one rank alone meets, all learn
+    assert sorted(line.startswith("Told") for line in told) == [False, True]
     assert not (folder / "refused").exists()
 
 

@@ -106,12 +106,18 @@ def parted(folder: Path) -> None:
 
 
 def refused(folder: Path) -> None:
-    """The command line's errors, and whether anything was written."""
+    """The command line's errors, and one that the second rank alone meets."""
+    if distributed.first():
+        store.write_json(folder / "only-rank-0.json", {})
     for arguments in (["epochz=3"], ["batch_size=61"], ["batch_size"], [f"out={__file__}/runs"], ["max_latency_ms=3.0"]):
         try:
             command_line([f"dataset={NAME}", "device=cpu", "epochs=2", f"out={folder / 'refused'}", *arguments])
         except SystemExit as error:
             assert error.code == 1
+    try:  # on one rank alone
+        distributed.together(lambda: store.read_json(folder / f"only-rank-{distributed.rank()}.json"))
+    except kit.KitError as error:
+        print(type(error).__name__, error, file=sys.stderr)
 
 
 def searched(folder: Path, progress: Silent | None = None) -> None:
