@@ -78,7 +78,7 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 def steps_of(name: str) -> int:
     """Less where a step takes many passes."""
-    return 20 if CASES[name][0] in ("dha", "diffautoml", "autohas") else 6
+    return 20 if name in ("dha", "diffautoml", "autohas") else 6
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------------------
