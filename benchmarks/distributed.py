@@ -1,7 +1,7 @@
 """One search on two ranks: python benchmarks/distributed.py [--repeats 15]
 
-In one torchrun job, all things taking turns by the wall clock, one thread for each process on the CPU: what kit's averaging (one flat all-reduce of what
-the child used) adds to a pass, beside DistributedDataParallel(find_unused_parameters=True) on the same network, with another child in each
+In one torchrun job, all things taking turns by the wall clock, one thread for each process on the CPU: what kit's averaging (one flat
+all-reduce of what the child used) adds to a pass, beside DistributedDataParallel(find_unused_parameters=True) on the same network, with another child in each
 step; and the DHA step of two ranks beside that of one process with the batch of one rank.
 """
 
@@ -134,20 +134,21 @@ def section(device: torch.device, repeats: int) -> str:
         found = store.read_json(out)
     averaging, efficiency = [], []
     for size, (a, b) in zip(SIZES, found):
-        label = f"{size['image_channels']}×{size['image']}×{size['image']}, C={size['channels']}, {size['cells']} cells, {size['batch']} images a rank"
-        averaging += [(label, name, f"{1e3 * common.median(a[key]):.1f}", common.shown(common.ratio(a[key], a["none"]), 3),
-                       common.shown(common.ratio(a[key], a["ddp"]), 3), f"{len(a[key])}")
-                      for name, key in (("not averaged", "none"), ("kit: one flat all-reduce", "kit"), ("DistributedDataParallel", "ddp"))]  # fmt: skip
-        efficiency.append((label, *(f"{1e3 * common.median(b[key]):.1f}" for key in ("alone", "side", "ranks")),
-                           common.shown(common.ratio(b["alone"], b["ranks"])), common.shown(common.ratio(b["side"], b["ranks"])), f"{len(b['ranks'])}"))  # fmt: skip
+        image = f"{size['image_channels']}×{size['image']}×{size['image']}"
+        label = f"{image}, C={size['channels']}, {size['cells']} cells, {size['batch']} images a rank"
+        for name, key in (("not averaged", "none"), ("kit: one flat all-reduce", "kit"), ("DistributedDataParallel", "ddp")):
+            beside = (common.shown(common.ratio(a[key], a[other]), 3) for other in ("none", "ddp"))
+            averaging.append((label, name, f"{1e3 * common.median(a[key]):.1f}", *beside, str(len(a[key]))))
+        beside = (common.shown(common.ratio(b[key], b["ranks"])) for key in ("alone", "side"))
+        efficiency.append((label, *(f"{1e3 * common.median(b[key]):.1f}" for key in ("alone", "side", "ranks")), *beside, str(len(b["ranks"]))))
     return (
-        "## one search on two ranks\n\nForward and backward pass of a child that changes with every step (nothing else), gradients averaged over two processes. "
-        "DistributedDataParallel: `find_unused_parameters=True`, `broadcast_buffers=False`.\n\n"
+        "## one search on two ranks\n\nForward and backward pass of a child that changes with every step (nothing else), gradients averaged over two "
+        "processes. DistributedDataParallel: `find_unused_parameters=True`, `broadcast_buffers=False`.\n\n"
         + common.table(("network", "gradients", "ms, median", "÷ not averaged (median, quartiles)", "÷ DistributedDataParallel", "n"), averaging)
-        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those of one process with one rank's batch, while "
-        "the other process waits). Beside each other: the two processes each for itself, at once: what they take from each other as processes on one machine.\n\n"
-        + common.table(("network", "ms, one process", "ms, two beside each other", "ms, one search on two ranks", "efficiency", "… against two beside each other", "n"),
-                       efficiency)
+        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those of one process with one rank's batch, "
+        "while the other process waits). Beside each other: the two processes each for itself, at once: what they take from each other on one machine.\n\n"
+        + common.table(("network", "ms, one process", "ms, two beside each other", "ms, one search on two ranks", "efficiency",
+                        "… against two beside each other", "n"), efficiency)
         + f"\n\nBy the wall clock, until the slower rank is done; all columns of a table in turn. Load before: {before:.1f}.\n")  # fmt: skip
 
 

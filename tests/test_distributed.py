@@ -116,7 +116,8 @@ def test_a_killed_rank_ends_the_job_and_one_process_goes_on(whole: Run, tmp_path
 
 def test_what_is_refused_is_said_once_and_before_anything_starts(job):
     folder, done = job
-    for said in ("epochz", "2 ranks do not divide batch_size=61: start 1 ranks", "is not name=value", "cannot be made (NotADirectoryError", "max_latency_ms is kept by"):
+    for said in ("epochz", "2 ranks do not divide batch_size=61: start 1 ranks", "is not name=value", "cannot be made (NotADirectoryError",
+                 "max_latency_ms is kept by"):  # fmt: skip
         assert done.stderr.count(said) == 1, (said, done.stderr)
     assert "Traceback" not in done.stderr
     told = [line for line in done.stderr.splitlines() if "only-rank-1.json" in line]  # of what one rank alone meets, all learn
