@@ -193,7 +193,9 @@ def test_a_killed_run_without_retries_is_listed(tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_when_the_sweep_ends_early_nothing_of_it_lives_on(tmp_path, how):
     config = kit.Config(method="plain", **LONG)
-    code = f"import kit; from kit import sweep; sweep.run([kit.Config(**{config.model_dump()!r})], out={str(tmp_path)!r}, workers=1)"
+    # a suite that runs in the background hands down a SIGINT that is ignored
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"import kit; from kit import sweep; sweep.run([kit.Config(**{config.model_dump()!r})], out={str(tmp_path)!r}, workers=1)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = run_of(tmp_path / config.name)
     server = process.parent()

@@ -327,7 +327,7 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     if k:
         flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
         torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS], out=matrices.view(len(WARPS), n * k, 2, 3))
-    out, empty = torch.empty_like(images), torch.empty(0, 2)
+    out, empty = torch.empty_like(images), torch.empty(0, 2, dtype=torch.float32)
     shift, flip = (empty.long(), torch.empty(0, dtype=torch.bool)) if draw.shift is None else (draw.shift, draw.flip)
     fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
     tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
