@@ -31,7 +31,7 @@ WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `matrices` below
 # float32 throughout: numba would take Python's numbers as float64
 ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
-_PROBE = torch.full((64,), 1 + 2.0**-12)
+_PROBE = torch.full((64,), 1 + 2.0**-12, dtype=torch.float32)
 FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all())  # whether torch's kernels do, on this processor
 
 # a division by zero gives inf, as in torch: no branch, so loops vectorise; called from here only, which spares compiling wrappers for Python
