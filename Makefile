@@ -37,12 +37,14 @@ reports/%.json:
 reports/limits-%.json: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/papermill notebooks/limits.ipynb build/limits-$*.ipynb --log-output --no-progress-bar -p reports reports \
-		-p dataset $(firstword $(subst -, ,$*)) -p cost $(lastword $(subst -, ,$*)) -p seeds 4 -p epochs 12
+		-p dataset $(firstword $(subst -, ,$*)) -p cost $(lastword $(subst -, ,$*)) -p epochs 12 $(SIZE_limits-$*)
 
 reports/landscape-%.json: $(INSTALLED)
 	mkdir -p build
 	$(BIN)/papermill notebooks/landscape.ipynb build/landscape-$*.ipynb --log-output --no-progress-bar -p dataset $* -p seed 0,1,2
 
+SIZE_limits-digits-params := -p seeds 4
+SIZE_limits-digits-latency_ms := -p seeds 3 -p shares 0.1,0.3,1
 SIZE_ablation-digits := SEEDS=5
 SIZE_ablation-fashion_mnist := ARGS='-p image_size 14 -p train_images 3000 -p epochs 10'
 SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epochs 8'
