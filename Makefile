@@ -34,12 +34,12 @@ reports: $(INSTALLED)
 
 reports/%.json:
 	$(MAKE) study STUDY=$(firstword $(subst -, ,$*)) DATASET=$(lastword $(subst -, ,$*)) $(SIZE_$*)
-reports/limits-%.json: $(INSTALLED)
+reports/limits-%.json: | $(INSTALLED)
 	mkdir -p build
 	$(BIN)/papermill notebooks/limits.ipynb build/limits-$*.ipynb --log-output --no-progress-bar -p reports reports \
 		-p dataset $(firstword $(subst -, ,$*)) -p cost $(lastword $(subst -, ,$*)) -p epochs 12 $(SIZE_limits-$*)
 
-reports/landscape-%.json: $(INSTALLED)
+reports/landscape-%.json: | $(INSTALLED)
 	mkdir -p build
 	$(BIN)/papermill notebooks/landscape.ipynb build/landscape-$*.ipynb --log-output --no-progress-bar -p dataset $* -p seed 0,1,2
 
