@@ -12,7 +12,8 @@ from kit.errors import KitError
 from kit.space.cost import measure, total
 from kit.space.depthwise import dense_gradient
 from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
-from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, batch_norm, build_operation, gated, last_norm
+from kit.space.norm import batch_norm
+from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, build_operation, gated, last_norm
 
 NODES = 4
 INPUTS = 2
@@ -83,7 +84,7 @@ class Cell(nn.Module):
         for node in range(NODES):
             slot = self.first_slot + node
             gate = gates[slot]
-            output = 0
+            output = None
             for k, candidate in enumerate(picks[slot]):
                 operation, name, edge = self.operation(node, candidate)
                 if operation.reads_relu and edge not in rectified:
@@ -92,7 +93,7 @@ class Cell(nn.Module):
                 y = operation(x) if gate is None else gated(operation, x, gate[k])
                 if name != "skip_connect":
                     y = drop(y)
-                output = output + y
+                output = y if output is None else output + y
             states.append(dense_gradient(output))
         return torch.cat(states[INPUTS:], dim=1)
 

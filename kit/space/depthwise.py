@@ -1,8 +1,8 @@
 """Depthwise convolutions whose backward pass on the CPU costs about what the forward pass does.
 
-oneDNN has kernels for depthwise gradients, but only for the weight of 3×3 kernels without dilation and for the input without dilation; for
-the rest it falls back on grouped convolutions that waste 16 lanes of 16. Here every gradient is put in terms of those kernels, on the same
-numbers: autograd's own way stays beside it as the reference and serves whatever is not float training on the CPU.
+oneDNN has kernels for depthwise gradients, but only for the weight of 3×3 kernels without dilation and for the input without dilation (in
+bfloat16 also without stride); for the rest it falls back on grouped convolutions that waste 16 lanes of 16. Here every gradient is put in terms
+of those kernels, on the same numbers: autograd's own way stays beside it as the reference and serves whatever is not float training on the CPU.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class _Depthwise(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is asked for: by autograd's own formulas
             return (*_slow(g, x, weight, ctx.stride, ctx.dilation, for_x, for_weight), None, None)
         g = g.contiguous(memory_format=torch.channels_last)
+        if ctx.stride == 2 and g.dtype == torch.bfloat16:
+            g, ctx.stride = _between_zeros(g, x), 1
         grad_x = input_gradient(g, x, weight, ctx.stride, ctx.dilation) if for_x else None
         return grad_x, weight_gradient(g, x, weight, ctx.stride, ctx.dilation) if for_weight else None, None, None
 
@@ -88,6 +90,13 @@ def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation:
 def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
     """∂L/∂weight of a 3×3 kernel at stride 1 without dilation."""
     return _slow(g, x, like.new_empty(like.shape[0], 1, 3, 3), 1, 1, False, True)[1]
+
+
+def _between_zeros(g: Tensor, x: Tensor) -> Tensor:
+    """g of a convolution of stride 2 as that of the same one of stride 1 over x, of whose outputs every second pixel alone is used."""
+    out = torch.zeros_like(x)
+    out[:, :, ::2, ::2] = g
+    return out
 
 
 def _split(t: Tensor, d: int) -> Tensor:

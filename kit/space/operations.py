@@ -12,41 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.space.depthwise import DepthwiseConv
+from kit.space.norm import GatedNorm, batch_norm
+from kit.space.pools import AveragePool, MaxPool
 
 CELL_OPS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect")
-
-
-class GatedNorm(nn.BatchNorm2d):
-    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, in the place of its affine part.
-
-    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here the gate's
-    gradient is the affine weight's, summed. An affine part that does not train is at rest (1, 0) and needs no product at all.
-    """
-
-    gate: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return super().forward(x)
-        tracked, factor = self.training and self.track_running_stats, self.momentum
-        if tracked:
-            self.num_batches_tracked.add_(1)
-            if factor is None:  # a plain average over batches, as in torch
-                factor = 1.0 / float(self.num_batches_tracked)
-        mean, var = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
-        at_rest = not self.weight.requires_grad
-        # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
-        weight = self.gate.expand_as(self.weight).contiguous() if at_rest else self.weight * self.gate
-        bias = self.bias if at_rest else self.bias * self.gate
-        return F.batch_norm(x, mean, var, weight, bias, self.training, factor or 0.0, self.eps)
-
-
-def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
-    """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node freezes)."""
-    norm = GatedNorm(channels)
-    norm.weight.requires_grad_(trained)
-    norm.bias.requires_grad_(trained)
-    return norm
 
 
 class ConvNorm(nn.Sequential):
@@ -78,8 +47,7 @@ class Pool(nn.Sequential):
     reads_relu = False
 
     def __init__(self, c: int, kind: str, stride: int, trained: bool):
-        pool = nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
-        super().__init__(pool, batch_norm(c, trained))
+        super().__init__(MaxPool(stride) if kind == "max" else AveragePool(stride), batch_norm(c, trained))
 
 
 class HalvingConv(nn.Conv2d):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import distributed
-from kit.space.operations import GatedNorm
+from kit.space.norm import GatedNorm
 
 
 class SyncedNorm(GatedNorm):
@@ -25,18 +25,11 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        if self.track_running_stats:
-            self._track(mean.detach(), var.detach(), distributed.whole(x.numel() // x.shape[1]))
-        weight, bias = (self.weight, self.bias) if self.gate is None else (self.weight * self.gate, self.bias * self.gate)
+        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         shape = (1, -1, 1, 1)
         return torch.addcmul((bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
-
-    def _track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        self.num_batches_tracked.add_(1)
-        factor = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
-        self.running_var.lerp_(var.to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
 
 
 def synchronize(net: nn.Module) -> None:
