@@ -110,27 +110,52 @@ def test_the_output_may_be_changed_in_place(wide):
     assert torch.equal(ours, theirs)
 
 
-def test_large_maps_go_wide_and_the_rest_to_torch():
+def test_still_statistics_stay(wide):
+    x = data((4, 36, 6, 6), torch.float32)[0].requires_grad_()
+    made = trained(36)
+    before = {name: value.clone() for name, value in made.named_buffers()}
+    made.track_running_stats = False  # as `Network.still_statistics` has it
+    assert type(made(x).grad_fn).__name__ == "_WideBackward"
+    assert all(torch.equal(value, before[name]) for name, value in made.named_buffers())
+    made.track_running_stats = True
+    made(x)
+    assert not any(torch.equal(value, before[name]) for name, value in made.named_buffers())
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_same_bits_every_time(threads, number):
+    threads(number)
+    x, upstream = data((64, 36, 16, 16), torch.float32)
+    assert pixels_at_once(x.clone(memory_format=torch.preserve_format).requires_grad_(), torch.ones(36)) == 4
+    first = results(trained(36), x, upstream, None)
+    for _ in range(5):
+        assert all(torch.equal(one, other) for one, other in zip(results(trained(36), x, upstream, None), first))
+
+
+def test_large_maps_go_wide_and_the_rest_to_torch(threads):
     def pixels(n: int, c: int, side: int, layout: torch.memory_format = torch.channels_last, trains: bool = True) -> int:
         x = torch.empty(n, c, side, side).contiguous(memory_format=layout).requires_grad_(trains)
         return pixels_at_once(x, torch.ones(c))
 
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert (pixels(96, 36, 32), pixels(96, 8, 32), pixels(16, 7, 96)) == (4, 2, 16)
-        assert pixels(96, 72, 32) == 1  # enough channels for one thread
-        torch.set_num_threads(2)
-        assert pixels(96, 72, 16) == 2
-        assert pixels(96, 64, 32) == 1  # whole registers
-        assert pixels(64, 8, 8) == 1  # small
-        assert pixels(31, 7, 67) == 1  # an odd number of pixels, odd channels
-        assert pixels(96, 36, 32, torch.contiguous_format) == 1
-        assert pixels(96, 36, 32, trains=False) == 1
-        with torch.no_grad():
-            assert pixels(96, 36, 32) == 1
-    finally:
-        torch.set_num_threads(threads)
+    threads(1)
+    assert (pixels(96, 36, 32), pixels(96, 8, 32), pixels(16, 7, 96)) == (4, 2, 16)
+    assert pixels(96, 72, 32) == 1  # enough channels for one thread
+    threads(2)
+    assert pixels(96, 72, 16) == 2
+    assert pixels(96, 64, 32) == 1  # whole registers
+    assert pixels(64, 8, 8) == 1  # small
+    assert pixels(31, 7, 67) == 1  # an odd number of pixels, odd channels
+    assert pixels(96, 36, 32, torch.contiguous_format) == 1
+    assert pixels(96, 36, 32, trains=False) == 1
+    with torch.no_grad():
+        assert pixels(96, 36, 32) == 1
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

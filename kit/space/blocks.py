@@ -15,6 +15,7 @@ from kit.errors import KitError
 from kit.space.cost import measure, total
 from kit.space.depthwise import DepthwiseConv
 from kit.space.network import Child, Cost, Network, Picks, Slot, check_halvings, fitting_halvings, gate_output
+from kit.space.norm import batch_norm
 
 CHOICES = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")
 
@@ -222,7 +223,7 @@ def depthwise(c: int, kernel: int, stride: int, activation: type[nn.Module] | No
 
 
 def _normed(conv: nn.Conv2d, activation: type[nn.Module] | None) -> nn.Sequential:
-    return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), *([activation()] if activation else []))
+    return nn.Sequential(conv, batch_norm(conv.out_channels), *([activation()] if activation else []))
 
 
 def shuffle(left: Tensor, right: Tensor) -> Tensor:
