@@ -24,23 +24,28 @@ from kit.tables import PAPER, REFERENCE, findings, holm, interval, latex_table, 
 
 @dataclass(frozen=True)
 class Study:
-    """title: of the report; methods: its rows; shown: those whose run of the first seed is shown in detail; budget: a sentence on what
-    the methods have in common, with the configuration's fields in braces."""
+    """title: of the report, and in part, where some of its rows are left out; methods: its rows; shown: those whose run of the first seed is
+    shown in detail; budget: a sentence on what the methods have in common, with the configuration's fields in braces."""
 
     title: str
+    in_part: str
     methods: tuple[str, ...]
     shown: tuple[str, ...]
     budget: str
+
+    def titled(self, runs: Sequence[Run | Record]) -> str:
+        return self.title if {run.config.method for run in runs}.issuperset(self.methods) else self.in_part
 
 
 STUDIES: Mapping[str, Study] = {
     # DHA's Table 3, and the rows every ablation needs beside it
     "ablation": Study(
-        "Joint against sequential search", ("dha", "seq-dha", "nas+da", "seq-nas+da", "nas+hpo", "seq-nas+hpo", "ista", "random", "plain"), ("dha",),
+        "Joint against sequential search", "Joint search beside other methods",
+        ("dha", "seq-dha", "nas+da", "seq-nas+da", "nas+hpo", "seq-nas+hpo", "ista", "random", "plain"), ("dha",),
         "a sequential method searches for {search_epochs} of them and trains what it found from scratch in the others; a joint one searches "
         "for at most {search_epochs} and goes on with the same weights."),
     "methods": Study(
-        "Four systems side by side", ("dha", "diffautoml", "daas", "autohas", "ista", "dsnas", "gdas", "darts", "snas", "daas-independent",
+        "Four systems side by side", "Methods side by side", ("dha", "diffautoml", "daas", "autohas", "ista", "dsnas", "gdas", "darts", "snas", "daas-independent",
                                       "autohas-phase", "autohas-hpo", "autohas-diff", "random-search", "bayesian", "hgd", "ift", "random", "plain"),
         ("dha", "diffautoml", "daas", "autohas"),
         "a method that retrains searches for {search_epochs} of them and trains what it found from scratch in the others; the others search for at "
@@ -57,14 +62,16 @@ def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name:
     """Write <study>-<dataset>.md, .html, .csv, .tex, pictures and .json (what `rewrite` needs) from finished runs of one data set; returns the
     Markdown's path.
 
-    note: a sentence about the circumstances (what else the machine did, say) that stands with the hardware.
+    name: of the files, without an ending, in place of <study>-<dataset>, so that a data set may have several. note: a sentence about the
+    circumstances (what else the machine did, say) that stands with the hardware.
     """
     if not runs:
         raise KitError("no finished runs, so there is nothing to report: see the failures that the sweep listed")
     datasets = {run.config.dataset for run in runs}
     if len(datasets) > 1:
         raise KitError(f"a report is about one data set, these runs have {sorted(datasets)}: report them one by one")
-    folder, stem = Path(folder), name or f"{study}-{Path(datasets.pop()).name}"
+    path = Path(folder) / (name or _stem(study, runs))
+    folder, stem = path.parent, path.name
     summary, table = summarize(runs), per_run(runs)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(STUDIES[study], runs, summary, table, folder, stem)
@@ -81,7 +88,8 @@ def rewrite(path: str | Path) -> Path:
         return importlib.import_module(OTHERS[kept.study]).rewrite(path)
     summary, table = summarize(kept.runs), per_run(kept.runs)
     dataset = kept.runs[0].config.dataset
-    text = _text(kept.study, kept.runs, summary, dataset, kept.pictures, kept.note)
+    name = "" if path.stem == _stem(kept.study, kept.runs) else path.stem
+    text = _text(kept.study, kept.runs, summary, dataset, kept.pictures, kept.note, name)
     store.atomically(path.with_suffix(".md"), lambda p: p.write_text(text))
     store.atomically(path.with_suffix(".html"), lambda p: p.write_text(_page(text, path.parent)))
     columns = [c for c in table.columns if c != "path"]
@@ -113,10 +121,15 @@ def ablation_grid(methods: str, seeds: int | str, values: dict[str, Any]) -> lis
     return grid("ablation", methods, seeds, values)
 
 
+def _stem(study: str, runs: Sequence[Run | Record]) -> str:
+    return f"{study}-{Path(runs[0].config.dataset).name}"
+
+
 def _pictures(study: Study, runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, folder: Path, stem: str) -> list[tuple[str, str]]:
     name = Path(runs[0].config.dataset).name
     shown: list[tuple[str, str, object]] = [
-        ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", figures.ablation(summary, table, title=f"{name}: {study.title.lower()}")),
+        ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds",
+         figures.ablation(summary, table, title=f"{name}: {study.titled(runs).lower()}")),
         ("time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")),
         ("loss", "Training loss (on augmented images, so not comparable between policies)", figures.overlay(list(runs), "loss")),
     ]
@@ -140,13 +153,14 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, object]]:
     return [*found, (f"{prefix}cell", f"The architecture that {title} found", figures.cell(run.genotype))]
 
 
-def _text(study: str, runs: Sequence[Record], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str) -> str:
+def _text(study: str, runs: Sequence[Record], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str,
+          name: str) -> str:  # fmt: skip
     config, where = runs[0].config, runs[0].provenance
     seeds = sorted({run.config.seed for run in runs})
     accuracy_step = 100 / runs[0].metrics["test_images"]
     resized = f" resized to {config.image_size}×{config.image_size} pixels" if config.image_size else ""
     parts = [
-        f"# {STUDIES[study].title}: {dataset}",
+        f"# {STUDIES[study].titled(runs)}: {dataset}",
         f"{len(runs)} runs: {summary['method'].nunique()} methods, seeds {', '.join(map(str, seeds))}, preset `{config.preset}`. Every "
         f"method gets the same budget, {config.epochs} epochs{_images(runs)}{resized} in batches of {config.batch_size}: "
         + STUDIES[study].budget.format(**config.model_dump()),
@@ -163,7 +177,7 @@ def _text(study: str, runs: Sequence[Record], summary: pd.DataFrame, dataset: st
         "## Pictures",
         *(f"### {caption}\n\n![{caption}]({file})" for file, caption in pictures),
         "## Where it comes from",
-        _origin(study, runs) + (f"\n- note: {note}" if note else ""),
+        _origin(study, runs, name) + (f"\n- note: {note}" if note else ""),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -183,14 +197,15 @@ def _trained_on(runs: Sequence[Record]) -> str:
     return " ".join(f"Trained on {way}: {', '.join(f'`{m}`' for m in dict.fromkeys(methods))}." for way, methods in ways.items())
 
 
-def _origin(study: str, runs: Sequence[Record]) -> str:
+def _origin(study: str, runs: Sequence[Record], name: str) -> str:
     places = [run.provenance for run in runs]
 
     def each(key: str) -> str:
         return ", ".join(sorted({str(p[key]) for p in places}))
 
     torch_versions = ", ".join(sorted({p["versions"]["torch"] or "?" for p in places}))
-    command = " ".join([f"papermill notebooks/{study}.ipynb out.ipynb", *(f"-p {name} {value}" for name, value in _parameters(study, runs).items())])
+    parameters = _parameters(study, runs) | ({"name": name} if name else {})
+    command = " ".join([f"papermill notebooks/{study}.ipynb out.ipynb", *(f"-p {key} {value}" for key, value in parameters.items())])
     return "\n".join([
         f"- command: `{command}`",
         f"- code: commit {each('commit')} (a + marks uncommitted changes)",

@@ -70,6 +70,16 @@ def test_the_report_is_complete_and_the_same_twice(runs, tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_a_data_set_may_have_several_reports(runs, tmp_path):
+    path = report.ablation(runs, tmp_path, name="ablation-digits-short")
+    text = path.read_text()
+    assert path.name == "ablation-digits-short.md" and text.startswith("# Joint search beside other methods: digits\n")
+    assert " -p name ablation-digits-short`" in text and "](ablation-digits-short-accuracy.png)" in text
+    assert not list(tmp_path.glob("ablation-digits.*"))
+    path.unlink()
+    assert report.rewrite(tmp_path / "ablation-digits-short.json").read_text() == text
+
+
 def test_the_grid_is_checked():
     assert [(c.method, c.seed) for c in report.ablation_grid("ista,dha", "3,5", {})] == [("ista", 3), ("dha", 3), ("ista", 5), ("dha", 5)]
     assert [c.method for c in report.ablation_grid("all", 1, {})] == list(report.STUDIES["ablation"].methods)
