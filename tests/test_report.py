@@ -152,7 +152,7 @@ def test_the_index_lists_every_report_once(runs, tmp_path):
     text = path.read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert path.name == "README.md" and len(rows) == 2 and report.index(tmp_path).read_text() == text
-    assert rows[0].startswith("| [Joint against") and "ablation-digits.json" in rows[0] and "ablation-digits.html" in rows[0]
+    assert rows[0].startswith("| [Joint search beside other methods: digits]") and "ablation-digits.json" in rows[0] and "ablation-digits.html" in rows[0]
     assert rows[1] == r"| [Measured \| by hand](by-hand.md) | – | – |"
 
 
