@@ -45,8 +45,9 @@ STUDIES: Mapping[str, Study] = {
         "a sequential method searches for {search_epochs} of them and trains what it found from scratch in the others; a joint one searches "
         "for at most {search_epochs} and goes on with the same weights."),
     "methods": Study(
-        "Four systems side by side", "Methods side by side", ("dha", "diffautoml", "daas", "autohas", "ista", "dsnas", "gdas", "darts", "snas", "daas-independent",
-                                      "autohas-phase", "autohas-hpo", "autohas-diff", "random-search", "bayesian", "hgd", "ift", "random", "plain"),
+        "Four systems side by side", "Methods side by side",
+        ("dha", "diffautoml", "daas", "autohas", "ista", "dsnas", "gdas", "darts", "snas", "daas-independent", "autohas-phase", "autohas-hpo",
+         "autohas-diff", "random-search", "bayesian", "hgd", "ift", "random", "plain"),
         ("dha", "diffautoml", "daas", "autohas"),
         "a method that retrains searches for {search_epochs} of them and trains what it found from scratch in the others; the others search for at "
         "most {search_epochs} and go on with the same weights; trials share those {search_epochs}. An epoch's cost differs: two-level steps "

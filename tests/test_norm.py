@@ -40,6 +40,7 @@ def results(made: torch.nn.BatchNorm2d, x: torch.Tensor, upstream: torch.Tensor,
         made.gate = gate
     y = gate * made(x) if product else made(x)
     wanted = [x, *(p for p in made.parameters() if p.requires_grad), *([] if gate is None else [gate])]
+    torch.autograd.grad(y, wanted, upstream.to(y.dtype), retain_graph=True)  # the graph may be gone through again
     return [y, *torch.autograd.grad(y, wanted, upstream.to(y.dtype)), made.running_mean, made.running_var, made.num_batches_tracked]
 
 
@@ -54,6 +55,7 @@ def test_outputs_gradients_and_statistics_are_torchs_in_float64(wide, shape, mom
     assert pixels_at_once(x.clone(memory_format=torch.preserve_format).requires_grad_(), ours.weight) > 1
     gates = [torch.tensor(-0.7, dtype=torch.float64, requires_grad=True) if gated else None for _ in range(2)]
     for _ in range(3):  # the running statistics, too
+        upstream = upstream.contiguous()  # a gradient in the other order
         found = results(ours, x, upstream, gates[0])
         expected = results(theirs, x, upstream, gates[1], product=gated)
         for one, other in zip(found, expected, strict=True):

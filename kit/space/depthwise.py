@@ -58,11 +58,11 @@ class _Depthwise(torch.autograd.Function):
         for_x, for_weight = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # a second derivative is asked for: by autograd's own formulas
             return (*_slow(g, x, weight, ctx.stride, ctx.dilation, for_x, for_weight), None, None)
-        g = g.contiguous(memory_format=torch.channels_last)
-        if ctx.stride == 2 and g.dtype == torch.bfloat16:
-            g, ctx.stride = _between_zeros(g, x), 1
-        grad_x = input_gradient(g, x, weight, ctx.stride, ctx.dilation) if for_x else None
-        return grad_x, weight_gradient(g, x, weight, ctx.stride, ctx.dilation) if for_weight else None, None, None
+        g, stride = g.contiguous(memory_format=torch.channels_last), ctx.stride
+        if stride == 2 and g.dtype == torch.bfloat16:
+            g, stride = _between_zeros(g, x), 1
+        grad_x = input_gradient(g, x, weight, stride, ctx.dilation) if for_x else None
+        return grad_x, weight_gradient(g, x, weight, stride, ctx.dilation) if for_weight else None, None, None
 
 
 def _slow(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, for_x: bool, for_weight: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -112,7 +112,7 @@ class _Wide(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is asked for: by autograd's own formulas
             return (*_norm_backward(g, x, weight, None, None, mean, inverse, True, ctx.eps, wanted), None, None)
         k, n = ctx.k, x.numel() // x.shape[1]
-        wide, g = _widen(x, k), _widen(g, k)
+        wide, g = _widen(x, k), _widen(g.contiguous(memory_format=torch.channels_last), k)
         # sums of g and of g · x̂; in bfloat16 also the gradient as it were if the statistics were constants, since that product is to be rounded once
         mixed = x.dtype != weight.dtype
         wide_weight, _bias, wide_mean, wide_var = per_channel
@@ -137,7 +137,7 @@ class _Wide(torch.autograd.Function):
 
 def _widen(x: Tensor, k: int) -> Tensor:
     """Channels-last [N, C, H, W] seen as [N H W / k, k C, 1, 1]."""
-    return x.permute(0, 2, 3, 1).reshape(-1, k * x.shape[1], 1, 1)
+    return x.permute(0, 2, 3, 1).view(-1, k * x.shape[1], 1, 1)
 
 
 def _line(wide: Tensor, per_channel: Iterable[Tensor], eps: float, like: Tensor) -> Tensor:
