@@ -1,6 +1,8 @@
-"""All benchmarks into one report: python benchmarks/all.py [--device auto --repeats 7 --only step,augment] → reports/bench-<device>.md
+"""All benchmarks into one report: python benchmarks/all.py [--device auto --repeats 7 --only step,augment] →
+reports/bench-<device>.md
 
-Each section measures its things in turn in one run. Run it on an otherwise idle machine; it takes about half an hour on two CPU cores, most of it `search`.
+Each section measures its things in turn in one run. Run it on an otherwise idle machine; it takes about half an hour on
+two CPU cores, most of it `search`.
 """
 
 from __future__ import annotations
@@ -34,11 +36,16 @@ def one(name: str, device: torch.device, repeats: int) -> str:
 
     torch.set_num_threads(1)
     sections = {
-        "step": lambda: step.section(device, repeats, **step.SIZES[0]), "small": lambda: step.section(device, 3 * repeats, **step.SIZES[1]),
-        "augment": lambda: augment.section(device, repeats), "memory": memory.section, "search": lambda: search.section(device, max(5, repeats // 2)),
-        "data": lambda: data.section(repeats, **data.SIZE), "landscape": lambda: landscape.section(device, 2 * repeats),
-        "start": lambda: start.section(str(device), repeats), "distributed": lambda: distributed.section(device, repeats),
-    }  # fmt: skip
+        "step": lambda: step.section(device, repeats, **step.SIZES[0]),
+        "small": lambda: step.section(device, 3 * repeats, **step.SIZES[1]),
+        "augment": lambda: augment.section(device, repeats),
+        "memory": memory.section,
+        "search": lambda: search.section(device, max(5, repeats // 2)),
+        "data": lambda: data.section(repeats, **data.SIZE),
+        "landscape": lambda: landscape.section(device, 2 * repeats),
+        "start": lambda: start.section(str(device), repeats),
+        "distributed": lambda: distributed.section(device, repeats),
+    }
     return sections[name]()
 
 
@@ -60,14 +67,29 @@ def main() -> None:
     old = dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=<!-- |\Z)", path.read_text(), re.DOTALL)) if path.is_file() else {}
     for section in a.only.split(","):
         # a process each: what one leaves in memory is not the next one's
-        out = subprocess.run([sys.executable, str(HERE / "all.py"), "--print", section, "--device", str(device), "--repeats", str(a.repeats)],
-                             check=True, stdout=subprocess.PIPE, text=True).stdout  # fmt: skip
+        out = subprocess.run(
+            [
+                sys.executable,
+                str(HERE / "all.py"),
+                "--print",
+                section,
+                "--device",
+                str(device),
+                "--repeats",
+                str(a.repeats),
+            ],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
         origin = f"commit {where['commit']}, load before {os.getloadavg()[0]:.1f}"
         old[section] = f"{out.strip()}\n\n*{origin}*\n\n"
         print(old[section], flush=True)
-        head = (f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} cores, torch {torch.__version__}, "
-                f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread by its own clock, which other work "
-                f"on the machine moves little. `python benchmarks/all.py`\n\n")  # fmt: skip
+        head = (
+            f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} cores, torch {torch.__version__}, "
+            f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread by its own clock, which other work "
+            f"on the machine moves little. `python benchmarks/all.py`\n\n"
+        )
         text = head + "".join(f"<!-- {key} -->\n{old[key]}" for key in ORDER if key in old)
         store.atomically(path, lambda p, text=text: p.write_text(text.rstrip() + "\n"))
     print(path)

@@ -1,11 +1,13 @@
-"""Augmentation in images/s, kit against torchvision and kornia: python benchmarks/augment.py [--repeats 7 --device auto]"""
+"""Augmentation in images/s, kit against torchvision and kornia: python benchmarks/augment.py [--repeats 7 --device
+auto]
+"""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import statistics
-from typing import Callable
+from collections.abc import Callable
 
 import common
 import torch
@@ -22,7 +24,12 @@ from kit.search import pick_device
 
 BATCH = {32: 512, 64: 256, 224: 64}
 KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
-BRIGHTNESS = {"Color": F.adjust_saturation, "Contrast": F.adjust_contrast, "Brightness": F.adjust_brightness, "Sharpness": F.adjust_sharpness}
+BRIGHTNESS = {
+    "Color": F.adjust_saturation,
+    "Contrast": F.adjust_contrast,
+    "Brightness": F.adjust_brightness,
+    "Sharpness": F.adjust_sharpness,
+}
 
 
 def single(image, name: str, m: float, sign: float, side: int):
@@ -61,14 +68,28 @@ def per_image(images: list, draw: Draw, side: int) -> Tensor:
 
 
 def kornia_way(images: Tensor) -> Callable[[], object] | None:
-    """RandAugment of the same 14 operations, two per batch: it has no way to draw them per image, which is the lighter task."""
+    """RandAugment of the same 14 operations, two per batch: it has no way to draw them per image, which is the lighter
+    task.
+    """
     try:
         from kornia.augmentation.auto import RandAugment
     except ImportError:
         return None
-    ranges = [("auto_contrast", 0, 1), ("equalize", 0, 1), ("rotate", -30.0, 30.0), ("posterize", 4.0, 8.0), ("solarize", 0.0, 1.0), ("color", 0.1, 1.9),
-              ("contrast", 0.1, 1.9), ("brightness", 0.1, 1.9), ("sharpness", 0.1, 1.9), ("shear_x", -0.3, 0.3), ("shear_y", -0.3, 0.3),
-              ("translate_x", -0.45, 0.45), ("translate_y", -0.45, 0.45)]  # fmt: skip
+    ranges = [
+        ("auto_contrast", 0, 1),
+        ("equalize", 0, 1),
+        ("rotate", -30.0, 30.0),
+        ("posterize", 4.0, 8.0),
+        ("solarize", 0.0, 1.0),
+        ("color", 0.1, 1.9),
+        ("contrast", 0.1, 1.9),
+        ("brightness", 0.1, 1.9),
+        ("sharpness", 0.1, 1.9),
+        ("shear_x", -0.3, 0.3),
+        ("shear_y", -0.3, 0.3),
+        ("translate_x", -0.45, 0.45),
+        ("translate_y", -0.45, 0.45),
+    ]
     policy = RandAugment(n=2, m=15, policy=[[r] for r in ranges])
     scaled = images.float() / 255  # kornia works on floats; the conversion is not counted
     with torch.no_grad():
@@ -91,7 +112,9 @@ def section(device: torch.device, repeats: int) -> str:
     rows = []
     for side, n in BATCH.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)
-        images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(0, "images", device), device=device)
+        images = torch.randint(
+            0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(0, "images", device), device=device
+        )
         images = torch.nn.functional.avg_pool2d(images.float(), 5, 1, 2).to(torch.uint8)  # smooth as photographs are
         few = slice(0, min(n, 64))
         draw = policy.sample(n)
@@ -104,16 +127,37 @@ def section(device: torch.device, repeats: int) -> str:
             "torchvision, PIL": lambda pils=pils, draw=draw, side=side: per_image(pils, draw, side),
             "copy": lambda images=images: images.clone(),
         }
-        counts = {**dict.fromkeys(ways, n), "torchvision, tensors": len(tensors), "torchvision, PIL": len(pils), "copy": n, "kornia": KORNIA * n}
+        counts = {
+            **dict.fromkeys(ways, n),
+            "torchvision, tensors": len(tensors),
+            "torchvision, PIL": len(pils),
+            "copy": n,
+            "kornia": KORNIA * n,
+        }
         if (kornia := kornia_way(images)) is not None:
             things["kornia"] = kornia
         times = common.alternately(things, repeats, device, warm=2)
         each = {name: [t / counts[name] for t in found] for name, found in times.items()}
         rate = {name: 1 / statistics.median(found) for name, found in each.items()}
         own = each[next(iter(ways))]
-        rows += [(f"{side}²", name, f"{rate[name]:,.0f}", "–" if each[name] is own else common.shown(common.ratio(each[name], own), 1))
-                 for name in (*ways, "torchvision, tensors", "torchvision, PIL", "kornia") if name in rate]  # fmt: skip
-        rows.append((f"{side}²", "plain uint8 copy of the batch", f"{rate['copy']:,.0f}", common.shown(common.ratio(each["copy"], own), 3)))
+        rows += [
+            (
+                f"{side}²",
+                name,
+                f"{rate[name]:,.0f}",
+                "–" if each[name] is own else common.shown(common.ratio(each[name], own), 1),
+            )
+            for name in (*ways, "torchvision, tensors", "torchvision, PIL", "kornia")
+            if name in rate
+        ]
+        rows.append(
+            (
+                f"{side}²",
+                "plain uint8 copy of the batch",
+                f"{rate['copy']:,.0f}",
+                common.shown(common.ratio(each["copy"], own), 3),
+            )
+        )
     absent = "" if "kornia" in rate else " kornia is not installed here, so its rows are missing."
     if device.type == "cpu" and "kit with numba" not in rate:
         absent += " numba is not installed here (the extra `fast`), so kit's compiled rows are missing."
@@ -124,14 +168,21 @@ def section(device: torch.device, repeats: int) -> str:
         "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
         "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
         + common.table(("size", "what", "images/s", f"speed of {next(iter(ways))} ÷ its (median, quartiles)"), rows)
-        + f"\n\nn = {repeats} rounds.{absent}\n\n" + by_operation(device, repeats))
+        + f"\n\nn = {repeats} rounds.{absent}\n\n"
+        + by_operation(device, repeats)
+    )
 
 
 def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 24) -> str:
     """Markdown: µs an image of each operation, beside the passes over memory that torch needs for it."""
     g = generator(0, "by operation", device)
-    images = torch.nn.functional.avg_pool2d(torch.rand(n, 3, side, side, generator=g, device=device) * 255, 5, 1, 2).to(torch.uint8)
-    magnitude, sign = torch.rand(n, generator=g, device=device) * 10, torch.rand(n, generator=g, device=device).sub(0.5).sign()
+    images = torch.nn.functional.avg_pool2d(torch.rand(n, 3, side, side, generator=g, device=device) * 255, 5, 1, 2).to(
+        torch.uint8
+    )
+    magnitude, sign = (
+        torch.rand(n, generator=g, device=device) * 10,
+        torch.rand(n, generator=g, device=device).sub(0.5).sign(),
+    )
     tensors = [image.clone() for image in images.cpu()]
     kinds = {"torchvision, tensors": tensors, "torchvision, PIL": [v2.ToPILImage()(image) for image in tensors]}
     floats, policy, center = images.float(), NoOps(Basics(), g), torch.zeros(n, 1, 2, device=device)
@@ -139,17 +190,32 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     for name in OPS:
         draw = Draw(torch.full((n, 1), ALL_OPS.index(name), device=device), magnitude[:, None], sign[:, None], center)
         things = kit_ways(policy, images, lambda draw=draw: draw) | {
-            kind: (lambda name=name, held=held: [single(x, name, m, s, side) for x, m, s in zip(held, magnitude.tolist(), sign.tolist())])
-            for kind, held in kinds.items()}  # fmt: skip
+            kind: (
+                lambda name=name, held=held: [
+                    single(x, name, m, s, side) for x, m, s in zip(held, magnitude.tolist(), sign.tolist())
+                ]
+            )
+            for kind, held in kinds.items()
+        }
         times = common.alternately(things, repeats, device)
         rows.append((name, *(f"{1e6 * common.median(found) / n:.0f}" for found in times.values())))
-    passes = common.alternately({"uint8 → float32": lambda: images.float(), "float32 · number": lambda: floats * 0.9, "float32 → int16": lambda: floats.short(),
-                                 "gather by int64": lambda: images.flatten(2).gather(2, images.flatten(2).long())}, repeats, device)  # fmt: skip
+    passes = common.alternately(
+        {
+            "uint8 → float32": lambda: images.float(),
+            "float32 · number": lambda: floats * 0.9,
+            "float32 → int16": lambda: floats.short(),
+            "gather by int64": lambda: images.flatten(2).gather(2, images.flatten(2).long()),
+        },
+        repeats,
+        device,
+    )
     listed = ", ".join(f"{name} {1e6 * common.median(found) / n:.0f} µs" for name, found in passes.items())
     return (
         f"### Where the time goes at {side}²\n\nµs an image, one operation for {n} images, each with its own magnitude. One pass of torch over an image: {listed}. "
         "PIL fuses an operation's passes into one in C, which eager torch cannot.\n\n"
-        + common.table(("operation", *things), rows) + f"\n\nn = {repeats} rounds.\n")  # fmt: skip
+        + common.table(("operation", *things), rows)
+        + f"\n\nn = {repeats} rounds.\n"
+    )
 
 
 def main() -> None:

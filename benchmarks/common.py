@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, after the device has done what it was given. On the CPU with one thread it is that thread's own time, which other work on the
+    """Seconds, after the device has done what it was given. On the CPU with one thread it is that thread's own time,
+    which other work on the
     machine hardly moves."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -18,7 +19,9 @@ def clock(device: torch.device) -> float:
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def alternately(things: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm: int = 1) -> dict[str, list[float]]:
+def alternately(
+    things: Mapping[str, Callable[[], object]], repeats: int, device: torch.device, warm: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each thing, `repeats` times, all of them taking turns; the first `warm` rounds do not count."""
     times: dict[str, list[float]] = {name: [] for name in things}
     for i in range(warm + repeats):

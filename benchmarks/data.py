@@ -2,8 +2,10 @@
 
     python benchmarks/data.py [--images 2000 --image-size 224 --batch-size 128 --repeats 7 --workers 2]
 
-Makes JPEG files of 256x256 pixels (Fashion-MNIST where it is found, else digits; enlarged, tinted, with noise), decodes them once into
-kit's cache, then reads shuffled epochs in turn, both from the page cache: kit from its own file (`KIT_RESIDENT_GB=0`: nothing is
+Makes JPEG files of 256x256 pixels (Fashion-MNIST where it is found, else digits; enlarged, tinted, with noise), decodes
+them once into
+kit's cache, then reads shuffled epochs in turn, both from the page cache: kit from its own file (`KIT_RESIDENT_GB=0`:
+nothing is
 resident), torchvision from the JPEG files (resize, centre crop, uint8).
 """
 
@@ -43,7 +45,9 @@ def make_files(folder: Path, n: int) -> str:
     random = np.random.RandomState(0)
     for i in range(n):
         grey = Image.fromarray(source.images[i % len(source), 0].numpy()).resize((256, 256), Image.Resampling.BICUBIC)
-        pixels = np.asarray(grey, np.float32)[..., None] * random.uniform(0.4, 1.0, 3) + random.normal(0, 6, (256, 256, 3))
+        pixels = np.asarray(grey, np.float32)[..., None] * random.uniform(0.4, 1.0, 3) + random.normal(
+            0, 6, (256, 256, 3)
+        )
         target = folder / str(int(source.labels[i % len(source)])) / f"{i:05}.jpg"
         target.parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target, quality=90)
@@ -69,25 +73,43 @@ def section(repeats: int, images: int, image_size: int, batch_size: int, workers
         took = time.perf_counter() - began
         rates = measure(ImageSet(*source.train), files, repeats, image_size, batch_size, workers)
     ours, theirs = rates.values()
-    rows = [(what, f"{common.median(found):,.0f}", f"{min(found):,.0f} … {max(found):,.0f}", f"{1000 * batch_size / common.median(found):,.1f}", ratio)
-            for (what, found), ratio in zip(rates.items(), (common.shown(common.ratio(ours, theirs), 1), "1.0"))]  # fmt: skip
+    rows = [
+        (
+            what,
+            f"{common.median(found):,.0f}",
+            f"{min(found):,.0f} … {max(found):,.0f}",
+            f"{1000 * batch_size / common.median(found):,.1f}",
+            ratio,
+        )
+        for (what, found), ratio in zip(rates.items(), (common.shown(common.ratio(ours, theirs), 1), "1.0"))
+    ]
     return (
         f"## data: {images:,} JPEG files of 256², read at {image_size}², batches of {batch_size}, shuffled\n\n"
         f"Images ({made_of}, enlarged) on disk as class folders. kit decodes them once into its cache ({took:.1f} s here, {images / took:,.0f} images/s) and streams "
         f"from there, nothing resident; torchvision decodes JPEG files in every epoch, with {workers} worker processes. Both from the page cache, wall-clock. "
         "A step that takes longer than a batch does is not kept waiting.\n\n"
-        + common.table(("what", "images/s, median", "lowest … highest", "ms a batch", "÷ torchvision (median, quartiles)"), rows)
-        + f"\n\nn = {repeats} measurements each, in turn; one is an epoch of torchvision's and ten of kit's.\n")  # fmt: skip
+        + common.table(
+            ("what", "images/s, median", "lowest … highest", "ms a batch", "÷ torchvision (median, quartiles)"), rows
+        )
+        + f"\n\nn = {repeats} measurements each, in turn; one is an epoch of torchvision's and ten of kit's.\n"
+    )
 
 
-def measure(data: ImageSet, files: Path, repeats: int, image_size: int, batch_size: int, workers: int) -> dict[str, list[float]]:
+def measure(
+    data: ImageSet, files: Path, repeats: int, image_size: int, batch_size: int, workers: int
+) -> dict[str, list[float]]:
     """Images/s of both, taking turns."""
     shape = [v2.Resize(image_size, antialias=True), v2.CenterCrop(image_size), v2.PILToTensor()]
     folder = tv.ImageFolder(str(files), v2.Compose(shape))
-    loader = torch.utils.data.DataLoader(folder, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+    loader = torch.utils.data.DataLoader(
+        folder, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
     batches = Batches(data, batch_size, torch.Generator().manual_seed(0))
     # ten epochs of kit against one: what its thread has ready when the clock starts must not count
-    kinds = {"kit, streamed": lambda: (next(batches) for _ in range(10 * batches.steps_per_epoch)), "torchvision, ImageFolder + DataLoader": lambda: loader}
+    kinds = {
+        "kit, streamed": lambda: (next(batches) for _ in range(10 * batches.steps_per_epoch)),
+        "torchvision, ImageFolder + DataLoader": lambda: loader,
+    }
     for epoch in kinds.values():  # workers and the prefetch thread start, files come into the page cache
         rate(epoch)
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}

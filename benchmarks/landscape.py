@@ -1,14 +1,18 @@
-"""What a grid point of the loss landscape costs: python benchmarks/landscape.py [--image 32 --channels 16 --cells 8 --images 256]
+"""What a grid point of the loss landscape costs: python benchmarks/landscape.py [--image 32 --channels 16 --cells 8
+--images 256]
 
-Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a grid point of
-`kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and, where the device takes several
-points in a pass, a grid point of such a pass. Figures are medians over the rounds, ratios medians of the rounds' ratios, with quartiles.
+Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
+grid point of
+`kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and, where the device
+takes several
+points in a pass, a grid point of such a pass. Figures are medians over the rounds, ratios medians of the rounds'
+ratios, with quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Callable
+from collections.abc import Callable
 
 import common
 import numpy as np
@@ -67,7 +71,9 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
         walker.stacked(axes, np.resize(points, (size, 2)))
         return size
 
-    return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | ({f"kit, {size} a pass": passes} if size > 1 else {})
+    return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | (
+        {f"kit, {size} a pass": passes} if size > 1 else {}
+    )
 
 
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
@@ -85,20 +91,39 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
 
     times = common.alternately({name: counted(name, way) for name, way in kinds.items()}, repeats, device, warm=2)
     each = {name: [1e3 * t / points[name] for t in found] for name, found in times.items()}
-    rows = [(name, f"{common.median(found):.2f}", *(common.shown(common.ratio(found, each[base]), 3) for base in ("bare forward", "loss_landscapes")))
-            for name, found in each.items()]  # fmt: skip
+    rows = [
+        (
+            name,
+            f"{common.median(found):.2f}",
+            *(common.shown(common.ratio(found, each[base]), 3) for base in ("bare forward", "loss_landscapes")),
+        )
+        for name, found in each.items()
+    ]
     return (
         f"## landscape: {a.images} images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells\n\n"
         "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its "
         "Loss metric, and, where the device takes several points in a pass, a point of such a pass.\n\n"
-        + common.table(("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows)
-        + f"\n\nn = {repeats} rounds of {a.points} points, in turn.\n")  # fmt: skip
+        + common.table(
+            ("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows
+        )
+        + f"\n\nn = {repeats} rounds of {a.points} points, in turn.\n"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("image", 8), ("image_channels", 1), ("channels", 8), ("cells", 5), ("images", 256), ("batch", 256), ("points", 9),
-                          ("rounds", 15), ("threads", 1), ("points_per_pass", 0)):  # fmt: skip
+    for name, default in (
+        ("image", 8),
+        ("image_channels", 1),
+        ("channels", 8),
+        ("cells", 5),
+        ("images", 256),
+        ("batch", 256),
+        ("points", 9),
+        ("rounds", 15),
+        ("threads", 1),
+        ("points_per_pass", 0),
+    ):
         found.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     found.add_argument("--device", default="auto")
     return found

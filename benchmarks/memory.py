@@ -1,6 +1,8 @@
-"""What a search step keeps in memory beside training the sampled child: AutoHAS and single-path estimators against the differentiable mixture.
+"""What a search step keeps in memory beside training the sampled child: AutoHAS and single-path estimators against the
+differentiable mixture.
 
-Counted, not sampled: the bytes that autograd keeps for the backward pass (each storage once), and the bytes of weights, gradients and
+Counted, not sampled: the bytes that autograd keeps for the backward pass (each storage once), and the bytes of weights,
+gradients and
 momentum that a step touches.
 
     python benchmarks/memory.py [--image 32] [--channels 32] [--cells 17] [--batch 32]
@@ -56,25 +58,49 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     net = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells).train()
     children: dict[str, Child] = {}
     for name in ("reinforce", "dsnas", "daas", "darts"):
-        learner = arch.ARCH[name].build(arch.Settings(
-            net.slots, generator(0, name), Limits(net), lr=0.01, device=torch.device("cpu"), lam=1e-5, recover="step", freeze_tol=0.0, margin=9.0,
-            temperature=(1.0, 1.0), baseline=0.95, target=None))  # fmt: skip
+        learner = arch.ARCH[name].build(
+            arch.Settings(
+                net.slots,
+                generator(0, name),
+                Limits(net),
+                lr=0.01,
+                device=torch.device("cpu"),
+                lam=1e-5,
+                recover="step",
+                freeze_tol=0.0,
+                margin=9.0,
+                temperature=(1.0, 1.0),
+                baseline=0.95,
+                target=None,
+            )
+        )
         children[name] = learner.sample()
     base_child = net.picks_of(space.GENOTYPES["mobilenet-v2"])
-    alone = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells, genotype=net.spec(base_child)["genotype"]).train()
+    alone = space.build(
+        "mobile", 10, (3, image, image), channels=channels, cells=cells, genotype=net.spec(base_child)["genotype"]
+    ).train()
     base = measure(alone, alone.only_child(), x, y)
     rows = []
     for name, child in children.items():
         kept = measure(net, child, x, y)
-        rows.append((name, *(f"{n / 2**20:.0f}" for n in (kept.activations, kept.weights, kept.total)), f"{kept.total / base.total:.2f}"))
+        rows.append(
+            (
+                name,
+                *(f"{n / 2**20:.0f}" for n in (kept.activations, kept.weights, kept.total)),
+                f"{kept.total / base.total:.2f}",
+            )
+        )
     everything = 3 * sum(p.numel() * p.element_size() for p in net.parameters())
     return (
         f"## memory: MobileNetV2 blocks, C={channels}, {cells} blocks, 3×{image}×{image}, batch {batch}, float32\n\n"
         f"Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, {base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
         "of activations). AutoHAS's Table 3 gives 1.8 (REINFORCE) and 6.1 (differentiable) times the baseline.\n\n"
-        + common.table(("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows)
+        + common.table(
+            ("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows
+        )
         + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. A single-path step adds the resting "
-        f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.\n")  # fmt: skip
+        f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.\n"
+    )
 
 
 def main() -> None:

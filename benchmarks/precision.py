@@ -1,4 +1,5 @@
-"""bfloat16 against float32 in accuracy: python benchmarks/precision.py [--dataset digits --method dha --seeds 5 --out runs] → reports/precision-<dataset>.md
+"""bfloat16 against float32 in accuracy: python benchmarks/precision.py [--dataset digits --method dha --seeds 5 --out
+runs] → reports/precision-<dataset>.md
 
 The same searches in both precisions, paired by seed. Finished runs in --out are read, interrupted ones resumed.
 """
@@ -20,7 +21,14 @@ PRECISIONS = ("float32", "bfloat16")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("dataset", "digits"), ("method", "dha"), ("preset", "laptop"), ("out", "runs"), ("reports", "reports"), ("note", "")):
+    for name, default in (
+        ("dataset", "digits"),
+        ("method", "dha"),
+        ("preset", "laptop"),
+        ("out", "runs"),
+        ("reports", "reports"),
+        ("note", ""),
+    ):
         parser.add_argument(f"--{name}", default=default)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=None)
@@ -33,22 +41,38 @@ def main() -> None:
     for precision, runs in found.items():
         accuracy = [100 * run.metrics["test_accuracy"] for run in runs.values()]
         low, high = interval(accuracy)
-        rows.append((precision, str(len(runs)), f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f}", f"{low:.2f} … {high:.2f}",
-                     f"{statistics.median(run.metrics['seconds'] for run in runs.values()):.0f}"))  # fmt: skip
-    apart = [100 * (found["bfloat16"][s].metrics["test_accuracy"] - found["float32"][s].metrics["test_accuracy"]) for s in found["float32"]]
+        rows.append(
+            (
+                precision,
+                str(len(runs)),
+                f"{statistics.mean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f}",
+                f"{low:.2f} … {high:.2f}",
+                f"{statistics.median(run.metrics['seconds'] for run in runs.values()):.0f}",
+            )
+        )
+    apart = [
+        100 * (found["bfloat16"][s].metrics["test_accuracy"] - found["float32"][s].metrics["test_accuracy"])
+        for s in found["float32"]
+    ]
     low, high = interval(apart)
     verdict = "not distinguishable" if low <= 0 <= high else "different"
     where, images = result.runs[0].provenance, result.runs[0].metrics["test_images"]
-    text = "\n\n".join(filter(None, [
-        f"# bfloat16 against float32: {a.dataset}",
-        f"{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws and first weights; `precision=\"bfloat16\"` runs the "
-        f"networks under autocast, everything else stays float32. Test accuracy in percent on {images:,} images (one image is {100 / images:.2f} points).",
-        common.table(("precision", "n", "test accuracy (mean ± std)", "95% interval", "seconds, median"), rows),
-        f"Paired difference, bfloat16 − float32: {statistics.mean(apart):+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] (n = {len(apart)} seeds): "
-        f"{verdict}.",
-        f"`python benchmarks/precision.py --dataset {a.dataset} --method {a.method} --preset {a.preset} --seeds {a.seeds}`; commit {where['commit']}; "
-        f"{where['device']}, {where['processor']}, {where['cores']} cores, {where['threads']} thread(s) a run, torch {where['versions']['torch']}.",
-        a.note]))  # fmt: skip
+    text = "\n\n".join(
+        filter(
+            None,
+            [
+                f"# bfloat16 against float32: {a.dataset}",
+                f'{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws and first weights; `precision="bfloat16"` runs the '
+                f"networks under autocast, everything else stays float32. Test accuracy in percent on {images:,} images (one image is {100 / images:.2f} points).",
+                common.table(("precision", "n", "test accuracy (mean ± std)", "95% interval", "seconds, median"), rows),
+                f"Paired difference, bfloat16 − float32: {statistics.mean(apart):+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] (n = {len(apart)} seeds): "
+                f"{verdict}.",
+                f"`python benchmarks/precision.py --dataset {a.dataset} --method {a.method} --preset {a.preset} --seeds {a.seeds}`; commit {where['commit']}; "
+                f"{where['device']}, {where['processor']}, {where['cores']} cores, {where['threads']} thread(s) a run, torch {where['versions']['torch']}.",
+                a.note,
+            ],
+        )
+    )
     path = Path(a.reports) / f"precision-{Path(a.dataset).name}.md"
     store.atomically(path, lambda p: p.write_text(text + "\n"))
     print(path)

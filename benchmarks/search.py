@@ -1,6 +1,8 @@
-"""One-stage search at DHA's CIFAR size, kit against the plain eager yardstick: python benchmarks/search.py [--channels 36 --cells 20 --batch 96]
+"""One-stage search at DHA's CIFAR size, kit against the plain eager yardstick: python benchmarks/search.py [--channels
+36 --cells 20 --batch 96]
 
-Each runs in a process of its own with the same number of threads; they take turns, step by step, while the other waits. Seconds per epoch
+Each runs in a process of its own with the same number of threads; they take turns, step by step, while the other waits.
+Seconds per epoch
 are the median step times the steps of 50,000 images.
 """
 
@@ -9,8 +11,9 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Callable
+from typing import Any
 
 import common
 import torch
@@ -32,8 +35,17 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: s
     if device.type == "cpu":
         memory.keep_freed()
     sets = sets.to(device)
-    config = Config(method="ista", preset="paper", auxiliary=0.0, drop_path=0.0, recover="epoch", precision=precision, channels=size["channels"],
-                    cells=size["cells"], batch_size=size["batch"])  # fmt: skip
+    config = Config(
+        method="ista",
+        preset="paper",
+        auxiliary=0.0,
+        drop_path=0.0,
+        recover="epoch",
+        precision=precision,
+        channels=size["channels"],
+        cells=size["cells"],
+        batch_size=size["batch"],
+    )
     parts = step.parts_of(config, sets, device)
     batches = {"train": Batches(sets.train, size["batch"], generator(0, "train"))}
     return lambda: step.take(parts, batches), parts.net.genotype(parts.arch.picks)
@@ -42,7 +54,16 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: s
 def yardstick_step(sets: Any, device: torch.device, size: dict[str, int], genotype: dict) -> Callable[[], None]:
     from yardstick import Yardstick
 
-    return Yardstick(sets.train.images, sets.train.labels, genotype, size["channels"], size["cells"], size["batch"], size["workers"], device).step
+    return Yardstick(
+        sets.train.images,
+        sets.train.labels,
+        genotype,
+        size["channels"],
+        size["cells"],
+        size["batch"],
+        size["workers"],
+        device,
+    ).step
 
 
 def serve(pipe: Connection, precision: str | None, name: str, size: dict[str, int], genotype: dict | None) -> None:
@@ -94,15 +115,23 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
     for precision in ("float32", "bfloat16"):
         times = in_turn(device, precision, repeats, size)
         names = {"kit": f"kit, {precision}", "yardstick": "yardstick, float32, beside it"}
-        rows += [(names[which], f"{common.median(found):.3f}", f"{common.median(found) * steps:,.0f}",
-                  common.shown(common.ratio(found, times["yardstick"]), 3)) for which, found in times.items()]  # fmt: skip
+        rows += [
+            (
+                names[which],
+                f"{common.median(found):.3f}",
+                f"{common.median(found) * steps:,.0f}",
+                common.shown(common.ratio(found, times["yardstick"]), 3),
+            )
+            for which, found in times.items()
+        ]
     return (
         f"## search: one-stage search, C={size['channels']}, {size['cells']} cells, batch {size['batch']}, {IMAGES:,} synthetic 3×32×32 images\n\n"
         f"`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 code with a DataLoader of "
-        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock. bfloat16 is kit's `precision=\"bfloat16\"`: "
+        f'{size["workers"]} workers (`benchmarks/yardstick.py`). {size["threads"]} threads each, wall-clock. bfloat16 is kit\'s `precision="bfloat16"`: '
         "its accuracy is float32's within the interval (`reports/precision-digits.md`).\n\n"
         + common.table(("what", "s a step, median", "s an epoch", "÷ yardstick (median, quartiles)"), rows)
-        + f"\n\nn = {repeats} steps each, in turn.\n")  # fmt: skip
+        + f"\n\nn = {repeats} steps each, in turn.\n"
+    )
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""How long it takes to begin: `import kit` beside `import torch, torchvision`, and the first step: python benchmarks/start.py"""
+"""How long it takes to begin: `import kit` beside `import torch, torchvision`, and the first step: python
+benchmarks/start.py
+"""
 
 from __future__ import annotations
 
@@ -37,15 +39,25 @@ def section(device: str, repeats: int) -> str:
             if i:
                 times[name].append(time.perf_counter() - began)
         if i:
-            out = subprocess.run([sys.executable, "-c", FIRST.format(device=device)], check=True, capture_output=True, text=True).stdout
+            out = subprocess.run(
+                [sys.executable, "-c", FIRST.format(device=device)], check=True, capture_output=True, text=True
+            ).stdout
             parts.append([float(value) for value in out.split()])
     base = times["import torch, torchvision"]
-    rows = [(name, f"{common.median(found):.2f}", common.shown(common.ratio(found, base))) for name, found in times.items()]
-    first = [(what, f"{common.median(column):.2f}", "–") for what, column in zip(("… then data and networks (`dha`, digits)", "… then the first step"),
-                                                                              list(zip(*parts))[1:])]  # fmt: skip
+    rows = [
+        (name, f"{common.median(found):.2f}", common.shown(common.ratio(found, base))) for name, found in times.items()
+    ]
+    first = [
+        (what, f"{common.median(column):.2f}", "–")
+        for what, column in zip(
+            ("… then data and networks (`dha`, digits)", "… then the first step"), list(zip(*parts))[1:]
+        )
+    ]
     return (
         "## start\n\nA new Python process each time, wall-clock, interpreter included in the first two rows.\n\n"
-        + common.table(("what", "s, median", "÷ torch, torchvision (median, quartiles)"), rows + first) + f"\n\nn = {repeats} processes each, in turn.\n")  # fmt: skip
+        + common.table(("what", "s, median", "÷ torch, torchvision (median, quartiles)"), rows + first)
+        + f"\n\nn = {repeats} processes each, in turn.\n"
+    )
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """What a joint step costs beside a plain one: python benchmarks/step.py [--image 32 --channels 16 --cells 8 --batch 64]
 
-Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the look-ahead and with
-the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time goes, and the peak memory of a step.
+Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the
+look-ahead and with
+the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time goes, and the peak
+memory of a step.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections import defaultdict
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import common
 import torch
@@ -26,14 +29,20 @@ from kit.learner import generator
 from kit.search import pick_device
 from kit.step import Samples, one_level
 
-SIZES = ({"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64}, {"image": 8, "image_channels": 1, "channels": 8, "cells": 5, "batch": 64})
+SIZES = (
+    {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
+    {"image": 8, "image_channels": 1, "channels": 8, "cells": 5, "batch": 64},
+)
 
 
 def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, channels, side, side), generator=g, dtype=torch.uint8)
     labels, third = torch.arange(n) % 10, n // 4
-    parts = [ImageSet(images[a:b], labels[a:b], torch.arange(a, b)) for a, b in ((0, 2 * third), (2 * third, 3 * third), (3 * third, n))]
+    parts = [
+        ImageSet(images[a:b], labels[a:b], torch.arange(a, b))
+        for a, b in ((0, 2 * third), (2 * third, 3 * third), (3 * third, n))
+    ]
     return ImageSets(*parts, classes=tuple("0123456789"), name="synthetic", flip=True, split="synthetic")
 
 
@@ -46,9 +55,19 @@ def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
 
 def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.device) -> Parts:
     """The same supernet's child, fixed, with the usual augmentation and fixed η."""
-    policy = augment.build("flip-crop-cutout", generator(0, "plain", device), sets.size, fill=torch.full((sets.channels,), 128, dtype=torch.uint8))
-    return Parts(parts.net, Given(parts.arch.slots, parts.arch.picks), policy, Fixed(config.lr, config.weight_decay, device),
-                 Momentum(parts.net, config.momentum, config.clip))  # fmt: skip
+    policy = augment.build(
+        "flip-crop-cutout",
+        generator(0, "plain", device),
+        sets.size,
+        fill=torch.full((sets.channels,), 128, dtype=torch.uint8),
+    )
+    return Parts(
+        parts.net,
+        Given(parts.arch.slots, parts.arch.picks),
+        policy,
+        Fixed(config.lr, config.weight_decay, device),
+        Momentum(parts.net, config.momentum, config.clip),
+    )
 
 
 def take(parts: Parts, batches: dict[str, Any]) -> None:
@@ -67,7 +86,9 @@ def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         take(parts, batches)
     live = peak = 0
-    for event in sorted((e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+    for event in sorted(
+        (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    ):
         live += event.nbytes()
         peak = max(peak, live)
     return peak / 2**20
@@ -136,13 +157,18 @@ def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: in
     return {label: s / total for label, s in watch.seconds.items()}
 
 
-def section(device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int) -> str:
+def section(
+    device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int
+) -> str:
     memory.keep_freed()
     sets = synthetic(image, image_channels).to(device)
     config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
 
     def fresh() -> dict[str, Parts]:
-        kinds = {"DHA, look-ahead": parts_of(config, sets, device), "DHA, fresh batch": parts_of(config.but(hyper="fresh"), sets, device)}
+        kinds = {
+            "DHA, look-ahead": parts_of(config, sets, device),
+            "DHA, fresh batch": parts_of(config.but(hyper="fresh"), sets, device),
+        }
         return {"plain": plain_twin(kinds["DHA, look-ahead"], config, sets, device), **kinds}
 
     kinds = fresh()
@@ -153,18 +179,38 @@ def section(device: torch.device, repeats: int, image: int, image_channels: int,
     things["recovery"] = lambda: lasso(arch.A.cpu(), b * 1.001, arch.lam, start=arch.alpha.cpu())
     times = common.alternately(things, repeats, device, warm=3)
     peaks = {name: peak_mb(parts, batches, device) for name, parts in kinds.items()}
-    rows = [(name, f"{1e3 * sorted(times[name])[repeats // 2]:.1f}", common.shown(common.ratio(times[name], times["plain"]), 3),
-             f"{peaks[name]:.1f}", f"{peaks[name] / peaks['plain']:.3f}") for name in kinds]  # fmt: skip
-    rows.append(("LASSO for all nodes, warm start", f"{1e3 * sorted(times['recovery'])[repeats // 2]:.1f}",
-                 common.shown(common.ratio(times["recovery"], times["plain"]), 3), "–", "–"))  # fmt: skip
+    rows = [
+        (
+            name,
+            f"{1e3 * sorted(times[name])[repeats // 2]:.1f}",
+            common.shown(common.ratio(times[name], times["plain"]), 3),
+            f"{peaks[name]:.1f}",
+            f"{peaks[name] / peaks['plain']:.3f}",
+        )
+        for name in kinds
+    ]
+    rows.append(
+        (
+            "LASSO for all nodes, warm start",
+            f"{1e3 * sorted(times['recovery'])[repeats // 2]:.1f}",
+            common.shown(common.ratio(times["recovery"], times["plain"]), 3),
+            "–",
+            "–",
+        )
+    )
     shares = {name: split(parts, batches, device, min(repeats, 10)) for name, parts in fresh().items()}
     labels = sorted(shares["plain"] | shares["DHA, fresh batch"], key=lambda label: -shares["plain"].get(label, 0))
     return (
         f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch {batch}\n\n"
         "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch here; its cost stands in a row of its own.\n\n"
         + common.table(("step", "ms, median", "÷ plain (median, quartiles)", "peak memory, MB", "÷ plain"), rows)
-        + "\n\n" + common.table(("share of the step", *shares), [(label, *(f"{100 * s.get(label, 0):.1f}%" for s in shares.values())) for label in labels])
-        + f"\n\nn = {repeats} steps each, in turn; the shares from {min(repeats, 10)} further ones of each.\n")  # fmt: skip
+        + "\n\n"
+        + common.table(
+            ("share of the step", *shares),
+            [(label, *(f"{100 * s.get(label, 0):.1f}%" for s in shares.values())) for label in labels],
+        )
+        + f"\n\nn = {repeats} steps each, in turn; the shares from {min(repeats, 10)} further ones of each.\n"
+    )
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """What a sweep adds to its runs' own time: python benchmarks/sweep.py [--runs 12 --workers 2 --epochs 20]
 
-Prints the scheduling overhead, wall-clock time against the runs' own time shared out over the workers, once the fork server stands (a first
-sweep of one run starts it), and the start of a run: of a sweep of one run, all but the seconds that the run counts itself (training and evaluation),
+Prints the scheduling overhead, wall-clock time against the runs' own time shared out over the workers, once the fork
+server stands (a first
+sweep of one run starts it), and the start of a run: of a sweep of one run, all but the seconds that the run counts
+itself (training and evaluation),
 beside what a fresh Python takes to import kit.search.
 """
 
@@ -24,7 +26,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     a = parser.parse_args()
     where = provenance.describe(pick_device("auto"))
-    print(f"{where['device']}, {where['processor']}, commit {where['commit']}; {a.runs} runs of {a.epochs} epochs, {a.workers} workers")
+    print(
+        f"{where['device']}, {where['processor']}, commit {where['commit']}; {a.runs} runs of {a.epochs} epochs, {a.workers} workers"
+    )
     imported = []
     for _ in range(a.repeats):
         began = time.perf_counter()
@@ -34,13 +38,21 @@ def main() -> None:
     for i in range(a.repeats):
         with tempfile.TemporaryDirectory() as folder:
             first = started(sweep.grid(**small, seed=0, epochs=1), folder)
-            print(f"start of a run, {'from the standing' if i else 'with the start of the'} fork server: {first:.2f} s beside its own seconds; import {min(imported):.2f} s", flush=True)
+            print(
+                f"start of a run, {'from the standing' if i else 'with the start of the'} fork server: {first:.2f} s beside its own seconds; import {min(imported):.2f} s",
+                flush=True,
+            )
             began = time.perf_counter()
-            result = sweep.run(sweep.grid(**small, seed=range(a.runs), epochs=a.epochs), out=folder, workers=a.workers, quiet=True)
+            result = sweep.run(
+                sweep.grid(**small, seed=range(a.runs), epochs=a.epochs), out=folder, workers=a.workers, quiet=True
+            )
             wall = time.perf_counter() - began
             sweep.require_all(result)
             own = sum(run.metrics["seconds"] for run in result.runs)
-            print(f"wall {wall:.2f} s, runs' own {own:.2f} s: overhead {wall / (own / a.workers) - 1:+.1%} (repeat {i + 1} of {a.repeats})", flush=True)
+            print(
+                f"wall {wall:.2f} s, runs' own {own:.2f} s: overhead {wall / (own / a.workers) - 1:+.1%} (repeat {i + 1} of {a.repeats})",
+                flush=True,
+            )
 
 
 def started(configs: list, folder: str) -> float:

@@ -1,12 +1,14 @@
-"""The yardstick of `search.py`: a one-stage step in plain eager float32 PyTorch, shaped as the public one-stage code is.
+"""The yardstick of `search.py`: a one-stage step in plain eager float32 PyTorch, shaped as the public one-stage code
+is.
 
-NCHW tensors, one module per operation with a ReLU of its own, gates multiplied onto outputs, `.grad` fields, torch.optim, and batches from a
+NCHW tensors, one module per operation with a ReLU of its own, gates multiplied onto outputs, `.grad` fields,
+torch.optim, and batches from a
 DataLoader whose workers transform PIL images one by one. It knows nothing of kit but a genotype's words.
 """
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from PIL import Image
@@ -21,8 +23,15 @@ class Images(Dataset):
     def __init__(self, images: Tensor, labels: Tensor):
         side = images.shape[1]
         self.images, self.labels = images.numpy(), labels.tolist()
-        self.transform = transforms.Compose([transforms.RandomCrop(side, 4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-                                             transforms.Normalize((0.5,) * 3, (0.25,) * 3), self.cutout])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(side, 4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+                self.cutout,
+            ]
+        )
 
     @staticmethod
     def cutout(image: Tensor) -> Tensor:
@@ -39,12 +48,18 @@ class Images(Dataset):
 
 
 def conv_norm(c_in: int, c: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(c_in, c, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c, affine=False))
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv2d(c_in, c, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c, affine=False)
+    )
 
 
 def depthwise(c: int, kernel: int, stride: int, dilation: int = 1) -> list[nn.Module]:
-    return [nn.ReLU(), nn.Conv2d(c, c, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=c, bias=False), nn.Conv2d(c, c, 1, bias=False),
-            nn.BatchNorm2d(c, affine=False)]  # fmt: skip
+    return [
+        nn.ReLU(),
+        nn.Conv2d(c, c, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=c, bias=False),
+        nn.Conv2d(c, c, 1, bias=False),
+        nn.BatchNorm2d(c, affine=False),
+    ]
 
 
 class Reduce(nn.Module):
@@ -77,7 +92,9 @@ class Cell(nn.Module):
         self.nodes, self.kind = nodes, "reduce" if reduce else "normal"
         self.before = Reduce(c_before, c) if halved else conv_norm(c_before, c)
         self.last = conv_norm(c_last, c)
-        self.ops = nn.ModuleList(operation(name, c, 2 if reduce and edge < 2 else 1) for node in nodes for name, edge in node)
+        self.ops = nn.ModuleList(
+            operation(name, c, 2 if reduce and edge < 2 else 1) for node in nodes for name, edge in node
+        )
 
     def forward(self, before: Tensor, last: Tensor, gates: dict[str, Tensor]) -> Tensor:
         states, ops = [self.before(before), self.last(last)], iter(self.ops)
@@ -107,12 +124,30 @@ class Net(nn.Module):
 
 
 class Yardstick:
-    """`step()` is one step of the one-stage search: θ by SGD, the compressed codes b (through dense matrices) by Adam."""
+    """`step()` is one step of the one-stage search: θ by SGD, the compressed codes b (through dense matrices) by
+    Adam.
+    """
 
-    def __init__(self, images: Tensor, labels: Tensor, genotype: dict, c: int, cells: int, batch: int, workers: int, device: torch.device):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        genotype: dict,
+        c: int,
+        cells: int,
+        batch: int,
+        workers: int,
+        device: torch.device,
+    ):
         self.device, self.net = device, Net(genotype, c, cells, 10).to(device).train()
-        self.loader = DataLoader(Images(images.permute(0, 2, 3, 1).contiguous(), labels), batch, shuffle=True, num_workers=workers, drop_last=True,
-                                 pin_memory=device.type == "cuda")  # fmt: skip
+        self.loader = DataLoader(
+            Images(images.permute(0, 2, 3, 1).contiguous(), labels),
+            batch,
+            shuffle=True,
+            num_workers=workers,
+            drop_last=True,
+            pin_memory=device.type == "cuda",
+        )
         self.sgd = torch.optim.SGD(self.net.parameters(), lr=0.025, momentum=0.9, weight_decay=3e-4)
         self.codes = {kind: torch.randn(4, 7, device=device, requires_grad=True) for kind in ("normal", "reduce")}
         self.dense = {kind: torch.randn(4, 7, 2, device=device) / 7**0.5 for kind in self.codes}

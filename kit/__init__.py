@@ -10,6 +10,21 @@ from kit.run import Prediction, Run
 from kit.search import search
 
 __all__ = [
-    "Config", "ImageSets", "KitError", "Prediction", "Run", "arch", "augment", "dashboard", "data", "datasets", "errors", "hyper", "landscape",
-    "load_dataset", "methods", "search", "space",
-]  # fmt: skip
+    "Config",
+    "ImageSets",
+    "KitError",
+    "Prediction",
+    "Run",
+    "arch",
+    "augment",
+    "dashboard",
+    "data",
+    "datasets",
+    "errors",
+    "hyper",
+    "landscape",
+    "load_dataset",
+    "methods",
+    "search",
+    "space",
+]

@@ -1,6 +1,7 @@
 """One search from the command line: python -m kit dataset=digits method=dha epochs=10
 
-On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=digits method=dha. Every field of `kit.Config` is a parameter.
+On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=digits method=dha. Every field of `kit.Config` is a
+parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ def parameters(arguments: list[str]) -> dict:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
-            raise KitError(f"{argument!r} is not name=value, such as dataset=digits; the names are the fields of kit.Config")
+            raise KitError(
+                f"{argument!r} is not name=value, such as dataset=digits; the names are the fields of kit.Config"
+            )
         given[name] = notebook.typed(name, value)
     return given
 

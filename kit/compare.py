@@ -1,4 +1,6 @@
-"""Runs side by side: one table, Pareto fronts of test accuracy against cost, how much architectures agree, and what of it is comparable."""
+"""Runs side by side: one table, Pareto fronts of test accuracy against cost, how much architectures agree, and what of
+it is comparable.
+"""
 
 from __future__ import annotations
 
@@ -25,39 +27,71 @@ from kit.methods import METHODS
 from kit.run import Run
 from kit.space.cell import cell_slots
 
-NOTE = ("Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it by the luck of its seed. "
-        "To choose one, use validation accuracy.")  # fmt: skip
+NOTE = (
+    "Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it by the luck of its seed. "
+    "To choose one, use validation accuracy."
+)
 
 # what two runs may differ in: the table's column, its name, and what follows when it differs
 ASPECTS = (
-    ("data", "data", "accuracy is not comparable between them, and multiply-adds are of other images: each has panels and fronts of its own"),
+    (
+        "data",
+        "data",
+        "accuracy is not comparable between them, and multiply-adds are of other images: each has panels and fronts of its own",
+    ),
     ("budget", "budget", "accuracy and seconds differ by budget as well as by method: no front spans two"),
     ("machine", "machine", "seconds are not comparable between them: no front over seconds spans two"),
-    ("space", "search space", "accuracy, parameters and multiply-adds are comparable, architectures within one space only"),
-    ("network", "network size", "cells are comparable; accuracy, parameters and multiply-adds differ by size as well as by cell"),
+    (
+        "space",
+        "search space",
+        "accuracy, parameters and multiply-adds are comparable, architectures within one space only",
+    ),
+    (
+        "network",
+        "network size",
+        "cells are comparable; accuracy, parameters and multiply-adds differ by size as well as by cell",
+    ),
     ("trained_on", "training part", "a method that reads validation data has fewer images to train on"),
     ("commit", "commit", "the code differs"),
-)  # fmt: skip
+)
 
 # the table as it is shown: column, heading, unit factor, format
 SHOWN = (
-    ("run", "run", None, ""), ("data", "data", None, ""), ("space", "space", None, ""), ("method", "method", None, ""), ("seed", "seed", 1, ".0f"),
-    ("status", "status", None, ""), ("done", "epochs", 1, ".0f"), ("epochs", "of", 1, ".0f"), ("test_accuracy", "test accuracy, %", 100, ".2f"),
-    ("fronts", "on the front of", None, ""), ("val_accuracy", "validation accuracy, %", 100, ".2f"), ("seconds", "seconds", 1, ",.0f"),
-    ("params", "parameters", 1, ",.0f"), ("macs", "multiply-adds", 1, ",.0f"), ("memory_mb", "memory, MB", 1, ",.0f"),
+    ("run", "run", None, ""),
+    ("data", "data", None, ""),
+    ("space", "space", None, ""),
+    ("method", "method", None, ""),
+    ("seed", "seed", 1, ".0f"),
+    ("status", "status", None, ""),
+    ("done", "epochs", 1, ".0f"),
+    ("epochs", "of", 1, ".0f"),
+    ("test_accuracy", "test accuracy, %", 100, ".2f"),
+    ("fronts", "on the front of", None, ""),
+    ("val_accuracy", "validation accuracy, %", 100, ".2f"),
+    ("seconds", "seconds", 1, ",.0f"),
+    ("params", "parameters", 1, ",.0f"),
+    ("macs", "multiply-adds", 1, ",.0f"),
+    ("memory_mb", "memory, MB", 1, ",.0f"),
     ("remark", "remark", None, ""),
-)  # fmt: skip
+)
 NUMBERS = [name for name, _, factor, _ in SHOWN if factor] + ["test_images"]
-IF_DIFFERENT = ("data", "space", "epochs")  # columns that are shown where they tell runs apart; the notes name what is the same
+IF_DIFFERENT = (
+    "data",
+    "space",
+    "epochs",
+)  # columns that are shown where they tell runs apart; the notes name what is the same
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Runs, and what can be said about them together. In a notebook it is a table that sorts and filters.
 
-    table: one row per run, finished or not: the columns of SHOWN, and dataset, size, split, test_images, title, budget, machine, network,
-    trained_on, commit, path, and front_seconds, front_params, front_macs (bool). Accuracies in [0, 1]; unknown values are NaN or None.
-    agreement: one row per two runs of one space: run, other, space, found (by a search or a draw, neither was given), shared and
+    table: one row per run, finished or not: the columns of SHOWN, and dataset, size, split, test_images, title, budget,
+    machine, network,
+    trained_on, commit, path, and front_seconds, front_params, front_macs (bool). Accuracies in [0, 1]; unknown values
+    are NaN or None.
+    agreement: one row per two runs of one space: run, other, space, found (by a search or a draw, neither was given),
+    shared and
     shared_inputs (None where choices have none), of. notes: what is comparable and what is not, in sentences.
     """
 
@@ -79,22 +113,32 @@ class Comparison:
         """The table that sorts and filters, and the notes; no network, no file beside it."""
         columns, records = self._shown()
         rows = [[_cell(row[name], factor, form) for name, _, factor, form in columns] for row in records]
-        return Raw(f"{sortable(rows, [heading for _, heading, _, _ in columns])}<ul>{''.join(f'<li>{text(note)}</li>' for note in self.notes)}</ul>")
+        return Raw(
+            f"{sortable(rows, [heading for _, heading, _, _ in columns])}<ul>{''.join(f'<li>{text(note)}</li>' for note in self.notes)}</ul>"
+        )
 
     def _shown(self) -> tuple[list[tuple], list[dict[str, Any]]]:
         """The columns that say something, and the rows."""
         columns = [column for column in SHOWN if self.table[column[0]].notna().any()]
         partial = not self.table["done"].equals(self.table["epochs"])
-        columns = [c for c in columns if c[0] not in IF_DIFFERENT or self.table[c[0]].nunique(dropna=False) > 1 or (c[0] == "epochs" and partial)]
+        columns = [
+            c
+            for c in columns
+            if c[0] not in IF_DIFFERENT or self.table[c[0]].nunique(dropna=False) > 1 or (c[0] == "epochs" and partial)
+        ]
         return columns, self.table.to_dict("records")
 
     def save(self, folder: str | Path, name: str = "compare") -> Path:
-        """Write <name>.md, .csv, .png and .html (self-contained, interactive) into a folder; returns the HTML's path."""
+        """Write <name>.md, .csv, .png and .html (self-contained, interactive) into a folder; returns the HTML's
+        path.
+        """
         folder = Path(folder)
         figure = figures.tradeoffs(self.table)
         blocks: list[Raw | Picture] = [Raw(f"<h1>{len(self.table)} runs compared</h1>"), self.html(), Picture(figure)]
         blocks += [Picture(figures.agreement(self.agreement, self.table))] if len(self.agreement) else []
-        store.atomically(folder / f"{name}.html", lambda p: p.write_text(document("Runs compared", blocks), encoding="utf-8"))
+        store.atomically(
+            folder / f"{name}.html", lambda p: p.write_text(document("Runs compared", blocks), encoding="utf-8")
+        )
         markdown = f"# Runs compared\n\n{self.markdown()}\n![test accuracy against cost]({name}.png)\n"
         store.atomically(folder / f"{name}.md", lambda p: p.write_text(markdown, encoding="utf-8"))
         store.atomically(folder / f"{name}.csv", lambda p: self.table.drop(columns=["path"]).to_csv(p, index=False))
@@ -105,13 +149,16 @@ class Comparison:
         return {"text/html": self.html(), "text/markdown": self.markdown(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return f"<Comparison of {len(self.table)} runs, {int(self.table['test_accuracy'].notna().sum())} of them finished>"
+        return (
+            f"<Comparison of {len(self.table)} runs, {int(self.table['test_accuracy'].notna().sum())} of them finished>"
+        )
 
 
 def compare(runs: str | Path | Run | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
     """Put runs side by side, finished or not.
 
-    runs: a folder of run directories, paths with commas between them, or a list of runs and paths. dataset: only the runs on it ("": all).
+    runs: a folder of run directories, paths with commas between them, or a list of runs and paths. dataset: only the
+    runs on it ("": all).
     Raises KitError for a path that is no run (with the runs found nearby), and when nothing is left to compare.
     """
     found, aside = find(runs)
@@ -127,10 +174,12 @@ def compare(runs: str | Path | Run | Sequence[Run | str | Path], dataset: str = 
     table[NUMBERS] = table[NUMBERS].apply(pd.to_numeric, errors="coerce")
     _mark_fronts(table)
     agreement = _agreement(known, table)
-    return Comparison(found, table, agreement, [*_notes(table), *_agreement_notes(agreement), *_older(known, table), *aside, NOTE])
+    return Comparison(
+        found, table, agreement, [*_notes(table), *_agreement_notes(agreement), *_older(known, table), *aside, NOTE]
+    )
 
 
-# ---- which runs --------------------------------------------------------------------------------------------------------------
+# ---- which runs ----------------------------------------------------------------------------------
 
 
 def find(runs: Any) -> tuple[list[Run], list[str]]:
@@ -144,8 +193,10 @@ def find(runs: Any) -> tuple[list[Run], list[str]]:
         for run in [entry] if isinstance(entry, Run) else _at(Path(entry).expanduser(), aside):
             found.setdefault(run.path.resolve(), run)
     if not found:
-        raise KitError("no runs to compare: give a folder of runs, such as report.compare('runs'); kit.search(kit.Config(...)) or "
-                       "papermill notebooks/ablation.ipynb out.ipynb makes some")  # fmt: skip
+        raise KitError(
+            "no runs to compare: give a folder of runs, such as report.compare('runs'); kit.search(kit.Config(...)) or "
+            "papermill notebooks/ablation.ipynb out.ipynb makes some"
+        )
     return list(found.values()), aside
 
 
@@ -167,7 +218,7 @@ def _at(path: Path, aside: list[str]) -> list[Run]:
     return runs
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def _row(run: Run, known: Known) -> dict[str, Any]:
@@ -181,16 +232,34 @@ def _row(run: Run, known: Known) -> dict[str, Any]:
     machine = [place.get("device"), place.get("processor"), f"{place.get('threads', '?')} thread(s)"]
     method = str(c.get("method"))
     return {
-        "run": run.path.name, "data": None, "dataset": str(c.get("dataset")), "size": size, "split": place.get("split"),
-        "test_images": m.get("test_images"), "method": method, "title": METHODS[method].title if method in METHODS else method,
-        "space": c.get("space"), "seed": c.get("seed"), "status": run.status if finished or run.status == "failed" else "unfinished",
-        "done": m.get("epochs", known.last.get("epoch", 0)), "epochs": c.get("epochs"),
-        "budget": f"{c.get('epochs', '?')} epoch{'s' * (c.get('epochs') != 1)}" + (f" of {limit} images" if limit else ""),
-        "test_accuracy": m.get("test_accuracy"), "val_accuracy": m.get("val_accuracy", None if m else known.last.get("val_accuracy")),
-        "seconds": m.get("seconds"), "memory_mb": m.get("peak_memory_mb"), "params": m.get("params"), "macs": m.get("macs"),
-        "machine": ", ".join(map(str, machine)) if place else None, "network": _network(c),
-        "trained_on": place.get("trained_on"), "commit": place.get("commit"), "remark": _remark(known, finished), "path": str(run.path),
-    }  # fmt: skip
+        "run": run.path.name,
+        "data": None,
+        "dataset": str(c.get("dataset")),
+        "size": size,
+        "split": place.get("split"),
+        "test_images": m.get("test_images"),
+        "method": method,
+        "title": METHODS[method].title if method in METHODS else method,
+        "space": c.get("space"),
+        "seed": c.get("seed"),
+        "status": run.status if finished or run.status == "failed" else "unfinished",
+        "done": m.get("epochs", known.last.get("epoch", 0)),
+        "epochs": c.get("epochs"),
+        "budget": f"{c.get('epochs', '?')} epoch{'s' * (c.get('epochs') != 1)}"
+        + (f" of {limit} images" if limit else ""),
+        "test_accuracy": m.get("test_accuracy"),
+        "val_accuracy": m.get("val_accuracy", None if m else known.last.get("val_accuracy")),
+        "seconds": m.get("seconds"),
+        "memory_mb": m.get("peak_memory_mb"),
+        "params": m.get("params"),
+        "macs": m.get("macs"),
+        "machine": ", ".join(map(str, machine)) if place else None,
+        "network": _network(c),
+        "trained_on": place.get("trained_on"),
+        "commit": place.get("commit"),
+        "remark": _remark(known, finished),
+        "path": str(run.path),
+    }
 
 
 def _network(config: Mapping[str, Any]) -> str:
@@ -200,7 +269,11 @@ def _network(config: Mapping[str, Any]) -> str:
 
 
 def _remark(known: Known, finished: bool) -> str | None:
-    said = [textwrap.shorten(f"{known.failure.get('error', 'Error')}: {known.failure.get('message', '')}", 110, placeholder=" …")]
+    said = [
+        textwrap.shorten(
+            f"{known.failure.get('error', 'Error')}: {known.failure.get('message', '')}", 110, placeholder=" …"
+        )
+    ]
     said = said if known.failure and not finished else []
     return "; ".join(said + known.problems) or None
 
@@ -212,10 +285,13 @@ def _apart(runs: Sequence[Run]) -> list[str]:
 
 
 def _data_labels(table: pd.DataFrame) -> list[str]:
-    """Runs with the same label have the same images: data set, size in pixels, split and number of test images. Unfinished ones, of which less
+    """Runs with the same label have the same images: data set, size in pixels, split and number of test images.
+    Unfinished ones, of which less
     is known, have the label of the finished ones that they may belong to."""
     short = table["dataset"].map(lambda name: Path(name).name or name)
-    ambiguous = {name for name, group in table.groupby(short)["dataset"] if group.nunique() > 1}  # folders of the same name
+    ambiguous = {
+        name for name, group in table.groupby(short)["dataset"] if group.nunique() > 1
+    }  # folders of the same name
     label = short.where(~short.isin(ambiguous), table["dataset"])
     for name, group in table.groupby("dataset"):
         sizes = group["size"].dropna().unique()
@@ -224,7 +300,9 @@ def _data_labels(table: pd.DataFrame) -> list[str]:
         done = group[group["split"].notna()]
         versions = list(dict.fromkeys(zip(done["split"], done["test_images"])))
         if len(versions) > 1:  # the same name, but other images were held out for the test
-            label[done.index] += [f" (split {versions.index(pair) + 1})" for pair in zip(done["split"], done["test_images"])]
+            label[done.index] += [
+                f" (split {versions.index(pair) + 1})" for pair in zip(done["split"], done["test_images"])
+            ]
     return label.tolist()
 
 
@@ -239,11 +317,13 @@ def _cell(value: Any, factor: float | None, form: str) -> Cell:
     return Cell(str(value)) if factor is None else Cell(format(value * factor, form), float(f"{value * factor:.10g}"))
 
 
-# ---- fronts ------------------------------------------------------------------------------------------------------------------
+# ---- fronts --------------------------------------------------------------------------------------
 
 
 def pareto(cost: Sequence[float], gain: Sequence[float]) -> np.ndarray:
-    """bool [N]: True where no other costs no more and gains no less, with one of the two strictly better. NaN is never on the front."""
+    """bool [N]: True where no other costs no more and gains no less, with one of the two strictly better. NaN is never
+    on the front.
+    """
     cost, gain = np.asarray(cost, dtype=float), np.asarray(gain, dtype=float)
     front = np.zeros(len(cost), dtype=bool)
     best, price = -math.inf, math.nan
@@ -264,7 +344,7 @@ def _mark_fronts(table: pd.DataFrame) -> None:
     table["fronts"] = [", ".join(COSTS[cost].short for cost in mine) or None for mine in names]
 
 
-# ---- architectures -----------------------------------------------------------------------------------------------------------
+# ---- architectures -------------------------------------------------------------------------------
 
 
 def picks(genotype: Any) -> tuple[Counter, Counter]:
@@ -287,15 +367,31 @@ def _agreement(known: Sequence[Known], table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for i, j in itertools.combinations(range(len(known)), 2):
         (a, a_inputs), (b, b_inputs) = chosen[i], chosen[j]
-        if a and b and table["space"][i] == table["space"][j] and {place for place, _ in a} == {place for place, _ in b}:
+        if (
+            a
+            and b
+            and table["space"][i] == table["space"][j]
+            and {place for place, _ in a} == {place for place, _ in b}
+        ):
             inputs = (a_inputs & b_inputs).total() if a_inputs and b_inputs else None
-            rows.append({"run": table["run"][i], "other": table["run"][j], "space": table["space"][i], "found": not (given[i] or given[j]),
-                         "shared": (a & b).total(), "shared_inputs": inputs, "of": max(a.total(), b.total())})  # fmt: skip
+            rows.append(
+                {
+                    "run": table["run"][i],
+                    "other": table["run"][j],
+                    "space": table["space"][i],
+                    "found": not (given[i] or given[j]),
+                    "shared": (a & b).total(),
+                    "shared_inputs": inputs,
+                    "of": max(a.total(), b.total()),
+                }
+            )
     return pd.DataFrame(rows, columns=["run", "other", "space", "found", "shared", "shared_inputs", "of"])
 
 
 def by_chance() -> float:
-    """Choices that two random architectures of the cell space share on average: each draws 2 of a node's n candidates, 2 · 2 / n in common."""
+    """Choices that two random architectures of the cell space share on average: each draws 2 of a node's n candidates,
+    2 · 2 / n in common.
+    """
     return sum(4 / len(slot.candidates) for slot in cell_slots())
 
 
@@ -305,13 +401,15 @@ def _agreement_notes(agreement: pd.DataFrame) -> list[str]:
         chance = f" (two random architectures: {by_chance():.1f})" if space == "cell" else ""
         most = rows.loc[rows["shared"].idxmax()]
         what = "(operation, input) choices" if rows["shared_inputs"].notna().any() else "choices"
-        notes.append(f"Architectures in space {space}: of {most['of']} {what}, node by node, two that were found share "
-                     f"{rows['shared'].mean():.1f} on average{chance}; most alike: {most['run']} and {most['other']} with "
-                     f"{most['shared']}.")  # fmt: skip
+        notes.append(
+            f"Architectures in space {space}: of {most['of']} {what}, node by node, two that were found share "
+            f"{rows['shared'].mean():.1f} on average{chance}; most alike: {most['run']} and {most['other']} with "
+            f"{most['shared']}."
+        )
     return notes
 
 
-# ---- what is comparable ------------------------------------------------------------------------------------------------------
+# ---- what is comparable --------------------------------------------------------------------------
 
 
 def _older(known: Sequence[Known], table: pd.DataFrame) -> list[str]:
@@ -335,7 +433,9 @@ def _notes(table: pd.DataFrame) -> list[str]:
         notes.insert(0, f"The same in all {len(finished)} finished runs: {'; '.join(same)}.")
     others = table[table["test_accuracy"].isna()]
     if len(others):
-        listed = ", ".join(f"{row['run']} ({row['status']} after {row['done']:.0f} of {row['epochs']:.0f} epochs)".replace("nan", "?")
-                           for row in others.to_dict("records"))  # fmt: skip
+        listed = ", ".join(
+            f"{row['run']} ({row['status']} after {row['done']:.0f} of {row['epochs']:.0f} epochs)".replace("nan", "?")
+            for row in others.to_dict("records")
+        )
         notes.append(f"In the table only, with what they have: {listed}.")
     return notes

@@ -1,4 +1,6 @@
-"""From a configuration to the parts of a stage: network, learners, optimizer. The names' tables are in the parts' own packages."""
+"""From a configuration to the parts of a stage: network, learners, optimizer. The names' tables are in the parts' own
+packages.
+"""
 
 from __future__ import annotations
 
@@ -38,33 +40,53 @@ class Parts:
     sgd: Momentum
 
     def __post_init__(self) -> None:
-        owned = {"θ": list(self.net.parameters()), "α": self.arch.variables(), "τ": self.augment.variables(), "η": self.hyper.variables()}
+        owned = {
+            "θ": list(self.net.parameters()),
+            "α": self.arch.variables(),
+            "τ": self.augment.variables(),
+            "η": self.hyper.variables(),
+        }
         owner: dict[int, str] = {}
         for letter, tensors in owned.items():
             for tensor in tensors:
                 if owner.setdefault(id(tensor), letter) != letter:
-                    raise KitError(f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; each trainable "
-                                   "tensor belongs to exactly one of θ, α, τ, η")  # fmt: skip
+                    raise KitError(
+                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; each trainable "
+                        "tensor belongs to exactly one of θ, α, τ, η"
+                    )
 
     def state_dict(self) -> dict:
-        return {"net": self.net.state_dict(), "drop_path": self.net.generator.get_state(), "mixer": self.net.mixer.get_state(), "arch": self.arch.state_dict(),
-                "augment": self.augment.state_dict(), "hyper": self.hyper.state_dict(), "sgd": self.sgd.state_dict()}  # fmt: skip
+        return {
+            "net": self.net.state_dict(),
+            "drop_path": self.net.generator.get_state(),
+            "mixer": self.net.mixer.get_state(),
+            "arch": self.arch.state_dict(),
+            "augment": self.augment.state_dict(),
+            "hyper": self.hyper.state_dict(),
+            "sgd": self.sgd.state_dict(),
+        }
 
     def take_over(self, before: Parts) -> None:
-        """Go on where a supernet's parts were, with the child alone: its names are the supernet's, its weights and momentum too."""
+        """Go on where a supernet's parts were, with the child alone: its names are the supernet's, its weights and
+        momentum too.
+        """
         state = before.state_dict()
         state["arch"] = self.arch.state_dict()
         state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
         known = self.sgd.named
         sgd = state["sgd"]
         sgd["buffers"] = {name: buffer for name, buffer in sgd["buffers"].items() if name in known}
-        sgd["moments"] = {rule: {name: m for name, m in table.items() if name in known} for rule, table in sgd["moments"].items()}
+        sgd["moments"] = {
+            rule: {name: m for name, m in table.items() if name in known} for rule, table in sgd["moments"].items()
+        }
         if (trace := state["sgd"]["trace"]) is not None:
             trace["names"] = [name for name in trace["names"] if name in known]
         self.load_state_dict(state)
 
     def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
-        """Begin anew with what the stage before has learned of τ and η, where it learned and this one goes on with it or uses it."""
+        """Begin anew with what the stage before has learned of τ and η, where it learned and this one goes on with it
+        or uses it.
+        """
         for name in ("augment", "hyper"):
             if getattr(was, name) != "default" and getattr(now, name) != "default":
                 innermost(getattr(self, name)).load_state_dict(innermost(getattr(before, name)).state_dict())
@@ -82,31 +104,62 @@ class Parts:
         self.sgd.load_state_dict(state["sgd"])
 
 
-def compose(config: Config, index: int, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor], *, picks: Picks | None = None,
-            folder: Path | None = None, steps: int = 0) -> Parts:  # fmt: skip
+def compose(
+    config: Config,
+    index: int,
+    sets: ImageSets,
+    device: torch.device,
+    normal: tuple[Tensor, Tensor],
+    *,
+    picks: Picks | None = None,
+    folder: Path | None = None,
+    steps: int = 0,
+) -> Parts:
     """The parts of the configuration's stage `index`, with new weights and learners.
 
-    normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where this one searches
-    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it. steps: of the stage,
+    normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where
+    this one searches
+    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it.
+    steps: of the stage,
     at most, which its warm-up is a share of.
     """
     stage, key = config.stages[index], key_of(config, index)
     net, arch = _network(config, stage, key, sets, device, normal, picks, folder)
     net = net.to(device, memory_format=torch.channels_last)
-    net.generator, net.mixer = generator(config.seed, f"{key}/drop-path", device), generator(config.seed, f"{key}/mixup")
+    net.generator, net.mixer = (
+        generator(config.seed, f"{key}/drop-path", device),
+        generator(config.seed, f"{key}/mixup"),
+    )
     net.amp_dtype = _autocast(config, device)
     if config.sync_batchnorm:
         synced.synchronize(net)
-    learners = {"arch": arch, "augment": _policy(config, stage, key, sets, device, normal[0]), "hyper": _hyper(config, stage, key, device)}
+    learners = {
+        "arch": arch,
+        "augment": _policy(config, stage, key, sets, device, normal[0]),
+        "hyper": _hyper(config, stage, key, device),
+    }
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():
             learners[name] = WarmUp(learners[name], round(stage.warm_up * steps))
     return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip))
 
 
-def _network(config: Config, stage: Stage, key: str, sets: ImageSets, device: torch.device, normal: tuple[Tensor, Tensor],
-             picks: Picks | None, folder: Path | None) -> tuple[Network, ArchLearner]:  # fmt: skip
-    full = {"channels": config.channels, "cells": config.cells, "reductions": config.reductions, "auxiliary": config.auxiliary}
+def _network(
+    config: Config,
+    stage: Stage,
+    key: str,
+    sets: ImageSets,
+    device: torch.device,
+    normal: tuple[Tensor, Tensor],
+    picks: Picks | None,
+    folder: Path | None,
+) -> tuple[Network, ArchLearner]:
+    full = {
+        "channels": config.channels,
+        "cells": config.cells,
+        "reductions": config.reductions,
+        "auxiliary": config.auxiliary,
+    }
     small = {"channels": config.search_channels}
     if space.REPEATS[config.space]:
         small["cells"] = config.search_cells
@@ -118,7 +171,9 @@ def _network(config: Config, stage: Stage, key: str, sets: ImageSets, device: to
         torch.manual_seed(seed)
         supernet = space.build(config.space, sets.num_classes, image, mean, std, **settings)
         # the limits are about the network that is deployed, also while a smaller one searches for its cells
-        deployed = supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
+        deployed = (
+            supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
+        )
         limits = _limits(config, deployed, device, folder)
         if stage.search:
             return supernet, _searcher(config, key, supernet, limits, device)
@@ -127,7 +182,9 @@ def _network(config: Config, stage: Stage, key: str, sets: ImageSets, device: to
         if not limits.confirm(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
         torch.manual_seed(seed)
-        net = space.build(config.space, sets.num_classes, image, mean, std, **settings, genotype=supernet.spec(chosen).get("genotype"))
+        net = space.build(
+            config.space, sets.num_classes, image, mean, std, **settings, genotype=supernet.spec(chosen).get("genotype")
+        )
         return net, Given(net.slots, net.only_child().picks)
 
 
@@ -135,16 +192,35 @@ def _searcher(config: Config, key: str, net: Network, limits: Limits, device: to
     target = None
     if config.target_macs is not None:
         target = Target(limits.network, config.target_macs, config.target_weight)
-    return ARCH[config.arch].build(arch.Settings(
-        net.slots, generator(config.seed, f"{key}/α"), limits, lr=config.arch_lr, device=device, lam=config.lam, recover=config.recover,
-        freeze_tol=config.freeze_tol, margin=config.fix_margin, temperature=(config.temperature, config.last_temperature),
-        baseline=config.reward_baseline, target=target))  # fmt: skip
+    return ARCH[config.arch].build(
+        arch.Settings(
+            net.slots,
+            generator(config.seed, f"{key}/α"),
+            limits,
+            lr=config.arch_lr,
+            device=device,
+            lam=config.lam,
+            recover=config.recover,
+            freeze_tol=config.freeze_tol,
+            margin=config.fix_margin,
+            temperature=(config.temperature, config.last_temperature),
+            baseline=config.reward_baseline,
+            target=target,
+        )
+    )
 
 
 def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: torch.device, mean: Tensor) -> Policy:
     name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
-    policy = augment.build(name, generator(config.seed, f"{key}/τ", device), sets.size, flip=sets.flip, lr=config.tau_lr,
-                           fill=(mean * 255).round().to(torch.uint8), shared=config.policies > 0)  # fmt: skip
+    policy = augment.build(
+        name,
+        generator(config.seed, f"{key}/τ", device),
+        sets.size,
+        flip=sets.flip,
+        lr=config.tau_lr,
+        fill=(mean * 255).round().to(torch.uint8),
+        shared=config.policies > 0,
+    )
     if config.policy is not None and stage.augment != "default":
         policy.adopt(read_policy(config.policy, config.augment, policy.ops))
         return Derived(policy)
@@ -153,15 +229,25 @@ def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: tor
 
 def _hyper(config: Config, stage: Stage, key: str, device: torch.device) -> HyperLearner:
     name = "fixed" if stage.hyper == "default" else config.hyper
-    learner = hyper.build(name, config.lr, config.weight_decay, step=config.hyper_lr, bases=hyper.read_bases(config.hyper_space),
-                          generator=generator(config.seed, f"{key}/η"), baseline=config.reward_baseline, device=device)  # fmt: skip
+    learner = hyper.build(
+        name,
+        config.lr,
+        config.weight_decay,
+        step=config.hyper_lr,
+        bases=hyper.read_bases(config.hyper_space),
+        generator=generator(config.seed, f"{key}/η"),
+        baseline=config.reward_baseline,
+        device=device,
+    )
     return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 
 def _limits(config: Config, deployed: Network, device: torch.device, folder: Path | None) -> Limits:
     timed = None
     if config.max_latency_ms is not None:
-        timed = latency.table(deployed, device, config.latency_batch, folder / "latency.json" if folder is not None else None)
+        timed = latency.table(
+            deployed, device, config.latency_batch, folder / "latency.json" if folder is not None else None
+        )
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
 
 
@@ -173,13 +259,17 @@ def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
 
 
 def read_genotype(source: str) -> dict:
-    """A genotype by name (darts-v2), from a JSON file, or from a run's directory; which entries it may have is its space's matter."""
+    """A genotype by name (darts-v2), from a JSON file, or from a run's directory; which entries it may have is its
+    space's matter.
+    """
     if source in space.GENOTYPES:
         return space.GENOTYPES[source]
     path = Path(source).expanduser()
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():
-        raise KitError(f"genotype={source!r} is neither a name ({', '.join(space.GENOTYPES)}) nor a JSON file nor a finished run's directory")
+        raise KitError(
+            f"genotype={source!r} is neither a name ({', '.join(space.GENOTYPES)}) nor a JSON file nor a finished run's directory"
+        )
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
@@ -194,7 +284,9 @@ def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
         raise KitError(f"policy={source!r} is not a finished run's directory (it has no model/model.json)")
     found = store.read_json(path).get("policy", {})
     if found.get("name") != name or tuple(found.get("ops", ())) != tuple(ops):
-        raise KitError(f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set augment={found.get('name')!r}")
+        raise KitError(
+            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set augment={found.get('name')!r}"
+        )
     return found
 
 

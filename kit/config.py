@@ -1,4 +1,6 @@
-"""One frozen, typed run configuration. A preset and a method only fill values; every one of them can be overridden by name."""
+"""One frozen, typed run configuration. A preset and a method only fill values; every one of them can be overridden by
+name.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,12 @@ class Config(BaseModel):
     dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
     image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
-    on_bad_image: Literal["error", "skip"] = Field("error", description="skip: train without the files that cannot be read, and list them")
-    train_images: int | None = Field(None, ge=2, description="train on so many images, drawn evenly from the classes; None takes all")
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="skip: train without the files that cannot be read, and list them"
+    )
+    train_images: int | None = Field(
+        None, ge=2, description="train on so many images, drawn evenly from the classes; None takes all"
+    )
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -43,7 +49,9 @@ class Config(BaseModel):
     batch_size: int = Field(ge=2)
     channels: int = Field(ge=2, le=512, description="C of the first cell; even")
     cells: int = Field(ge=1, le=50)
-    reductions: int | None = Field(None, ge=0, le=5, description="cells (or stages of blocks) of stride 2; None: the space's own for the image")
+    reductions: int | None = Field(
+        None, ge=0, le=5, description="cells (or stages of blocks) of stride 2; None: the space's own for the image"
+    )
     search_channels: int = Field(ge=2, le=512, description="C in the search stage of sequential methods")
     search_cells: int = Field(ge=1, le=50)
     lr: float = Field(gt=0, le=10)
@@ -55,12 +63,18 @@ class Config(BaseModel):
     mixup: float = Field(0.0, ge=0, le=1, description="the parameter a of Beta(a, a); 0: none")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     space: str = Field(description="cell, choice, mobile, or a fixed network: wrn-28-10, …")
-    genotype: str | None = Field(None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one")
+    genotype: str | None = Field(
+        None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one"
+    )
     arch: str = Field(description="sparse-coding, dsnas, snas, darts, gdas, daas, reinforce, given or random")
     augment: str = Field(description="pair-softmax, pair-softmax-4, policy-gradient, or a fixed policy")
     policy: str | None = Field(None, description="a run's directory: train with the τ that it found, as it stands")
-    hyper: str = Field(description="lookahead, fresh, validation, hgd, ift, reinforce, random-search, bayesian or fixed")
-    hyper_space: str = Field("weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…")
+    hyper: str = Field(
+        description="lookahead, fresh, validation, hgd, ift, reinforce, random-search, bayesian or fixed"
+    )
+    hyper_space: str = Field(
+        "weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…"
+    )
     recover: Literal["step", "epoch"] = Field(description="when α is recovered from b")
     freeze_tol: float = Field(ge=0, description="a node freezes when its α moves less than this in an epoch")
     lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
@@ -70,23 +84,39 @@ class Config(BaseModel):
     fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
     temperature: float = Field(1.0, gt=0, description="of the Gumbel softmax at the start of the search")
     last_temperature: float = Field(1.0, gt=0, description="… and at its end")
-    target_macs: int | None = Field(None, ge=1, description="multiply-adds that dsnas (penalty above) and reinforce (absolute reward) steer to")
+    target_macs: int | None = Field(
+        None, ge=1, description="multiply-adds that dsnas (penalty above) and reinforce (absolute reward) steer to"
+    )
     target_weight: float = Field(0.1, ge=0, description="of the penalty or reward of target_macs")
-    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with")
+    reward_baseline: float = Field(
+        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
+    )
     children: int = Field(ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
     arch_samples: int = Field(ge=1, le=100, description="two levels: architectures per step of α and τ (DAAS: n_arch)")
-    policies: int = Field(ge=0, le=100, description="two levels: policies per architecture (DAAS: n_aug); 0: one per image")
+    policies: int = Field(
+        ge=0, le=100, description="two levels: policies per architecture (DAAS: n_aug); 0: one per image"
+    )
     first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
     trials: int = Field(ge=2, le=1000, description="of random search and Bayesian optimisation, over search_epochs")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
-    max_latency_ms: float | None = Field(None, gt=0, description="of a forward pass of latency_batch images on the run's device")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="of a forward pass of latency_batch images on the run's device"
+    )
     latency_batch: int = Field(1, ge=1, le=65536, description="images per batch that max_latency_ms is about")
-    hold_out: bool | None = Field(None, description="keep the validation split out of training; None: only where the method reads it")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 autocast on GPUs that have it")
+    hold_out: bool | None = Field(
+        None, description="keep the validation split out of training; None: only where the method reads it"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on GPUs that have it"
+    )
     deterministic: bool = False
-    sync_batchnorm: bool = Field(False, description="several GPUs: BatchNorm over the whole batch, not over each GPU's share")
-    tensorboard: bool = Field(False, description="also write the history as TensorBoard event files, in the run directory")
+    sync_batchnorm: bool = Field(
+        False, description="several GPUs: BatchNorm over the whole batch, not over each GPU's share"
+    )
+    tensorboard: bool = Field(
+        False, description="also write the history as TensorBoard event files, in the run directory"
+    )
     out: str = Field("runs", description="folder of run directories")
 
     def __init__(self, **given: Any):
@@ -101,19 +131,29 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for kind, value, allowed in (("space", self.space, space.SPACES), ("arch", self.arch, ARCH), ("hyper", self.hyper, hyper.HYPER),
-                                     ("augmentation policy", self.augment, augment.AUGMENT)):  # fmt: skip
+        for kind, value, allowed in (
+            ("space", self.space, space.SPACES),
+            ("arch", self.arch, ARCH),
+            ("hyper", self.hyper, hyper.HYPER),
+            ("augmentation policy", self.augment, augment.AUGMENT),
+        ):
             if value not in allowed:
                 raise errors.unknown(kind, value, allowed)
         if self.dataset not in data.datasets() and not os.path.exists(os.path.expanduser(self.dataset)):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         if self.search_epochs > self.epochs:
-            raise KitError(f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run")
+            raise KitError(
+                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run"
+            )
         if self.stages[-1].restart and self.search_epochs == self.epochs:
-            raise KitError(f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} leaves no epoch")
+            raise KitError(
+                f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} leaves no epoch"
+            )
         if self.search_epochs < len(self.stages) - 1:
-            raise KitError(f"search_epochs={self.search_epochs} is less than one for each of the {len(self.stages) - 1} stages before the last: "
-                           f"set search_epochs={len(self.stages) - 1} or more, or fewer trials")
+            raise KitError(
+                f"search_epochs={self.search_epochs} is less than one for each of the {len(self.stages) - 1} stages before the last: "
+                f"set search_epochs={len(self.stages) - 1} or more, or fewer trials"
+            )
         for name in ("channels", "search_channels"):
             if getattr(self, name) % 2:
                 raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
@@ -128,32 +168,50 @@ class Config(BaseModel):
         fixed = not space.SEARCHABLE[self.space]
         if searches and arch.build is None:
             searching = ", ".join(name for name, entry in ARCH.items() if entry.build is not None)
-            raise KitError(f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to train one network "
-                           "use method='da+hpo' or 'plain'")  # fmt: skip
+            raise KitError(
+                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to train one network "
+                "use method='da+hpo' or 'plain'"
+            )
         if not searches and arch.build is not None:
-            raise KitError(f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or a method that "
-                           "searches, such as 'dha'")  # fmt: skip
+            raise KitError(
+                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or a method that "
+                "searches, such as 'dha'"
+            )
         if fixed and self.arch != "given":
-            raise KitError(f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', 'choice' or "
-                           "'mobile', or method='da+hpo' or 'plain' with this space")  # fmt: skip
+            raise KitError(
+                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', 'choice' or "
+                "'mobile', or method='da+hpo' or 'plain' with this space"
+            )
         if arch.weighs and not space.ABSORBS[self.space]:
-            raise KitError(f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when they are fixed (its "
-                           "blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'")  # fmt: skip
+            raise KitError(
+                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when they are fixed (its "
+                "blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'"
+            )
         if arch.retrain and not self.stages[-1].restart:
-            raise KitError(f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does not train that "
-                           "anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'")  # fmt: skip
+            raise KitError(
+                f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does not train that "
+                "anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'"
+            )
         if learner.trials != any(stage.repeat for stage in self.stages):
-            raise KitError(f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method {self.method!r} "
-                           f"{'has none' if learner.trials else 'is made of them'}: use method='random-search' or 'bayesian' with them, and "
-                           "another hyper without")  # fmt: skip
+            raise KitError(
+                f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method {self.method!r} "
+                f"{'has none' if learner.trials else 'is made of them'}: use method='random-search' or 'bayesian' with them, and "
+                "another hyper without"
+            )
         if self.target_macs is not None and not arch.target:
-            raise KitError(f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps")
+            raise KitError(
+                f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps"
+            )
         hyper.read_bases(self.hyper_space)
         if self.policy is not None and not augment.AUGMENT[self.augment].learns:
             learned = ", ".join(name for name, entry in augment.AUGMENT.items() if entry.learns)
-            raise KitError(f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that run learned ({learned})")
+            raise KitError(
+                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that run learned ({learned})"
+            )
         if self.temperature < self.last_temperature:
-            raise KitError(f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger")
+            raise KitError(
+                f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger"
+            )
 
     @property
     def composition(self) -> Method:
@@ -185,7 +243,9 @@ class Config(BaseModel):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Config:
-        """A configuration as a run directory recorded it; its data may lie elsewhere by now, so they are not looked for."""
+        """A configuration as a run directory recorded it; its data may lie elsewhere by now, so they are not looked
+        for.
+        """
         return cls.model_construct(**{name: value for name, value in values.items() if name in cls.model_fields})
 
     def but(self, **changes: Any) -> Config:
@@ -203,7 +263,12 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
         tables[kind], tables[f"{kind}_name"] = table[name], name
     preset, method = tables["preset"], tables["method"]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
-    for kind in ("space", "arch", "augment", "hyper"):  # of what is composed, whoever chose it; the method's own values come after
+    for kind in (
+        "space",
+        "arch",
+        "augment",
+        "hyper",
+    ):  # of what is composed, whoever chose it; the method's own values come after
         filled |= BRINGS.get((kind, str(given.get(kind, filled[kind]))), {}).get(tables["preset_name"], {})
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):

@@ -1,8 +1,12 @@
-"""One search on several processes ("ranks"), each with its GPU or its cores: `torchrun --nproc_per_node=2 -m kit dataset=… method=…`.
+"""One search on several processes ("ranks"), each with its GPU or its cores: `torchrun --nproc_per_node=2 -m kit
+dataset=… method=…`.
 
-A step is one step of the whole batch. Every rank draws the whole batch's rows, transformations, masks and the one child from generators that
-all ranks share, and computes its own slice. Gradients are averaged as one flat tensor, over the weights that the child used; per-sample
-losses and rewards are gathered; and so every learner is updated with the whole batch's signals, alike on every rank. Nothing that a run keeps
+A step is one step of the whole batch. Every rank draws the whole batch's rows, transformations, masks and the one child
+from generators that
+all ranks share, and computes its own slice. Gradients are averaged as one flat tensor, over the weights that the child
+used; per-sample
+losses and rewards are gathered; and so every learner is updated with the whole batch's signals, alike on every rank.
+Nothing that a run keeps
 depends on the number of ranks. Without torchrun every function here gives back what it is given.
 """
 
@@ -13,9 +17,10 @@ import dataclasses
 import os
 import re
 import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Callable, Iterator, Sequence, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,7 +35,9 @@ PATIENCE = timedelta(hours=24)  # before the first step: a data set may be fetch
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that run the search. control: connects them for tensors on the CPU; patient: with time for preparations."""
+    """This process among those that run the search. control: connects them for tensors on the CPU; patient: with time
+    for preparations.
+    """
 
     rank: int = 0
     count: int = 1
@@ -44,13 +51,21 @@ _ranks = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Within it the processes that torchrun started, or that are in an initialised process group, work as one; else nothing changes."""
+    """Within it the processes that torchrun started, or that are in an initialised process group, work as one; else
+    nothing changes.
+    """
     global _ranks
-    if _ranks.control is not None or not dist.is_available() or not (dist.is_initialized() or dist.is_torchelastic_launched()):
+    if (
+        _ranks.control is not None
+        or not dist.is_available()
+        or not (dist.is_initialized() or dist.is_torchelastic_launched())
+    ):
         yield
         return
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo", timeout=TIMEOUT
+        )
     before, local = _ranks, int(os.environ.get("LOCAL_RANK", dist.get_rank()))
     groups = [dist.new_group(backend="gloo", timeout=timeout) for timeout in (TIMEOUT, PATIENCE)]
     _ranks = Ranks(dist.get_rank(), dist.get_world_size(), local, *groups)
@@ -61,7 +76,9 @@ def joined() -> Iterator[None]:
 
 
 def leave() -> None:
-    """At the end of a process whose search is done: close the connections. One that failed just ends, which tells the others."""
+    """At the end of a process whose search is done: close the connections. One that failed just ends, which tells the
+    others.
+    """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -85,21 +102,25 @@ def describe(device: torch.device) -> dict:
     return {"ranks": count(), "backend": backend}
 
 
-# ---- before the first step -------------------------------------------------------------------------------------------------------
+# ---- before the first step -----------------------------------------------------------------------
 
 
 def check(batch_size: int, what: str = "batch_size") -> None:
     """Raises KitError where the ranks cannot share a batch evenly."""
     if batch_size % count():
         lower, higher = _divisors(batch_size, count())
-        raise KitError(f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} ranks "
-                       f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}")  # fmt: skip
+        raise KitError(
+            f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} ranks "
+            f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}"
+        )
 
 
 def check_alike(max_latency_ms: float | None) -> None:
     """Raises KitError where the ranks would decide by what each of them measures."""
     if count() > 1 and max_latency_ms is not None:
-        raise KitError("max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs")
+        raise KitError(
+            "max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs"
+        )
 
 
 def _divisors(n: int, near: int) -> tuple[int, int | None]:
@@ -109,14 +130,20 @@ def _divisors(n: int, near: int) -> tuple[int, int | None]:
 
 
 def own_device(device: torch.device, asked: str) -> torch.device:
-    """This rank's GPU where the search runs on GPUs. asked: the configuration's `device`. Raises KitError where there are not enough."""
+    """This rank's GPU where the search runs on GPUs. asked: the configuration's `device`. Raises KitError where there
+    are not enough.
+    """
     if count() == 1 or device.type != "cuda":
         return device
     if ":" in asked:
-        raise KitError(f"device={asked!r} is one GPU and {count()} ranks need one each: use device='cuda', or CUDA_VISIBLE_DEVICES to choose them")
+        raise KitError(
+            f"device={asked!r} is one GPU and {count()} ranks need one each: use device='cuda', or CUDA_VISIBLE_DEVICES to choose them"
+        )
     there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", count()))
     if wanted > there:
-        raise KitError(f"{wanted} ranks need a GPU each and this machine has {there}: start torchrun --nproc_per_node={there}, or use device='cpu'")
+        raise KitError(
+            f"{wanted} ranks need a GPU each and this machine has {there}: start torchrun --nproc_per_node={there}, or use device='cpu'"
+        )
     torch.cuda.set_device(_ranks.local)
     return torch.device("cuda", _ranks.local)
 
@@ -131,9 +158,13 @@ def _message() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).partition(". ")[0]  # without the place in torch's own source, and advice
-        raise Lost(f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in torchrun's, or in "
-                   "failure.json; start the same again, it goes on from the last checkpoint") from error  # fmt: skip
+        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).partition(". ")[
+            0
+        ]  # without the place in torch's own source, and advice
+        raise Lost(
+            f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in torchrun's, or in "
+            "failure.json; start the same again, it goes on from the last checkpoint"
+        ) from error
 
 
 class Told(KitError):
@@ -196,7 +227,7 @@ def wait() -> None:
             dist.all_reduce(torch.zeros(1), group=_ranks.patient)
 
 
-# ---- in the step -----------------------------------------------------------------------------------------------------------------
+# ---- in the step ---------------------------------------------------------------------------------
 
 
 def whole(n: int) -> int:
@@ -211,7 +242,10 @@ def own(of_all: T) -> T:
     if isinstance(of_all, Tensor):
         n = len(of_all) // count()
         return of_all[rank() * n : (rank() + 1) * n]
-    parts = {f.name: own(value) if (value := getattr(of_all, f.name)) is not None else None for f in dataclasses.fields(of_all)}
+    parts = {
+        f.name: own(value) if (value := getattr(of_all, f.name)) is not None else None
+        for f in dataclasses.fields(of_all)
+    }
     return type(of_all)(**parts)
 
 
@@ -227,7 +261,9 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The ranks' mean of each tensor, bit for bit the same on all ranks; one message for all of them. None stays None: it is not sent."""
+    """The ranks' mean of each tensor, bit for bit the same on all ranks; one message for all of them. None stays None:
+    it is not sent.
+    """
     given = [t for t in tensors if t is not None]
     if count() == 1 or not given:
         return list(tensors)
@@ -244,7 +280,9 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is laid out like its weights is fast to add to them."""
+    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is laid out like its weights is
+    fast to add to them.
+    """
     found = [torch.empty_like(t) for t in like]
     torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
     return found
@@ -253,7 +291,8 @@ def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def same(child: T, what: object) -> T:
     """child, after all ranks have shown that they drew the same one. what: hashable by its repr, what must not differ.
 
-    Ranks that draw different children would average gradients of different weights. Raises KitError on all ranks where they do.
+    Ranks that draw different children would average gradients of different weights. Raises KitError on all ranks where
+    they do.
     """
     if count() > 1:
         mark = zlib.crc32(repr(what).encode())
@@ -261,21 +300,27 @@ def same(child: T, what: object) -> T:
         with _message():
             dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
         if ends[0] != -ends[1]:
-            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or their learners have "
-                           "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' GPUs or "
-                           "versions differ")  # fmt: skip
+            raise KitError(
+                f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or their learners have "
+                "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' GPUs or "
+                "versions differ"
+            )
     return child
 
 
 def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables have drifted apart by more than rounding. Once per epoch."""
+    """Raises KitError where the ranks' weights or learned variables have drifted apart by more than rounding. Once per
+    epoch.
+    """
     if count() == 1 or not tensors:
         return
     here = torch.stack([t.detach().double().abs().sum().cpu() for t in tensors])
     apart = (torch.stack(list(gather(here.unsqueeze(0)))) - here).abs() > 1e-5 * here + 1e-12
     if total(apart.any().to(torch.int64)):
-        raise KitError(f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last checkpoint; if this "
-                       "comes back, the machines' GPUs or versions differ")  # fmt: skip
+        raise KitError(
+            f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last checkpoint; if this "
+            "comes back, the machines' GPUs or versions differ"
+        )
 
 
 def _group(tensor: Tensor) -> Any:
@@ -283,7 +328,9 @@ def _group(tensor: Tensor) -> Any:
 
 
 class Total(torch.autograd.Function):
-    """The sum over ranks as a differentiable function, as often as one likes: its derivative is itself, forward and backward."""
+    """The sum over ranks as a differentiable function, as often as one likes: its derivative is itself, forward and
+    backward.
+    """
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:

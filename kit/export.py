@@ -1,6 +1,8 @@
-"""The trained model for use elsewhere: safetensors, torch.export or ONNX. Each file takes uint8 images and normalises by itself.
+"""The trained model for use elsewhere: safetensors, torch.export or ONNX. Each file takes uint8 images and normalises
+by itself.
 
-What was written is loaded again as its users will, and compared with the run's model on real images before it takes its place.
+What was written is loaded again as its users will, and compared with the run's model on real images before it takes its
+place.
 """
 
 from __future__ import annotations
@@ -8,9 +10,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -30,7 +33,8 @@ Scores = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Exported(os.PathLike):
-    """A file that was written and checked; stands for its path. difference: the largest |Δ| of a score from the run's model on `images`
+    """A file that was written and checked; stands for its path. difference: the largest |Δ| of a score from the run's
+    model on `images`
     images, over all of them at once and over the first alone; allowed: the most it may be."""
 
     path: Path
@@ -50,7 +54,7 @@ class Exported(os.PathLike):
         return f"{self.path.name} ({self.format}): {apart}"
 
 
-# ---- the formats: how each is written, and how its users load it -------------------------------------------------------------
+# ---- the formats: how each is written, and how its users load it ---------------------------------
 
 
 def _write_safetensors(model: TrainedModel, found: dict[str, Any], path: Path) -> None:
@@ -59,9 +63,11 @@ def _write_safetensors(model: TrainedModel, found: dict[str, Any], path: Path) -
 
 
 def load(path: str | os.PathLike) -> TrainedModel:
-    """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run's directory nor its data.
+    """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run's directory nor its
+    data.
 
-    The network is built from the genotype in the file, as the found one alone. Nothing is unpickled. Raises KitError for other files.
+    The network is built from the genotype in the file, as the found one alone. Nothing is unpickled. Raises KitError
+    for other files.
     """
     path = Path(path).expanduser()
     try:
@@ -69,10 +75,14 @@ def load(path: str | os.PathLike) -> TrainedModel:
             found = json.loads((file.metadata() or {})["kit"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except KeyError:
-        raise KitError(f"{path} holds tensors, but not which network they belong to: give a file of run.export(path, 'safetensors')") from None
+        raise KitError(
+            f"{path} holds tensors, but not which network they belong to: give a file of run.export(path, 'safetensors')"
+        ) from None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         others = "torch.export.load(path).module() reads format='torch', onnxruntime.InferenceSession(path) reads format='onnx'"
-        raise KitError(f"{path} is not a file of run.export(path, 'safetensors') ({type(error).__name__}: {error}); {others}") from None
+        raise KitError(
+            f"{path} is not a file of run.export(path, 'safetensors') ({type(error).__name__}: {error}); {others}"
+        ) from None
     return TrainedModel.built(found, tensors, path)
 
 
@@ -96,7 +106,15 @@ def _load_torch(path: Path) -> Scores:
 
 def _write_onnx(model: TrainedModel, found: dict[str, Any], path: Path) -> None:
     example, shapes = _example(model)
-    program = torch.onnx.export(model, example, dynamo=True, dynamic_shapes=shapes, input_names=["images"], output_names=["scores"], verbose=False)
+    program = torch.onnx.export(
+        model,
+        example,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        input_names=["images"],
+        output_names=["scores"],
+        verbose=False,
+    )
     program.model.metadata_props["kit"] = json.dumps(found)
     program.save(str(path), external_data=False)
 
@@ -125,15 +143,19 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-# ---- export ------------------------------------------------------------------------------------------------------------------
+# ---- export --------------------------------------------------------------------------------------
 
 
 def export(run: Run, path: Path, format: str, images: Tensor | None = None) -> Exported:
-    """Write the run's model to `path` and its model card to <path>.md, print how far its scores are from the run's, and return the file.
+    """Write the run's model to `path` and its model card to <path>.md, print how far its scores are from the run's, and
+    return the file.
 
-    safetensors: weights, genotype, classes and preprocessing in one file; `kit.export.load(path)` reads it. torch: a program of
-    `torch.export`; `torch.export.load(path).module()` reads it. onnx: needs the extra kit[export]. All take uint8 [N, C, H, W] with any
-    N and give scores [N, classes]. images: what the file is checked on, in place of the data set's test images. Raises KitError for other
+    safetensors: weights, genotype, classes and preprocessing in one file; `kit.export.load(path)` reads it. torch: a
+    program of
+    `torch.export`; `torch.export.load(path).module()` reads it. onnx: needs the extra kit[export]. All take uint8 [N,
+    C, H, W] with any
+    N and give scores [N, classes]. images: what the file is checked on, in place of the data set's test images. Raises
+    KitError for other
     formats, and, writing nothing, where a score differs by more than the format's tolerance.
     """
     if format not in FORMATS:
@@ -142,7 +164,9 @@ def export(run: Run, path: Path, format: str, images: Tensor | None = None) -> E
     if missing:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
     model, path = run.model(), path.expanduser()
-    what, images = _real_images(run, model.network.image) if images is None else ("the images given", model_images(images, model))
+    what, images = (
+        _real_images(run, model.network.image) if images is None else ("the images given", model_images(images, model))
+    )
     found = {**store.read_json(run.path / "model" / "model.json"), "preprocessing": model.preprocessing}
     made: list[Exported] = []
 
@@ -159,8 +183,11 @@ def export(run: Run, path: Path, format: str, images: Tensor | None = None) -> E
 
 
 @torch.no_grad()
-def check(model: TrainedModel, file: Path, format: str, images: Tensor, what: str, path: Path | None = None) -> Exported:
-    """Load `file` and compare its scores with the model's on uint8 images [n, C, H, W]: all of them in one batch, and the first alone.
+def check(
+    model: TrainedModel, file: Path, format: str, images: Tensor, what: str, path: Path | None = None
+) -> Exported:
+    """Load `file` and compare its scores with the model's on uint8 images [n, C, H, W]: all of them in one batch, and
+    the first alone.
 
     path: where the file will be. Raises KitError where they differ by more than the format allows.
     """
@@ -171,13 +198,17 @@ def check(model: TrainedModel, file: Path, format: str, images: Tensor, what: st
     allowed = FORMATS[format].tolerance * max(1.0, float(expected[0].abs().max()))
     exported = Exported(path or file, format, difference, allowed, f"{len(images)} {what}")
     if not difference <= allowed:  # NaN is no match
-        raise KitError(f"{exported.sentence()}: nothing was written. Report this with the genotype, and the versions in provenance.json")
+        raise KitError(
+            f"{exported.sentence()}: nothing was written. Report this with the genotype, and the versions in provenance.json"
+        )
     return exported
 
 
 @torch.no_grad()
 def accuracy(exported: Exported, run: Run, batch_size: int = 256) -> float:
-    """The share of the run's test images that the file itself names rightly, in [0, 1]; the data set must be on this machine."""
+    """The share of the run's test images that the file itself names rightly, in [0, 1]; the data set must be on this
+    machine.
+    """
     test = data.load_dataset(run.config.dataset, run.config.root, run.config.image_size).test
     scores, right = FORMATS[exported.format].load(exported.path), 0
     for start in range(0, len(test), batch_size):
@@ -190,12 +221,16 @@ def model_images(images: Any, model: TrainedModel) -> Tensor:
     """Images of any form (see `predict`) as the model takes them."""
     found = inputs.Inputs(images, model.network.image).all()
     if not len(found):
-        raise KitError("export needs at least one image to check the file on; leave images out to take the data set's test images")
+        raise KitError(
+            "export needs at least one image to check the file on; leave images out to take the data set's test images"
+        )
     return found
 
 
 def _real_images(run: Run, image: tuple[int, ...]) -> tuple[str, Tensor]:
-    """Test images, evenly over the set; where the data set is not on this machine, random pixels, and the sentence says so."""
+    """Test images, evenly over the set; where the data set is not on this machine, random pixels, and the sentence says
+    so.
+    """
     config = run.config
     try:
         test = data.load_dataset(config.dataset, config.root, config.image_size).test.images

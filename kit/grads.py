@@ -1,6 +1,7 @@
 """Gradients and the weights' step: the only copy (METHOD section 3).
 
-The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's parameters alone.
+The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
+parameters alone.
 What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from kit import distributed
 from kit.space.network import Child, Network
 
-# Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates serves all
+# Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
+# serves all
 # three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
@@ -52,10 +55,12 @@ class Gradient:
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
-    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean over the batch; on
+    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
+    over the batch; on
     several ranks, over this one's share of it, and the gradients are the whole batch's.
 
-    Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum nor weight
+    Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
+    nor weight
     decay moves them.
     """
     parameters = network.child_parameters(child.picks)
@@ -94,7 +99,8 @@ class _Losses(nn.Module):
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
     """⟨v, ∇_θ ℓ_k⟩ for every image: one forward-mode derivative d/dε ℓ_k(θ + ε v) at 0 (METHOD section 1). Float [n].
 
-    direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own alone.
+    direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
+    alone.
     """
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
@@ -110,7 +116,9 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
-def curvature(net: Network, x: Tensor, y: Tensor, child: Child, parameters: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
+def curvature(
+    net: Network, x: Tensor, y: Tensor, child: Child, parameters: list[nn.Parameter], v: list[Tensor]
+) -> list[Tensor]:
     """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
     with net.still_statistics(child.picks):
         loss = net.losses(x, y, child.still())[0].mean()
@@ -123,7 +131,8 @@ def curvature(net: Network, x: Tensor, y: Tensor, child: Child, parameters: list
 class Trace:
     """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
 
-    lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters hold θ' until
+    lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
+    hold θ' until
     the next step; θ itself is θ' + lr v'.
     """
 
@@ -132,10 +141,14 @@ class Trace:
     lr: Tensor
     weight_decay: Tensor
 
-    def hyper_gradient(self, parameters: list[nn.Parameter], outer: list[Tensor], flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ' with respect to `parameters`.
+    def hyper_gradient(
+        self, parameters: list[nn.Parameter], outer: list[Tensor], flat: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ' with respect to
+        `parameters`.
 
-        flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not count, although
+        flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
+        count, although
         g' may have them (another child).
         """
         if _same(parameters, self.parameters):
@@ -163,7 +176,8 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 class Momentum:
     """SGD with momentum on whatever parameters a step hands over, with gradient clipping by global norm (DARTS: 5).
 
-    A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may take Adam or
+    A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
+    take Adam or
     RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
     """
 
@@ -172,7 +186,12 @@ class Momentum:
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
         self.buffers: dict[str, Tensor] = {}
-        self.moments: dict[str, dict[str, Tensor]] = {"adam/first": {}, "adam/second": {}, "adam/steps": {}, "rmsprop/second": {}}
+        self.moments: dict[str, dict[str, Tensor]] = {
+            "adam/first": {},
+            "adam/second": {},
+            "adam/steps": {},
+            "rmsprop/second": {},
+        }
         self.trace: Trace | None = None
 
     @torch.no_grad()
@@ -182,7 +201,11 @@ class Momentum:
             grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
-        buffers = self._sgd(parameters, decayed) if optimizer == "sgd" else getattr(self, f"_{optimizer}")(parameters, decayed)
+        buffers = (
+            self._sgd(parameters, decayed)
+            if optimizer == "sgd"
+            else getattr(self, f"_{optimizer}")(parameters, decayed)
+        )
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
         self.trace = Trace(parameters, buffers, rate, weight_decay)
@@ -195,7 +218,9 @@ class Momentum:
         return buffers
 
     def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """Kingma & Ba's step with β = (0.9, 0.999); a weight's bias correction counts the steps that it took part in."""
+        """Kingma & Ba's step with β = (0.9, 0.999); a weight's bias correction counts the steps that it took part
+        in.
+        """
         first, second = (self._kept(self.moments[f"adam/{name}"], parameters) for name in ("first", "second"))
         steps = self._kept(self.moments["adam/steps"], parameters, scalar=True)
         torch._foreach_add_(steps, 1.0)
@@ -216,13 +241,19 @@ class Momentum:
         for parameter in parameters:
             name = self.names[id(parameter)]
             if name not in kept:
-                kept[name] = parameter.new_zeros(()) if scalar else torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                kept[name] = (
+                    parameter.new_zeros(())
+                    if scalar
+                    else torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                )
             found.append(kept[name])
         return found
 
     @contextlib.contextmanager
     def trial(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Iterator[None]:
-        """Within it the weights are AutoHAS's temporary weights W*, one step on; then weights and moments are exactly as before."""
+        """Within it the weights are AutoHAS's temporary weights W*, one step on; then weights and moments are exactly
+        as before.
+        """
         names = {self.names[id(p)] for p in gradient.parameters}
         tables = [self.buffers, *self.moments.values()]
         with torch.no_grad():
@@ -246,7 +277,9 @@ class Momentum:
     def state_dict(self) -> dict:
         """Buffers and the last step's trace: the look-ahead hyper-gradient of that step is still to come."""
         last = None
-        if self.trace is not None and all(v is self.buffers.get(self.names[id(p)]) for p, v in zip(self.trace.parameters, self.trace.momentum)):
+        if self.trace is not None and all(
+            v is self.buffers.get(self.names[id(p)]) for p, v in zip(self.trace.parameters, self.trace.momentum)
+        ):
             names = [self.names[id(p)] for p in self.trace.parameters]
             last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
         moments = {rule: dict(table) for rule, table in self.moments.items() if table}
@@ -265,6 +298,8 @@ class Momentum:
     def _like(self, stored: dict[str, Any]) -> dict[str, Tensor]:
         def like(name: str, value: Tensor) -> Tensor:
             parameter = self.named[name]
-            return (torch.empty_like(parameter) if value.shape == parameter.shape else parameter.new_zeros(())).copy_(value)
+            return (torch.empty_like(parameter) if value.shape == parameter.shape else parameter.new_zeros(())).copy_(
+                value
+            )
 
         return {name: like(name, value) for name, value in stored.items()}

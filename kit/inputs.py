@@ -1,4 +1,6 @@
-"""What `predict` takes: files, folders, PIL images and arrays become uint8 [N, C, H, W], prepared as the training images were."""
+"""What `predict` takes: files, folders, PIL images and arrays become uint8 [N, C, H, W], prepared as the training
+images were.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +23,36 @@ from kit.data.source import fit
 from kit.data.stream import Streamed
 from kit.errors import KitError
 
-ALLOWED = ("allowed are a file's path, a folder, a PIL image, an array (uint8, or whole numbers 0…255) of shape [H, W], [H, W, C] or [C, H, W] "
-           "with 1 or 3 channels, a list of these, or an array of N images: [N, C, H, W], [N, H, W, C], or [N, H, W] for grey ones")  # fmt: skip
+ALLOWED = (
+    "allowed are a file's path, a folder, a PIL image, an array (uint8, or whole numbers 0…255) of shape [H, W], [H, W, C] or [C, H, W] "
+    "with 1 or 3 channels, a list of these, or an array of N images: [N, C, H, W], [N, H, W, C], or [N, H, W] for grey ones"
+)
 LISTED = 5
 CHANNELS, LAST = (1, 3), (1, 3, 4)  # a fourth channel at the end is transparency
 
 
 def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
-    """In words and numbers, what is done to an image before the model of images [C, H, W] sees it; stored with the model."""
+    """In words and numbers, what is done to an image before the model of images [C, H, W] sees it; stored with the
+    model.
+    """
     c, h, w = image
     return {
-        "image": [c, h, w], "dtype": "uint8", "range": [0, 255], "layout": "NCHW",
+        "image": [c, h, w],
+        "dtype": "uint8",
+        "range": [0, 255],
+        "layout": "NCHW",
         "channels": "one grey channel (colours become ITU-R 601 luma)" if c == 1 else "RGB (grey images three times)",
         "resize": f"scaled to cover {h}×{w} pixels (bilinear, antialiased), for a square: the shorter side to {h}; then the centre cropped",
         "normalisation": "inside the model",
-    }  # fmt: skip
+    }
 
 
 class Inputs:
-    """N images of whatever form, read in batches. files: their paths where they are files, in the order of the predictions.
+    """N images of whatever form, read in batches. files: their paths where they are files, in the order of the
+    predictions.
 
-    images: see `ALLOWED`; a folder is searched with its subfolders, its files are sorted by path. image: [C, H, W] of the model. Raises
+    images: see `ALLOWED`; a folder is searched with its subfolders, its files are sorted by path. image: [C, H, W] of
+    the model. Raises
     KitError on construction for what holds no images at all.
     """
 
@@ -64,7 +75,9 @@ class Inputs:
         return len(self.items)
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """uint8 [up to size, C, H, W] on the images' device. One KitError at the end lists every image that cannot be used, and why."""
+        """uint8 [up to size, C, H, W] on the images' device. One KitError at the end lists every image that cannot be
+        used, and why.
+        """
         if type(size) is not int or size < 1:
             raise KitError(f"batch_size={size!r}: give a whole number from 1")
         bad: list[tuple[int, str]] = []
@@ -78,14 +91,18 @@ class Inputs:
 
     def all(self) -> Tensor:
         """uint8 [N, C, H, W]: what the model is given."""
-        return torch.cat([torch.zeros((0, *self.image), dtype=torch.uint8), *(batch.cpu() for batch in self.batches(256))])
+        return torch.cat(
+            [torch.zeros((0, *self.image), dtype=torch.uint8), *(batch.cpu() for batch in self.batches(256))]
+        )
 
     def _complaint(self, bad: list[tuple[int, str]]) -> str:
-        listed = "; ".join(f"image {i}{f' ({self.files[i]})' if self.files else ''}: {reason}" for i, reason in bad[:LISTED])
+        listed = "; ".join(
+            f"image {i}{f' ({self.files[i]})' if self.files else ''}: {reason}" for i, reason in bad[:LISTED]
+        )
         more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         return f"{len(bad)} of {len(self)} images cannot be used: {listed}{more}. Remove or mend them; {ALLOWED}"
 
-    # ---- arrays of many images -----------------------------------------------------------------------------------------------
+    # ---- arrays of many images -------------------------------------------------------------------
 
     def _stack(self, images: Any) -> Any:
         """The array as [N, …], the first axis counting images."""
@@ -94,7 +111,9 @@ class Inputs:
             if c == 1 and (shape[1:] == (h, w) or (shape[0] not in CHANNELS and shape[2] not in LAST)):
                 return images  # grey ones
             if c == 1 and shape[0] == 3:
-                raise KitError(f"an array of shape {list(shape)} may be three grey images or one in colour: give [3, 1, H, W] or [1, 3, H, W]")
+                raise KitError(
+                    f"an array of shape {list(shape)} may be three grey images or one in colour: give [3, 1, H, W] or [1, 3, H, W]"
+                )
             if c == 3 and shape[0] not in CHANNELS and shape[2] not in LAST:
                 return images
         if len(shape) in (2, 3):
@@ -134,11 +153,13 @@ class Inputs:
             return str(reason)
 
 
-# ---- one image ---------------------------------------------------------------------------------------------------------------
+# ---- one image -----------------------------------------------------------------------------------
 
 
 def fitted(pixels: Tensor, image: tuple[int, int, int]) -> Tensor:
-    """uint8 [n, 1 or 3, h, w] → uint8 [n, C, H, W]: first the channels, then the size, as `kit.data` does. Raises BadImage for slivers."""
+    """uint8 [n, 1 or 3, h, w] → uint8 [n, C, H, W]: first the channels, then the size, as `kit.data` does. Raises
+    BadImage for slivers.
+    """
     c, height, width = image
     if pixels.shape[1] != c:
         pixels = pixels.expand(-1, 3, -1, -1) if c == 3 else luma(pixels)
@@ -160,7 +181,9 @@ def luma(rgb: Tensor) -> Tensor:
 
 
 def _known(part: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor | None:
-    """A uint8 batch [n, 1 or 3, h, w] if it can be nothing else, which needs no look at every image; on its own device."""
+    """A uint8 batch [n, 1 or 3, h, w] if it can be nothing else, which needs no look at every image; on its own
+    device.
+    """
     if isinstance(part, np.ndarray):
         part = torch.from_numpy(np.ascontiguousarray(part)) if part.dtype == np.uint8 else None
     if part is None or part.dtype != torch.uint8 or part.numel() == 0:
@@ -214,7 +237,9 @@ def _pixels(x: Tensor) -> Tensor:
     if x.is_floating_point() and 0 <= low and high <= 1:
         raise BadImage("floats from 0 to 1: multiply by 255 and round to uint8")
     if low < 0 or high > 255 or (x.is_floating_point() and (x != x.round()).any()):
-        raise BadImage(f"values from {low:.4g} to {high:.4g}, not whole numbers from 0 to 255 (the model normalises by itself)")
+        raise BadImage(
+            f"values from {low:.4g} to {high:.4g}, not whole numbers from 0 to 255 (the model normalises by itself)"
+        )
     return x.to(torch.uint8).contiguous()
 
 
@@ -225,8 +250,13 @@ def _files(path: Path) -> list[Path]:
             raise KitError(f"{path} was not found (from {Path.cwd()}); {ALLOWED}")
         return [path]
     hidden = (".", "__MACOSX")
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
-                   and not any(part.startswith(hidden) for part in file.relative_to(path).parts))  # fmt: skip
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in EXTENSIONS
+        and file.is_file()
+        and not any(part.startswith(hidden) for part in file.relative_to(path).parts)
+    )
     if not found:
         raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
     return found

@@ -1,4 +1,6 @@
-"""What a run directory holds, whatever its state: finished, going on, failed, of an older version, damaged, or not a run at all."""
+"""What a run directory holds, whatever its state: finished, going on, failed, of an older version, damaged, or not a
+run at all.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def opened(path: str | Path) -> Run:
             raise KitError(f"{error}{_nearby(path)}") from None
         raise KitError(f"{path} is not a run directory (it has no config.json){_nearby(path)}") from None
     if missing:
-        raise KitError(f"{path} is not a run directory of kit: its config.json names no {', '.join(missing)}{_nearby(path)}")
+        raise KitError(
+            f"{path} is not a run directory of kit: its config.json names no {', '.join(missing)}{_nearby(path)}"
+        )
     return run
 
 
@@ -37,7 +41,9 @@ def all_opened(paths: str) -> list[Run]:
 
 def _nearby(path: Path) -> str:
     roots = [path, *path.absolute().parents][:3]
-    folders = dict.fromkeys(p.parent for root in (*roots, Path("runs")) if root.is_dir() for p in sorted(root.glob("*/config.json")))
+    folders = dict.fromkeys(
+        p.parent for root in (*roots, Path("runs")) if root.is_dir() for p in sorted(root.glob("*/config.json"))
+    )
     near = [str(folder) for folder in folders if folder != path and _is_own(folder)]
     return f"; runs nearby: {', '.join(near[:8])}" if near else "; kit.search(kit.Config(...)) makes one"
 
@@ -67,7 +73,9 @@ class Known:
         self.last = self._last(run)
         self.tau = self._tau(run)
         # an older version had fewer fields; a newer one's optional fields take nothing from what this run says
-        self.lacking = [name for name, field in Config.model_fields.items() if field.is_required() and name not in self.config]
+        self.lacking = [
+            name for name, field in Config.model_fields.items() if field.is_required() and name not in self.config
+        ]
 
     def _read(self, run: Run, name: str, expected: bool, kind: type) -> Any:
         path = run.path / name
@@ -91,7 +99,9 @@ class Known:
             rows = run.history
             newest = rows.drop_duplicates("name", keep="last").set_index("name")["value"].to_dict() if len(rows) else {}
             return {**newest, "epoch": int(rows["epoch"].max())} if newest else {}
-        except Exception as error:  # a file that was cut short, or of another program: each of parquet's layers raises its own kind
+        except (
+            Exception
+        ) as error:  # a file that was cut short, or of another program: each of parquet's layers raises its own kind
             self.problems.append(f"history.parquet cannot be read ({type(error).__name__})")
             return {}
 

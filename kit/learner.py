@@ -1,8 +1,11 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
-A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing one
-fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it. A concrete learner is final: to
-change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its random generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
+A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
+a missing one
+fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it. A concrete
+learner is final: to
+change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its random generator included, is in
+`state_dict()`: tensors, numbers, strings, lists and dicts only.
 """
 
 from __future__ import annotations
@@ -26,19 +29,23 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 class Learner(ABC):
     """Base of everything that moves with the weights."""
 
-    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
+    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation
+    #: batch)
     needs: frozenset[str] = frozenset()
 
     @abstractmethod
     def variables(self) -> list[Tensor]:
-        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not learn."""
+        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not
+        learn.
+        """
 
     @abstractmethod
     def sample(self, *args: Any) -> Any:
         """What the next forward pass uses: transformations, a child, hyper-parameter values."""
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, the result of `sample`.
+        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, the result of
+        `sample`.
 
         Steps that average over several draws call this and `move`; empty: nothing to move by.
         """
@@ -48,7 +55,9 @@ class Learner(ABC):
         """Take the step along `gradient`, as `estimate` gives it."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their mean removes."""
+        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
+        mean removes.
+        """
         self.move(distributed.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:

@@ -1,4 +1,5 @@
-"""HTML that needs no network: a document with plotly.js inside, figures with a picture for readers without JavaScript, tables that sort.
+"""HTML that needs no network: a document with plotly.js inside, figures with a picture for readers without JavaScript,
+tables that sort.
 
 Whatever comes from a run's files is escaped here: a class called <script> is text.
 """
@@ -31,7 +32,7 @@ def text(value: Any) -> str:
     return value if isinstance(value, Raw) else html.escape(str(value))
 
 
-# ---- tables ------------------------------------------------------------------------------------------------------------------
+# ---- tables --------------------------------------------------------------------------------------
 
 
 def table(rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()) -> Raw:
@@ -53,14 +54,17 @@ class Cell:
 
 
 def sortable(rows: Sequence[Sequence[Cell]], head: Sequence[str]) -> Raw:
-    """A table that sorts at a click on a column's head and filters below it: words, or a number after < <= > >= =; ! for not.
+    """A table that sorts at a click on a column's head and filters below it: words, or a number after < <= > >= =; !
+    for not.
 
     Without JavaScript (a viewer, an untrusted notebook) it is a plain table. It takes its colours from where it stands.
     """
     body = "".join("<tr>" + "".join(_sortable_cell(cell) for cell in row) + "</tr>" for row in rows)
     top = "".join(f"<th scope=col>{text(name)}</th>" for name in head)
-    return Raw(f"<style>{TABLE_STYLE}</style><div class=wide><table class=kit-sortable><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-               f"</div><script>{TABLE_SCRIPT}</script>")  # fmt: skip
+    return Raw(
+        f"<style>{TABLE_STYLE}</style><div class=wide><table class=kit-sortable><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+        f"</div><script>{TABLE_SCRIPT}</script>"
+    )
 
 
 def _sortable_cell(cell: Cell) -> str:
@@ -88,7 +92,8 @@ border:1px solid rgba(128,128,128,.35)}
 .kit-sortable.kit-sortable caption{caption-side:bottom;text-align:left;opacity:.75;padding-top:.3rem}
 """
 
-# Empty cells come last in both directions. The script may run more than once on a page (two tables of a notebook): each table once.
+# Empty cells come last in both directions. The script may run more than once on a page (two tables of a notebook): each
+# table once.
 TABLE_SCRIPT = """
 for (const table of document.querySelectorAll("table.kit-sortable:not([data-ready])")) {
   table.dataset.ready = "1";
@@ -138,11 +143,13 @@ for (const table of document.querySelectorAll("table.kit-sortable:not([data-read
 """
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------------------
+# ---- figures -------------------------------------------------------------------------------------
 
 
 class Picture:
-    """A figure on a page: interactive, with its PNG where no JavaScript runs; or, where that would make the page too large, the PNG alone."""
+    """A figure on a page: interactive, with its PNG where no JavaScript runs; or, where that would make the page too
+    large, the PNG alone.
+    """
 
     def __init__(self, figure: go.Figure, width: int = 1160):
         self.height = int(figure.layout.height or 450)
@@ -156,8 +163,10 @@ class Picture:
 
     @property
     def interactive(self) -> str:
-        return (f'<div class=figure><div class=plot style="height:{self.height}px"><noscript>{self.image}</noscript></div>'
-                f'<script type="application/json">{self.json}</script></div>')  # fmt: skip
+        return (
+            f'<div class=figure><div class=plot style="height:{self.height}px"><noscript>{self.image}</noscript></div>'
+            f'<script type="application/json">{self.json}</script></div>'
+        )
 
     @property
     def still(self) -> str:
@@ -180,14 +189,24 @@ def document(title: str, blocks: Sequence[Raw | Picture], limit: int = LIMIT) ->
         shown[i] = blocks[i].still
         page = _assembled(title, shown)
     if len(page.encode()) > limit:
-        raise KitError(f"the page has {len(page.encode()) / 1e6:.1f} MB even with pictures alone, more than {limit / 1e6:.0f} MB: show fewer figures")
+        raise KitError(
+            f"the page has {len(page.encode()) / 1e6:.1f} MB even with pictures alone, more than {limit / 1e6:.0f} MB: show fewer figures"
+        )
     return page
 
 
 def _assembled(title: str, shown: Sequence[str]) -> str:
-    scripts = f"<script>{get_plotlyjs()}</script><script>{DRAW}</script>" if any("<div class=plot" in block for block in shown) else ""
-    return (f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(shown) + f"\n{scripts}</body></html>\n")  # fmt: skip
+    scripts = (
+        f"<script>{get_plotlyjs()}</script><script>{DRAW}</script>"
+        if any("<div class=plot" in block for block in shown)
+        else ""
+    )
+    return (
+        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(shown)
+        + f"\n{scripts}</body></html>\n"
+    )
 
 
 DRAW = """

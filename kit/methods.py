@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Mapping
+from typing import Any, Literal
 
 Role = Literal["learn", "default", "derived"]
 
@@ -12,9 +13,12 @@ Role = Literal["learn", "default", "derived"]
 class Stage:
     """A part of a run.
 
-    search: α is searched; ends when the architecture is frozen. augment, hyper: whether the method's τ and η learn in it, the preset's
-    fixed ones stand in (default), or what the stage before found is used (derived). restart: begins with new weights and a schedule of
-    its own. step: see `kit.step`. warm_up: the share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat:
+    search: α is searched; ends when the architecture is frozen. augment, hyper: whether the method's τ and η learn in
+    it, the preset's
+    fixed ones stand in (default), or what the stage before found is used (derived). restart: begins with new weights
+    and a schedule of
+    its own. step: see `kit.step`. warm_up: the share of the stage before its τ (bi-level) or its controllers (reward)
+    learn. repeat:
     once for every one of the configuration's trials.
     """
 
@@ -36,18 +40,25 @@ RETRAINED = (Stage("search", search=True), RETRAIN)
 TWO_LEVELS = (Stage("search", search=True, step="bi-level"), RETRAIN)
 # DAAS: 20 of its 50 search epochs without γ; AutoHAS: the controllers rest for 30% of the search
 DAAS = (Stage("search", search=True, step="bi-level", warm_up=0.4), RETRAIN)
-DAAS_INDEPENDENT = (Stage("architecture", search=True, augment="default", step="bi-level"),
-                    Stage("policy", restart=True, step="bi-level"), RETRAIN)  # fmt: skip
+DAAS_INDEPENDENT = (
+    Stage("architecture", search=True, augment="default", step="bi-level"),
+    Stage("policy", restart=True, step="bi-level"),
+    RETRAIN,
+)
 AUTOHAS = (Stage("search", search=True, step="reward", warm_up=0.3), RETRAIN)
-AUTOHAS_PHASES = (Stage("architecture", search=True, hyper="default", step="reward", warm_up=0.3),
-                  Stage("hyper-parameters", restart=True, step="reward", warm_up=0.3), RETRAIN)  # fmt: skip
+AUTOHAS_PHASES = (
+    Stage("architecture", search=True, hyper="default", step="reward", warm_up=0.3),
+    Stage("hyper-parameters", restart=True, step="reward", warm_up=0.3),
+    RETRAIN,
+)
 AUTOHAS_GIVEN = (Stage("hyper-parameters", step="reward", warm_up=0.3), RETRAIN)
 TRIALS = (Stage("trial", restart=True, repeat=True), Stage("training", restart=True, hyper="derived"))
 
 
 @dataclass(frozen=True)
 class Method:
-    """arch: a name of `kit.arch.ARCH`. augment, hyper: a name, or "learned" or "default" for the preset's choice. values: other fields of
+    """arch: a name of `kit.arch.ARCH`. augment, hyper: a name, or "learned" or "default" for the preset's choice.
+    values: other fields of
     the configuration that the method decides."""
 
     title: str
@@ -60,7 +71,9 @@ class Method:
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
-        augment = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}.get(self.augment, self.augment)
+        augment = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}.get(
+            self.augment, self.augment
+        )
         hyper = {"learned": preset["learned_hyper"], "default": "fixed"}.get(self.hyper, self.hyper)
         return {"space": self.space, "arch": self.arch, "augment": augment, "hyper": hyper}
 
@@ -75,67 +88,160 @@ METHODS: Mapping[str, Method] = {
     "seq-nas+hpo": Method("NAS, then HPO", "sparse-coding", SEQUENTIAL, hyper="learned"),
     "ista": Method("One-stage ISTA: NAS alone", "sparse-coding", JOINT),
     "da+hpo": Method("DA + HPO, joint, on a given network", "given", TRAIN, "learned", "learned"),
-    # DiffAutoML: on single-path choice blocks, η from the validation loss; augment="pair-softmax-4" and hyper="fixed" are its Table 3
-    "diffautoml": Method("DiffAutoML: NAS + DA + HPO, joint, on choice blocks", "dsnas", JOINT, "pair-softmax", "validation", "choice"),
+    # DiffAutoML: on single-path choice blocks, η from the validation loss; augment="pair-softmax-4" and hyper="fixed"
+    # are its Table 3
+    "diffautoml": Method(
+        "DiffAutoML: NAS + DA + HPO, joint, on choice blocks", "dsnas", JOINT, "pair-softmax", "validation", "choice"
+    ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS, and the differentiable searches that it builds on
-    "daas": Method("DAAS: NAS + DA, two levels, retrained", "daas", DAAS, "policy-gradient", values={"first_order": False}),
-    "daas-independent": Method("DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT, "policy-gradient",
-                               values={"first_order": False}),
+    "daas": Method(
+        "DAAS: NAS + DA, two levels, retrained", "daas", DAAS, "policy-gradient", values={"first_order": False}
+    ),
+    "daas-independent": Method(
+        "DAAS, NAS and DA searched one after the other",
+        "daas",
+        DAAS_INDEPENDENT,
+        "policy-gradient",
+        values={"first_order": False},
+    ),
     "gdas": Method("GDAS: NAS alone, two levels, retrained", "gdas", TWO_LEVELS),
     "darts": Method("DARTS, first order, retrained", "darts", TWO_LEVELS),
     "snas": Method("SNAS: relaxed NAS, one level, retrained", "snas", RETRAINED),
     # AutoHAS on MobileNetV2-style blocks, and what it compares itself with
-    "autohas": Method("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce", space="mobile"),
-    "autohas-phase": Method("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce", space="mobile"),
-    "autohas-hpo": Method("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce", space="mobile"),
-    "autohas-diff": Method("AutoHAS, differentiable: NAS + HPO", "darts", TWO_LEVELS, hyper="validation", space="mobile"),
-    "random-search": Method("Random search of η on MobileNetV2", "given", TRIALS, hyper="random-search", space="mobile"),
+    "autohas": Method(
+        "AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce", space="mobile"
+    ),
+    "autohas-phase": Method(
+        "AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce", space="mobile"
+    ),
+    "autohas-hpo": Method(
+        "AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce", space="mobile"
+    ),
+    "autohas-diff": Method(
+        "AutoHAS, differentiable: NAS + HPO", "darts", TWO_LEVELS, hyper="validation", space="mobile"
+    ),
+    "random-search": Method(
+        "Random search of η on MobileNetV2", "given", TRIALS, hyper="random-search", space="mobile"
+    ),
     "bayesian": Method("Bayesian optimisation of η on MobileNetV2", "given", TRIALS, hyper="bayesian", space="mobile"),
     "hgd": Method("Hypergradient descent of lr on MobileNetV2", "given", TRAIN, hyper="hgd", space="mobile"),
-    "ift": Method("Weight decay by implicit differentiation on MobileNetV2", "given", TRAIN, hyper="ift", space="mobile"),
+    "ift": Method(
+        "Weight decay by implicit differentiation on MobileNetV2", "given", TRAIN, hyper="ift", space="mobile"
+    ),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),
-}  # fmt: skip
+}
 
-# Values a preset fills in; every one of them can be overridden by name. search_share: the longest share of the epochs before the last stage.
+# Values a preset fills in; every one of them can be overridden by name. search_share: the longest share of the epochs
+# before the last stage.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # The papers' settings (DHA's appendix, DARTS, ISTA-NAS): one run is GPU-days.
     "paper": {
-        "epochs": 600, "search_share": 1 / 3, "batch_size": 96, "channels": 36, "cells": 20, "search_channels": 16, "search_cells": 8,
-        "lr": 0.025, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.2, "auxiliary": 0.4,
-        "recover": "step", "freeze_tol": 1e-3, "tau_lr": 1e-5, "hyper_lr": 1e-3, "children": 10, "arch_samples": 5, "policies": 2, "trials": 10,
-        "fixed_augment": "flip-crop-cutout", "learned_augment": "pair-softmax", "learned_hyper": "fresh",
+        "epochs": 600,
+        "search_share": 1 / 3,
+        "batch_size": 96,
+        "channels": 36,
+        "cells": 20,
+        "search_channels": 16,
+        "search_cells": 8,
+        "lr": 0.025,
+        "weight_decay": 3e-4,
+        "momentum": 0.9,
+        "clip": 5.0,
+        "drop_path": 0.2,
+        "auxiliary": 0.4,
+        "recover": "step",
+        "freeze_tol": 1e-3,
+        "tau_lr": 1e-5,
+        "hyper_lr": 1e-3,
+        "children": 10,
+        "arch_samples": 5,
+        "policies": 2,
+        "trials": 10,
+        "fixed_augment": "flip-crop-cutout",
+        "learned_augment": "pair-softmax",
+        "learned_hyper": "fresh",
     },
     # One GPU, about an hour on CIFAR-size data. Steps on τ, b and η are scaled to a run a tenth as long.
     "server": {
-        "epochs": 80, "search_share": 0.3, "batch_size": 128, "channels": 24, "cells": 14, "search_channels": 16, "search_cells": 8,
-        "lr": 0.05, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.1, "auxiliary": 0.4,
-        "recover": "epoch", "freeze_tol": 1e-2, "tau_lr": 1e-2, "hyper_lr": 1e-3, "children": 4, "arch_samples": 2, "policies": 0, "trials": 8,
-        "fixed_augment": "flip-crop-cutout", "learned_augment": "pair-softmax", "learned_hyper": "lookahead",
+        "epochs": 80,
+        "search_share": 0.3,
+        "batch_size": 128,
+        "channels": 24,
+        "cells": 14,
+        "search_channels": 16,
+        "search_cells": 8,
+        "lr": 0.05,
+        "weight_decay": 3e-4,
+        "momentum": 0.9,
+        "clip": 5.0,
+        "drop_path": 0.1,
+        "auxiliary": 0.4,
+        "recover": "epoch",
+        "freeze_tol": 1e-2,
+        "tau_lr": 1e-2,
+        "hyper_lr": 1e-3,
+        "children": 4,
+        "arch_samples": 2,
+        "policies": 0,
+        "trials": 8,
+        "fixed_augment": "flip-crop-cutout",
+        "learned_augment": "pair-softmax",
+        "learned_hyper": "lookahead",
     },
-    # Two CPU cores, minutes, on images of 8 to 28 pixels. tau_lr was chosen on digits' validation images: eq. 2 feeds on itself, and at
+    # Two CPU cores, minutes, on images of 8 to 28 pixels. tau_lr was chosen on digits' validation images: eq. 2 feeds
+    # on itself, and at
     # 0.1 a single pair had all the probability after 13 epochs.
     "laptop": {
-        "epochs": 25, "search_share": 0.3, "batch_size": 64, "channels": 8, "cells": 5, "search_channels": 8, "search_cells": 5,
-        "lr": 0.1, "weight_decay": 3e-4, "momentum": 0.9, "clip": 5.0, "drop_path": 0.0, "auxiliary": 0.0,
-        "recover": "epoch", "freeze_tol": 1e-2, "tau_lr": 3e-2, "hyper_lr": 1e-2, "children": 2, "arch_samples": 1, "policies": 0, "trials": 4,
-        "fixed_augment": "flip-crop", "learned_augment": "pair-softmax", "learned_hyper": "lookahead",
+        "epochs": 25,
+        "search_share": 0.3,
+        "batch_size": 64,
+        "channels": 8,
+        "cells": 5,
+        "search_channels": 8,
+        "search_cells": 5,
+        "lr": 0.1,
+        "weight_decay": 3e-4,
+        "momentum": 0.9,
+        "clip": 5.0,
+        "drop_path": 0.0,
+        "auxiliary": 0.0,
+        "recover": "epoch",
+        "freeze_tol": 1e-2,
+        "tau_lr": 3e-2,
+        "hyper_lr": 1e-2,
+        "children": 2,
+        "arch_samples": 1,
+        "policies": 0,
+        "trials": 4,
+        "fixed_augment": "flip-crop",
+        "learned_augment": "pair-softmax",
+        "learned_hyper": "lookahead",
     },
-}  # fmt: skip
+}
 
 SNAS = {"temperature": 1.0, "last_temperature": 0.03}
 GDAS = {"temperature": 10.0, "last_temperature": 0.1}
-# What a learner or a space brings along in each preset, before the method's own values: their steps are on different scales.
+# What a learner or a space brings along in each preset, before the method's own values: their steps are on different
+# scales.
 # (field, name) → preset → values
 BRINGS: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = {
     ("arch", "sparse-coding"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 1e-3}, "laptop": {"arch_lr": 3e-3}},
     ("arch", "dsnas"): {"paper": {"arch_lr": 1e-3}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    ("arch", "snas"): {"paper": {"arch_lr": 3e-4, **SNAS}, "server": {"arch_lr": 3e-3, **SNAS}, "laptop": {"arch_lr": 2e-2, **SNAS}},
+    ("arch", "snas"): {
+        "paper": {"arch_lr": 3e-4, **SNAS},
+        "server": {"arch_lr": 3e-3, **SNAS},
+        "laptop": {"arch_lr": 2e-2, **SNAS},
+    },
     ("arch", "darts"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
     # GDAS anneals from 10 to 0.1
-    ("arch", "gdas"): {"paper": {"arch_lr": 3e-4, **GDAS}, "server": {"arch_lr": 3e-3, **GDAS}, "laptop": {"arch_lr": 2e-2, **GDAS}},
+    ("arch", "gdas"): {
+        "paper": {"arch_lr": 3e-4, **GDAS},
+        "server": {"arch_lr": 3e-3, **GDAS},
+        "laptop": {"arch_lr": 2e-2, **GDAS},
+    },
     ("arch", "daas"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
     # AutoHAS chooses among 0.01, 0.02, 0.05 and 0.1
     ("arch", "reinforce"): dict.fromkeys(("paper", "server", "laptop"), {"arch_lr": 0.05}),
@@ -152,7 +258,7 @@ BRINGS: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = {
         "server": {"channels": 32, "cells": 17, "search_channels": 32},
         "laptop": {"channels": 8, "cells": 6, "search_channels": 8},
     },
-}  # fmt: skip
+}
 
 
 def methods() -> list[str]:

@@ -1,6 +1,7 @@
 """One self-contained HTML page of a run: `page.write(run)`, or `python -m kit.page RUN [OUT]`.
 
-It shows what the run directory holds. A run that goes on, failed, or was made by an older version has a page too, which says what is missing.
+It shows what the run directory holds. A run that goes on, failed, or was made by an older version has a page too, which
+says what is missing.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ from kit.run import Run
 
 TOP_PAIRS = 10
 METRICS = {  # title and unit
-    "test_loss": ("test loss", "nats"), "val_loss": ("validation loss", "nats"), "seconds": ("wall-clock", "s"),
-    "peak_memory_mb": ("peak memory", "MB"), "params": ("parameters", ""), "macs": ("multiply-adds", ""), "train_images": ("training images", ""),
-}  # fmt: skip
+    "test_loss": ("test loss", "nats"),
+    "val_loss": ("validation loss", "nats"),
+    "seconds": ("wall-clock", "s"),
+    "peak_memory_mb": ("peak memory", "MB"),
+    "params": ("parameters", ""),
+    "macs": ("multiply-adds", ""),
+    "train_images": ("training images", ""),
+}
 
 
 @dataclass(frozen=True)
 class Section:
-    """A figure of the page: its heading and functions of `kit.figures`, of which the first is drawn that the run has enough for."""
+    """A figure of the page: its heading and functions of `kit.figures`, of which the first is drawn that the run has
+    enough for.
+    """
 
     heading: str
     figures: tuple[str, ...]
@@ -59,7 +67,8 @@ run.export("model.onnx", format="onnx")   # or "torch", "safetensors"
 
 
 def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
-    """Write the page of a run, or of the run directory at a path, to `path` (default: report.html in the run directory); return where.
+    """Write the page of a run, or of the run directory at a path, to `path` (default: report.html in the run
+    directory); return where.
 
     Raises KitError when there is no run (with the runs found nearby), and when the page cannot be written.
     """
@@ -67,7 +76,11 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     path = Path(path).expanduser() if path is not None else run.path / "report.html"
     path = path / f"{run.path.name}.html" if path.is_dir() else path
     page = render(run)
-    store.atomically(path, lambda p: p.write_text(page, encoding="utf-8"), mend=f"name another file, as in make report RUN={run.path} OUT=report.html")
+    store.atomically(
+        path,
+        lambda p: p.write_text(page, encoding="utf-8"),
+        mend=f"name another file, as in make report RUN={run.path} OUT=report.html",
+    )
     return path
 
 
@@ -90,7 +103,7 @@ def _guarded(block: Callable[[Run, Known], Raw], run: Run, known: Known) -> Raw:
         return Raw(f"<p class=note>{text(reason)}</p>")
 
 
-# ---- blocks ------------------------------------------------------------------------------------------------------------------
+# ---- blocks --------------------------------------------------------------------------------------
 
 
 def _title(run: Run) -> str:
@@ -101,12 +114,20 @@ def _title(run: Run) -> str:
 
 def _header(run: Run, known: Known) -> Raw:
     m, place = known.metrics, known.provenance
-    facts = [f"{m[name]:,} {title}" for name, title in (("params", "parameters"), ("macs", "multiply-adds")) if isinstance(m.get(name), int)]
+    facts = [
+        f"{m[name]:,} {title}"
+        for name, title in (("params", "parameters"), ("macs", "multiply-adds"))
+        if isinstance(m.get(name), int)
+    ]
     if isinstance(m.get("test_accuracy"), float):
         facts.insert(0, f"test accuracy {m['test_accuracy']:.2%}")
     if isinstance(m.get("seconds"), (int, float)):
-        facts.append(f"{m['seconds']:,.0f} s on {place.get('device', '?')} ({place.get('processor', '?')}, {place.get('threads', '?')} thread(s))")
-    return Raw(f"<h1>{text(_title(run))}</h1><p>{text(' · '.join(facts))}</p><p class=note>Run <code>{text(run.path.name)}</code></p>")
+        facts.append(
+            f"{m['seconds']:,.0f} s on {place.get('device', '?')} ({place.get('processor', '?')}, {place.get('threads', '?')} thread(s))"
+        )
+    return Raw(
+        f"<h1>{text(_title(run))}</h1><p>{text(' · '.join(facts))}</p><p class=note>Run <code>{text(run.path.name)}</code></p>"
+    )
 
 
 def _state(run: Run, known: Known) -> Raw:
@@ -118,7 +139,9 @@ def _state(run: Run, known: Known) -> Raw:
         files = [p for p in (run.path / "history.parquet", run.path / "config.json") if p.is_file()]
         written = datetime.datetime.fromtimestamp(files[0].stat().st_mtime).strftime("%Y-%m-%d %H:%M") if files else "?"
         word = "It failed" if run.status == "failed" else "It is not finished: it was interrupted, or still goes on"
-        lines.append(f"{word}. {done} of {epochs} epochs are completed, the last written at {written}. This page shows what there is.")
+        lines.append(
+            f"{word}. {done} of {epochs} epochs are completed, the last written at {written}. This page shows what there is."
+        )
     extra = ""
     if known.failure:
         kind = "failed"
@@ -129,7 +152,9 @@ def _state(run: Run, known: Known) -> Raw:
     if known.lacking:
         named = ", ".join(known.lacking[:8]) + f" and {len(known.lacking) - 8} more" * (len(known.lacking) > 8)
         lines.append(f"Made by an older version of kit: its configuration does not say {named}.")
-    return Raw(f"<div class='banner {kind}'>{''.join(f'<p>{text(line)}</p>' for line in lines)}{extra}</div>" if lines else "")
+    return Raw(
+        f"<div class='banner {kind}'>{''.join(f'<p>{text(line)}</p>' for line in lines)}{extra}</div>" if lines else ""
+    )
 
 
 def _result(run: Run, known: Known) -> Raw:
@@ -137,18 +162,26 @@ def _result(run: Run, known: Known) -> Raw:
     if not m:
         if not known.last:
             return Raw("<h2>Result</h2><p>No epoch is completed yet.</p>")
-        names = [name for name in ("loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "weight_decay") if name in known.last]
+        names = [
+            name
+            for name in ("loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "weight_decay")
+            if name in known.last
+        ]
         rows = [(name, _number(known.last[name])) for name in names]
         what = f"After epoch {known.last['epoch']} (training values are of augmented images; the test set has not been looked at):"
         return Raw(f"<h2>Result</h2><p>{text(what)}</p>{table(rows)}")
-    rows = [("test accuracy", _accuracy(m.get("test_accuracy"), m.get("test_images"), "test")),
-            ("validation accuracy", _accuracy(m.get("val_accuracy"), m.get("val_images"), "validation"))]  # fmt: skip
+    rows = [
+        ("test accuracy", _accuracy(m.get("test_accuracy"), m.get("test_images"), "test")),
+        ("validation accuracy", _accuracy(m.get("val_accuracy"), m.get("val_images"), "validation")),
+    ]
     for name, value in m.items():
         if name not in ("test_accuracy", "val_accuracy", "test_images", "val_images") and value is not None:
             title, unit = METRICS.get(name, (name.replace("_", " "), ""))
             rows.append((title, f"{_number(value)} {unit}".strip()))
-    note = ("The test set was evaluated once, at the end; nothing was selected by it. The interval is Wilson's, 95%, over the images: it is of "
-            "this one run and says nothing about other seeds.")  # fmt: skip
+    note = (
+        "The test set was evaluated once, at the end; nothing was selected by it. The interval is Wilson's, 95%, over the images: it is of "
+        "this one run and says nothing about other seeds."
+    )
     return Raw(f"<h2>Result</h2>{table(rows)}<p class=note>{note}</p>")
 
 
@@ -173,7 +206,9 @@ def _drawn(section: Section, run: Run) -> list[Raw | Picture]:
             reasons += [note.text for note in figure.layout.annotations]  # nothing drawn: it says why
         except KitError as error:
             reasons.append(str(error))
-        except Exception as error:  # a run of an older version, or a damaged one, may lack anything: the rest of the page stands
+        except (
+            Exception
+        ) as error:  # a run of an older version, or a damaged one, may lack anything: the rest of the page stands
             reasons.append(f"This run does not hold what the figure needs ({type(error).__name__}: {error})")
     return [Raw(f"<h2>{text(section.heading)}</h2>"), Raw(f"<p class=note>{text(reasons[0])}</p>")] if reasons else []
 
@@ -185,9 +220,11 @@ def _found(run: Run, known: Known) -> Raw:
     if genotype:
         parts.append(f"<h3>Genotype</h3><pre><code>{text(_genotype(genotype))}</code></pre>")
     parts.append(_policy(run, known))
-    rows = [(title, _number(at), _number(known.config[name]) if name in known.config else "not recorded")
-            for name, title in (("lr", "learning rate (without the schedule's factor)"), ("weight_decay", "weight decay"))
-            if (at := known.model["hyper"].get(name, known.last.get(f"eta/{name}"))) is not None]  # fmt: skip
+    rows = [
+        (title, _number(at), _number(known.config[name]) if name in known.config else "not recorded")
+        for name, title in (("lr", "learning rate (without the schedule's factor)"), ("weight_decay", "weight decay"))
+        if (at := known.model["hyper"].get(name, known.last.get(f"eta/{name}"))) is not None
+    ]
     if rows:
         head = ("η", "at the end" if run.finished else f"after epoch {known.last.get('epoch')}", "at the start")
         parts.append(f"<h3>η: hyper-parameters ({text(known.config.get('hyper', '?'))})</h3>{table(rows, head)}")
@@ -198,7 +235,10 @@ def _genotype(genotype: Any) -> str:
     """JSON with one line per node."""
     if not isinstance(genotype, dict) or not all(isinstance(nodes, list) for nodes in genotype.values()):
         return json.dumps(genotype)
-    cells = [f"  {json.dumps(kind)}: [\n" + ",\n".join(f"    {json.dumps(node)}" for node in nodes) + "\n  ]" for kind, nodes in genotype.items()]
+    cells = [
+        f"  {json.dumps(kind)}: [\n" + ",\n".join(f"    {json.dumps(node)}" for node in nodes) + "\n  ]"
+        for kind, nodes in genotype.items()
+    ]
     return "{\n" + ",\n".join(cells) + "\n}"
 
 
@@ -207,13 +247,20 @@ def _policy(run: Run, known: Known) -> Raw:
     p = known.tau
     if p is None:
         name = saved.get("name", known.config.get("augment"))
-        return Raw(f"<h3>τ: augmentation policy</h3><p>Fixed: <code>{text(name)}</code></p>" if name and not known.problems else "")
+        return Raw(
+            f"<h3>τ: augmentation policy</h3><p>Fixed: <code>{text(name)}</code></p>"
+            if name and not known.problems
+            else ""
+        )
     ops = list(saved.get("ops") or augment.OPS)
     ops = ops if len(ops) == len(p) else [f"operation {i}" for i in range(len(p))]
     order = np.argsort(-p, axis=None, kind="stable")
 
     def pairs(indices: Sequence[int]) -> Raw:
-        rows = [(ops[i // len(p)], ops[i % len(p)], f"{p.flat[i]:.3%}", f"{p.flat[i] * p.size:.3g} ×") for i in map(int, indices)]
+        rows = [
+            (ops[i // len(p)], ops[i % len(p)], f"{p.flat[i]:.3%}", f"{p.flat[i] * p.size:.3g} ×")
+            for i in map(int, indices)
+        ]
         return table(rows, ("first", "then", "probability", "÷ uniform"))
 
     ends = (("Most probable", order[:TOP_PAIRS]), ("Least probable", order[::-1][:TOP_PAIRS]))
@@ -229,18 +276,26 @@ def _use(run: Run, known: Known) -> Raw:
     shape = ", ".join(str(n) for n in network.get("image", ("C", "H", "W")))
     code = LOADING.format(path=str(run.path), shape=shape, classes=network.get("classes", "classes"))
     classes = known.model.get("classes") or []
-    return Raw(f"<h2>Use the trained network</h2><pre><code>{text(code)}</code></pre><details><summary>{len(classes)} classes</summary>"
-               f"<p>{text(', '.join(map(str, classes)))}</p></details>")  # fmt: skip
+    return Raw(
+        f"<h2>Use the trained network</h2><pre><code>{text(code)}</code></pre><details><summary>{len(classes)} classes</summary>"
+        f"<p>{text(', '.join(map(str, classes)))}</p></details>"
+    )
 
 
 def _going_on(run: Run, known: Known) -> Raw:
     try:
         same = run.config.name == run.path.name
-    except (KeyError, AttributeError, TypeError):  # a configuration of another version: what it calls itself, this one cannot say
+    except (
+        KeyError,
+        AttributeError,
+        TypeError,
+    ):  # a configuration of another version: what it calls itself, this one cannot say
         same = False
     if run.finished or not same:
-        return Raw("<h2>Use the trained network</h2><p>There is none to load. <code>kit.search</code> with a configuration of this version makes "
-                   "one.</p>")  # fmt: skip
+        return Raw(
+            "<h2>Use the trained network</h2><p>There is none to load. <code>kit.search</code> with a configuration of this version makes "
+            "one.</p>"
+        )
     code = f"import kit\n\nrun = kit.Run.load({str(run.path)!r})\nkit.search(run.config, out={str(run.path.parent)!r})   # from the last checkpoint"
     return Raw(f"<h2>Go on with it</h2><pre><code>{text(code)}</code></pre>")
 
@@ -257,8 +312,10 @@ def _configuration(run: Run, known: Known) -> Raw:
         rows.append((name, Raw(f"<b>{text(_plain(value))}</b>") if changed else _plain(value), about))
     chosen = ", ".join(f"{name} = {_plain(known.config.get(name))}" for name in ("dataset", "method", "preset", "seed"))
     changes = f"; other than this version's preset and method fill: {', '.join(different)}" if different else ""
-    return Raw(f"<h2>Configuration</h2><p>{text(chosen + changes)}.</p><details><summary>All {len(rows)} fields</summary>"
-               f"{table(rows, ('field', 'value', 'meaning'))}</details>")  # fmt: skip
+    return Raw(
+        f"<h2>Configuration</h2><p>{text(chosen + changes)}.</p><details><summary>All {len(rows)} fields</summary>"
+        f"{table(rows, ('field', 'value', 'meaning'))}</details>"
+    )
 
 
 def _usual(config: dict[str, Any]) -> dict[str, Any]:
@@ -275,7 +332,9 @@ def _provenance(run: Run, known: Known) -> Raw:
     for name, value in known.provenance.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
         rows.append((name.replace("_", " "), shown))
-    return Raw(f"<h2>Where it comes from</h2>{table(rows)}<p class=note>A + after the commit marks uncommitted changes.</p>")
+    return Raw(
+        f"<h2>Where it comes from</h2>{table(rows)}<p class=note>A + after the commit marks uncommitted changes.</p>"
+    )
 
 
 def _plain(value: Any) -> str:

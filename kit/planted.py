@@ -1,7 +1,10 @@
-"""A task in which one operation, one augmentation and one learning rate are clearly best: what a search should find, in seconds.
+"""A task in which one operation, one augmentation and one learning rate are clearly best: what a search should find, in
+seconds.
 
-Images are noise plus one of two patterns. Only the operation `signal` passes the pattern on; the others pass noise. Validation images are
-the training images' negatives, so that a policy whose training gradients should point along the validation gradient has to invert.
+Images are noise plus one of two patterns. Only the operation `signal` passes the pattern on; the others pass noise.
+Validation images are
+the training images' negatives, so that a policy whose training gradients should point along the validation gradient has
+to invert.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ SIDE = 8
 
 
 class Passes(nn.Module):
-    """A fixed function of the image with the same number of features for every operation; weights of its own only scale them."""
+    """A fixed function of the image with the same number of features for every operation; weights of its own only scale
+    them.
+    """
 
     def __init__(self, name: str, pattern: Tensor):
         super().__init__()
@@ -40,7 +45,9 @@ class Passes(nn.Module):
         flat = x.flatten(1)
         feature = {
             "signal": lambda: flat @ self.pattern / SIDE,
-            "blur": lambda: (flat + flat.roll(1, 1)) @ self.pattern / SIDE,  # the pattern alternates: neighbours' mean has nothing of it
+            "blur": lambda: (
+                (flat + flat.roll(1, 1)) @ self.pattern / SIDE
+            ),  # the pattern alternates: neighbours' mean has nothing of it
             "border": lambda: flat[:, :SIDE].sum(1),
             "mean": lambda: flat.mean(1) * SIDE,
         }[self.name]()
@@ -48,7 +55,9 @@ class Passes(nn.Module):
 
 
 class PlantedNetwork(Network):
-    """One slot with four operations, then a linear classifier. Multiply-adds: 100, 200, 300, 400 for the four, in their order."""
+    """One slot with four operations, then a linear classifier. Multiply-adds: 100, 200, 300, 400 for the four, in their
+    order.
+    """
 
     absorbs_gates = True
 
@@ -85,7 +94,9 @@ class PlantedNetwork(Network):
 
 
 class Threshold(PlantedNetwork):
-    """Brightness against a threshold that is too low at first: one step along the gradient leaves it there, mends it, or overshoots."""
+    """Brightness against a threshold that is too low at first: one step along the gradient leaves it there, mends it,
+    or overshoots.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,12 +115,20 @@ class Threshold(PlantedNetwork):
 
 
 def learn_rate(steps: int, seed: int = 0, hyper_lr: float = 0.1) -> float:
-    """AutoHAS's controller over `RATES`, every step from the same weights: the probability of the planted learning rate at the end."""
+    """AutoHAS's controller over `RATES`, every step from the same weights: the probability of the planted learning rate
+    at the end.
+    """
     net = Threshold()
     net.mixer = generator(seed, "mixup")
     bases = hyper.read_bases("lr=" + ":".join(map(str, RATES)))
     learner = hyper.build("reinforce", 0.1, 0.0, step=hyper_lr, bases=bases, generator=generator(seed, "η"))
-    parts = Parts(net, arch.Given((), ()), augment.build("none", generator(seed, "τ"), (SIDE, SIDE)), learner, Momentum(net, 0.0, 0.0))
+    parts = Parts(
+        net,
+        arch.Given((), ()),
+        augment.build("none", generator(seed, "τ"), (SIDE, SIDE)),
+        learner,
+        Momentum(net, 0.0, 0.0),
+    )
     batches = {name: _brightness(generator(seed, name)) for name in ("train", "val")}
     for _ in range(steps):
         with torch.no_grad():
@@ -132,9 +151,13 @@ def planted_pattern() -> Tensor:
 
 
 def draw_images(n: int, chance: torch.Generator, negative: bool = False) -> tuple[Tensor, Tensor]:
-    """n images uint8 [n, 1, 8, 8] and their labels: the pattern, or its negative, in noise that hides it from a single pixel."""
+    """n images uint8 [n, 1, 8, 8] and their labels: the pattern, or its negative, in noise that hides it from a single
+    pixel.
+    """
     labels = torch.randint(0, 2, (n,), generator=chance)
-    pixels = 128 + 20 * (1 - 2 * labels)[:, None] * planted_pattern() + 30 * torch.randn(n, SIDE * SIDE, generator=chance)
+    pixels = (
+        128 + 20 * (1 - 2 * labels)[:, None] * planted_pattern() + 30 * torch.randn(n, SIDE * SIDE, generator=chance)
+    )
     pixels = 255 - pixels if negative else pixels
     return pixels.round().clamp(0, 255).to(torch.uint8).view(n, 1, SIDE, SIDE), labels
 
@@ -148,21 +171,47 @@ class Planted:
     batches: dict
 
     @classmethod
-    def of(cls, arch_name: str = "given", augment_name: str = "none", *, seed: int = 0, step: str = "one-level", negatives: bool = False,
-           arch_lr: float = 0.1, tau_lr: float = 0.1) -> Planted:  # fmt: skip
+    def of(
+        cls,
+        arch_name: str = "given",
+        augment_name: str = "none",
+        *,
+        seed: int = 0,
+        step: str = "one-level",
+        negatives: bool = False,
+        arch_lr: float = 0.1,
+        tau_lr: float = 0.1,
+    ) -> Planted:
         net = PlantedNetwork()
         net.mixer = generator(seed, "mixup")
         entry = arch.ARCH[arch_name]
         if entry.build is None:
             chooser: arch.ArchLearner = arch.Given(net.slots, net.picks_of({"operations": ["signal"]}))
         else:
-            chooser = entry.build(arch.Settings(
-                net.slots, generator(seed, "α"), Limits(net), lr=arch_lr, device=torch.device("cpu"), lam=1e-5, recover="step", freeze_tol=0.0,
-                margin=10.0, temperature=(1.0, 0.3), baseline=0.95, target=None))  # fmt: skip
+            chooser = entry.build(
+                arch.Settings(
+                    net.slots,
+                    generator(seed, "α"),
+                    Limits(net),
+                    lr=arch_lr,
+                    device=torch.device("cpu"),
+                    lam=1e-5,
+                    recover="step",
+                    freeze_tol=0.0,
+                    margin=10.0,
+                    temperature=(1.0, 0.3),
+                    baseline=0.95,
+                    target=None,
+                )
+            )
         policy = _policy(augment_name, generator(seed, "τ"), tau_lr)
         learner = hyper.build("fixed", 0.1, 0.0, step=0.1)
         parts = Parts(net, chooser, policy, learner, Momentum(net, 0.0, 0.0))
-        return cls(parts, step, {name: _batches(generator(seed, name), negatives and name == "val") for name in ("train", "fresh", "val")})
+        return cls(
+            parts,
+            step,
+            {name: _batches(generator(seed, name), negatives and name == "val") for name in ("train", "fresh", "val")},
+        )
 
     def take(self, steps: int) -> list[float]:
         """Take steps; the training loss of each."""
@@ -174,7 +223,7 @@ class Planted:
             losses.append(float(outcome.losses.mean()))
         return losses
 
-    # ---- how much of its probability a learner has put on what is planted ------------------------------------------------------
+    # ---- how much of its probability a learner has put on what is planted ------------------------
 
     def operation(self) -> float:
         alpha = self.parts.arch.snapshot()["alpha"].abs()[0, : len(OPERATIONS)]
@@ -206,8 +255,11 @@ def _batches(chance: torch.Generator, negative: bool):
         yield draw_images(64, chance, negative)
 
 
-def watch(kind: str, learners: dict[str, dict], steps: int, seeds: int = 5, points: int = 20) -> dict[str, list[list[float]]]:
-    """For each learner, by name and the arguments of `Planted.of`: its probability on what is planted, per seed at `points` steps from 0.
+def watch(
+    kind: str, learners: dict[str, dict], steps: int, seeds: int = 5, points: int = 20
+) -> dict[str, list[list[float]]]:
+    """For each learner, by name and the arguments of `Planted.of`: its probability on what is planted, per seed at
+    `points` steps from 0.
 
     kind: "operation" or "inverted".
     """

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """What `kit.search` tells while it runs. `epoch`: after each epoch with its numbers; `close`: at the end, also after an error."""
+    """What `kit.search` tells while it runs. `epoch`: after each epoch with its numbers; `close`: at the end, also
+    after an error.
+    """
 
     def start(self, name: str, epochs: int, done: int) -> None: ...
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
@@ -17,7 +19,9 @@ class Progress(Protocol):
 
 
 def interactive() -> bool:
-    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without Jupyter's session name)."""
+    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without Jupyter's session
+    name).
+    """
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
@@ -68,4 +72,6 @@ class Bar:
 
 def _text(numbers: dict[str, float]) -> str:
     shown = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
-    return " ".join(f"{name.rsplit('/', 1)[-1]} {numbers[name]:{form}}" for name, form in shown.items() if name in numbers)
+    return " ".join(
+        f"{name.rsplit('/', 1)[-1]} {numbers[name]:{form}}" for name, form in shown.items() if name in numbers
+    )

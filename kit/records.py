@@ -1,4 +1,6 @@
-"""What a run writes down while it goes: the tidy history, α and τ over the epochs. Cut back to a checkpoint's epoch on resuming."""
+"""What a run writes down while it goes: the tidy history, α and τ over the epochs. Cut back to a checkpoint's epoch on
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from kit.errors import KitError
 
 
 class Records:
-    """In memory and, after `write`, in the run directory. Rows hold nothing that differs between two executions (no times)."""
+    """In memory and, after `write`, in the run directory. Rows hold nothing that differs between two executions (no
+    times).
+    """
 
     COLUMNS = ("step", "epoch", "name", "value")
 
@@ -32,7 +36,9 @@ class Records:
             self.tau.append((epoch, {name: value.cpu().numpy() for name, value in tau.items()}))
 
     def write(self) -> None:
-        frame = pd.DataFrame(self.rows, columns=list(self.COLUMNS)).astype({"step": "int64", "epoch": "int64", "value": "float64"})
+        frame = pd.DataFrame(self.rows, columns=list(self.COLUMNS)).astype(
+            {"step": "int64", "epoch": "int64", "value": "float64"}
+        )
         store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
             if entries:
@@ -51,7 +57,9 @@ class Records:
             if path.is_file():
                 arrays = store.read_arrays(path)
                 epochs = arrays.pop("epoch")
-                entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
+                entries[:] = [
+                    (int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch
+                ]
 
 
 class EventFiles:
@@ -61,7 +69,9 @@ class EventFiles:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]', or leave tensorboard out") from None
+            raise KitError(
+                "tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]', or leave tensorboard out"
+            ) from None
         self.folder, self.open, self.writer, self.written = folder / "tensorboard", SummaryWriter, None, 0
 
     def write(self, rows: list[tuple[int, int, str, float]]) -> None:

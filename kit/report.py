@@ -1,4 +1,6 @@
-"""Reports on many runs of one data set: Markdown, one self-contained HTML page, CSV and pictures. What each one asks is in `STUDIES`."""
+"""Reports on many runs of one data set: Markdown, one self-contained HTML page, CSV and pictures. What each one asks is
+in `STUDIES`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import base64
 import html
 import importlib
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -19,13 +22,15 @@ from kit.errors import KitError
 from kit.methods import METHODS, PRESETS
 from kit.run import Run
 from kit.summaries import Record
-from kit.tables import PAPER, REFERENCE, findings, holm, interval, latex_table, markdown_table, per_run, summarize
+from kit.tables import REFERENCE, findings, latex_table, markdown_table, per_run, summarize
 
 
 @dataclass(frozen=True)
 class Study:
-    """title: of the report, and in part, where some of its rows are left out; methods: its rows; shown: those whose run of the first seed is
-    shown in detail; budget: a sentence on what the methods have in common, with the configuration's fields in braces."""
+    """title: of the report, and in part, where some of its rows are left out; methods: its rows; shown: those whose run
+    of the first seed is
+    shown in detail; budget: a sentence on what the methods have in common, with the configuration's fields in
+    braces."""
 
     title: str
     in_part: str
@@ -40,30 +45,58 @@ class Study:
 STUDIES: Mapping[str, Study] = {
     # DHA's Table 3, and the rows every ablation needs beside it
     "ablation": Study(
-        "Joint against sequential search", "Joint search beside other methods",
-        ("dha", "seq-dha", "nas+da", "seq-nas+da", "nas+hpo", "seq-nas+hpo", "ista", "random", "plain"), ("dha",),
+        "Joint against sequential search",
+        "Joint search beside other methods",
+        ("dha", "seq-dha", "nas+da", "seq-nas+da", "nas+hpo", "seq-nas+hpo", "ista", "random", "plain"),
+        ("dha",),
         "a sequential method searches for {search_epochs} of them and trains what it found from scratch in the others; a joint one searches "
-        "for at most {search_epochs} and goes on with the same weights."),
+        "for at most {search_epochs} and goes on with the same weights.",
+    ),
     "methods": Study(
-        "Four systems side by side", "Methods side by side",
-        ("dha", "diffautoml", "daas", "autohas", "ista", "dsnas", "gdas", "darts", "snas", "daas-independent", "autohas-phase", "autohas-hpo",
-         "autohas-diff", "random-search", "bayesian", "hgd", "ift", "random", "plain"),
+        "Four systems side by side",
+        "Methods side by side",
+        (
+            "dha",
+            "diffautoml",
+            "daas",
+            "autohas",
+            "ista",
+            "dsnas",
+            "gdas",
+            "darts",
+            "snas",
+            "daas-independent",
+            "autohas-phase",
+            "autohas-hpo",
+            "autohas-diff",
+            "random-search",
+            "bayesian",
+            "hgd",
+            "ift",
+            "random",
+            "plain",
+        ),
         ("dha", "diffautoml", "daas", "autohas"),
         "a method that retrains searches for {search_epochs} of them and trains what it found from scratch in the others; the others search for at "
         "most {search_epochs} and go on with the same weights; trials share those {search_epochs}. An epoch's cost differs: two-level steps "
         "pass over {children} children and probe {arch_samples} architecture(s), which the seconds show. Cells, choice blocks and "
-        "MobileNetV2 blocks differ in size, which the parameters and multiply-adds show."),
-}  # fmt: skip
+        "MobileNetV2 blocks differ in size, which the parameters and multiply-adds show.",
+    ),
+}
 
 # reports of another form: the module whose `rewrite` makes them again
 OTHERS: Mapping[str, str] = {"limits": "kit.tradeoff", "landscape": "kit.landscape.report"}
 
 
-def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = "") -> Path:
-    """Write <study>-<dataset>.md, .html, .csv, .tex, pictures and .json (what `rewrite` needs) from finished runs of one data set; returns the
+def write(
+    study: str, runs: Sequence[Run], folder: str | Path = "reports", name: str | None = None, note: str = ""
+) -> Path:
+    """Write <study>-<dataset>.md, .html, .csv, .tex, pictures and .json (what `rewrite` needs) from finished runs of
+    one data set; returns the
     Markdown's path.
 
-    name: of the files, without an ending, in place of <study>-<dataset>, so that a data set may have several. note: a sentence about the
+    name: of the files, without an ending, in place of <study>-<dataset>, so that a data set may have several. note: a
+    sentence about the
     circumstances (what else the machine did, say) that stands with the hardware.
     """
     if not runs:
@@ -81,7 +114,8 @@ def write(study: str, runs: Sequence[Run], folder: str | Path = "reports", name:
 
 
 def rewrite(path: str | Path) -> Path:
-    """The text and tables of a report once more, from the summary of its runs and the pictures that lie beside it: the same bytes wherever it
+    """The text and tables of a report once more, from the summary of its runs and the pictures that lie beside it: the
+    same bytes wherever it
     is done. Returns the Markdown's path; raises KitError for what is no such summary."""
     path = Path(path)
     kept = summaries.read(path)
@@ -105,13 +139,20 @@ def ablation(runs: Sequence[Run], folder: str | Path = "reports", name: str | No
 
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study, checked: methods "all" (the study's) or names with commas; seeds a number of them (from 0) or a
+    """The configurations of a study, checked: methods "all" (the study's) or names with commas; seeds a number of them
+    (from 0) or a
     list with commas; values: fields of `Config` for all runs."""
-    rows = list(STUDIES[study].methods) if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
+    rows = (
+        list(STUDIES[study].methods)
+        if methods == "all"
+        else [name.strip() for name in methods.split(",") if name.strip()]
+    )
     try:
         chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in str(seeds).split(",")]
     except ValueError:
-        raise KitError(f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7") from None
+        raise KitError(
+            f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7"
+        ) from None
     if not chosen:
         raise KitError(f"seeds={seeds!r} makes no runs: give 1 or more")
     return sweep.grid(seed=chosen, method=rows, **values)
@@ -126,13 +167,26 @@ def _stem(study: str, runs: Sequence[Run | Record]) -> str:
     return f"{study}-{Path(runs[0].config.dataset).name}"
 
 
-def _pictures(study: Study, runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, folder: Path, stem: str) -> list[tuple[str, str]]:
+def _pictures(
+    study: Study, runs: Sequence[Run], summary: pd.DataFrame, table: pd.DataFrame, folder: Path, stem: str
+) -> list[tuple[str, str]]:
     name = Path(runs[0].config.dataset).name
     shown: list[tuple[str, str, object]] = [
-        ("accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds",
-         figures.ablation(summary, table, title=f"{name}: {study.titled(runs).lower()}")),
-        ("time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")),
-        ("loss", "Training loss (on augmented images, so not comparable between policies)", figures.overlay(list(runs), "loss")),
+        (
+            "accuracy",
+            "Test accuracy: mean with 95% interval; faint dots are the seeds",
+            figures.ablation(summary, table, title=f"{name}: {study.titled(runs).lower()}"),
+        ),
+        (
+            "time",
+            "Test accuracy against the time of a run",
+            figures.accuracy_against_time(summary, title=f"{name}: accuracy against time"),
+        ),
+        (
+            "loss",
+            "Training loss (on augmented images, so not comparable between policies)",
+            figures.overlay(list(runs), "loss"),
+        ),
     ]
     for method in study.shown:
         example = next((run for run in runs if run.config.method == method), None)
@@ -154,8 +208,15 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, object]]:
     return [*found, (f"{prefix}cell", f"The architecture that {title} found", figures.cell(run.genotype))]
 
 
-def _text(study: str, runs: Sequence[Record], summary: pd.DataFrame, dataset: str, pictures: list[tuple[str, str]], note: str,
-          name: str) -> str:  # fmt: skip
+def _text(
+    study: str,
+    runs: Sequence[Record],
+    summary: pd.DataFrame,
+    dataset: str,
+    pictures: list[tuple[str, str]],
+    note: str,
+    name: str,
+) -> str:
     config, where = runs[0].config, runs[0].provenance
     seeds = sorted({run.config.seed for run in runs})
     accuracy_step = 100 / runs[0].metrics["test_images"]
@@ -195,7 +256,9 @@ def _trained_on(runs: Sequence[Record]) -> str:
         ways.setdefault(run.provenance["trained_on"], []).append(run.config.method)
     if len(ways) == 1:
         return f"Trained on {next(iter(ways))}."
-    return " ".join(f"Trained on {way}: {', '.join(f'`{m}`' for m in dict.fromkeys(methods))}." for way, methods in ways.items())
+    return " ".join(
+        f"Trained on {way}: {', '.join(f'`{m}`' for m in dict.fromkeys(methods))}." for way, methods in ways.items()
+    )
 
 
 def _origin(study: str, runs: Sequence[Record], name: str) -> str:
@@ -206,13 +269,17 @@ def _origin(study: str, runs: Sequence[Record], name: str) -> str:
 
     torch_versions = ", ".join(sorted({p["versions"]["torch"] or "?" for p in places}))
     parameters = _parameters(study, runs) | ({"name": name} if name else {})
-    command = " ".join([f"papermill notebooks/{study}.ipynb out.ipynb", *(f"-p {key} {value}" for key, value in parameters.items())])
-    return "\n".join([
-        f"- command: `{command}`",
-        f"- code: commit {each('commit')} (a + marks uncommitted changes)",
-        f"- hardware: {each('device')}; {each('processor')}, {each('cores')} cores",
-        f"- versions: Python {each('python')}, torch {torch_versions}",
-    ])  # fmt: skip
+    command = " ".join(
+        [f"papermill notebooks/{study}.ipynb out.ipynb", *(f"-p {key} {value}" for key, value in parameters.items())]
+    )
+    return "\n".join(
+        [
+            f"- command: `{command}`",
+            f"- code: commit {each('commit')} (a + marks uncommitted changes)",
+            f"- hardware: {each('device')}; {each('processor')}, {each('cores')} cores",
+            f"- versions: Python {each('python')}, torch {torch_versions}",
+        ]
+    )
 
 
 def _parameters(study: str, runs: Sequence[Record]) -> dict[str, Any]:
@@ -222,14 +289,18 @@ def _parameters(study: str, runs: Sequence[Record]) -> dict[str, Any]:
     methods = list(dict.fromkeys(run.config.method for run in runs))
     usual = Config(dataset="digits", method=config.method, preset=config.preset).model_dump()
     chosen = {"dataset", "method", "preset", "seed", "out", "root", "device"}
-    changed = {name: value for name, value in config.model_dump().items() if name not in chosen and value != usual[name]}
+    changed = {
+        name: value for name, value in config.model_dump().items() if name not in chosen and value != usual[name]
+    }
     if config.search_epochs == round(PRESETS[config.preset]["search_share"] * config.epochs):
         changed.pop("search_epochs", None)
     return {
-        "dataset": config.dataset, "preset": config.preset,
+        "dataset": config.dataset,
+        "preset": config.preset,
         "seeds": len(seeds) if seeds == list(range(len(seeds))) else ",".join(map(str, seeds)),
-        **({} if methods == list(STUDIES[study].methods) else {"methods": ",".join(methods)}), **changed,
-    }  # fmt: skip
+        **({} if methods == list(STUDIES[study].methods) else {"methods": ",".join(methods)}),
+        **changed,
+    }
 
 
 def _page(markdown: str, folder: Path) -> str:
@@ -241,34 +312,52 @@ def _page(markdown: str, folder: Path) -> str:
         data = base64.b64encode(path.read_bytes()).decode() if f'src="{path.name}"' in body else ""
         body = body.replace(f'src="{path.name}"', f'src="data:image/png;base64,{data}"')
     title = html.escape(markdown.splitlines()[0].lstrip("# "))
-    style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-             "table{border-collapse:collapse;font-size:14px}td,th{border:1px solid #999;padding:.3rem .5rem;text-align:left}"
-             "img{max-width:100%;background:#fff}code{background:#8882;padding:0 .2em}"
-             "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#8bf}}")  # fmt: skip
+    style = (
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:1240px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+        "table{border-collapse:collapse;font-size:14px}td,th{border:1px solid #999;padding:.3rem .5rem;text-align:left}"
+        "img{max-width:100%;background:#fff}code{background:#8882;padding:0 .2em}"
+        "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}a{color:#8bf}}"
+    )
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{style}</style><body>{body}</body></html>\n"
 
 
 def index(folder: str | Path) -> Path:
-    """Write README.md of a folder of reports: every Markdown report with its title, and whether `python -m kit.report` makes it again."""
+    """Write README.md of a folder of reports: every Markdown report with its title, and whether `python -m kit.report`
+    makes it again.
+    """
     folder = Path(folder)
     lines = []
     for path in sorted(folder.glob("*.md")):
         if path.name != "README.md":
             title = path.read_text().partition("\n")[0].lstrip("# ").replace("|", "\\|")
-            beside = [f"[{ext}]({path.stem}.{ext})" for ext in ("html", "csv", "tex") if (folder / f"{path.stem}.{ext}").is_file()]
+            beside = [
+                f"[{ext}]({path.stem}.{ext})"
+                for ext in ("html", "csv", "tex")
+                if (folder / f"{path.stem}.{ext}").is_file()
+            ]
             kept = f"[{path.stem}.json]({path.stem}.json)" if path.with_suffix(".json").is_file() else "–"
             lines.append(f"| [{title}]({path.name}) | {', '.join(beside) or '–'} | {kept} |")
-    text = "\n".join([
-        "# Reports", "",
-        "Those with a summary of their runs are made again from it, text and tables, by `make reports`: the same bytes everywhere. A summary that is",
-        "missing is made by running what it is of. The others are measurements; each says by which command.", "",
-        "| report | also as | runs |", "|---|---|---|", *lines, ""])  # fmt: skip
+    text = "\n".join(
+        [
+            "# Reports",
+            "",
+            "Those with a summary of their runs are made again from it, text and tables, by `make reports`: the same bytes everywhere. A summary that is",
+            "missing is made by running what it is of. The others are measurements; each says by which command.",
+            "",
+            "| report | also as | runs |",
+            "|---|---|---|",
+            *lines,
+            "",
+        ]
+    )
     store.atomically(folder / "README.md", lambda p: p.write_text(text))
     return folder / "README.md"
 
 
 def main() -> None:
-    """python -m kit.report reports: every report in a folder once more, from the summaries that lie there, and their index."""
+    """python -m kit.report reports: every report in a folder once more, from the summaries that lie there, and their
+    index.
+    """
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
     found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
     if not found:

@@ -27,7 +27,9 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' paths, if they are files."""
+    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' paths,
+    if they are files.
+    """
 
     labels: Tensor
     probabilities: Tensor
@@ -36,7 +38,8 @@ class Prediction:
 
 
 class TrainedModel(nn.Module):
-    """The found network alone, ready to use: uint8 images [N, C, H, W] → class scores float [N, classes]; normalises by itself.
+    """The found network alone, ready to use: uint8 images [N, C, H, W] → class scores float [N, classes]; normalises by
+    itself.
 
     `predict` takes images of any size and form; `preprocessing` says what it does to them.
     """
@@ -48,20 +51,28 @@ class TrainedModel(nn.Module):
 
     @classmethod
     def built(cls, found: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> TrainedModel:
-        """From what model.json holds and the weights by name; source: the file to name in a KitError where the two do not fit."""
+        """From what model.json holds and the weights by name; source: the file to name in a KitError where the two do
+        not fit.
+        """
         try:
             spec = dict(found["network"])
-            with torch.random.fork_rng(devices=[]):  # the first weights are drawn for nothing: the caller's draws stay as they were
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # the first weights are drawn for nothing: the caller's draws stay as they were
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
             classes = list(found["classes"])
             if [type(name) for name in classes] != [str] * found["network"]["classes"]:
                 raise ValueError(f"{found['network']['classes']} classes are called {classes!r:.60}")
         except Exception as error:  # whatever the altered values lead to
-            raise KitError(f"{source} describes no network that kit can build ({type(error).__name__}: {error}): it was altered, or is of another "
-                           "version") from None  # fmt: skip
+            raise KitError(
+                f"{source} describes no network that kit can build ({type(error).__name__}: {error}): it was altered, or is of another "
+                "version"
+            ) from None
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in network.state_dict().items()}:
-            raise KitError(f"{source} does not hold the weights of the network in model.json: the run directory was altered or is of an older "
-                           "version; run its configuration again with resume=False")  # fmt: skip
+            raise KitError(
+                f"{source} does not hold the weights of the network in model.json: the run directory was altered or is of an older "
+                "version; run its configuration again with resume=False"
+            )
         network.load_state_dict(tensors)
         # the layout that it was evaluated in, so that its outputs are the recorded ones to the last bit
         return cls(network.to(memory_format=torch.channels_last), classes).eval()
@@ -77,9 +88,12 @@ class TrainedModel(nn.Module):
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Classes of images of any form, on the model's device, in evaluation mode.
 
-        images: a path, a folder (with its subfolders, sorted by path), a PIL image, an array, a list of these, or a batch as an array: uint8
-        (or whole numbers 0…255) [N, C, H, W], [N, H, W, C] or grey [N, H, W]. Other sizes and channels are adapted as the training images
-        were: grey ↔ RGB, the shorter side scaled to fit (bilinear, antialiased), the centre cropped. batch_size bounds the memory.
+        images: a path, a folder (with its subfolders, sorted by path), a PIL image, an array, a list of these, or a
+        batch as an array: uint8
+        (or whole numbers 0…255) [N, C, H, W], [N, H, W, C] or grey [N, H, W]. Other sizes and channels are adapted as
+        the training images
+        were: grey ↔ RGB, the shorter side scaled to fit (bilinear, antialiased), the centre cropped. batch_size bounds
+        the memory.
         Raises one KitError that lists every image that cannot be used, and why.
         """
         inputs, was_training = Inputs(images, self.network.image), self.training
@@ -104,7 +118,9 @@ class Run:
         """Raises KitError, with the runs found nearby, when there is no run at `path`."""
         path = Path(path).expanduser()
         if not (path / "config.json").is_file():
-            nearby = sorted({str(p.parent) for root in (path, path.parent) if root.is_dir() for p in root.glob("*/config.json")})
+            nearby = sorted(
+                {str(p.parent) for root in (path, path.parent) if root.is_dir() for p in root.glob("*/config.json")}
+            )
             hint = f"; runs nearby: {', '.join(nearby[:8])}" if nearby else "; kit.search(kit.Config(...)) makes one"
             raise KitError(f"{path} is not a run directory (it has no config.json){hint}")
         return cls(path)
@@ -114,7 +130,7 @@ class Run:
         result = f"test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else self.status
         return f"<Run {self.path.name}: {result}>"
 
-    # ---- what it did ---------------------------------------------------------------------------------------------------------
+    # ---- what it did -----------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -127,7 +143,9 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """test_accuracy and val_accuracy in [0, 1] (val None where nothing was held out), seconds, peak_memory_mb, params, macs, …"""
+        """test_accuracy and val_accuracy in [0, 1] (val None where nothing was held out), seconds, peak_memory_mb,
+        params, macs, …
+        """
         return store.read_object(self.path / "metrics.json") if self.finished else {}
 
     @property
@@ -156,20 +174,26 @@ class Run:
 
     @property
     def alpha(self) -> dict[str, np.ndarray]:
-        """alpha float [epochs, slots, widest], support bool of that shape, frozen bool [epochs, slots]; epoch 0 is the start."""
+        """alpha float [epochs, slots, widest], support bool of that shape, frozen bool [epochs, slots]; epoch 0 is the
+        start.
+        """
         return self._arrays("alpha.npz")
 
     @property
     def tau(self) -> dict[str, np.ndarray]:
-        """probabilities float [epochs, K, K] (row: first operation) and counts [epochs, K, K] of what was drawn; empty if τ is fixed."""
+        """probabilities float [epochs, K, K] (row: first operation) and counts [epochs, K, K] of what was drawn; empty
+        if τ is fixed.
+        """
         return self._arrays("tau.npz")
 
-    # ---- what it found -------------------------------------------------------------------------------------------------------
+    # ---- what it found ---------------------------------------------------------------------------
 
     def _found(self) -> dict[str, Any]:
         path = self.path / "model" / "model.json"
         if not path.is_file():
-            raise KitError(f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on with it")
+            raise KitError(
+                f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on with it"
+            )
         return store.read_object(path)
 
     def _entry(self, name: str, kind: type) -> Any:
@@ -180,12 +204,16 @@ class Run:
 
     @property
     def genotype(self) -> dict[str, Any]:
-        """Cells as {"normal": four nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed network."""
+        """Cells as {"normal": four nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed
+        network.
+        """
         return self._entry("genotype", dict)
 
     @property
     def policy(self) -> dict[str, Any]:
-        """{"name", "ops", "probabilities": [K, K] nested lists} as it stood at the end; only the name where τ is fixed."""
+        """{"name", "ops", "probabilities": [K, K] nested lists} as it stood at the end; only the name where τ is
+        fixed.
+        """
         return self._entry("policy", dict)
 
     @property
@@ -215,13 +243,17 @@ class Run:
         return Inputs(images, tuple(self._found()["network"]["image"])).all()
 
     def export(self, path: str | Path, format: str = "safetensors", images: Tensor | None = None) -> Exported:
-        """Write the model for use elsewhere, its model card beside it, and check it against the run's; see `kit.export.export`."""
+        """Write the model for use elsewhere, its model card beside it, and check it against the run's; see
+        `kit.export.export`.
+        """
         from kit.export import export  # the exporters are heavy to import
 
         return export(self, Path(path), format, images)
 
     def card(self, device: torch.device | str = "cpu") -> str:
-        """The model card in Markdown: what it is, how good, how fast, what it was not tested for; see `kit.card.card`."""
+        """The model card in Markdown: what it is, how good, how fast, what it was not tested for; see
+        `kit.card.card`.
+        """
         from kit.card import card
 
         return card(self, device)

@@ -1,4 +1,6 @@
-"""A run from start to end: epochs, stages, evaluation, checkpoints. `kit.search(config)` starts it, or goes on with it."""
+"""A run from start to end: epochs, stages, evaluation, checkpoints. `kit.search(config)` starts it, or goes on with
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,14 @@ import math
 import os
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from kit import compose, data, distributed, inputs, memory, provenance, store, progress as progress_module
+from kit import compose, data, distributed, inputs, memory, provenance, store
+from kit import progress as progress_module
 from kit.config import Config
 from kit.errors import KitError
 from kit.progress import Progress
@@ -28,7 +32,9 @@ RECALIBRATION = 8  # batches
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy, share of right predictions, and its mean over the classes (which a rare class moves as much as a common one)."""
+    """Mean cross-entropy, share of right predictions, and its mean over the classes (which a rare class moves as much
+    as a common one).
+    """
 
     loss: float
     accuracy: float
@@ -42,9 +48,11 @@ class NonFinite(KitError):
 def search(config: Config, out: str | Path | None = None, resume: bool = True, progress: Progress | None = None) -> Run:
     """Run a configuration and return its finished run; a finished one is read, an interrupted one goes on where it was.
 
-    out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration aside
+    out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
+    aside
     (renamed, nothing is deleted) and starts anew. progress: see `kit.progress`; None chooses a bar or lines.
-    Raises KitError before any training for what does not fit together, and when the loss is not finite (the last good checkpoint stays).
+    Raises KitError before any training for what does not fit together, and when the loss is not finite (the last good
+    checkpoint stays).
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     with distributed.joined(), contextlib.ExitStack() as held:
@@ -52,10 +60,14 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
             distributed.on_first(lambda: store.put_aside(folder))
         if distributed.on_first((folder / "metrics.json").is_file):
             return Run.load(folder)
-        engine = distributed.together(lambda: Search(config, folder))  # all that can be refused is refused here, before the folder exists
+        engine = distributed.together(
+            lambda: Search(config, folder)
+        )  # all that can be refused is refused here, before the folder exists
         reporter = (progress or progress_module.default()) if distributed.first() else progress_module.Silent()
         distributed.on_first(lambda: held.enter_context(store.exclusive(folder)))
-        if not distributed.on_first((folder / "metrics.json").is_file):  # another process may have finished it meanwhile
+        if not distributed.on_first(
+            (folder / "metrics.json").is_file
+        ):  # another process may have finished it meanwhile
             _run(engine, reporter)
         distributed.wait()
         return Run.load(folder)
@@ -81,7 +93,10 @@ class Search:
         distributed.check_alike(config.max_latency_ms)
         self.device = distributed.together(lambda: distributed.own_device(pick_device(config.device), config.device))
         self.sets = distributed.in_turn(
-            lambda: data.load_dataset(config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image).to(self.device))
+            lambda: data.load_dataset(
+                config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image
+            ).to(self.device)
+        )
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and distributed.first())
         self.stages = config.stages
@@ -100,10 +115,18 @@ class Search:
             self.data = StageData.of(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step]
         steps = self.config.stage_epochs[index] * self.data.batches["train"].steps_per_epoch
-        self.parts = compose.compose(self.config, index, self.sets, self.device, data.normalization(self.sets.train), picks=picks,
-                                     folder=self.folder, steps=steps)  # fmt: skip
+        self.parts = compose.compose(
+            self.config,
+            index,
+            self.sets,
+            self.device,
+            data.normalization(self.sets.train),
+            picks=picks,
+            folder=self.folder,
+            steps=steps,
+        )
 
-    # ---- epochs --------------------------------------------------------------------------------------------------------------
+    # ---- epochs ----------------------------------------------------------------------------------
 
     def run(self, reporter: Progress) -> None:
         self._open()
@@ -126,13 +149,19 @@ class Search:
         """One epoch of steps, then what happens between epochs; returns its numbers."""
         net, steps, parts = self.parts.net.train(), self.data.batches["train"].steps_per_epoch, self.parts
         start, epochs = self.began, horizon(self.config, self.stage_index, self.began)
-        net.drop_path, net.dropout, net.mixup = self.config.drop_path * (self.epoch - start) / epochs, self.config.dropout, self.config.mixup
+        net.drop_path, net.dropout, net.mixup = (
+            self.config.drop_path * (self.epoch - start) / epochs,
+            self.config.dropout,
+            self.config.mixup,
+        )
         parts.arch.anneal((self.epoch - self.entered) / max(1, self._longest() - 1))
         record = torch.zeros(steps, 4, device=self.device)
         for i in range(steps):
             done = (self.epoch - start) * steps + i
             schedule = 0.5 * (1 + math.cos(math.pi * done / (epochs * steps)))
-            outcome = self.take_step(net, self.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, schedule, self.samples)
+            outcome = self.take_step(
+                net, self.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, schedule, self.samples
+            )
             record[i] = self._numbers(outcome)
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 self._check_losses(record[: i + 1].cpu())
@@ -157,8 +186,12 @@ class Search:
     def _check_learned(self, record: torch.Tensor) -> None:
         """The losses may still be finite at the step that breaks what learns; a checkpoint of it would be of no use."""
         parts = self.parts
-        for letter, tensors in (("θ", list(parts.net.parameters())), ("α", parts.arch.variables()), ("τ", parts.augment.variables()),
-                                ("η", parts.hyper.variables())):  # fmt: skip
+        for letter, tensors in (
+            ("θ", list(parts.net.parameters())),
+            ("α", parts.arch.variables()),
+            ("τ", parts.augment.variables()),
+            ("η", parts.hyper.variables()),
+        ):
             if tensors and not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
                 raise self._non_finite(f"{letter} is not finite after", record)
 
@@ -167,14 +200,20 @@ class Search:
         known = record[torch.isfinite(record[:, 2:]).all(dim=1)]
         lr, decay = (known if len(known) else record)[-1, 2:].tolist()
         saved = self._checkpoints()
-        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
-        return NonFinite(f"{what} step {self.step + len(record)} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}. "
-                         "Try a smaller lr, hyper_lr or clip")  # fmt: skip
+        kept = (
+            f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed, so there is no checkpoint"
+        )
+        return NonFinite(
+            f"{what} step {self.step + len(record)} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}. "
+            "Try a smaller lr, hyper_lr or clip"
+        )
 
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         parts, steps = self.parts, len(record)
         synced.average_statistics(synced.norms(parts.net))
-        distributed.check_agreement([*parts.net.parameters(), *parts.arch.variables(), *parts.augment.variables(), *parts.hyper.variables()])
+        distributed.check_agreement(
+            [*parts.net.parameters(), *parts.arch.variables(), *parts.augment.variables(), *parts.hyper.variables()]
+        )
         over = self.epoch + 1 - self.entered >= self._longest()
         settled = parts.arch.end_epoch(last=over) if self.stage.search else []
         if settled:
@@ -188,9 +227,16 @@ class Search:
             names = ("step/loss", "step/lr", "step/weight_decay")
             self.records.add(self.step + i + 1, self.epoch, dict(zip(names, record[i, [0, 2, 3]].tolist())))
         self.step += steps
-        numbers = {"stage": float(self.stage_index), "loss": record[:, 0].mean().item(), "train_accuracy": record[:, 1].mean().item(),
-                   "lr": record[-1, 2].item(), "weight_decay": record[-1, 3].item(),
-                   **parts.hyper.summary(), **parts.augment.summary(), **parts.arch.summary()}  # fmt: skip
+        numbers = {
+            "stage": float(self.stage_index),
+            "loss": record[:, 0].mean().item(),
+            "train_accuracy": record[:, 1].mean().item(),
+            "lr": record[-1, 2].item(),
+            "weight_decay": record[-1, 3].item(),
+            **parts.hyper.summary(),
+            **parts.augment.summary(),
+            **parts.arch.summary(),
+        }
         if self.data.hold_out:
             numbers["val_loss"], numbers["val_accuracy"], _ = self.evaluate(self.sets.val)
         self.records.add(self.step, self.epoch, numbers)
@@ -217,7 +263,7 @@ class Search:
         else:
             self.parts.take_over(before)
 
-    # ---- evaluation ----------------------------------------------------------------------------------------------------------
+    # ---- evaluation ------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluate(self, part: data.ImageSet) -> Score:
@@ -225,7 +271,13 @@ class Search:
         net, child = self.parts.net, self.parts.arch.derived()
         if self.stage.search:
             size, images = self.config.batch_size, self.data.train.images
-            net.recalibrate(child, [distributed.own(images[i * size : (i + 1) * size]) for i in range(min(RECALIBRATION, len(images) // size))])
+            net.recalibrate(
+                child,
+                [
+                    distributed.own(images[i * size : (i + 1) * size])
+                    for i in range(min(RECALIBRATION, len(images) // size))
+                ],
+            )
             synced.average_statistics(net.norms_of(child.picks))
         net.eval()
         loss = torch.zeros((), device=self.device)
@@ -240,7 +292,7 @@ class Search:
         balanced = (right / there)[there > 0].mean()
         return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
-    # ---- files ---------------------------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it."""
@@ -274,10 +326,16 @@ class Search:
 
     def state_dict(self) -> dict:
         return {
-            "epoch": self.epoch, "step": self.step, "stage": self.stage_index, "entered": self.entered, "began": self.began,
-            "seconds": self.seconds, "picks": [list(p) for p in self._picks()], "parts": self.parts.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "stage": self.stage_index,
+            "entered": self.entered,
+            "began": self.began,
+            "seconds": self.seconds,
+            "picks": [list(p) for p in self._picks()],
+            "parts": self.parts.state_dict(),
             "batches": {name: batches.state_dict() for name, batches in self.data.batches.items()},
-        }  # fmt: skip
+        }
 
     def load_state_dict(self, state: dict) -> None:
         if state["stage"]:
@@ -306,28 +364,54 @@ class Search:
         parts, child = self.parts, self.parts.arch.derived()
         alone = compose.extract(parts.net, child.picks)
         found = {
-            "network": parts.net.spec(child.picks), "genotype": parts.net.genotype(child.picks), "classes": list(self.sets.classes),
-            "policy": _policy(self.config, parts), "hyper": parts.hyper.found(), "preprocessing": inputs.preprocessing(parts.net.image),
-        }  # fmt: skip
+            "network": parts.net.spec(child.picks),
+            "genotype": parts.net.genotype(child.picks),
+            "classes": list(self.sets.classes),
+            "policy": _policy(self.config, parts),
+            "hyper": parts.hyper.found(),
+            "preprocessing": inputs.preprocessing(parts.net.image),
+        }
         store.write_tensors(self.folder / "model" / "model.safetensors", alone)
         store.write_json(self.folder / "model" / "model.json", found)
         store.write_json(self.folder / "provenance.json", self._provenance())
         cost = parts.net.cost(child.picks)
-        store.write_json(self.folder / "metrics.json", {
-            **{f"test_{name}": value for name, value in test._asdict().items()}, "test_images": len(self.sets.test),
-            **{f"val_{name}": getattr(val, name, None) for name in Score._fields}, "val_images": len(self.sets.val) if val else 0,
-            "train_images": len(self.data.train), "params": cost.params, "macs": cost.macs, "epochs": self.epoch, "steps": self.step,
-            "seconds": self.seconds, "peak_memory_mb": provenance.peak_memory_mb(self.device),
-        })  # fmt: skip
+        store.write_json(
+            self.folder / "metrics.json",
+            {
+                **{f"test_{name}": value for name, value in test._asdict().items()},
+                "test_images": len(self.sets.test),
+                **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
+                "val_images": len(self.sets.val) if val else 0,
+                "train_images": len(self.data.train),
+                "params": cost.params,
+                "macs": cost.macs,
+                "epochs": self.epoch,
+                "steps": self.step,
+                "seconds": self.seconds,
+                "peak_memory_mb": provenance.peak_memory_mb(self.device),
+            },
+        )
 
     def _provenance(self) -> dict:
         trained_on = "train" if self.data.hold_out else "train and val together (this stage needs no validation data)"
         if not self.data.hold_out and any(holds_out(self.config, i) for i in range(self.stage_index)):
             trained_on += "; searched on train, with val held out"
-        level = "bit-identical on resume" if self.device.type == "cpu" or self.config.deterministic else "not deterministic (GPU)"
-        return {**provenance.describe(self.device), **distributed.describe(self.device), "seconds": self.seconds,
-                "peak_memory_mb": provenance.peak_memory_mb(self.device), "seed": self.config.seed, "dataset": self.sets.name,
-                "split": self.sets.split, "trained_on": trained_on, "determinism": level}  # fmt: skip
+        level = (
+            "bit-identical on resume"
+            if self.device.type == "cpu" or self.config.deterministic
+            else "not deterministic (GPU)"
+        )
+        return {
+            **provenance.describe(self.device),
+            **distributed.describe(self.device),
+            "seconds": self.seconds,
+            "peak_memory_mb": provenance.peak_memory_mb(self.device),
+            "seed": self.config.seed,
+            "dataset": self.sets.name,
+            "split": self.sets.split,
+            "trained_on": trained_on,
+            "determinism": level,
+        }
 
 
 def pick_device(name: str) -> torch.device:
@@ -336,7 +420,9 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise KitError(f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'")
+        raise KitError(
+            f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'"
+        )
     return device
 
 
@@ -349,10 +435,16 @@ def _record_failure(folder: Path, engine: Search, error: BaseException) -> None:
     if distributed.count() > 1 and (folder / "failure.json").is_file():
         return  # of the rank that failed first: what the others meet is only that it is gone
     with contextlib.suppress(OSError, KitError):  # a full disk must not hide the error itself
-        store.write_json(folder / "failure.json", {
-            "error": type(error).__name__, "message": str(error), "epoch": engine.epoch, "step": engine.step,
-            "traceback": traceback.format_exc(),
-        })  # fmt: skip
+        store.write_json(
+            folder / "failure.json",
+            {
+                "error": type(error).__name__,
+                "message": str(error),
+                "epoch": engine.epoch,
+                "step": engine.step,
+                "traceback": traceback.format_exc(),
+            },
+        )
 
 
 @contextlib.contextmanager
@@ -367,5 +459,3 @@ def _determinism(on: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-

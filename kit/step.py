@@ -1,14 +1,18 @@
-"""The step functions, as the papers print them: one level (DHA, DiffAutoML), two levels (DAAS, DARTS, GDAS), reward (AutoHAS).
+"""The step functions, as the papers print them: one level (DHA, DiffAutoML), two levels (DAAS, DARTS, GDAS), reward
+(AutoHAS).
 
-All of them hand every learner all signals, those that cost a pass as functions, so that any learner works in any of them. On several ranks
-(`kit.distributed`) x and y are one's own share of the batch, while draws, losses, rewards and gradients are the whole batch's.
+All of them hand every learner all signals, those that cost a pass as functions, so that any learner works in any of
+them. On several ranks
+(`kit.distributed`) x and y are one's own share of the batch, while draws, losses, rewards and gradients are the whole
+batch's.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +20,7 @@ from torch.nn import functional as F
 
 from kit import distributed, grads, learner
 from kit.arch.base import ArchLearner
-from kit.augment.policy import Draw, Policy
+from kit.augment.policy import Policy
 from kit.grads import Gradient, Momentum
 from kit.hyper import HyperLearner, Values
 from kit.space.network import Child, Network
@@ -35,8 +39,10 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """How often two levels draw. children: that θ's gradient is the mean over (DAAS: n_w); arch: that α's and τ's are (n_arch); policies:
-    draws of τ per child, each shared by the batch (n_aug); 0: one draw per image. first_order: α's gradient is taken at θ itself (GDAS)
+    """How often two levels draw. children: that θ's gradient is the mean over (DAAS: n_w); arch: that α's and τ's are
+    (n_arch); policies:
+    draws of τ per child, each shared by the batch (n_aug); 0: one draw per image. first_order: α's gradient is taken at
+    θ itself (GDAS)
     and not one step ahead."""
 
     children: int = 1
@@ -45,11 +51,20 @@ class Samples:
     first_order: bool = True
 
 
-def one_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, hyper: HyperLearner, sgd: Momentum, schedule: float,
-              samples: Samples) -> Outcome:  # fmt: skip
+def one_level(
+    net: Network,
+    batches: Batches,
+    arch: ArchLearner,
+    augment: Policy,
+    hyper: HyperLearner,
+    sgd: Momentum,
+    schedule: float,
+    samples: Samples,
+) -> Outcome:
     """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step.
 
-    batches: "train", and where a learner reads them "fresh" (other training batches) and "val". schedule: the learning-rate schedule's
+    batches: "train", and where a learner reads them "fresh" (other training batches) and "val". schedule: the
+    learning-rate schedule's
     factor at this step.
     """
     x, y = next(batches["train"])  # line 2
@@ -62,19 +77,33 @@ def one_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy
     losses, correct = _whole(losses, predicted, y)
     hyper.observe(sgd.trace, gradient)  # look-ahead: this gradient closes the step before
     values = hyper.sample(schedule)
-    augment.update(draw, losses=losses, rewards=lambda: alignment(net, batches, x, y, child, gradient, values.lr))  # line 6, eq. 2
+    augment.update(
+        draw, losses=losses, rewards=lambda: alignment(net, batches, x, y, child, gradient, values.lr)
+    )  # line 6, eq. 2
     trace = sgd.step(gradient, *values)  # line 7, eq. 3
     reward = functools.cache(lambda: accuracy(net, batches, child))
     arch.update(child, gates=gradient.gates, reward=reward)  # line 8, eq. 5–7
-    hyper.update(trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child))  # line 9
+    hyper.update(
+        trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child)
+    )  # line 9
     return Outcome(losses, correct, values)
 
 
-def bi_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, hyper: HyperLearner, sgd: Momentum, schedule: float,
-             samples: Samples) -> Outcome:  # fmt: skip
-    """DAAS, Algorithm 1: α and τ from the validation loss (eq. 9, 13), θ from the training loss (eq. 14) of several children.
+def bi_level(
+    net: Network,
+    batches: Batches,
+    arch: ArchLearner,
+    augment: Policy,
+    hyper: HyperLearner,
+    sgd: Momentum,
+    schedule: float,
+    samples: Samples,
+) -> Outcome:
+    """DAAS, Algorithm 1: α and τ from the validation loss (eq. 9, 13), θ from the training loss (eq. 14) of several
+    children.
 
-    With samples.first_order the α gradient is GDAS's and first-order DARTS's, at θ itself, and τ learns from the training step.
+    With samples.first_order the α gradient is GDAS's and first-order DARTS's, at θ itself, and τ learns from the
+    training step.
     """
     x, y = next(batches["train"])
     held = next(batches["val"])
@@ -101,12 +130,15 @@ def bi_level(net: Network, batches: Batches, arch: ArchLearner, augment: Policy,
     values = hyper.sample(schedule)
     trace = sgd.step(gradient, *values)
     reward = functools.cache(lambda: accuracy(net, batches, child))
-    hyper.update(trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child))
+    hyper.update(
+        trace, outer=outer_gradient(net, batches, augment, child), reward=reward, curvature=_curvature(net, x, y, child)
+    )
     return Outcome(losses, correct, values)
 
 
-def _probe(net: Network, x: Tensor, y: Tensor, held: Batch, arch: ArchLearner, augment: Policy, lr: Tensor,
-           samples: Samples) -> tuple[list[Tensor], list[list[Tensor]]]:  # fmt: skip
+def _probe(
+    net: Network, x: Tensor, y: Tensor, held: Batch, arch: ArchLearner, augment: Policy, lr: Tensor, samples: Samples
+) -> tuple[list[Tensor], list[list[Tensor]]]:
     """One sampled architecture's share of α's and τ's gradients."""
     child = _sampled(arch)
     reward = functools.cache(lambda: _accuracy(net, held, child))
@@ -118,21 +150,35 @@ def _probe(net: Network, x: Tensor, y: Tensor, held: Batch, arch: ArchLearner, a
         augmented = augment.apply(x, distributed.own(draw))
         with net.still_statistics(child.picks):
             losses, _ = net.losses(augmented, y, child.still())
-        tries.append((draw, augmented, distributed.gather(losses.detach()), grads.backward(losses.mean(), net, child.still())))
+        tries.append(
+            (draw, augmented, distributed.gather(losses.detach()), grads.backward(losses.mean(), net, child.still()))
+        )
     with grads.ahead(Gradient.mean([g for *_, g in tries]), lr):  # θ' (eq. 10)
         outer = _held_gradient(net, held, child)
         by_arch = arch.estimate(child, gates=outer.gates, reward=reward)
     by_policy = []
     for draw, augmented, losses, own in tries:
-        rewards = (lambda own=own, losses=losses: _product(outer, own).expand(len(losses))) if samples.policies else (
-            lambda augmented=augmented: distributed.gather(grads.directional(net, augmented, y, child, outer)))  # fmt: skip
+        rewards = (
+            (lambda own=own, losses=losses: _product(outer, own).expand(len(losses)))
+            if samples.policies
+            else (lambda augmented=augmented: distributed.gather(grads.directional(net, augmented, y, child, outer)))
+        )
         by_policy.append(augment.estimate(draw, losses=losses, rewards=rewards))
     return by_arch, by_policy
 
 
-def reward(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, hyper: HyperLearner, sgd: Momentum, schedule: float,
-           samples: Samples) -> Outcome:  # fmt: skip
-    """AutoHAS, Algorithm 1: the quality of a drawn (α, h) is the validation accuracy under the temporary weights that one step with h
+def reward(
+    net: Network,
+    batches: Batches,
+    arch: ArchLearner,
+    augment: Policy,
+    hyper: HyperLearner,
+    sgd: Momentum,
+    schedule: float,
+    samples: Samples,
+) -> Outcome:
+    """AutoHAS, Algorithm 1: the quality of a drawn (α, h) is the validation accuracy under the temporary weights that
+    one step with h
     gives; it moves the controllers, and then the weights take that step for real."""
     x, y = next(batches["train"])
     draw = augment.sample(distributed.whole(len(x)))
@@ -154,8 +200,12 @@ def reward(net: Network, batches: Batches, arch: ArchLearner, augment: Policy, h
     augment.update(draw, losses=losses, rewards=lambda: alignment(net, batches, x, y, child, gradient, values.lr))
     trace = sgd.step(gradient, *values)
     # the same step on the same batch: what it gives is W*, so the quality is not measured twice
-    hyper.update(trace, outer=outer_gradient(net, batches, augment, child), curvature=_curvature(net, x, y, child),
-                 reward=functools.cache(lambda: quality() if quality.cache_info().currsize else accuracy(net, batches, child)))  # fmt: skip
+    hyper.update(
+        trace,
+        outer=outer_gradient(net, batches, augment, child),
+        curvature=_curvature(net, x, y, child),
+        reward=functools.cache(lambda: quality() if quality.cache_info().currsize else accuracy(net, batches, child)),
+    )
     return Outcome(losses, correct, values)
 
 
@@ -172,11 +222,12 @@ def _whole(losses: Tensor, predicted: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     return losses, right.sum()
 
 
-# ---- signals ---------------------------------------------------------------------------------------------------------------------
+# ---- signals -------------------------------------------------------------------------------------
 
 
 def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child) -> Callable[[str], Gradient]:
-    """g' = ∇_θ L(θ'; B') for the source that an η learner names: "val" as it is, "fresh" augmented like the training batch.
+    """g' = ∇_θ L(θ'; B') for the source that an η learner names: "val" as it is, "fresh" augmented like the training
+    batch.
 
     The child is the step's own, its gates constant; BatchNorm statistics are left alone.
     """
@@ -190,15 +241,21 @@ def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child
     return gradient
 
 
-def alignment(net: Network, batches: Batches, x: Tensor, y: Tensor, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image of the batch, θ' one plain step along the training gradient (DAAS eq. 13): float [N]."""
+def alignment(
+    net: Network, batches: Batches, x: Tensor, y: Tensor, child: Child, gradient: Gradient, lr: Tensor
+) -> Tensor:
+    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image of the batch, θ' one plain step along the training gradient (DAAS
+    eq. 13): float [N].
+    """
     with grads.ahead(gradient, lr):
         outer = _held_gradient(net, next(batches["val"]), child.still())
     return distributed.gather(grads.directional(net, x, y, child, outer))
 
 
 def accuracy(net: Network, batches: Batches, child: Child) -> float:
-    """On the next validation batch, by the batch's own BatchNorm statistics: shared weights have no running ones that fit."""
+    """On the next validation batch, by the batch's own BatchNorm statistics: shared weights have no running ones that
+    fit.
+    """
     return _accuracy(net, next(batches["val"]), child)
 
 
@@ -226,7 +283,7 @@ def _curvature(net: Network, x: Tensor, y: Tensor, child: Child) -> Callable[[An
     return lambda parameters, v: grads.curvature(net, x, y, child, parameters, v)
 
 
-# ---- regularisation that a method searches ---------------------------------------------------------------------------------------
+# ---- regularisation that a method searches -------------------------------------------------------
 
 
 def regularize(net: Network, hyper: HyperLearner) -> None:
@@ -236,7 +293,8 @@ def regularize(net: Network, hyper: HyperLearner) -> None:
 
 
 def mixed(x: Tensor, y: Tensor, net: Network) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al. 2018) with ratio net.mixup, the parameter of Beta(a, a): x' = λ x + (1 − λ) x_π, and labels alike as float
+    """Mixup (Zhang et al. 2018) with ratio net.mixup, the parameter of Beta(a, a): x' = λ x + (1 − λ) x_π, and labels
+    alike as float
     [N, classes]. Without mixup images and labels as they are."""
     if not net.mixup:
         return x, y

@@ -1,4 +1,6 @@
-"""Files that survive a kill: written under a temporary name, flushed to the disk, renamed. Nothing is ever unpickled."""
+"""Files that survive a kill: written under a temporary name, flushed to the disk, renamed. Nothing is ever
+unpickled.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +24,6 @@ from torch import Tensor
 
 from kit.errors import KitError
 
-
 TEMPORARY = ".tmp"
 MAKE_ROOM = "what was saved before is unharmed; make room on the disk, or check the folder's rights, and run the same again: it goes on from there"
 
@@ -29,7 +31,8 @@ MAKE_ROOM = "what was saved before is unharmed; make room on the disk, or check 
 def atomically(path: Path, write: Callable[[Path], None], mend: str = MAKE_ROOM) -> None:
     """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one.
 
-    Raises KitError, which ends in `mend`, where it cannot be written (a full disk, no rights); what was there before is unharmed.
+    Raises KitError, which ends in `mend`, where it cannot be written (a full disk, no rights); what was there before is
+    unharmed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -83,16 +86,24 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except Exception as error:  # an altered archive raises what zipfile, zlib, struct and numpy's header parser can think of
-        raise KitError(f"{path} holds no arrays that can be read ({_said(error)}): put it aside to go on without it") from None
+    except (
+        Exception
+    ) as error:  # an altered archive raises what zipfile, zlib, struct and numpy's header parser can think of
+        raise KitError(
+            f"{path} holds no arrays that can be read ({_said(error)}): put it aside to go on without it"
+        ) from None
 
 
 def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A parquet file's table with these columns. Raises KitError when the file is cut short, altered or something else."""
+    """A parquet file's table with these columns. Raises KitError when the file is cut short, altered or something
+    else.
+    """
     try:
         return pd.read_parquet(path)[list(columns)]
     except Exception as error:  # Arrow has an error class for each way in which a file can be broken
-        raise KitError(f"{path} holds no table with {', '.join(columns)} ({_said(error)}): put it aside to go on without it") from None
+        raise KitError(
+            f"{path} holds no table with {', '.join(columns)} ({_said(error)}): put it aside to go on without it"
+        ) from None
 
 
 def _said(error: Exception) -> str:
@@ -113,9 +124,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree is JSON in its metadata.
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree is JSON in its
+    metadata.
 
-    Tensors of one type are laid end to end: a supernet has thousands of small ones, and a file entry each would take longer to write
+    Tensors of one type are laid end to end: a supernet has thousands of small ones, and a file entry each would take
+    longer to write
     than their bytes. A checksum over the tree and the tensors tells an altered file from a whole one.
     """
     groups: dict[str, list[Tensor]] = {}
@@ -159,7 +172,15 @@ def read_state(path: Path) -> dict[str, Any]:
         if _checksum(metadata["tree"], flat) != metadata["sha256"]:
             raise ValueError("its checksum does not fit: it was altered")
         return _rebuild(json.loads(metadata["tree"]), flat)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise KitError(f"{path} is not a checkpoint that can be read ({type(error).__name__}: {error})") from None
 
 
@@ -177,18 +198,23 @@ def _rebuild(node: dict[str, Any], flat: dict[str, Tensor]) -> Any:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time works on a run directory; the lock goes with the process, also when it is killed. Raises KitError where another
+    """One process at a time works on a run directory; the lock goes with the process, also when it is killed. Raises
+    KitError where another
     one has it, and where the directory cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise KitError(f"{folder} cannot be made ({_said(error)}): choose a folder for out that you may write to") from None
+        raise KitError(
+            f"{folder} cannot be made ({_said(error)}): choose a folder for out that you may write to"
+        ) from None
     with open(folder / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise KitError(f"{folder} is in use by process {file.read().strip() or '?'}: wait for it, or stop it first") from None
+            raise KitError(
+                f"{folder} is in use by process {file.read().strip() or '?'}: wait for it, or stop it first"
+            ) from None
         file.seek(0)
         file.truncate()
         file.write(str(os.getpid()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,10 @@ from kit.run import Run
 
 REFERENCE = "dha"  # the method that the others are compared with
 
-# Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a V100. DAAS and the
-# differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on MobileNetV2, n = 3. DiffAutoML reports
+# Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
+# V100. DAAS and the
+# differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on MobileNetV2, n = 3.
+# DiffAutoML reports
 # ImageNet alone: 75.5 against DSNAS's 74.4 ± 0.2.
 PAPER = {
     "dha": {"cifar10": "98.11 ± 0.26 (76.6 h)", "cifar100": "83.93 ± 0.23 (76.6 h)"},
@@ -47,7 +49,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of a family of p-values (Holm 1979): with the k-th smallest multiplied by the number not yet rejected, kept
+    """Holm's step-down adjustment of a family of p-values (Holm 1979): with the k-th smallest multiplied by the number
+    not yet rejected, kept
     monotone, at most 1. NaN stands for no test and is left out of the family."""
     tests = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     adjusted, largest = [math.nan] * len(p), 0.0
@@ -58,23 +61,39 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per finished run: method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params, macs, path."""
+    """One row per finished run: method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params, macs,
+    path.
+    """
     rows = []
     for run in runs:
         m = run.metrics
         if not m:
-            raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration goes on with it")
-        rows.append({
-            "dataset": run.config.dataset, "method": run.config.method, "title": METHODS[run.config.method].title, "seed": run.config.seed,
-            "test_accuracy": m["test_accuracy"], "val_accuracy": m["val_accuracy"], "seconds": m["seconds"],
-            "memory_mb": m["peak_memory_mb"], "params": m["params"], "macs": m["macs"], "path": str(run.path),
-        })  # fmt: skip
+            raise KitError(
+                f"{run.path} is not finished ({run.status}): kit.search with its configuration goes on with it"
+            )
+        rows.append(
+            {
+                "dataset": run.config.dataset,
+                "method": run.config.method,
+                "title": METHODS[run.config.method].title,
+                "seed": run.config.seed,
+                "test_accuracy": m["test_accuracy"],
+                "val_accuracy": m["val_accuracy"],
+                "seconds": m["seconds"],
+                "memory_mb": m["peak_memory_mb"],
+                "params": m["params"],
+                "macs": m["macs"],
+                "path": str(run.path),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
-    """One row per method, in the order in which the runs name them: n, accuracy_mean, _std, _low, _high (95% interval of the mean),
-    seconds, memory_mb, params and macs (means), and, paired by seed, difference to `reference` with its interval, the paired t-test's p, and
+    """One row per method, in the order in which the runs name them: n, accuracy_mean, _std, _low, _high (95% interval
+    of the mean),
+    seconds, memory_mb, params and macs (means), and, paired by seed, difference to `reference` with its interval, the
+    paired t-test's p, and
     p_holm, adjusted over all the table's comparisons with `reference`."""
     table = per_run(runs)
     base = table[table["method"] == reference].set_index("seed")["test_accuracy"]
@@ -83,10 +102,15 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
         accuracy = group["test_accuracy"].to_numpy()
         low, high = interval(accuracy)
         row = {
-            "method": method, "title": group["title"].iloc[0], "n": len(group), "accuracy_mean": accuracy.mean(),
-            "accuracy_std": accuracy.std(ddof=1) if len(group) > 1 else math.nan, "accuracy_low": low, "accuracy_high": high,
+            "method": method,
+            "title": group["title"].iloc[0],
+            "n": len(group),
+            "accuracy_mean": accuracy.mean(),
+            "accuracy_std": accuracy.std(ddof=1) if len(group) > 1 else math.nan,
+            "accuracy_low": low,
+            "accuracy_high": high,
             **{name: group[name].mean() for name in ("seconds", "memory_mb", "params", "macs")},
-        }  # fmt: skip
+        }
         paired = (group.set_index("seed")["test_accuracy"] - base).dropna().to_numpy()
         if method != reference and len(paired):
             # seeds that all differ by the same number of test images have no spread to take an interval from
@@ -102,7 +126,9 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
 
 
 def markdown_table(summary: pd.DataFrame, dataset: str) -> str:
-    """The ablation table: accuracy in percent with std and interval, paired difference, cost, and the papers' figures."""
+    """The ablation table: accuracy in percent with std and interval, paired difference, cost, and the papers'
+    figures.
+    """
     lines = [
         "| method | n | test accuracy, % (mean ± std) | 95% interval | difference to DHA, points (paired, 95%) | p, Holm | seconds | memory, MB | "
         "parameters | multiply-adds | paper, CIFAR-10 (V100) |",
@@ -135,21 +161,38 @@ def _p(value: float) -> str:
 def latex_table(summary: pd.DataFrame, dataset: str) -> str:
     r"""The same table for a paper, ready for \input: needs the package booktabs."""
     columns = {
-        "method": [row["method"] for row in summary.to_dict("records")], "n": summary["n"].astype(str),
+        "method": [row["method"] for row in summary.to_dict("records")],
+        "n": summary["n"].astype(str),
         "accuracy, %": [_pm(a, s) for a, s in zip(summary["accuracy_mean"], summary["accuracy_std"])],
         "95% interval": [_range(low, high) for low, high in zip(summary["accuracy_low"], summary["accuracy_high"])],
-        f"difference to {REFERENCE}": [_difference(row) for row in summary.to_dict("records")], "p, Holm": [_p(p) for p in summary["p_holm"]],
-        "parameters": [f"{v:,.0f}" for v in summary["params"]], "multiply-adds": [f"{v:,.0f}" for v in summary["macs"]],
+        f"difference to {REFERENCE}": [_difference(row) for row in summary.to_dict("records")],
+        "p, Holm": [_p(p) for p in summary["p_holm"]],
+        "parameters": [f"{v:,.0f}" for v in summary["params"]],
+        "multiply-adds": [f"{v:,.0f}" for v in summary["macs"]],
         "seconds": [f"{v:.0f}" for v in summary["seconds"]],
-    }  # fmt: skip
+    }
     table = pd.DataFrame(columns).rename(columns=_escaped).map(_escaped)
-    caption = _escaped(f"Test accuracy on {dataset}: mean and standard deviation over n seeds, Student's 95% interval, paired differences in points, "
-                       f"p-values of paired t-tests adjusted by Holm over the table's comparisons with {REFERENCE}.")  # fmt: skip
-    return table.to_latex(index=False, escape=False, column_format="l" + "r" * (len(columns) - 1), caption=caption, label=f"tab:{dataset}")
+    caption = _escaped(
+        f"Test accuracy on {dataset}: mean and standard deviation over n seeds, Student's 95% interval, paired differences in points, "
+        f"p-values of paired t-tests adjusted by Holm over the table's comparisons with {REFERENCE}."
+    )
+    return table.to_latex(
+        index=False, escape=False, column_format="l" + "r" * (len(columns) - 1), caption=caption, label=f"tab:{dataset}"
+    )
 
 
 def _escaped(text: str) -> str:
-    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "…": r"\ldots{}", "<": "$<$", "–": "--"}
+    special = {
+        "%": r"\%",
+        "&": r"\&",
+        "_": r"\_",
+        "#": r"\#",
+        "$": r"\$",
+        "±": r"$\pm$",
+        "…": r"\ldots{}",
+        "<": "$<$",
+        "–": "--",
+    }
     return "".join(special.get(c, c) for c in str(text))
 
 
@@ -157,7 +200,11 @@ def _difference(row: dict) -> str:
     if math.isnan(row.get("difference", math.nan)):
         return "–"
     text = f"{100 * row['difference']:+.2f}"
-    return text if math.isnan(row["difference_low"]) else f"{text} [{100 * row['difference_low']:+.2f}, {100 * row['difference_high']:+.2f}]"
+    return (
+        text
+        if math.isnan(row["difference_low"])
+        else f"{text} [{100 * row['difference_low']:+.2f}, {100 * row['difference_high']:+.2f}]"
+    )
 
 
 def findings(summary: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
@@ -170,7 +217,11 @@ def findings(summary: pd.DataFrame, reference: str = REFERENCE) -> list[str]:
             continue
         shown = f"`{row['method']}` − `{reference}` = {_difference(row)} points over {int(row['pairs'])} seeds"
         if math.isnan(row["difference_low"]):
-            verdict = "one seed says nothing about the difference" if row["pairs"] == 1 else "the seeds do not vary, so there is no interval"
+            verdict = (
+                "one seed says nothing about the difference"
+                if row["pairs"] == 1
+                else "the seeds do not vary, so there is no interval"
+            )
         elif row["difference_low"] <= 0 <= row["difference_high"]:
             verdict = "not distinguishable"
         else:

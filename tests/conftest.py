@@ -41,9 +41,10 @@ def micro() -> str:
 @pytest.fixture(scope="session")
 def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
     """A whole run of the micro configuration; not to be changed."""
+    from tests_micro import micro_config
+
     import kit
     from kit.progress import Silent
-    from tests_micro import micro_config
 
     return kit.search(micro_config(), out=tmp_path_factory.mktemp("finished"), progress=Silent())
 
@@ -51,8 +52,9 @@ def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture
 def interrupted(micro: str, tmp_path: Path):
     """The same run, stopped after its first epoch, in a directory of its own."""
-    import kit
     from tests_micro import Stop, StopAfterEachEpoch, micro_config
+
+    import kit
 
     with pytest.raises(Stop):
         kit.search(micro_config(), out=tmp_path, progress=StopAfterEachEpoch())

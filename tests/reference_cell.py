@@ -1,4 +1,6 @@
-"""The cell network once more, as plainly as it can be written: functional calls on the weights of a kit network, in DARTS's order."""
+"""The cell network once more, as plainly as it can be written: functional calls on the weights of a kit network, in
+DARTS's order.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ def conv(x: Tensor, w: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
 
 
 class Reference:
-    """Scores of one child. state: the network's own state_dict; training: BatchNorm by the batch, else by the running statistics."""
+    """Scores of one child. state: the network's own state_dict; training: BatchNorm by the batch, else by the running
+    statistics.
+    """
 
     def __init__(self, state: dict[str, Tensor], training: bool):
         self.state, self.training = state, training
@@ -50,7 +54,15 @@ class Reference:
             return self.norm(F.avg_pool2d(x, 3, stride, 1, count_include_pad=False), f"{at}.1")
         return self.norm(x, f"{at}.1") if stride == 1 else self.factorized(x, at)
 
-    def scores(self, images: Tensor, genotype: dict, cells: int, reductions: int, gates: list | None = None, imagenet: bool = False) -> Tensor:
+    def scores(
+        self,
+        images: Tensor,
+        genotype: dict,
+        cells: int,
+        reductions: int,
+        gates: list | None = None,
+        imagenet: bool = False,
+    ) -> Tensor:
         s = self.state
         x = (images.to(s["classifier.weight"].dtype) / 255 - s["mean"]) / s["std"]
         if imagenet:

@@ -1,4 +1,6 @@
-"""The compiled path against torch's: the same pixels, whatever the operation, the magnitude, the size and the layout."""
+"""The compiled path against torch's: the same pixels, whatever the operation, the magnitude, the size and the
+layout.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,14 @@ def test_large_images(name):
 def test_sequences_with_crop_flip_and_cutout(operations, channels):
     g = stream(operations)
     fill = torch.tensor([7, 130, 255], dtype=torch.uint8)[:channels]
-    every = (Basics(), Basics(pad=1, flip=True), Basics(pad=4), Basics(flip=True), Basics(cutout=4), Basics(pad=2, flip=True, cutout=5, fill=fill))
+    every = (
+        Basics(),
+        Basics(pad=1, flip=True),
+        Basics(pad=4),
+        Basics(flip=True),
+        Basics(cutout=4),
+        Basics(pad=2, flip=True, cutout=5, fill=fill),
+    )
     for size in SIZES[:-1]:
         images = pictures(120, channels, size, g)
         for basics in every:
@@ -84,7 +93,11 @@ def test_sequences_with_crop_flip_and_cutout(operations, channels):
             assert torch.equal(fast, slow), (size, basics)
     if operations == 0:  # no colours are mixed: any number of channels
         basics = every[1]
-        fast, slow = both(pictures(20, 5, (8, 9), g), Draw(**(vars(draw_of(torch.zeros(20, 0).long(), g, 10)) | basics.draw(20, g))), basics)
+        fast, slow = both(
+            pictures(20, 5, (8, 9), g),
+            Draw(**(vars(draw_of(torch.zeros(20, 0).long(), g, 10)) | basics.draw(20, g))),
+            basics,
+        )
         assert torch.equal(fast, slow)
 
 
@@ -104,7 +117,12 @@ def test_views_and_other_number_types():
     g = stream(3)
     draw = draw_of(torch.randint(0, len(ALL_OPS), (40, 2), generator=g), g, 10)
     images = pictures(80, 3, (20, 18), g)
-    for view in (images[::2, :, ::2, 1::2], images[:40].to(memory_format=torch.channels_last), images[:1].expand(40, -1, -1, -1), images[40:]):
+    for view in (
+        images[::2, :, ::2, 1::2],
+        images[:40].to(memory_format=torch.channels_last),
+        images[:1].expand(40, -1, -1, -1),
+        images[40:],
+    ):
         fast, slow = both(view, draw)
         assert torch.equal(fast, slow)
     precise = Draw(draw.ops.T.contiguous().T, draw.magnitude.double(), draw.sign.double(), draw.center.double())
@@ -137,10 +155,21 @@ def test_batches_in_several_threads_at_once():
 def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
     p = NoOps(Basics(), stream())
     images = pictures(4, 3, (8, 8), stream())
-    good = {"ops": torch.zeros(4, 1).long(), "magnitude": torch.ones(4, 1), "sign": torch.ones(4, 1), "center": torch.zeros(4, 1, 2)}
+    good = {
+        "ops": torch.zeros(4, 1).long(),
+        "magnitude": torch.ones(4, 1),
+        "sign": torch.ones(4, 1),
+        "center": torch.zeros(4, 1, 2),
+    }
     assert compiled.apply(images, Draw(**good), p.basics) is not None
-    for name, value, message in (("ops", 16, "indices into ALL_OPS"), ("ops", -1, "indices into ALL_OPS"), ("magnitude", 60.1, "magnitude"),
-                                 ("magnitude", float("nan"), "magnitude"), ("sign", 0.5, "sign"), ("center", 1.0, "center")):  # fmt: skip
+    for name, value, message in (
+        ("ops", 16, "indices into ALL_OPS"),
+        ("ops", -1, "indices into ALL_OPS"),
+        ("magnitude", 60.1, "magnitude"),
+        ("magnitude", float("nan"), "magnitude"),
+        ("sign", 0.5, "sign"),
+        ("center", 1.0, "center"),
+    ):
         bad = good[name].clone()
         bad[2] = value
         assert compiled.apply(images, Draw(**(good | {name: bad})), p.basics) is None
@@ -154,13 +183,17 @@ def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
 
 
 def test_it_works_where_the_cache_cannot_be_written(tmp_path):
-    """A copy of the module in a folder that numba cannot use, and no other place for its cache; a small stand-in, quickly compiled."""
+    """A copy of the module in a folder that numba cannot use, and no other place for its cache; a small stand-in,
+    quickly compiled.
+    """
     folder = tmp_path / "__pycache__"
     folder.write_text("a file where numba would make a folder")
     source = "def run(" + ", ".join("abcdefghijklmno") + "):\n    return True\n"
     (tmp_path / "small.py").write_text(source)
-    code = (f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
-            "from kit.augment import compiled\nassert compiled._compile(small.run).signatures")  # fmt: skip
+    code = (
+        f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
+        "from kit.augment import compiled\nassert compiled._compile(small.run).signatures"
+    )
     environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 

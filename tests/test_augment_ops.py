@@ -277,5 +277,10 @@ def test_large_images_are_torchvisions_too(name, size):
     """From some thousand pixels on, some operations go image by image: other kernels than those of small images."""
     images = draw_images(4, 3, *size, seed=3)
     _, magnitude, sign, _ = draw(4, seed=5)
-    theirs = torch.stack([reference(name, image, m, s) for image, m, s in zip(images, magnitude, sign.tolist() if name in SIGNED else [1.0] * 4)])
+    theirs = torch.stack(
+        [
+            reference(name, image, m, s)
+            for image, m, s in zip(images, magnitude, sign.tolist() if name in SIGNED else [1.0] * 4)
+        ]
+    )
     assert_alike(name, apply_op(name, images, magnitude, sign), theirs)

@@ -1,4 +1,6 @@
-"""Notebooks as a person sees them: JupyterLab in a browser runs them, and figures and the search answer to mouse and buttons."""
+"""Notebooks as a person sees them: JupyterLab in a browser runs them, and figures and the search answer to mouse and
+buttons.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,15 @@ from tests_browser import CHROMIUM, Notebook, chromium, copy_notebook, jupyter, 
 import kit
 from kit.progress import Silent
 
-MISSING = [what for what, there in (("Chromium", CHROMIUM), ("playwright", importlib.util.find_spec("playwright")),
-                                    ("jupyterlab", importlib.util.find_spec("jupyterlab"))) if not there]  # fmt: skip
+MISSING = [
+    what
+    for what, there in (
+        ("Chromium", CHROMIUM),
+        ("playwright", importlib.util.find_spec("playwright")),
+        ("jupyterlab", importlib.util.find_spec("jupyterlab")),
+    )
+    if not there
+]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (the tests in a browser need them)"),
     # a browser that ends leaves its pipes to the collector
@@ -78,7 +87,9 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
     def shown() -> tuple[str, str, str]:
         """The slider's epoch, the axis title's, and what is drawn."""
         texts = figure.evaluate("e => Array.from(e.querySelectorAll('text'), t => t.textContent)")
-        epochs = (next((t for t in texts if mark in t), "") for mark in ("epoch ", "after epoch"))  # none while it is being drawn
+        epochs = (
+            next((t for t in texts if mark in t), "") for mark in ("epoch ", "after epoch")
+        )  # none while it is being drawn
         return *epochs, figure.evaluate("e => JSON.stringify(e.data.map(t => Array.from(t.x ?? [])))")
 
     label, title, drawn = shown()
@@ -99,7 +110,9 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
 
 
 def test_the_dashboard_pauses_resumes_and_stops_a_search(opened, tmp_path: Path):
-    notebook = opened("dashboard.ipynb", **{**SMALL, "epochs": 400, "search_epochs": 4}, train_images=400, out=str(tmp_path))
+    notebook = opened(
+        "dashboard.ipynb", **{**SMALL, "epochs": 400, "search_epochs": 4}, train_images=400, out=str(tmp_path)
+    )
     notebook.run_all()
     page, line = notebook.page, notebook.page.locator(".kit-line")
     until(lambda: "ready" in line.inner_text(), "the panel")

@@ -1,4 +1,6 @@
-"""A configuration is refused before any compute, in words that say what to type; and its name says what decides the result."""
+"""A configuration is refused before any compute, in words that say what to type; and its name says what decides the
+result.
+"""
 
 from __future__ import annotations
 
@@ -15,43 +17,70 @@ from kit.methods import BRINGS, METHODS, PRESETS
 from kit.search import Search
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"learning_rate": 0.1}, "unknown parameter 'learning_rate'"),
-    ({"epoch": 3}, "unknown parameter 'epoch'. Did you mean 'epochs'\\?"),
-    ({"Batch_size": 3}, "unknown parameter 'Batch_size'. Did you mean 'batch_size'\\?"),
-    ({"method": "dah"}, "unknown method 'dah'. Did you mean 'dha'\\? Valid: dha, .*plain"),
-    ({"method": "DHA"}, "unknown method 'DHA'. Did you mean 'dha'\\?"),
-    ({"method": ["dha"]}, r"unknown method \['dha'\]"),
-    ({"preset": "labtop"}, "unknown preset 'labtop'. Did you mean 'laptop'\\?"),
-    ({"dataset": "digts"}, "unknown dataset 'digts'. Did you mean 'digits'\\?"),
-    ({"dataset": ""}, "unknown dataset ''"),
-    ({"dataset": "./no/such/folder"}, "no/such/folder"),
-    ({"space": "cel"}, "unknown space 'cel'. Did you mean 'cell'\\?"),
-    ({"arch": "sparse_coding"}, "unknown arch 'sparse_coding'. Did you mean 'sparse-coding'\\?"),
-    ({"augment": "pairsoftmax"}, "unknown augmentation policy 'pairsoftmax'. Did you mean 'pair-softmax'\\?"),
-    ({"hyper": "look-ahead"}, "unknown hyper 'look-ahead'. Did you mean 'lookahead'\\?"),
-    ({"recover": "batch"}, "recover='batch'.*'step' or 'epoch'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": 0.1}, "unknown parameter 'learning_rate'"),
+        ({"epoch": 3}, "unknown parameter 'epoch'. Did you mean 'epochs'\\?"),
+        ({"Batch_size": 3}, "unknown parameter 'Batch_size'. Did you mean 'batch_size'\\?"),
+        ({"method": "dah"}, "unknown method 'dah'. Did you mean 'dha'\\? Valid: dha, .*plain"),
+        ({"method": "DHA"}, "unknown method 'DHA'. Did you mean 'dha'\\?"),
+        ({"method": ["dha"]}, r"unknown method \['dha'\]"),
+        ({"preset": "labtop"}, "unknown preset 'labtop'. Did you mean 'laptop'\\?"),
+        ({"dataset": "digts"}, "unknown dataset 'digts'. Did you mean 'digits'\\?"),
+        ({"dataset": ""}, "unknown dataset ''"),
+        ({"dataset": "./no/such/folder"}, "no/such/folder"),
+        ({"space": "cel"}, "unknown space 'cel'. Did you mean 'cell'\\?"),
+        ({"arch": "sparse_coding"}, "unknown arch 'sparse_coding'. Did you mean 'sparse-coding'\\?"),
+        ({"augment": "pairsoftmax"}, "unknown augmentation policy 'pairsoftmax'. Did you mean 'pair-softmax'\\?"),
+        ({"hyper": "look-ahead"}, "unknown hyper 'look-ahead'. Did you mean 'lookahead'\\?"),
+        ({"recover": "batch"}, "recover='batch'.*'step' or 'epoch'"),
+    ],
+)
 def test_unknown_names_are_refused_with_the_nearest_first(given: dict, message: str):
     with pytest.raises(KitError, match=message):
         Config(**given)
 
 
-@pytest.mark.parametrize(("given", "names"), [
-    ({"epochs": "3"}, ["epochs='3'", "valid integer"]), ({"epochs": 2.5}, ["epochs=2.5"]), ({"epochs": True}, ["epochs=True"]),
-    ({"epochs": -1}, ["epochs=-1", "greater than or equal to 1"]), ({"epochs": 0}, ["epochs=0"]),
-    ({"deterministic": "true"}, ["deterministic='true'", "boolean"]), ({"deterministic": 1}, ["deterministic=1"]),
-    ({"batch_size": 0}, ["batch_size=0"]), ({"batch_size": 1}, ["batch_size=1"]), ({"batch_size": "all"}, ["batch_size='all'"]),
-    ({"lr": "0.1"}, ["lr='0.1'"]), ({"lr": 0}, ["lr=0", "greater than 0"]), ({"lr": float("nan")}, ["lr=nan"]), ({"lr": True}, ["lr=True"]),
-    ({"clip": float("inf")}, ["clip=inf"]), ({"tau_lr": float("inf")}, ["tau_lr=inf"]), ({"lam": float("inf")}, ["lam=inf"]),
-    ({"weight_decay": -1e-4}, ["weight_decay=-0.0001"]), ({"momentum": 1.0}, ["momentum=1.0"]), ({"drop_path": 1.0}, ["drop_path=1.0"]),
-    ({"seed": -1}, ["seed=-1"]), ({"seed": 2**31}, ["seed=2147483648"]), ({"seed": 1.0}, ["seed=1.0"]),
-    ({"channels": 7}, ["channels=7", "even"]), ({"search_channels": 9}, ["search_channels=9", "even"]), ({"cells": 0}, ["cells=0"]),
-    ({"device": "gpu"}, ["device='gpu'", "cuda"]), ({"device": "cuda:x"}, ["device='cuda:x'"]),
-    ({"max_params": 0}, ["max_params=0"]), ({"max_macs": 1.5}, ["max_macs=1.5"]), ({"image_size": 3}, ["image_size=3"]),
-    ({"dataset": 3}, ["dataset=3"]), ({"genotype": 3, "method": "plain"}, ["genotype=3"]),
-    ({"epochs": "3", "lr": -1}, ["epochs='3'", "lr=-1"]),  # all of them at once
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"epochs": "3"}, ["epochs='3'", "valid integer"]),
+        ({"epochs": 2.5}, ["epochs=2.5"]),
+        ({"epochs": True}, ["epochs=True"]),
+        ({"epochs": -1}, ["epochs=-1", "greater than or equal to 1"]),
+        ({"epochs": 0}, ["epochs=0"]),
+        ({"deterministic": "true"}, ["deterministic='true'", "boolean"]),
+        ({"deterministic": 1}, ["deterministic=1"]),
+        ({"batch_size": 0}, ["batch_size=0"]),
+        ({"batch_size": 1}, ["batch_size=1"]),
+        ({"batch_size": "all"}, ["batch_size='all'"]),
+        ({"lr": "0.1"}, ["lr='0.1'"]),
+        ({"lr": 0}, ["lr=0", "greater than 0"]),
+        ({"lr": float("nan")}, ["lr=nan"]),
+        ({"lr": True}, ["lr=True"]),
+        ({"clip": float("inf")}, ["clip=inf"]),
+        ({"tau_lr": float("inf")}, ["tau_lr=inf"]),
+        ({"lam": float("inf")}, ["lam=inf"]),
+        ({"weight_decay": -1e-4}, ["weight_decay=-0.0001"]),
+        ({"momentum": 1.0}, ["momentum=1.0"]),
+        ({"drop_path": 1.0}, ["drop_path=1.0"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"seed": 2**31}, ["seed=2147483648"]),
+        ({"seed": 1.0}, ["seed=1.0"]),
+        ({"channels": 7}, ["channels=7", "even"]),
+        ({"search_channels": 9}, ["search_channels=9", "even"]),
+        ({"cells": 0}, ["cells=0"]),
+        ({"device": "gpu"}, ["device='gpu'", "cuda"]),
+        ({"device": "cuda:x"}, ["device='cuda:x'"]),
+        ({"max_params": 0}, ["max_params=0"]),
+        ({"max_macs": 1.5}, ["max_macs=1.5"]),
+        ({"image_size": 3}, ["image_size=3"]),
+        ({"dataset": 3}, ["dataset=3"]),
+        ({"genotype": 3, "method": "plain"}, ["genotype=3"]),
+        ({"epochs": "3", "lr": -1}, ["epochs='3'", "lr=-1"]),  # all of them at once
+    ],
+)
 def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str]):
     with pytest.raises(KitError) as error:
         Config(**given)
@@ -59,31 +88,49 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
     assert "pydantic" not in str(error.value)
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 is more than epochs=3"),
-    ({"method": "seq-dha", "epochs": 3, "search_epochs": 3}, "'seq-dha' trains the found network from scratch: search_epochs=3 leaves no epoch"),
-    ({"method": "seq-dha", "epochs": 1}, "leaves no epoch"),
-    ({"method": "dha", "arch": "given"}, "'dha' searches and needs an arch that does \\(sparse-coding, dsnas.*got 'given'.*'da\\+hpo' or 'plain'"),
-    ({"method": "plain", "arch": "sparse-coding"}, "'plain' does not search"),
-    ({"method": "dha", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
-    ({"method": "random", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
-    ({"method": "dha", "space": "choice"}, "'sparse-coding' weighs operations, and space 'choice' cannot take the weights over.*arch='dsnas'"),
-    ({"method": "dha", "arch": "darts"}, "'darts' trains weights that do not fit its derived child.*'seq-dha'"),
-    ({"method": "dsnas", "arch": "gdas"}, "'gdas' trains weights that do not fit"),
-    ({"method": "dha", "hyper": "bayesian"}, "'bayesian' runs whole trials, and method 'dha' has none"),
-    ({"method": "bayesian", "hyper": "lookahead"}, "'lookahead' does not run whole trials, and method 'bayesian' is made of them"),
-    ({"method": "dha", "target_macs": 1000}, "'sparse-coding' does not steer to target_macs.*max_macs"),
-    ({"method": "gdas", "temperature": 0.01}, "temperature=0.01 falls to last_temperature=0.1"),
-    ({"method": "random-search", "trials": 9, "search_epochs": 8}, "search_epochs=8 is less than one for each of the 9 stages"),
-    ({"method": "autohas", "hyper_space": ""}, "holds no hyper-parameter: name some of lr"),
-    ({"method": "autohas", "hyper_space": "mixup="}, "basis of 'mixup' is empty"),
-    ({"method": "autohas", "hyper_space": "mixup=0.2:0.1"}, "basis of 'mixup' must ascend.*mixup=0.1:0.2"),
-    ({"method": "autohas", "hyper_space": "dropout=0.1:0.1"}, "must ascend without repetition"),
-    ({"method": "autohas", "hyper_space": "lr=0.1:20"}, "basis of 'lr' holds 20, allowed is 1e-06 to 10"),
-    ({"method": "autohas", "hyper_space": "lr=fast"}, "numbers with colons between"),
-    ({"method": "autohas", "hyper_space": "optimizer=sgd:adm"}, "optimizer"),
-    ({"method": "autohas", "hyper_space": "momentum"}, "momentum"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 is more than epochs=3"),
+        (
+            {"method": "seq-dha", "epochs": 3, "search_epochs": 3},
+            "'seq-dha' trains the found network from scratch: search_epochs=3 leaves no epoch",
+        ),
+        ({"method": "seq-dha", "epochs": 1}, "leaves no epoch"),
+        (
+            {"method": "dha", "arch": "given"},
+            "'dha' searches and needs an arch that does \\(sparse-coding, dsnas.*got 'given'.*'da\\+hpo' or 'plain'",
+        ),
+        ({"method": "plain", "arch": "sparse-coding"}, "'plain' does not search"),
+        ({"method": "dha", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
+        ({"method": "random", "space": "wrn-28-10"}, "'wrn-28-10' is one fixed network"),
+        (
+            {"method": "dha", "space": "choice"},
+            "'sparse-coding' weighs operations, and space 'choice' cannot take the weights over.*arch='dsnas'",
+        ),
+        ({"method": "dha", "arch": "darts"}, "'darts' trains weights that do not fit its derived child.*'seq-dha'"),
+        ({"method": "dsnas", "arch": "gdas"}, "'gdas' trains weights that do not fit"),
+        ({"method": "dha", "hyper": "bayesian"}, "'bayesian' runs whole trials, and method 'dha' has none"),
+        (
+            {"method": "bayesian", "hyper": "lookahead"},
+            "'lookahead' does not run whole trials, and method 'bayesian' is made of them",
+        ),
+        ({"method": "dha", "target_macs": 1000}, "'sparse-coding' does not steer to target_macs.*max_macs"),
+        ({"method": "gdas", "temperature": 0.01}, "temperature=0.01 falls to last_temperature=0.1"),
+        (
+            {"method": "random-search", "trials": 9, "search_epochs": 8},
+            "search_epochs=8 is less than one for each of the 9 stages",
+        ),
+        ({"method": "autohas", "hyper_space": ""}, "holds no hyper-parameter: name some of lr"),
+        ({"method": "autohas", "hyper_space": "mixup="}, "basis of 'mixup' is empty"),
+        ({"method": "autohas", "hyper_space": "mixup=0.2:0.1"}, "basis of 'mixup' must ascend.*mixup=0.1:0.2"),
+        ({"method": "autohas", "hyper_space": "dropout=0.1:0.1"}, "must ascend without repetition"),
+        ({"method": "autohas", "hyper_space": "lr=0.1:20"}, "basis of 'lr' holds 20, allowed is 1e-06 to 10"),
+        ({"method": "autohas", "hyper_space": "lr=fast"}, "numbers with colons between"),
+        ({"method": "autohas", "hyper_space": "optimizer=sgd:adm"}, "optimizer"),
+        ({"method": "autohas", "hyper_space": "momentum"}, "momentum"),
+    ],
+)
 def test_what_does_not_fit_together_is_refused(given: dict, message: str):
     with pytest.raises(KitError, match=message):
         Config(**given)
@@ -102,7 +149,14 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
             assert getattr(filled, name) == value, name
     assert filled.search_epochs == max(1, round(PRESETS[preset]["search_share"] * filled.epochs))
     # every one of the filled values can be overridden, and only it changes
-    for name, value in {"epochs": 17, "lr": 0.123, "batch_size": 33, "augment": "none", "recover": "step", "hyper_lr": 0.5}.items():
+    for name, value in {
+        "epochs": 17,
+        "lr": 0.123,
+        "batch_size": 33,
+        "augment": "none",
+        "recover": "step",
+        "hyper_lr": 0.5,
+    }.items():
         given = {"search_epochs": 12, name: value}
         changed = Config(method=method, preset=preset, **given)
         allowed = {name, "search_epochs"} | ({"tau_lr"} if name == "augment" else set())  # a policy brings its own step
@@ -114,19 +168,32 @@ def test_what_each_method_composes():
     composed = {m: (c.space, c.arch, c.augment, c.hyper) for m in kit.methods() for c in [Config(method=m)]}
     pairs, plain = "pair-softmax", "flip-crop"
     assert composed == {
-        "dha": ("cell", "sparse-coding", pairs, "lookahead"), "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
-        "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"), "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),
-        "seq-nas+da": ("cell", "sparse-coding", pairs, "fixed"), "seq-nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
-        "ista": ("cell", "sparse-coding", plain, "fixed"), "da+hpo": ("cell", "given", pairs, "lookahead"),
-        "diffautoml": ("choice", "dsnas", pairs, "validation"), "dsnas": ("choice", "dsnas", plain, "fixed"),
-        "daas": ("cell", "daas", "policy-gradient", "fixed"), "daas-independent": ("cell", "daas", "policy-gradient", "fixed"),
-        "gdas": ("cell", "gdas", plain, "fixed"), "darts": ("cell", "darts", plain, "fixed"), "snas": ("cell", "snas", plain, "fixed"),
-        "autohas": ("mobile", "reinforce", plain, "reinforce"), "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
-        "autohas-hpo": ("mobile", "given", plain, "reinforce"), "autohas-diff": ("mobile", "darts", plain, "validation"),
-        "random-search": ("mobile", "given", plain, "random-search"), "bayesian": ("mobile", "given", plain, "bayesian"),
-        "hgd": ("mobile", "given", plain, "hgd"), "ift": ("mobile", "given", plain, "ift"),
-        "random": ("cell", "random", plain, "fixed"), "plain": ("cell", "given", plain, "fixed"),
-    }  # fmt: skip
+        "dha": ("cell", "sparse-coding", pairs, "lookahead"),
+        "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
+        "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
+        "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),
+        "seq-nas+da": ("cell", "sparse-coding", pairs, "fixed"),
+        "seq-nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
+        "ista": ("cell", "sparse-coding", plain, "fixed"),
+        "da+hpo": ("cell", "given", pairs, "lookahead"),
+        "diffautoml": ("choice", "dsnas", pairs, "validation"),
+        "dsnas": ("choice", "dsnas", plain, "fixed"),
+        "daas": ("cell", "daas", "policy-gradient", "fixed"),
+        "daas-independent": ("cell", "daas", "policy-gradient", "fixed"),
+        "gdas": ("cell", "gdas", plain, "fixed"),
+        "darts": ("cell", "darts", plain, "fixed"),
+        "snas": ("cell", "snas", plain, "fixed"),
+        "autohas": ("mobile", "reinforce", plain, "reinforce"),
+        "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
+        "autohas-hpo": ("mobile", "given", plain, "reinforce"),
+        "autohas-diff": ("mobile", "darts", plain, "validation"),
+        "random-search": ("mobile", "given", plain, "random-search"),
+        "bayesian": ("mobile", "given", plain, "bayesian"),
+        "hgd": ("mobile", "given", plain, "hgd"),
+        "ift": ("mobile", "given", plain, "ift"),
+        "random": ("cell", "random", plain, "fixed"),
+        "plain": ("cell", "given", plain, "fixed"),
+    }
 
 
 def test_stages_share_the_epochs_before_the_last():
@@ -134,18 +201,29 @@ def test_stages_share_the_epochs_before_the_last():
     assert Config(method="daas-independent", epochs=10, search_epochs=5).stage_epochs == [3, 2, 5]
     assert Config(method="plain", epochs=10, search_epochs=4).stage_epochs == [10]
     trials = Config(method="bayesian", epochs=20, search_epochs=7, trials=3)
-    assert trials.stage_epochs == [3, 2, 2, 13] and [stage.name for stage in trials.stages] == ["trial"] * 3 + ["training"]
+    assert trials.stage_epochs == [3, 2, 2, 13] and [stage.name for stage in trials.stages] == ["trial"] * 3 + [
+        "training"
+    ]
     assert Config(method="bayesian", epochs=6, trials=5).search_epochs == 5
 
 
 def test_diffautomls_table_3_and_the_papers_sizes():
-    table = [Config(method="diffautoml", augment=augment, hyper=hyper) for augment in ("pair-softmax", "pair-softmax-4")
-             for hyper in ("validation", "fixed")]  # fmt: skip
+    table = [
+        Config(method="diffautoml", augment=augment, hyper=hyper)
+        for augment in ("pair-softmax", "pair-softmax-4")
+        for hyper in ("validation", "fixed")
+    ]
     assert len({config.name for config in table}) == 4
     paper = Config(method="diffautoml", preset="paper")
     assert (paper.channels, paper.cells, paper.lr, paper.weight_decay) == (64, 20, 0.5, 4e-5)
     daas = Config(method="daas", preset="paper")
-    assert (daas.children, daas.arch_samples, daas.policies, daas.search_channels, daas.search_cells) == (10, 5, 2, 16, 8)
+    assert (daas.children, daas.arch_samples, daas.policies, daas.search_channels, daas.search_cells) == (
+        10,
+        5,
+        2,
+        16,
+        8,
+    )
     assert daas.stages[0].warm_up == 20 / 50 and Config(method="autohas").stages[0].warm_up == 0.3
 
 
@@ -167,10 +245,23 @@ def test_a_fixed_network_needs_no_genotype():
 def other_value(name: str, value: object) -> object:
     """A value of the field's own type that differs."""
     if value is None:
-        return "x" if name in ("root", "genotype", "policy") else True if name == "hold_out" else 1.5 if name == "max_latency_ms" else 1
+        return (
+            "x"
+            if name in ("root", "genotype", "policy")
+            else True
+            if name == "hold_out"
+            else 1.5
+            if name == "max_latency_ms"
+            else 1
+        )
     if name in ("recover", "precision", "on_bad_image"):
         return {"step": "epoch", "epoch": "step", "float32": "auto", "error": "skip"}[value]
-    return {bool: lambda: not value, int: lambda: value + 1, float: lambda: value * 0.5 + 0.01, str: lambda: f"{value}x"}[type(value)]()
+    return {
+        bool: lambda: not value,
+        int: lambda: value + 1,
+        float: lambda: value * 0.5 + 0.01,
+        str: lambda: f"{value}x",
+    }[type(value)]()
 
 
 def test_the_name_is_decided_by_what_decides_the_result():
@@ -215,32 +306,51 @@ def test_a_configuration_is_frozen_and_changed_by_name():
 
 def test_every_field_says_what_it_is_unless_its_name_does():
     plain = {name for name, field in Config.model_fields.items() if not field.description}
-    assert plain <= {"seed", "batch_size", "cells", "search_cells", "lr", "weight_decay", "momentum", "max_params", "max_macs", "max_latency_ms",
-                     "deterministic"}  # fmt: skip
+    assert plain <= {
+        "seed",
+        "batch_size",
+        "cells",
+        "search_cells",
+        "lr",
+        "weight_decay",
+        "momentum",
+        "max_params",
+        "max_macs",
+        "max_latency_ms",
+        "deterministic",
+    }
     without_default = {name for name, field in Config.model_fields.items() if field.default is PydanticUndefined}
     filled = set(PRESETS["laptop"]) | set(METHODS["dha"].filled(PRESETS["laptop"])) | {"search_epochs"}
     assert without_default <= filled and all(set(PRESETS[p]) == set(PRESETS["laptop"]) for p in PRESETS)
 
 
-# ---- what only the data can refuse -------------------------------------------------------------------------------------------
+# ---- what only the data can refuse ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"batch_size": 241}, "batch_size is 241 but the set has 240 images: choose batch_size from 1 to 240"),
-    ({"batch_size": 200, "hyper": "validation"}, "batch_size is 200 but the set has 192 images"),
-    ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
-    ({"train_images": 241}, "train_images=241 but there are 240"),
-    ({"train_images": 50}, "batch_size is 60 but the set has 50"),
-    ({"cells": 2}, "2 reduction cells do not fit into 2 cells: set cells to 3"),
-    ({"cells": 5, "reductions": 3}, "too deep for images of 8×8 pixels.*at most 2 fit. Set reductions=2"),
-    ({"method": "seq-dha", "cells": 2}, "set cells to 3"),  # a later stage's network, refused now
-    ({"method": "seq-dha", "search_cells": 2}, "set cells to 3"),
-    ({"max_params": 100}, "max_params=100 is less than any architecture needs"),
-    ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
-    ({"method": "plain", "genotype": "darts-v3"}, "'darts-v3' is neither a name \\(darts-v2, shufflenet-v2, mobilenet-v2\\) nor a JSON file"),
-    ({"device": "cuda:99"}, "device='cuda:99'.*use device='auto' or 'cpu'"),
-])  # fmt: skip
-def test_refused_before_training_and_before_the_folder_exists(given: dict, message: str, micro: str, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": 241}, "batch_size is 241 but the set has 240 images: choose batch_size from 1 to 240"),
+        ({"batch_size": 200, "hyper": "validation"}, "batch_size is 200 but the set has 192 images"),
+        ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
+        ({"train_images": 241}, "train_images=241 but there are 240"),
+        ({"train_images": 50}, "batch_size is 60 but the set has 50"),
+        ({"cells": 2}, "2 reduction cells do not fit into 2 cells: set cells to 3"),
+        ({"cells": 5, "reductions": 3}, "too deep for images of 8×8 pixels.*at most 2 fit. Set reductions=2"),
+        ({"method": "seq-dha", "cells": 2}, "set cells to 3"),  # a later stage's network, refused now
+        ({"method": "seq-dha", "search_cells": 2}, "set cells to 3"),
+        ({"max_params": 100}, "max_params=100 is less than any architecture needs"),
+        ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
+        (
+            {"method": "plain", "genotype": "darts-v3"},
+            "'darts-v3' is neither a name \\(darts-v2, shufflenet-v2, mobilenet-v2\\) nor a JSON file",
+        ),
+        ({"device": "cuda:99"}, "device='cuda:99'.*use device='auto' or 'cpu'"),
+    ],
+)
+def test_refused_before_training_and_before_the_folder_exists(
+    given: dict, message: str, micro: str, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Search, "run", lambda *_: pytest.fail("training began"))
     with pytest.raises(KitError, match=message):
         kit.search(micro_config(**given), out=tmp_path / "runs")

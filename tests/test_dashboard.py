@@ -1,4 +1,6 @@
-"""The dashboard without a browser: the process beside the kernel obeys and dies with it, mistakes stand in the panel, nothing piles up."""
+"""The dashboard without a browser: the process beside the kernel obeys and dies with it, mistakes stand in the panel,
+nothing piles up.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,18 @@ from kit.live.panel import Dashboard, Pace  # noqa: E402
 from kit.live.worker import Worker  # noqa: E402
 
 # digits themselves: a data set that this process registered is not known to another one
-TINY = {"dataset": "digits", "method": "dha", "epochs": 6, "search_epochs": 3, "channels": 4, "cells": 3, "batch_size": 128, "train_images": 400,
-        "device": "cpu", "precision": "float32"}  # fmt: skip
+TINY = {
+    "dataset": "digits",
+    "method": "dha",
+    "epochs": 6,
+    "search_epochs": 3,
+    "channels": 4,
+    "cells": 3,
+    "batch_size": 128,
+    "train_images": 400,
+    "device": "cpu",
+    "precision": "float32",
+}
 PATIENCE = 240.0  # seconds; no test takes them unless the machine does
 
 
@@ -81,7 +93,7 @@ def panels():
         until(lambda panel=panel: panel.poller is None, "the panel's thread to end")
 
 
-# ---- the process -------------------------------------------------------------------------------------------------------------
+# ---- the process ---------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process states from /proc")
@@ -106,7 +118,11 @@ def test_started_paused_resumed_stopped_and_started_again_it_is_the_same_run(tmp
     until(lambda: again.state == "idle", "the process to end")
     assert process_state(pid) in ("", "Z") and Run.load(folder).status == "interrupted"
     until(lambda: "interrupted" in again.line.value, "the panel to say so")
-    assert "Start goes on from there" in text(again) and not (folder / "failure.json").exists() and not list(folder.rglob("*.tmp"))
+    assert (
+        "Start goes on from there" in text(again)
+        and not (folder / "failure.json").exists()
+        and not list(folder.rglob("*.tmp"))
+    )
     again.buttons["start"].click()
     assert again.worker.process.pid != pid
     until(lambda: again.state == "idle", "the search to end")
@@ -134,7 +150,9 @@ time.sleep(1000)
 def test_no_search_outlives_its_kernel_not_even_a_paused_one(tmp_path: Path):
     script = PARENT.format(root=str(Path(kit.__file__).parent.parent), tiny={**TINY, "epochs": 1000}, out=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
-        assert json.loads(parent.stdout.readline()) == []  # `import kit` imports nothing that only figures and widgets need
+        assert (
+            json.loads(parent.stdout.readline()) == []
+        )  # `import kit` imports nothing that only figures and widgets need
         pids = json.loads(parent.stdout.readline())
         until(lambda: list(tmp_path.glob("*/history.parquet")), "the first epoch")
         until(lambda: process_state(pids[1]) == "T", "the other one to stand still")
@@ -167,15 +185,26 @@ def test_a_search_that_fails_says_why_in_the_panel(tmp_path: Path, panels):
     assert "4096" in text(panel) and "Traceback" not in text(panel) and panel.state == "idle"
 
 
-# ---- mistakes ----------------------------------------------------------------------------------------------------------------
+# ---- mistakes ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("field", "value", "says"), [
-    ("epochs", "three", "epochs=&#x27;three&#x27;"), ("lr", "-1", "greater than 0"), ("method", "ista", ""),
-    ("dataset", "digit", "Did you mean"), ("seed", "", ""), ("search_epochs", "7", "more than epochs=6"), ("hold_out", "perhaps", "true or false"),
-    ("augment", "pear-softmax", "Did you mean &#x27;pair-softmax&#x27;"), ("recover", "never", "&#x27;step&#x27;, &#x27;epoch&#x27;"),
-])  # fmt: skip
-def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(field: str, value: str, says: str, tmp_path: Path, panels):
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("epochs", "three", "epochs=&#x27;three&#x27;"),
+        ("lr", "-1", "greater than 0"),
+        ("method", "ista", ""),
+        ("dataset", "digit", "Did you mean"),
+        ("seed", "", ""),
+        ("search_epochs", "7", "more than epochs=6"),
+        ("hold_out", "perhaps", "true or false"),
+        ("augment", "pear-softmax", "Did you mean &#x27;pair-softmax&#x27;"),
+        ("recover", "never", "&#x27;step&#x27;, &#x27;epoch&#x27;"),
+    ],
+)
+def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(
+    field: str, value: str, says: str, tmp_path: Path, panels
+):
     panel = panels(kit.Config(**TINY, out=str(tmp_path)))
     panel.form.fields[field].value = value
     assert ("kit-error" in panel.message.value) == bool(says) and says in panel.message.value
@@ -187,8 +216,11 @@ def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(field: str, 
 
 
 def test_the_form_gives_back_the_configuration_that_it_was_given(panels, tmp_path: Path):
-    for config in (kit.Config(**TINY, out=str(tmp_path)), kit.Config(method="seq-dha", preset="paper", seed=3, image_size=8),
-                   kit.Config(method="plain", lr=0.1234567891, hold_out=True, augment="none", deterministic=True)):  # fmt: skip
+    for config in (
+        kit.Config(**TINY, out=str(tmp_path)),
+        kit.Config(method="seq-dha", preset="paper", seed=3, image_size=8),
+        kit.Config(method="plain", lr=0.1234567891, hold_out=True, augment="none", deterministic=True),
+    ):
         assert panels(config).form.config() == config
     form = panels(kit.Config()).form
     assert form.fields["lr"].placeholder == "0.1" and form.fields["lr"].value == ""
@@ -216,16 +248,33 @@ def test_a_data_set_of_this_process_alone_is_refused_by_name(micro: str, panels,
     assert panel.worker is None and f"&#x27;{micro}&#x27; was registered in this notebook" in panel.message.value
 
 
-def test_runs_are_opened_whatever_their_state_and_what_is_none_is_refused(finished: Run, interrupted: Run, panels, tmp_path: Path):
+def test_runs_are_opened_whatever_their_state_and_what_is_none_is_refused(
+    finished: Run, interrupted: Run, panels, tmp_path: Path
+):
     panel = panels(kit.Config(**TINY, out=str(interrupted.path.parent)))
     assert panel.path.options == (str(interrupted.path),)
     panel.path.value = str(finished.path)
     panel.buttons["open"].click()
-    assert panel.run.path == finished.path and "finished" in panel.line.value and f"{finished.metrics['test_accuracy']:.2%}" in panel.line.value
-    assert panel.form.config().method == finished.config.method and len(panel.board.curves["data"]) > 3 and panel.board.cells["data"]
+    assert (
+        panel.run.path == finished.path
+        and "finished" in panel.line.value
+        and f"{finished.metrics['test_accuracy']:.2%}" in panel.line.value
+    )
+    assert (
+        panel.form.config().method == finished.config.method
+        and len(panel.board.curves["data"]) > 3
+        and panel.board.cells["data"]
+    )
     panel.open(interrupted.path)
-    assert "interrupted" in panel.line.value and "epoch 1 of 2" in panel.line.value and panel.bar.value == 1 and panel.board.policy["data"]
-    store.write_json(interrupted.path / "failure.json", {"error": "NonFinite", "message": "the loss is nan at step 6", "epoch": 1})
+    assert (
+        "interrupted" in panel.line.value
+        and "epoch 1 of 2" in panel.line.value
+        and panel.bar.value == 1
+        and panel.board.policy["data"]
+    )
+    store.write_json(
+        interrupted.path / "failure.json", {"error": "NonFinite", "message": "the loss is nan at step 6", "epoch": 1}
+    )
     panel.open(interrupted.path)
     assert "failed" in panel.line.value and "the loss is nan at step 6" in panel.message.value
     for path, says in ((tmp_path / "nothing", "is not a run directory"), ("", "no run to open")):
@@ -253,13 +302,16 @@ def test_a_run_of_another_version_opens_with_what_it_has(finished: Run, panels, 
 
 
 def test_the_function_refuses_what_is_no_configuration(finished: Run):
-    for arguments, says in (({"config": {"dataset": "digits"}}, "takes a kit.Config"), ({"config": finished.config, "run": finished}, "not both"),
-                            ({"run": finished.path / "x"}, "is not a run directory")):  # fmt: skip
+    for arguments, says in (
+        ({"config": {"dataset": "digits"}}, "takes a kit.Config"),
+        ({"config": finished.config, "run": finished}, "not both"),
+        ({"run": finished.path / "x"}, "is not a run directory"),
+    ):
         with pytest.raises(KitError, match=says):
             kit.dashboard(**arguments, live=True)
 
 
-# ---- the views ---------------------------------------------------------------------------------------------------------------
+# ---- the views -----------------------------------------------------------------------------------
 
 
 def test_two_hundred_updates_leave_nothing_behind(finished: Run, panels, monkeypatch: pytest.MonkeyPatch):
@@ -275,8 +327,13 @@ def test_two_hundred_updates_leave_nothing_behind(finished: Run, panels, monkeyp
     for k in range(200):
         os.utime(history, (k, k))
         panel.refresh(now=True)
-        kept = (len(widgets.widget._instances), len(panel.box.children), threading.active_count(), len(panel.board.get_state()),
-                *(len(getattr(panel.board, name)["data"]) for name in ("curves", "policy", "samples", "cells")))  # fmt: skip
+        kept = (
+            len(widgets.widget._instances),
+            len(panel.box.children),
+            threading.active_count(),
+            len(panel.board.get_state()),
+            *(len(getattr(panel.board, name)["data"]) for name in ("curves", "policy", "samples", "cells")),
+        )
         before = before or kept
         assert kept == before and panel.board.curves["data"][0]["y"] == [k + 1]
     assert len(calls) == 200
@@ -311,15 +368,25 @@ def test_samples_are_drawn_from_the_policy_of_the_newest_checkpoint(finished: Ru
 def test_the_cells_are_those_of_the_last_epoch(interrupted: Run, finished: Run, micro: str, tmp_path: Path):
     drawn = views.views(interrupted)["cells"]
     assert "after epoch 1" in drawn.layout.title.text and "found" in views.views(finished)["cells"].layout.title.text
-    picked = {op for slot, used in zip(cell_slots(), interrupted.alpha["support"][-1]) for (op, _), here in zip(slot.candidates, used) if here}
+    picked = {
+        op
+        for slot, used in zip(cell_slots(), interrupted.alpha["support"][-1])
+        for (op, _), here in zip(slot.candidates, used)
+        if here
+    }
     assert {op_title(op) for op in picked} <= {note.text for note in drawn.layout.annotations}
     with pytest.raises(Stop):
         kit.search(micro_config("plain"), out=tmp_path, progress=StopAfterEachEpoch())
     given = views.views(Run.load(tmp_path / micro_config("plain").name))
-    assert given["cells"].layout.title.text == "The given architecture: darts-v2" and "τ is fixed" in given["policy"].layout.annotations[0].text
+    assert (
+        given["cells"].layout.title.text == "The given architecture: darts-v2"
+        and "τ is fixed" in given["policy"].layout.annotations[0].text
+    )
 
 
-def test_without_a_page_the_search_runs_in_line_and_the_figures_are_shown(micro: str, finished: Run, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_without_a_page_the_search_runs_in_line_and_the_figures_are_shown(
+    micro: str, finished: Run, monkeypatch: pytest.MonkeyPatch, capsys
+):
     from kit import figures
 
     shown = []
@@ -331,7 +398,10 @@ def test_without_a_page_the_search_runs_in_line_and_the_figures_are_shown(micro:
     assert run.finished and "epoch 1/1" in capsys.readouterr().out and len(shown) == 8
     monkeypatch.setenv("JPY_SESSION_NAME", "/notebooks/dashboard.ipynb")
     panel = kit.dashboard(run=finished.path)
-    assert isinstance(panel, Dashboard) and panel._repr_mimebundle_()["text/plain"] == f"<Dashboard of {finished.path.name}: finished>"
+    assert (
+        isinstance(panel, Dashboard)
+        and panel._repr_mimebundle_()["text/plain"] == f"<Dashboard of {finished.path.name}: finished>"
+    )
     panel.show()
     assert len(shown) == 12
 
@@ -341,7 +411,11 @@ def test_the_time_left_knows_pauses():
     assert "not known" in pace.left(3)
     pace.last = (time.monotonic() - 10, 2)
     pace.at(4, running=True)
-    assert pace.left(3) == "about 15 s left" and pace.left(60) == "about 5 min left" and pace.left(7200) == "about 10 h left"
+    assert (
+        pace.left(3) == "about 15 s left"
+        and pace.left(60) == "about 5 min left"
+        and pace.left(7200) == "about 10 h left"
+    )
     pace.at(4, running=False)
     pace.at(5, running=True)  # the first epoch after a pause has no beginning
     assert pace.epochs == 2

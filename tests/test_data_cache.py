@@ -1,4 +1,6 @@
-"""The cache of decoded images: made once, checked, made anew when anything about it is off, done without where it cannot be."""
+"""The cache of decoded images: made once, checked, made anew when anything about it is off, done without where it
+cannot be.
+"""
 
 import errno
 import json
@@ -89,14 +91,37 @@ def test_what_is_written_into_a_set_stays_out_of_the_cache(pets):
 
 # ---------------------------------------------------------------- made anew
 
-def _changed_image(pets, tmp_path): Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "0.png")
-def _new_image(pets, tmp_path): Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "00.png")
-def _later_image(pets, tmp_path): os.utime(pets / "bee" / "1.png")  # written anew with the same length
-def _cut(pets, tmp_path): os.truncate(the("*.images", tmp_path), 1000)
-def _no_bytes(pets, tmp_path): the("*.images", tmp_path).write_bytes(b"")
-def _no_images(pets, tmp_path): the("*.images", tmp_path).unlink()
-def _half_a_json(pets, tmp_path): os.truncate(the("*.json", tmp_path), 100)
-def _other_json(pets, tmp_path): the("*.json", tmp_path).write_text("[1, 2]")
+
+def _changed_image(pets, tmp_path):
+    Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "0.png")
+
+
+def _new_image(pets, tmp_path):
+    Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "00.png")
+
+
+def _later_image(pets, tmp_path):
+    os.utime(pets / "bee" / "1.png")  # written anew with the same length
+
+
+def _cut(pets, tmp_path):
+    os.truncate(the("*.images", tmp_path), 1000)
+
+
+def _no_bytes(pets, tmp_path):
+    the("*.images", tmp_path).write_bytes(b"")
+
+
+def _no_images(pets, tmp_path):
+    the("*.images", tmp_path).unlink()
+
+
+def _half_a_json(pets, tmp_path):
+    os.truncate(the("*.json", tmp_path), 100)
+
+
+def _other_json(pets, tmp_path):
+    the("*.json", tmp_path).write_text("[1, 2]")
 
 
 def _altered(pets, tmp_path, at=777, keep_time=False):
@@ -109,8 +134,12 @@ def _altered(pets, tmp_path, at=777, keep_time=False):
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def _altered_with_its_time_kept(pets, tmp_path): _altered(pets, tmp_path, keep_time=True)
-def _altered_sums(pets, tmp_path): _altered(pets, tmp_path, at=16 * 360 + 5)
+def _altered_with_its_time_kept(pets, tmp_path):
+    _altered(pets, tmp_path, keep_time=True)
+
+
+def _altered_sums(pets, tmp_path):
+    _altered(pets, tmp_path, at=16 * 360 + 5)
 
 
 def _edited_json(pets, tmp_path):
@@ -125,13 +154,24 @@ def _older_version(pets, tmp_path):
     the("*.json", tmp_path).write_text(json.dumps(about | {"seal": cache._seal(about)}))
 
 
-@pytest.mark.parametrize("harm, reason", [
-    (_changed_image, "image files changed"), (_new_image, "image files changed"),
-    (_later_image, "image files changed"), (_cut, "1,000 bytes instead of"),
-    (_no_bytes, "0 bytes instead of"), (_no_images, "No such file"), (_half_a_json, "cannot be read"), (_other_json, "cannot be read"),
-    (_altered, "image 2 was altered"), (_altered_with_its_time_kept, "image 2 was altered"), (_altered_sums, "checksums differ"),
-    (_edited_json, "JSON file was altered"), (_older_version, "another version"),
-])
+@pytest.mark.parametrize(
+    "harm, reason",
+    [
+        (_changed_image, "image files changed"),
+        (_new_image, "image files changed"),
+        (_later_image, "image files changed"),
+        (_cut, "1,000 bytes instead of"),
+        (_no_bytes, "0 bytes instead of"),
+        (_no_images, "No such file"),
+        (_half_a_json, "cannot be read"),
+        (_other_json, "cannot be read"),
+        (_altered, "image 2 was altered"),
+        (_altered_with_its_time_kept, "image 2 was altered"),
+        (_altered_sums, "checksums differ"),
+        (_edited_json, "JSON file was altered"),
+        (_older_version, "another version"),
+    ],
+)
 def test_a_cache_that_does_not_fit_is_made_anew_and_said_so(pets, tmp_path, capsys, decoded, harm, reason):
     load_dataset(pets)
     harm(pets, tmp_path)
@@ -195,6 +235,7 @@ def test_grey_sets_have_one_channel_and_a_colour_image_anywhere_makes_three(pets
 
 
 # ---------------------------------------------------------------- where and when
+
 
 def test_a_few_small_files_leave_no_cache(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "WORTH_A_CACHE", 2**22)

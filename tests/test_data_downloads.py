@@ -18,8 +18,8 @@ from torchvision import datasets as tv
 from kit.data import builtin, download, load_dataset, normalization, obtain
 from kit.errors import KitError
 
-
 # ---------------------------------------------------------------- Fashion-MNIST
+
 
 def write_idx(folder: Path, n_train=200, n_test=30, packed=True):
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,15 @@ def test_fashion_mnist_from_the_debian_package_writes_nothing(tmp_path, monkeypa
 def test_fashion_mnist_offline_says_where_it_looked_and_what_to_do(tmp_path, no_debian):
     with pytest.raises(KitError) as caught:
         load_dataset("fashion_mnist", root=tmp_path)
-    for part in (str(tmp_path / "FashionMNIST" / "raw"), "no-debian", "no network in tests", "KIT_DATA", "root=",
-                 "train-images-idx3-ubyte", "apt install dataset-fashion-mnist"):
+    for part in (
+        str(tmp_path / "FashionMNIST" / "raw"),
+        "no-debian",
+        "no network in tests",
+        "KIT_DATA",
+        "root=",
+        "train-images-idx3-ubyte",
+        "apt install dataset-fashion-mnist",
+    ):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == [], "a failed download leaves nothing behind"
 
@@ -78,16 +85,24 @@ def test_fashion_mnist_is_downloaded_and_a_broken_download_goes_on(tmp_path, no_
     for name, content in files.items():
         server.add(name, content)
     monkeypatch.setattr(tv.FashionMNIST, "mirrors", [f"{server.address}/"])
-    monkeypatch.setattr(tv.FashionMNIST, "resources", [(name, md5(content).hexdigest()) for name, content in files.items()])
+    monkeypatch.setattr(
+        tv.FashionMNIST, "resources", [(name, md5(content).hexdigest()) for name, content in files.items()]
+    )
     first, root = next(iter(files)), tmp_path / "root"
     server.breaks[first] = [100, *[0] * 9]
     with pytest.raises(KitError, match=f"download failed .the connection broke off after 100 of .*{first}"):
         load_dataset("fashion_mnist", root=root)
-    assert sorted(item.name for item in (root / ".downloads" / "fashion_mnist").iterdir()) == [f"{first}.part", f"{first}.part.json"]
+    assert sorted(item.name for item in (root / ".downloads" / "fashion_mnist").iterdir()) == [
+        f"{first}.part",
+        f"{first}.part.json",
+    ]
     server.breaks.clear()
     server.sent.clear()
     assert len(load_dataset("fashion_mnist", root=root).test) == 30
-    assert server.sent[0].range == "bytes=100-" and sum(sent.size for sent in server.sent) == sum(map(len, files.values())) - 100
+    assert (
+        server.sent[0].range == "bytes=100-"
+        and sum(sent.size for sent in server.sent) == sum(map(len, files.values())) - 100
+    )
     assert [item.name for item in root.iterdir()] == ["FashionMNIST"]
     server.sent.clear()
     assert len(load_dataset("fashion_mnist", root=root).test) == 30 and not server.sent
@@ -103,6 +118,7 @@ def test_fashion_mnist_real(tmp_path):
 
 
 # ---------------------------------------------------------------- CIFAR
+
 
 @pytest.fixture
 def fake_cifar(tmp_path, monkeypatch):
@@ -129,8 +145,9 @@ def fake_cifar(tmp_path, monkeypatch):
     return archive
 
 
-@pytest.mark.parametrize("name, archive", [("cifar10", "cifar-10-python.tar.gz"),
-                                           ("cifar100", "cifar-100-python.tar.gz")])
+@pytest.mark.parametrize(
+    "name, archive", [("cifar10", "cifar-10-python.tar.gz"), ("cifar100", "cifar-100-python.tar.gz")]
+)
 def test_cifar_offline_says_where_it_looked_and_what_to_do(tmp_path, name, archive):
     with pytest.raises(KitError) as caught:
         load_dataset(name, root=tmp_path / "root")
@@ -169,7 +186,9 @@ def test_cifar_is_downloaded_checked_and_unpacked(tmp_path, fake_cifar, server, 
     archive = fake_cifar.read_bytes()
     monkeypatch.setattr(tv.CIFAR10, "url", server.add(fake_cifar.name, archive[:-1000] + archive[:1000]))
     root = tmp_path / "root"
-    with pytest.raises(KitError, match=f"download failed .http.*{fake_cifar.name} has MD5 .*, expected {tv.CIFAR10.tgz_md5}"):
+    with pytest.raises(
+        KitError, match=f"download failed .http.*{fake_cifar.name} has MD5 .*, expected {tv.CIFAR10.tgz_md5}"
+    ):
         load_dataset("cifar10", root=root)
     assert list(root.iterdir()) == [], "what was sent is not kept"
     server.add(fake_cifar.name, archive)
@@ -177,10 +196,14 @@ def test_cifar_is_downloaded_checked_and_unpacked(tmp_path, fake_cifar, server, 
     server.sent.clear()
     assert len(load_dataset("cifar10", root=root).test) == 20
     assert [sent.size for sent in server.sent] == [len(archive) // 2, len(archive) - len(archive) // 2]
-    assert [item.name for item in root.iterdir()] == ["cifar-10-batches-py"], "what kit downloaded is removed once it is unpacked"
+    assert [item.name for item in root.iterdir()] == ["cifar-10-batches-py"], (
+        "what kit downloaded is removed once it is unpacked"
+    )
 
 
-def test_a_download_that_is_stopped_while_it_is_unpacked_is_repeated_without_the_network(tmp_path, fake_cifar, server, monkeypatch):
+def test_a_download_that_is_stopped_while_it_is_unpacked_is_repeated_without_the_network(
+    tmp_path, fake_cifar, server, monkeypatch
+):
     monkeypatch.setattr(tv.CIFAR10, "url", server.add(fake_cifar.name, fake_cifar.read_bytes()))
     with monkeypatch.context() as patched:
         patched.setattr(obtain, "extract", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))

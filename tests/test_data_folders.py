@@ -1,6 +1,5 @@
 """Any folder of class folders, and what is wrong with it."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +10,8 @@ from kit.data import load_dataset, read_folder
 from kit.data.decode import to_source
 from kit.errors import KitError
 
-
 # ---------------------------------------------------------------- folders
+
 
 def test_folder_is_split_70_10_20(tmp_path):
     for name in ("cat", "ant", "bee"):
@@ -92,34 +91,71 @@ def test_folder_turns_photographs_as_their_exif_says(tmp_path):
     assert load_dataset(tmp_path).size == (6, 4)
 
 
-def _empty(path): path.mkdir()
-def _labels(path): path.mkdir(), (path / "labels.csv").write_text("a,b")
-def _loose(path): save_images(path, 3)
-def _loose_too(path): save_images(path / "a", 3), save_images(path / "b", 3), save_images(path, 1)
-def _no_images(path): save_images(path / "a", 3), (path / "b").mkdir()
-def _one_class(path): save_images(path / "a", 3)
-def _too_few(path): save_images(path / "a", 3), save_images(path / "b", 2)
-def _no_test(path): save_images(path / "train" / "a", 3), save_images(path / "val" / "a", 3)
-def _stray(path): save_images(path / "train" / "a", 3), save_images(path / "test" / "a", 3), (path / "dev").mkdir()
-def _differ(path): [save_images(path / name, 3) for name in ("train/a", "train/b", "test/a", "test/c")]
-def _lacks(path): [save_images(path / name, 3) for name in ("train/a", "train/b", "test/a")]
-def _few_train(path): [save_images(path / name, 1) for name in ("train/a", "train/b", "test/a", "test/b")]
+def _empty(path):
+    path.mkdir()
 
 
-@pytest.mark.parametrize("make, message", [
-    (_empty, "pets is empty: expected FOLDER/CLASS/IMAGE"),
-    (_labels, "labels without images: .*labels.csv"),
-    (_loose, "images without class folders: .*000.png and 2 more .*move each into a folder"),
-    (_loose_too, "images without class folders: .*pets.000.png"),
-    (_no_images, "class folder .*b has no images .*add some or remove"),
-    (_one_class, "only one class, 'a'"),
-    (_too_few, "class 'b' has 2 image.*b.000.png: at least 3 are needed"),
-    (_no_test, "no test/: add test/"),
-    (_stray, "dev: beside train/"),
-    (_differ, "'b' is in train/ but not in test/"),
-    (_lacks, "'b' is in train/ but not in test/"),
-    (_few_train, "class 'a' has 1 image.* at least 2 are needed"),
-])
+def _labels(path):
+    path.mkdir(), (path / "labels.csv").write_text("a,b")
+
+
+def _loose(path):
+    save_images(path, 3)
+
+
+def _loose_too(path):
+    save_images(path / "a", 3), save_images(path / "b", 3), save_images(path, 1)
+
+
+def _no_images(path):
+    save_images(path / "a", 3), (path / "b").mkdir()
+
+
+def _one_class(path):
+    save_images(path / "a", 3)
+
+
+def _too_few(path):
+    save_images(path / "a", 3), save_images(path / "b", 2)
+
+
+def _no_test(path):
+    save_images(path / "train" / "a", 3), save_images(path / "val" / "a", 3)
+
+
+def _stray(path):
+    save_images(path / "train" / "a", 3), save_images(path / "test" / "a", 3), (path / "dev").mkdir()
+
+
+def _differ(path):
+    [save_images(path / name, 3) for name in ("train/a", "train/b", "test/a", "test/c")]
+
+
+def _lacks(path):
+    [save_images(path / name, 3) for name in ("train/a", "train/b", "test/a")]
+
+
+def _few_train(path):
+    [save_images(path / name, 1) for name in ("train/a", "train/b", "test/a", "test/b")]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (_empty, "pets is empty: expected FOLDER/CLASS/IMAGE"),
+        (_labels, "labels without images: .*labels.csv"),
+        (_loose, "images without class folders: .*000.png and 2 more .*move each into a folder"),
+        (_loose_too, "images without class folders: .*pets.000.png"),
+        (_no_images, "class folder .*b has no images .*add some or remove"),
+        (_one_class, "only one class, 'a'"),
+        (_too_few, "class 'b' has 2 image.*b.000.png: at least 3 are needed"),
+        (_no_test, "no test/: add test/"),
+        (_stray, "dev: beside train/"),
+        (_differ, "'b' is in train/ but not in test/"),
+        (_lacks, "'b' is in train/ but not in test/"),
+        (_few_train, "class 'a' has 1 image.* at least 2 are needed"),
+    ],
+)
 def test_folder_errors(tmp_path, make, message):
     make(tmp_path / "pets")
     with pytest.raises(KitError, match=message):
@@ -141,8 +177,14 @@ def test_unreadable_images_are_named_with_the_reason(tmp_path):
     Image.fromarray(np.zeros((6, 6), np.uint16)).save(tmp_path / "b" / "deep.png")
     with pytest.raises(KitError) as caught:
         load_dataset(tmp_path)
-    for part in ("3 of 10 images are unreadable", "a/001.png (", "b/broken.jpg (not an image", "b/deep.png (mode I;16", "replace or",
-                 "on_bad_image='skip'"):  # fmt: skip
+    for part in (
+        "3 of 10 images are unreadable",
+        "a/001.png (",
+        "b/broken.jpg (not an image",
+        "b/deep.png (mode I;16",
+        "replace or",
+        "on_bad_image='skip'",
+    ):
         assert part in str(caught.value)
     for i in range(10):
         (tmp_path / "a" / f"{i}.png").write_bytes(b"")
@@ -158,7 +200,9 @@ def test_unreadable_images_are_left_out_only_when_asked(tmp_path, capsys):
     sets = load_dataset(tmp_path / "pets", root=tmp_path / "root", on_bad_image="skip")
     values = torch.cat([part.images[:, 0, 0, 0] for part in (sets.train, sets.val, sets.test)])
     labels = torch.cat([part.labels for part in (sets.train, sets.val, sets.test)])
-    assert sorted(zip(labels.tolist(), values.tolist())) == [(0, i) for i in range(8) if i != 3] + [(1, i) for i in range(1, 8)]
+    assert sorted(zip(labels.tolist(), values.tolist())) == [(0, i) for i in range(8) if i != 3] + [
+        (1, i) for i in range(1, 8)
+    ]
     (said,) = capsys.readouterr().out.splitlines()
     (listed,) = (tmp_path / "root" / "cache").glob("*.bad_images.txt")
     assert "2 of 16 images are unreadable and left out" in said and str(listed) in said

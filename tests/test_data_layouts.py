@@ -1,4 +1,6 @@
-"""Every named set of photographs from what its publisher offers to images with labels, and what goes wrong on the way."""
+"""Every named set of photographs from what its publisher offers to images with labels, and what goes wrong on the
+way.
+"""
 
 import importlib.util
 import re
@@ -11,8 +13,20 @@ import pytest
 import torch
 from tests_data import no_network, same, save_images  # noqa: F401
 from tests_layouts import (
-    CARS, FETCHED, Maker, flowers102, make_mat, make_tar, mit67, places365, serve, sport8, stanford_cars, struct_array, sun397,
-)  # fmt: skip
+    CARS,
+    FETCHED,
+    Maker,
+    flowers102,
+    make_mat,
+    make_tar,
+    mit67,
+    places365,
+    serve,
+    sport8,
+    stanford_cars,
+    struct_array,
+    sun397,
+)
 from tests_server import server  # noqa: F401
 from torchvision import datasets as tv
 
@@ -35,11 +49,14 @@ def check(sets, published):
     assert re.search(published.split, sets.split), sets.split
     for part in (sets.train, sets.val, sets.test):
         numbers = part.images[:, 0, 0, 0].tolist()
-        assert [published.classes[label] for label in part.labels.tolist()] == [published.label[number] for number in numbers]
+        assert [published.classes[label] for label in part.labels.tolist()] == [
+            published.label[number] for number in numbers
+        ]
         assert part.images[:, 2, 0, 0].tolist() == [255 - number for number in numbers]
 
 
 # ---------------------------------------------------------------- what publishers offer
+
 
 @pytest.mark.parametrize("make", FETCHED)
 def test_fetched_unpacked_and_read(tmp_path, server, monkeypatch, make):
@@ -51,7 +68,10 @@ def test_fetched_unpacked_and_read(tmp_path, server, monkeypatch, make):
     sets = load_dataset(published.name, root=root, image_size=SIZE)
     check(sets, published)
     fetched = {name: [sent.size for sent in server.sent if sent.path == name] for name in published.files}
-    assert fetched == {name: [1000, len(content) - 1000] if name == largest else [len(content)] for name, content in published.files.items()}
+    assert fetched == {
+        name: [1000, len(content) - 1000] if name == largest else [len(content)]
+        for name, content in published.files.items()
+    }
     assert {item.name for item in root.iterdir()} - {"cache"} == {published.folder}, "archives and helpers are gone"
     server.sent.clear()
     assert same(sets, load_dataset(published.name, root=root, image_size=SIZE)) and not server.sent
@@ -76,7 +96,12 @@ def test_without_network_the_error_says_what_to_bring(tmp_path, monkeypatch, mak
         load_dataset(published.name, root=tmp_path / "root", image_size=SIZE)
     bring = [name for name in published.files if not name.endswith(".csv")]
     reason = "its authors' addresses are dead" if make is stanford_cars else "no network in tests"
-    for words in (f"dataset '{published.name}' was not found in {tmp_path / 'root' / published.folder}", str(tmp_path / "root"), reason, *bring):
+    for words in (
+        f"dataset '{published.name}' was not found in {tmp_path / 'root' / published.folder}",
+        str(tmp_path / "root"),
+        reason,
+        *bring,
+    ):
         assert words in str(caught.value)
 
 
@@ -95,7 +120,9 @@ def test_without_the_lists_kit_splits_and_says_so(tmp_path, server, monkeypatch,
     check(sets, published)
     assert f"{published.name}: goes on without {file} (HTTP 404" in capsys.readouterr().out
     server.sent.clear()
-    assert same(sets, load_dataset(published.name, root=root, image_size=SIZE)) and not server.sent, "the same split, with and without a network"
+    assert same(sets, load_dataset(published.name, root=root, image_size=SIZE)) and not server.sent, (
+        "the same split, with and without a network"
+    )
 
 
 def test_sport8_unpacked_by_hand(tmp_path, monkeypatch):
@@ -107,11 +134,14 @@ def test_sport8_unpacked_by_hand(tmp_path, monkeypatch):
             (folder / f"{i}.jpg").write_bytes(maker.image(sport))
     check(load_dataset("sport8", root=tmp_path / "root", image_size=SIZE), published)
     (tmp_path / "root" / "sport8" / "polo" / "0.jpg").unlink()
-    with pytest.raises(KitError, match="39 images were found there, 40 are expected.*download failed.*event_dataset.rar"):
+    with pytest.raises(
+        KitError, match="39 images were found there, 40 are expected.*download failed.*event_dataset.rar"
+    ):
         load_dataset("sport8", root=tmp_path / "root", image_size=SIZE)
 
 
 # ---------------------------------------------------------------- what goes wrong
+
 
 def test_a_set_that_was_unpacked_in_part_is_mended(tmp_path, server, monkeypatch):
     published, root = mit67(monkeypatch, tmp_path), tmp_path / "root"
@@ -123,14 +153,19 @@ def test_a_set_that_was_unpacked_in_part_is_mended(tmp_path, server, monkeypatch
     assert [sent.path for sent in server.sent] == ["TestImages.txt"], "what is there is not fetched again"
     shutil.rmtree(root / "mit67" / "Images" / "bar")
     assert same(sets, load_dataset("mit67", root=root, image_size=SIZE))
-    assert [sent.path for sent in server.sent[1:]] == ["indoorCVPR_09.tar"], "images are missing: their archive is fetched"
+    assert [sent.path for sent in server.sent[1:]] == ["indoorCVPR_09.tar"], (
+        "images are missing: their archive is fetched"
+    )
 
 
 def test_an_archive_that_holds_something_else(tmp_path, server, monkeypatch):
     published, root = mit67(monkeypatch, tmp_path), tmp_path / "root"
     published.files["indoorCVPR_09.tar"] = make_tar({"Images/bar/a.jpg": b"1"})
     serve(monkeypatch, server, published)
-    with pytest.raises(KitError, match="was filled from indoorCVPR_09.tar, .*, but 21 of 21 listed images are not in .*, the first airport_inside/"):
+    with pytest.raises(
+        KitError,
+        match="was filled from indoorCVPR_09.tar, .*, but 21 of 21 listed images are not in .*, the first airport_inside/",
+    ):
         load_dataset("mit67", root=root, image_size=SIZE)
     assert len(server.sent) == 3, "nothing is fetched twice in one start"
     monkeypatch.setitem(layouts.COUNTS, "mit67", {"classes": 67, "train": 5360, "test": 1340})
@@ -138,8 +173,13 @@ def test_an_archive_that_holds_something_else(tmp_path, server, monkeypatch):
         load_dataset("mit67", root=root, image_size=SIZE)
 
 
-@pytest.mark.parametrize("size, reason", [(20_000, "indoorCVPR_09.tar cannot be unpacked .*incomplete or damaged"),
-                                          (20_480, "of 21 listed images are not in")])  # between two images: such an archive reads as a whole one
+@pytest.mark.parametrize(
+    "size, reason",
+    [
+        (20_000, "indoorCVPR_09.tar cannot be unpacked .*incomplete or damaged"),
+        (20_480, "of 21 listed images are not in"),
+    ],
+)  # between two images: such an archive reads as a whole one
 def test_an_archive_that_is_broken_is_fetched_again_next_time(tmp_path, server, monkeypatch, size, reason):
     published, root = mit67(monkeypatch, tmp_path), tmp_path / "root"
     whole = published.files["indoorCVPR_09.tar"]
@@ -166,7 +206,10 @@ def test_a_wrong_archive_in_root_is_not_used(tmp_path, server, monkeypatch, caps
     root.mkdir()
     (root / "102flowers.tgz").write_bytes(b"half of it")
     check(load_dataset("flowers102", root=root, image_size=SIZE), published)
-    assert "102flowers.tgz is not used: its MD5 is" in capsys.readouterr().out and (root / "102flowers.tgz").read_bytes() == b"half of it"
+    assert (
+        "102flowers.tgz is not used: its MD5 is" in capsys.readouterr().out
+        and (root / "102flowers.tgz").read_bytes() == b"half of it"
+    )
 
 
 def test_labels_that_cannot_be_read(tmp_path, monkeypatch):
@@ -181,6 +224,7 @@ def test_labels_that_cannot_be_read(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- other layouts of the same sets
 
+
 def test_stanford_cars_as_kaggle_has_them(tmp_path, monkeypatch):
     published, root = stanford_cars(monkeypatch, tmp_path), tmp_path / "root"
     put(published, root)
@@ -193,8 +237,13 @@ def test_stanford_cars_as_kaggle_has_them(tmp_path, monkeypatch):
     (cars / "car_devkit").mkdir()
     (cars / "devkit").rename(cars / "car_devkit" / "devkit")
     assert same(sets, load_dataset("stanford_cars", root=root, image_size=SIZE))
-    by_class = {part: {name: tmp_path / "other" / "stanford_cars" / "car_data" / "car_data" / part / name.replace("/", "-") for name in CARS}
-                for part in ("train", "test")}  # fmt: skip
+    by_class = {
+        part: {
+            name: tmp_path / "other" / "stanford_cars" / "car_data" / "car_data" / part / name.replace("/", "-")
+            for name in CARS
+        }
+        for part in ("train", "test")
+    }
     for part, folder in (("train", "cars_train"), ("test", "cars_test")):
         for i, file in enumerate(sorted((cars / folder / folder).iterdir())):
             by_class[part][CARS[i % 2]].mkdir(parents=True, exist_ok=True)
@@ -224,14 +273,17 @@ def test_places365_as_torchvision_leaves_it(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- ImageNet
 
+
 def imagenet(folder: Path, classes=130, flat=False) -> dict[str, str]:
     """Images of ImageNet's layout; returns validation image -> WordNet id."""
     maker, truth = Maker(), {}
     content = maker.image("")
     for c in range(classes):
         wordnet = f"n{c:08d}"
-        for place, names in ((f"train/{wordnet}", [f"{wordnet}_{i}.JPEG" for i in range(2)]),
-                             ("val" if flat else f"val/{wordnet}", [f"ILSVRC2012_val_{c + 1:08d}.JPEG"])):
+        for place, names in (
+            (f"train/{wordnet}", [f"{wordnet}_{i}.JPEG" for i in range(2)]),
+            ("val" if flat else f"val/{wordnet}", [f"ILSVRC2012_val_{c + 1:08d}.JPEG"]),
+        ):
             (folder / place).mkdir(parents=True, exist_ok=True)
             for name in names:
                 (folder / place / name).write_bytes(content)
@@ -248,9 +300,13 @@ def test_imagenet_folder(tmp_path, small_imagenet):
     imagenet(tmp_path / "imagenet")
     sets = load_dataset("imagenet", root=tmp_path, image_size=SIZE)
     assert sets.num_classes == 130 and len(sets.test) == 130 and torch.equal(sets.test.labels, torch.arange(130))
-    assert "test is the published validation set of ILSVRC 2012" in sets.split and "val is a stratified 4%" in sets.split
+    assert (
+        "test is the published validation set of ILSVRC 2012" in sets.split and "val is a stratified 4%" in sets.split
+    )
     shutil.rmtree(tmp_path / "imagenet" / "val" / "n00000007")
-    with pytest.raises(KitError, match="differ in classes.*: fetch it with an account at image-net.org and lay it out as"):
+    with pytest.raises(
+        KitError, match="differ in classes.*: fetch it with an account at image-net.org and lay it out as"
+    ):
         load_dataset("imagenet", root=tmp_path, image_size=SIZE)
     shutil.rmtree(tmp_path / "imagenet" / "train" / "n00000007")
     with pytest.raises(KitError, match="129 classes were found there, 130 are expected"):
@@ -262,7 +318,9 @@ def test_imagenet_with_a_flat_validation_folder(tmp_path, small_imagenet, kind):
     folder = tmp_path / "imagenet"
     truth = imagenet(folder / "ILSVRC/Data/CLS-LOC" if kind == "kaggle" else folder, flat=True)
     order = np.random.RandomState(0).permutation(130)
-    truth = {image: f"n{order[i]:08d}" for i, image in enumerate(truth)}  # validation images are not in the order of classes
+    truth = {
+        image: f"n{order[i]:08d}" for i, image in enumerate(truth)
+    }  # validation images are not in the order of classes
     with pytest.raises(KitError, match="no class folders in val/, LOC_val_solution.csv or the folder"):
         load_dataset("imagenet", root=tmp_path, image_size=SIZE)
     if kind == "kaggle":
@@ -273,24 +331,37 @@ def test_imagenet_with_a_flat_validation_folder(tmp_path, small_imagenet, kind):
         data = folder / "ILSVRC2012_devkit_t12" / "data"
         data.mkdir(parents=True)
         ids = {f"n{c:08d}": 130 - c for c in range(130)}  # the devkit numbers classes in an order of its own
-        (data / "ILSVRC2012_validation_ground_truth.txt").write_text("\n".join(str(ids[wordnet]) for wordnet in truth.values()))
-        (data / "meta.mat").write_bytes(make_mat(synsets=struct_array([{"ILSVRC2012_ID": i, "WNID": wordnet} for wordnet, i in ids.items()]).T))
+        (data / "ILSVRC2012_validation_ground_truth.txt").write_text(
+            "\n".join(str(ids[wordnet]) for wordnet in truth.values())
+        )
+        (data / "meta.mat").write_bytes(
+            make_mat(synsets=struct_array([{"ILSVRC2012_ID": i, "WNID": wordnet} for wordnet, i in ids.items()]).T)
+        )
     found = layouts.imagenet(folder)
     assert {file.stem: f"n{label:08d}" for file, label in found.test} == truth
     assert found.classes[5] == ("n00000005 crane" if kind == "kaggle" else "n00000005")
 
 
 def test_imagenet120_has_dadas_classes(tmp_path, monkeypatch):
-    assert len(set(layouts.DADA_CLASSES)) == 120 and list(layouts.DADA_CLASSES) == sorted(layouts.DADA_CLASSES) and layouts.DADA_CLASSES[-1] == 959
+    assert (
+        len(set(layouts.DADA_CLASSES)) == 120
+        and list(layouts.DADA_CLASSES) == sorted(layouts.DADA_CLASSES)
+        and layouts.DADA_CLASSES[-1] == 959
+    )
     monkeypatch.setattr(layouts, "DADA_CLASSES", (16, 23, 52))
     monkeypatch.setitem(layouts.COUNTS, "imagenet", {"classes": 60, "train": 120, "test": 60})
     imagenet(tmp_path / "imagenet", classes=60)
     found = layouts.imagenet120(tmp_path / "imagenet")
     assert found.classes == ("n00000016", "n00000023", "n00000052") and len(found.train) == 6
-    assert [(file.parent.name, label) for file, label in found.test] == [("n00000016", 0), ("n00000023", 1), ("n00000052", 2)]
+    assert [(file.parent.name, label) for file, label in found.test] == [
+        ("n00000016", 0),
+        ("n00000023", 1),
+        ("n00000052", 2),
+    ]
 
 
 # ---------------------------------------------------------------- SVHN and ELPV
+
 
 def test_svhn(tmp_path, server, monkeypatch):
     random, files, labels = np.random.RandomState(0), {}, {}
@@ -298,8 +369,14 @@ def test_svhn(tmp_path, server, monkeypatch):
         labels[part] = np.arange(n) % 10 + 1
         images = random.randint(0, 256, (32, 32, 3, n)).astype(np.uint8)
         files[part] = (images, make_mat(X=images, y=labels[part][:, None].astype(np.uint8)))
-    monkeypatch.setattr(tv.SVHN, "split_list", {part: [server.add(f"{part}_32x32.mat", content), f"{part}_32x32.mat",
-                                                       md5(content).hexdigest()] for part, (_, content) in files.items()})  # fmt: skip
+    monkeypatch.setattr(
+        tv.SVHN,
+        "split_list",
+        {
+            part: [server.add(f"{part}_32x32.mat", content), f"{part}_32x32.mat", md5(content).hexdigest()]
+            for part, (_, content) in files.items()
+        },
+    )
     monkeypatch.setitem(layouts.COUNTS, "svhn", {"train": 100, "test": 20})
     sets = load_dataset("svhn", root=tmp_path / "root")
     assert (len(sets.train), len(sets.val), len(sets.test)) == (90, 10, 20) and not sets.flip and sets.size == (32, 32)
@@ -321,7 +398,9 @@ def cells(tmp_path, monkeypatch):
     folder = tmp_path / "elpv"
     save_images(folder / "images", 48, mode="L")
     kinds = [(p, kind) for p in ("0.0", "0.3333333333333333", "0.6666666666666666", "1.0") for kind in ("mono", "poly")]
-    (folder / "labels.csv").write_text("".join(f"images/{i:03}.png  {kinds[i % 8][0]}  {kinds[i % 8][1]}\n" for i in range(48)))
+    (folder / "labels.csv").write_text(
+        "".join(f"images/{i:03}.png  {kinds[i % 8][0]}  {kinds[i % 8][1]}\n" for i in range(48))
+    )
     return folder
 
 
@@ -358,9 +437,27 @@ def test_elpv_real(tmp_path):
 
 # ---------------------------------------------------------------- descriptions
 
+
 def test_every_set_is_described():
-    known = {"cifar10", "cifar100", "digits", "elpv", "elpv4", "fashion_mnist", "flowers102", "flowers102_nas", "imagenet", "imagenet120", "mit67",
-             "mit67_nas", "places365", "sport8", "stanford_cars", "sun397", "svhn"}  # fmt: skip
+    known = {
+        "cifar10",
+        "cifar100",
+        "digits",
+        "elpv",
+        "elpv4",
+        "fashion_mnist",
+        "flowers102",
+        "flowers102_nas",
+        "imagenet",
+        "imagenet120",
+        "mit67",
+        "mit67_nas",
+        "places365",
+        "sport8",
+        "stanford_cars",
+        "sun397",
+        "svhn",
+    }
     assert known <= set(datasets())
     for name in known:
         about = registry._REGISTRY[name].about

@@ -11,13 +11,25 @@ from tests_data import digits, no_network, same, save_images, some_set, some_set
 
 import kit.data
 from kit.data import (
-    Batches, Files, ImageSet, ImageSets, Source, data_root, datasets, describe, fit, load_dataset,
-    normalization, register, registry, stratified_split, to_sets,
-)  # fmt: skip
+    Batches,
+    Files,
+    ImageSet,
+    Source,
+    data_root,
+    datasets,
+    describe,
+    fit,
+    load_dataset,
+    normalization,
+    register,
+    registry,
+    stratified_split,
+    to_sets,
+)
 from kit.errors import KitError, unknown
 
-
 # ---------------------------------------------------------------- errors
+
 
 def test_unknown_puts_the_nearest_name_first():
     error = unknown("dataset", "digit", ["cifar10", "digits"])
@@ -30,14 +42,21 @@ def test_unknown_puts_the_nearest_name_first():
 
 # ---------------------------------------------------------------- ImageSet, ImageSets
 
+
 def test_image_set_refuses_what_breaks_its_contract():
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     assert len(ImageSet(images, labels)) == 4
     assert ImageSet(images, labels).index.tolist() == [0, 1, 2, 3]
-    for bad, message in [((images.float(), labels), "uint8"), ((images[0], labels), "uint8"),
-                         ((images, labels[:3]), "labels must be int64"), ((images, labels.int()), "labels must be"),
-                         ((images[:0], labels[:0]), "empty"), ((images, labels - 1), "start at 0"),
-                         ((images, labels, labels[:1]), "index must be"), ((images, labels, labels), "twice")]:
+    for bad, message in [
+        ((images.float(), labels), "uint8"),
+        ((images[0], labels), "uint8"),
+        ((images, labels[:3]), "labels must be int64"),
+        ((images, labels.int()), "labels must be"),
+        ((images[:0], labels[:0]), "empty"),
+        ((images, labels - 1), "start at 0"),
+        ((images, labels, labels[:1]), "index must be"),
+        ((images, labels, labels), "twice"),
+    ]:
         with pytest.raises(KitError, match=message):
             ImageSet(*bad)
 
@@ -68,6 +87,7 @@ def test_image_sets_refuse_overlap_shapes_and_labels():
 
 
 # ---------------------------------------------------------------- splits
+
 
 def test_stratified_split_is_even_and_complete():
     labels = torch.cat([torch.full((n,), c) for c, n in enumerate([1, 2, 3, 37, 400])])
@@ -103,6 +123,7 @@ def test_source_parts_are_used_as_given():
 
 
 # ---------------------------------------------------------------- registry
+
 
 def test_names_and_descriptions():
     assert {"digits", "fashion_mnist", "cifar10", "cifar100"} <= set(datasets())
@@ -142,7 +163,12 @@ def test_the_example_of_register_runs(tmp_path, monkeypatch):
     names = {"root": tmp_path}
     exec(example, names)
     sets = names["sets"]
-    assert sets.classes == ("cat", "dog") and sets.size == (32, 32) and sets.name == "pets" and kit.data.describe("pets") == "our pets"
+    assert (
+        sets.classes == ("cat", "dog")
+        and sets.size == (32, 32)
+        and sets.name == "pets"
+        and kit.data.describe("pets") == "our pets"
+    )
     for part in (sets.train, sets.val, sets.test):
         assert part.labels.tolist() == [int(number % 3 > 0) for number in part.images[:, 0, 0, 0].tolist()]
     assert load_dataset("pets", root=tmp_path, image_size=8).size == (8, 8), "image_size comes before default_size"
@@ -165,19 +191,33 @@ def test_whose_split_it_is_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     save_images(tmp_path, 20)
     files = [(file, i % 2) for i, file in enumerate(sorted(tmp_path.glob("*.png")))]
-    for given, split in (({"train": files}, "lists of X; the source has no split: stratified 70% train"),
-                         ({"train": files[:12], "test": files[12:]}, "lists of X; val is a stratified 25% of its training images .split seed 0.$"),
-                         ({"train": files[:12], "val": files[12:16], "test": files[16:]}, "lists of X$")):
+    for given, split in (
+        ({"train": files}, "lists of X; the source has no split: stratified 70% train"),
+        (
+            {"train": files[:12], "test": files[12:]},
+            "lists of X; val is a stratified 25% of its training images .split seed 0.$",
+        ),
+        ({"train": files[:12], "val": files[12:16], "test": files[16:]}, "lists of X$"),
+    ):
         fraction = {"val_fraction": 0.25} if len(given) == 2 else {}
-        register("mine", lambda root, size, given=given, more=fraction: Files(("a", "b"), **given, **more, split="lists of X"), replace=True)
+        register(
+            "mine",
+            lambda root, size, given=given, more=fraction: Files(("a", "b"), **given, **more, split="lists of X"),
+            replace=True,
+        )
         assert re.match(split, load_dataset("mine", root=tmp_path).split)
 
 
 def test_files_refuse_what_cannot_be_split():
     one, two = Path("1.png"), Path("2.png")
-    for given, message in (({"val": [(one, 0)]}, "val part need a test part"), ({"classes": ("a",)}, "two classes are needed, got .'a'."),
-                           ({"classes": ("a", "b", "a")}, "two classes are called 'a'"), ({"train": []}, "train has no image files"),
-                           ({"test": []}, "test has no image files"), ({"train": [(one, 0), (two, 2)]}, "2.png has label 2, allowed are 0 to 1")):
+    for given, message in (
+        ({"val": [(one, 0)]}, "val part need a test part"),
+        ({"classes": ("a",)}, "two classes are needed, got .'a'."),
+        ({"classes": ("a", "b", "a")}, "two classes are called 'a'"),
+        ({"train": []}, "train has no image files"),
+        ({"test": []}, "test has no image files"),
+        ({"train": [(one, 0), (two, 2)]}, "2.png has label 2, allowed are 0 to 1"),
+    ):
         with pytest.raises(KitError, match=message):
             Files(**{"classes": ("a", "b"), "train": [(one, 0), (two, 1)]} | given)
     assert list(Files(("a", "b"), [(one, 0)], test=[(two, 1)]).parts()) == ["train", "test"]
@@ -206,6 +246,7 @@ def test_data_root(monkeypatch, tmp_path):
 
 # ---------------------------------------------------------------- digits
 
+
 def test_digits(digits):
     assert (digits.channels, digits.size, digits.num_classes) == (1, (8, 8), 10)
     assert not digits.flip and "60% train, 15% val, 25% test" in digits.split
@@ -225,6 +266,7 @@ def test_digits_splits_are_stratified_and_deterministic(digits):
 
 def test_digits_match_scikit_learn(digits):
     from sklearn.datasets import load_digits
+
     data = load_digits()
     row = int(digits.val.index[7])
     assert np.array_equal(digits.val.images[7, 0].numpy(), np.rint(data.images[row] * 255 / 16))
@@ -248,6 +290,7 @@ def test_fit_resizes_the_shorter_side_and_crops_the_centre():
 
 # ---------------------------------------------------------------- normalization
 
+
 def test_normalization_is_exact():
     data = some_set(n=50, channels=3, size=5)
     mean, std = normalization(data)
@@ -263,6 +306,7 @@ def test_normalization_of_a_constant_channel_divides_by_no_zero():
 
 
 # ---------------------------------------------------------------- Batches
+
 
 def batches(n=23, batch_size=5, seed=0):
     return Batches(some_set(n), batch_size, torch.Generator().manual_seed(seed))

@@ -45,10 +45,28 @@ def no_thread_is_left():
 
 # ---------------------------------------------------------------- images
 
-@pytest.mark.parametrize("key", [
-    slice(None), slice(3, 9), slice(20, 40), slice(5, 5), slice(None, None, 4), 3, -1, torch.tensor([4, 0, 4]), torch.tensor(6), [1, 2],
-    torch.arange(23) % 2 == 0, (slice(None), 1), (slice(2, 5), 0, slice(1, 3)), (7, 1), (slice(None), slice(None), 0, 0), (-2, 0, 1, 2),
-])  # fmt: skip
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        slice(None),
+        slice(3, 9),
+        slice(20, 40),
+        slice(5, 5),
+        slice(None, None, 4),
+        3,
+        -1,
+        torch.tensor([4, 0, 4]),
+        torch.tensor(6),
+        [1, 2],
+        torch.arange(23) % 2 == 0,
+        (slice(None), 1),
+        (slice(2, 5), 0, slice(1, 3)),
+        (7, 1),
+        (slice(None), slice(None), 0, 0),
+        (-2, 0, 1, 2),
+    ],
+)
 def test_streamed_images_are_read_like_a_tensor(key):
     lazy, whole = streamed()
     assert torch.equal(lazy.images[key], whole.images[key])
@@ -57,12 +75,20 @@ def test_streamed_images_are_read_like_a_tensor(key):
 def test_streamed_images_describe_themselves_and_give_parts_without_reading():
     lazy, whole = streamed()
     images = lazy.images
-    assert (images.shape, images.dtype, images.ndim, images.numel(), len(images)) == ((23, 2, 3, 3), torch.uint8, 4, 23 * 18, 23)
+    assert (images.shape, images.dtype, images.ndim, images.numel(), len(images)) == (
+        (23, 2, 3, 3),
+        torch.uint8,
+        4,
+        23 * 18,
+        23,
+    )
     assert images.device == torch.device("cpu") and "[23, 2, 3, 3]" in repr(images)
     rows = torch.tensor([5, 1, 22])
     part = lazy.take(rows)
     assert part.images.pool is images.pool and same_sets(part, whole.take(rows))
-    assert torch.equal(images.index_select(0, rows), whole.images[rows]) and torch.equal(images.resident("cpu"), whole.images)
+    assert torch.equal(images.index_select(0, rows), whole.images[rows]) and torch.equal(
+        images.resident("cpu"), whole.images
+    )
     with pytest.raises(KitError, match="first axis"):
         images.index_select(1, rows)
     with pytest.raises(IndexError):
@@ -96,6 +122,7 @@ def test_normalization_is_the_same_with_sums_and_without():
 
 # ---------------------------------------------------------------- what lives where
 
+
 def test_a_budget_decides_what_streams(monkeypatch, digits):
     size = sum(len(part) for part in (digits.train, digits.val, digits.test)) * 64
     monkeypatch.delenv("KIT_RESIDENT_GB", raising=False)
@@ -118,7 +145,9 @@ def test_without_a_budget_a_quarter_of_the_free_memory_is(monkeypatch):
         monkeypatch.setattr(stream, "free_memory", lambda device: free)
         sets = to_sets(Source(("a", "b"), (Streamed(pool), labels)), "fake", flip=False)
         assert isinstance(sets.train.images, Streamed) == streams
-        assert isinstance(to_sets(Source(("a", "b"), (pool, labels)), "fake", flip=False).train.images, torch.Tensor), "there already"
+        assert isinstance(to_sets(Source(("a", "b"), (pool, labels)), "fake", flip=False).train.images, torch.Tensor), (
+            "there already"
+        )
 
 
 @pytest.mark.parametrize("given", ["much", "-1", "nan", "inf"])
@@ -139,9 +168,18 @@ def test_train_val_of_one_pool_copies_no_image(monkeypatch):
     sets = to_sets(Source(("a", "b"), (pool, labels)), "fake", flip=False)
     apart = sets.to("cpu", resident_gb=0)  # tensors of three parts: pools of their own
     assert same_sets(apart.train_val(), sets.train_val())
-    parted = to_sets(Source(("a", "b"), (Streamed(pool, torch.arange(30)), labels[:30]), test=(Streamed(pool, torch.arange(30, 40)), labels[30:])),
-                     "fake", flip=False)  # fmt: skip
-    assert same(parted, to_sets(Source(("a", "b"), (pool[:30], labels[:30]), test=(pool[30:], labels[30:])), "fake", flip=False))
+    parted = to_sets(
+        Source(
+            ("a", "b"),
+            (Streamed(pool, torch.arange(30)), labels[:30]),
+            test=(Streamed(pool, torch.arange(30, 40)), labels[30:]),
+        ),
+        "fake",
+        flip=False,
+    )
+    assert same(
+        parted, to_sets(Source(("a", "b"), (pool[:30], labels[:30]), test=(pool[30:], labels[30:])), "fake", flip=False)
+    )
     monkeypatch.setenv("KIT_RESIDENT_GB", "0")
     lazy = to_sets(Source(("a", "b"), (Streamed(pool), labels)), "fake", flip=False)
     both = lazy.train_val()
@@ -149,6 +187,7 @@ def test_train_val_of_one_pool_copies_no_image(monkeypatch):
 
 
 # ---------------------------------------------------------------- batches
+
 
 def test_streamed_batches_are_the_resident_ones():
     lazy, whole = (loader(data) for data in streamed())
@@ -164,7 +203,9 @@ def test_the_state_is_what_was_consumed(steps):
         next(lazy), next(whole)
     time.sleep(0.01)  # the thread is ahead by now
     state, expected = lazy.state_dict(), whole.state_dict()
-    assert torch.equal(state.pop("generator"), expected["generator"]) and state == {k: v for k, v in expected.items() if k != "generator"}
+    assert torch.equal(state.pop("generator"), expected["generator"]) and state == {
+        k: v for k, v in expected.items() if k != "generator"
+    }
     state = copy.deepcopy(whole.state_dict())
     following = [next(whole) for _ in range(9)]
     assert all(equal(next(lazy), batch) for batch in following)
@@ -230,9 +271,10 @@ def test_the_thread_ends_with_its_object():
 
 
 def test_a_search_that_streams_is_the_search_that_does_not(finished, tmp_path, monkeypatch):
+    from tests_micro import micro_config
+
     import kit
     from kit.progress import Silent
-    from tests_micro import micro_config
 
     monkeypatch.setenv("KIT_RESIDENT_GB", "0")
     asked = []
@@ -245,6 +287,7 @@ def test_a_search_that_streams_is_the_search_that_does_not(finished, tmp_path, m
 
 # ---------------------------------------------------------------- GPU
 
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: streaming to a GPU is not tested here")
 def test_streaming_to_a_gpu_gives_the_same_batches():
     data, whole = streamed(200, size=16)
@@ -252,6 +295,8 @@ def test_streaming_to_a_gpu_gives_the_same_batches():
     for _ in range(40):
         batch, expected = next(lazy), next(whole)
         assert batch[0].device == expected[0].device and equal(batch, expected)
-        torch.rand(512, 512, device="cuda") @ torch.rand(512, 512, device="cuda")  # memory that a batch returned too soon would lose
+        torch.rand(512, 512, device="cuda") @ torch.rand(
+            512, 512, device="cuda"
+        )  # memory that a batch returned too soon would lose
     assert equal(data.to("cuda").images.resident("cuda").cpu(), data.images[:])
     assert sum(len(images) for images, _ in data.to("cuda").chunks(33)) == 200

@@ -1,4 +1,6 @@
-"""Downloads that break off, are cut short, are something else, or find no room: against a server on the loopback address."""
+"""Downloads that break off, are cut short, are something else, or find no room: against a server on the loopback
+address.
+"""
 
 import errno
 import fcntl
@@ -39,7 +41,10 @@ def test_what_broke_off_goes_on_where_it_broke_off(tmp_path, server, abrupt):
     assert fetch(url, tmp_path / "set.tar", MD5).read_bytes() == CONTENT
     if not abrupt:  # after a reset fewer bytes may have arrived than were sent
         assert [(sent.range, sent.status, sent.size) for sent in server.sent] == [
-            (None, 200, 40_000), ("bytes=40000-", 206, 30_000), ("bytes=70000-", 206, 32_400)]
+            (None, 200, 40_000),
+            ("bytes=40000-", 206, 30_000),
+            ("bytes=70000-", 206, 32_400),
+        ]
     assert names(tmp_path) == ["set.tar"]
 
 
@@ -78,7 +83,9 @@ def test_another_file_under_the_same_address_is_not_mixed_with_the_old(tmp_path,
     server.breaks["set.tar"], server.ranges = [], True
     server.add("set.tar", CONTENT[::-1])
     assert fetch(url, tmp_path / "set.tar").read_bytes() == CONTENT[::-1]
-    assert (server.sent[-1].range, server.sent[-1].status) == ("bytes=50000-", 200), "asked for the rest, got the new whole"
+    assert (server.sent[-1].range, server.sent[-1].status) == ("bytes=50000-", 200), (
+        "asked for the rest, got the new whole"
+    )
 
 
 def test_killed_when_the_new_file_is_known_but_none_of_it_is_here(tmp_path, server, monkeypatch):
@@ -225,7 +232,9 @@ def test_who_waited_for_the_lock_holds_the_one_that_others_see(tmp_path):
             inside.set()
             outside.wait(5)
 
-    first, second = (threading.Thread(target=work, args=args) for args in ((first_in, first_out), (second_in, second_out)))
+    first, second = (
+        threading.Thread(target=work, args=args) for args in ((first_in, first_out), (second_in, second_out))
+    )
     first.start()
     first_in.wait(5)
     second.start()
@@ -249,12 +258,16 @@ def test_logs_get_a_first_line_a_last_line_and_some_between(capsys):
     with Meter("downloading set.tar", 2_000_000, every=0.0) as meter:
         meter.add(500_000)
     first, middle, last = capsys.readouterr().out.splitlines()
-    assert first == "downloading set.tar: starts, 2.0 MB" and middle.startswith("downloading set.tar: 500.0 kB of 2.0 MB, ")
+    assert first == "downloading set.tar: starts, 2.0 MB" and middle.startswith(
+        "downloading set.tar: 500.0 kB of 2.0 MB, "
+    )
     assert last.startswith("downloading set.tar: broke off after 500.0 kB")
     with Meter("downloading set.tar", 2_000_000, done=1_500_000) as meter:
         meter.add(500_000)
     first, last = capsys.readouterr().out.splitlines()
-    assert first == "downloading set.tar: goes on after 1.5 MB of 2.0 MB" and last.startswith("downloading set.tar: done, 2.0 MB")
+    assert first == "downloading set.tar: goes on after 1.5 MB of 2.0 MB" and last.startswith(
+        "downloading set.tar: done, 2.0 MB"
+    )
     with Meter("unpacking set.tar", unit="file") as meter:
         meter.add(1200)
     assert "unpacking set.tar: done, 1,200 files" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""The fast gradients of depthwise convolutions against autograd's own, in float64 and float32, for every kernel, stride and dilation in use."""
+"""The fast gradients of depthwise convolutions against autograd's own, in float64 and float32, for every kernel, stride
+and dilation in use.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ def plain(x: torch.Tensor, conv: DepthwiseConv) -> torch.Tensor:
     return F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def case(kernel: int, stride: int, dilation: int, sides: tuple[int, int], dtype: torch.dtype, channels_last: bool = True):
+def case(
+    kernel: int, stride: int, dilation: int, sides: tuple[int, int], dtype: torch.dtype, channels_last: bool = True
+):
     torch.manual_seed(kernel * 100 + stride * 10 + dilation)
     conv = DepthwiseConv(6, kernel, stride, dilation).to(dtype)
     x = torch.randn(3, 6, *sides, dtype=dtype)
-    return conv, x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format).requires_grad_()
+    return conv, x.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    ).requires_grad_()
 
 
 @pytest.mark.parametrize("sides", SIDES, ids=str)
@@ -37,7 +43,9 @@ def test_output_and_gradients_are_autograds(kind, sides):
             y = conv(x)
             g = torch.randn_like(expected)
             assert y.grad_fn is not None and torch.allclose(y, expected, rtol=0, atol=tolerance)
-            for ours, theirs in zip(torch.autograd.grad(y, (x, conv.weight), g), torch.autograd.grad(expected, (x, conv.weight), g)):
+            for ours, theirs in zip(
+                torch.autograd.grad(y, (x, conv.weight), g), torch.autograd.grad(expected, (x, conv.weight), g)
+            ):
                 assert ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
@@ -100,9 +108,13 @@ def test_forward_mode_and_vmap_take_the_plain_way():
     conv, x = case(3, 1, 2, (8, 8), torch.float64)
     direction = torch.randn_like(conv.weight)
     with torch.no_grad():
-        value, slope = torch.func.jvp(lambda w: torch.func.functional_call(conv, {"weight": w}, (x,)), (conv.weight.detach(),), (direction,))
+        value, slope = torch.func.jvp(
+            lambda w: torch.func.functional_call(conv, {"weight": w}, (x,)), (conv.weight.detach(),), (direction,)
+        )
         assert torch.allclose(slope, F.conv2d(x, direction, None, 1, 2, 2, 6))
-        both = torch.func.vmap(lambda w: torch.func.functional_call(conv, {"weight": w}, (x,)))(torch.stack([conv.weight, direction]))
+        both = torch.func.vmap(lambda w: torch.func.functional_call(conv, {"weight": w}, (x,)))(
+            torch.stack([conv.weight, direction])
+        )
         assert torch.allclose(both[0], value) and torch.allclose(both[1], slope)
 
 
@@ -111,9 +123,13 @@ def test_halving_is_two_convolutions_one_pixel_apart(sides):
     conv = HalvingConv(4, 7).double()
     x = torch.randn(2, 4, *sides, dtype=torch.float64, requires_grad=True)
     even = F.conv2d(x, conv.weight[:3], stride=2)
-    odd = F.conv2d(F.pad(x, (0, 2, 0, 2))[:, :, 1:, 1:], conv.weight[3:], stride=2)[:, :, : even.shape[2], : even.shape[3]]
+    odd = F.conv2d(F.pad(x, (0, 2, 0, 2))[:, :, 1:, 1:], conv.weight[3:], stride=2)[
+        :, :, : even.shape[2], : even.shape[3]
+    ]
     expected, y = torch.cat([even, odd], 1), conv(x)
     assert torch.allclose(y, expected, atol=1e-12)
     g = torch.randn_like(y)
-    for ours, theirs in zip(torch.autograd.grad(y, (x, conv.weight), g), torch.autograd.grad(expected, (x, conv.weight), g)):
+    for ours, theirs in zip(
+        torch.autograd.grad(y, (x, conv.weight), g), torch.autograd.grad(expected, (x, conv.weight), g)
+    ):
         assert torch.allclose(ours, theirs, atol=1e-12)

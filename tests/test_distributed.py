@@ -1,4 +1,6 @@
-"""One search on several ranks is the search of one process: torchrun with two processes on the CPU (gloo), all jobs but one in one start."""
+"""One search on several ranks is the search of one process: torchrun with two processes on the CPU (gloo), all jobs but
+one in one start.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from tests_micro import Stop, StopAfterEachEpoch
-from tests_ranks import CASES, searched, steps_of, stepped, whole_run
+from tests_ranks import CASES, searched, stepped, steps_of, whole_run
 
 import kit
 from kit import KitError, Run, distributed, store
@@ -24,7 +26,17 @@ TESTS = Path(__file__).resolve().parent
 
 def torchrun(folder: Path, *jobs: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests_ranks", str(folder), *jobs]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "tests_ranks",
+        str(folder),
+        *jobs,
+    ]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -47,7 +59,7 @@ def job(micro: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, sub
     return folder, done
 
 
-# ---- the step ----------------------------------------------------------------------------------------------------------------
+# ---- the step ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,10 +67,13 @@ def test_the_steps_are_those_of_one_process_with_the_whole_batch(name: str, job,
     """In float64: weights, statistics, α, τ, η and every sample's loss; the child changes from draw to draw."""
     ranks, one = store.read_state(job[0] / f"{name}.safetensors"), stepped(name, tmp_path, steps_of(name))
     children = one["children"]
-    assert ranks["children"] == children and sum(a != b for a, b in zip(children, children[1:])) >= 0.85 * (len(children) - 1)
+    assert ranks["children"] == children and sum(a != b for a, b in zip(children, children[1:])) >= 0.85 * (
+        len(children) - 1
+    )
     for part in ("theta", "statistics", "alpha", "tau", "eta", "losses"):
         assert len(ranks[part]) == len(one[part]) > (-1 if part in ("tau", "eta") else 0)
-        # Adam divides a gate's gradient by its size, also where it is rounding alone (a block that only normalised layers read)
+        # Adam divides a gate's gradient by its size, also where it is rounding alone (a block that only normalised
+        # layers read)
         near = 1e-7 if part == "alpha" else 1e-10
         for a, b in zip(ranks[part], one[part]):
             torch.testing.assert_close(a, b, rtol=near, atol=near, msg=lambda text, part=part: f"{part}: {text}")
@@ -78,7 +93,7 @@ def test_ranks_that_part_are_found(job):
         assert "drawn different children" in children and "drifted apart" in weights and "last checkpoint" in weights
 
 
-# ---- a run -------------------------------------------------------------------------------------------------------------------
+# ---- a run ---------------------------------------------------------------------------------------
 
 
 def assert_close_runs(a: Run, b: Run) -> None:
@@ -111,16 +126,23 @@ def test_a_killed_rank_ends_the_job_and_one_process_goes_on(whole: Run, tmp_path
     assert_close_runs(Run.load(folder), whole)
 
 
-# ---- refused -----------------------------------------------------------------------------------------------------------------
+# ---- refused -------------------------------------------------------------------------------------
 
 
 def test_what_is_refused_is_said_once_and_before_anything_starts(job):
     folder, done = job
-    for said in ("epochz", "2 ranks do not divide batch_size=61: start 1 ranks", "is not name=value", "cannot be made (NotADirectoryError",
-                 "max_latency_ms is kept by"):  # fmt: skip
+    for said in (
+        "epochz",
+        "2 ranks do not divide batch_size=61: start 1 ranks",
+        "is not name=value",
+        "cannot be made (NotADirectoryError",
+        "max_latency_ms is kept by",
+    ):
         assert done.stderr.count(said) == 1, (said, done.stderr)
     assert "Traceback" not in done.stderr
-    told = [line for line in done.stderr.splitlines() if "only-rank-1.json" in line]  # of what one rank alone meets, all learn
+    told = [
+        line for line in done.stderr.splitlines() if "only-rank-1.json" in line
+    ]  # of what one rank alone meets, all learn
     assert sorted(line.startswith("Told") for line in told) == [False, True]
     assert not (folder / "refused").exists()
 
@@ -128,7 +150,11 @@ def test_what_is_refused_is_said_once_and_before_anything_starts(job):
 def test_one_process_shares_with_nobody():
     tensors = [torch.ones(2), None]
     assert distributed.count() == 1 and distributed.first()
-    assert distributed.mean(tensors)[0] is tensors[0] and distributed.gather(tensors[0]) is tensors[0] and distributed.own(tensors[0]) is tensors[0]
+    assert (
+        distributed.mean(tensors)[0] is tensors[0]
+        and distributed.gather(tensors[0]) is tensors[0]
+        and distributed.own(tensors[0]) is tensors[0]
+    )
     with pytest.raises(KitError, match="none"):
         distributed.on_first(lambda: (_ for _ in ()).throw(KitError("none")))
 

@@ -1,6 +1,7 @@
 """α's estimators against their definitions, by enumeration of every path of a tiny space, in float64.
 
-What a loss is does not matter to an estimator: it is a smooth function of the gates here, and ∂L/∂gate comes from autograd.
+What a loss is does not matter to an estimator: it is a smooth function of the gates here, and ∂L/∂gate comes from
+autograd.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def paths(slots: tuple[Slot, ...]) -> list[tuple[tuple[int, ...], ...]]:
 
 def rewards(slots: tuple[Slot, ...], path: tuple[tuple[int, ...], ...], of=loss) -> list[Tensor]:
     """r = ∂L/∂gate [candidates] of every slot at the path, where gates are 1; autograd."""
-    z = [torch.zeros(len(slot.candidates), dtype=torch.float64).index_fill(0, torch.tensor(order), 1.0).requires_grad_()
-         for slot, order in zip(slots, path)]  # fmt: skip
+    z = [
+        torch.zeros(len(slot.candidates), dtype=torch.float64).index_fill(0, torch.tensor(order), 1.0).requires_grad_()
+        for slot, order in zip(slots, path)
+    ]
     return list(torch.autograd.grad(of(z), z))
 
 
@@ -60,10 +63,12 @@ def measured(path: tuple[tuple[int, ...], ...], r: list[Tensor]) -> list[Tensor]
 
 
 def chance(logits: Tensor, slots: tuple[Slot, ...], path: tuple[tuple[int, ...], ...]) -> Tensor:
-    return torch.stack([probability(row[: len(slot.candidates)], order) for row, slot, order in zip(logits, slots, path)]).prod()
+    return torch.stack(
+        [probability(row[: len(slot.candidates)], order) for row, slot, order in zip(logits, slots, path)]
+    ).prod()
 
 
-# ---- DSNAS -------------------------------------------------------------------------------------------------------------------
+# ---- DSNAS ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -80,7 +85,8 @@ def test_the_probabilities_of_all_ordered_draws_are_plackett_luce_and_sum_to_one
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_dsnas_is_its_definition_over_all_paths(kind: str):
-    """Σ_Z p(Z) r(Z) ∇ log p(Z) (eq. 5): the gradient of Σ_Z Π_k p(z_k | z_<k) r_k(Z) with r, and all factors but the pick's own, constant.
+    """Σ_Z p(Z) r(Z) ∇ log p(Z) (eq. 5): the gradient of Σ_Z Π_k p(z_k | z_<k) r_k(Z) with r, and all factors but the
+    pick's own, constant.
     Within 1e-10."""
     slots = SIZES[kind]
     learner = dsnas(slots)
@@ -113,10 +119,13 @@ def test_a_frozen_slot_has_no_gradient_and_the_others_keep_theirs():
     assert (after[1] == 0).all() and torch.equal(after[[0, 2]], before[[0, 2]])
     logits = learner.logits.detach().clone()
     learner.move([after])
-    assert torch.equal(learner.logits[1], logits[1]) and (learner.logits[[0, 2]] != logits[[0, 2]])[learner.valid[[0, 2]]].all()
+    assert (
+        torch.equal(learner.logits[1], logits[1])
+        and (learner.logits[[0, 2]] != logits[[0, 2]])[learner.valid[[0, 2]]].all()
+    )
 
 
-# ---- SNAS --------------------------------------------------------------------------------------------------------------------
+# ---- SNAS ----------------------------------------------------------------------------------------
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03)
 
@@ -134,9 +143,12 @@ def snas(copies: int, size: int, row: Tensor, temperature: float) -> Snas:
 
 
 def test_the_gradient_of_snas_tends_to_that_of_dsnas():
-    """Two slots of three candidates under a loss that is linear in each slot's gates (what one takes is added up), so that ∂L/∂gate says
-    all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with λ, and at 0.1 and 0.03 every entry is
-    within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the gradient's norm: the variance grows as 1/λ)."""
+    """Two slots of three candidates under a loss that is linear in each slot's gates (what one takes is added up), so
+    that ∂L/∂gate says
+    all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with λ, and at 0.1 and
+    0.03 every entry is
+    within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the gradient's norm: the variance grows as
+    1/λ)."""
     n, samples = 3, 8000
     rows, c = normal(2, n, seed=5), couple(n)
     slots = block_slots(n, n)
@@ -161,12 +173,16 @@ def test_the_gradient_of_snas_tends_to_that_of_dsnas():
         error = found.std(0) / math.sqrt(samples)
         near = ((found.mean(0) - limit).abs() < 4 * error).all()
         assert near if temperature <= 0.1 else temperature < 1 or not near  # at 1 the distance is no noise
-        print(f"λ={temperature}: distance {distances[-1]:.4f} of {float(limit.norm()):.4f}, largest standard error {float(error.max()):.4f}")
+        print(
+            f"λ={temperature}: distance {distances[-1]:.4f} of {float(limit.norm()):.4f}, largest standard error {float(error.max()):.4f}"
+        )
     assert distances[0] > 5 * distances[1] > 5 * distances[2] and error.max() < 0.08 * limit.norm()
 
 
 def quadrature(value, logits: Tensor, temperature: float, points: int = 4000) -> Tensor:
-    """E[∇ value(z)] of two candidates without chance: the difference of two Gumbel variables is logistic, taken at its quantiles."""
+    """E[∇ value(z)] of two candidates without chance: the difference of two Gumbel variables is logistic, taken at its
+    quantiles.
+    """
     learner = snas(points, 2, logits, temperature)
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     learner._gumbel = lambda shape: torch.stack([u.logit(), torch.zeros_like(u)], dim=1).view(shape)
@@ -178,7 +194,8 @@ def quadrature(value, logits: Tensor, temperature: float, points: int = 4000) ->
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_without_chance_the_distance_vanishes_with_the_temperature(linear: bool):
-    """Two candidates, integrated at 4,000 quantiles. The limit is ∇ Σ_c p_c L(c). DSNAS's estimate is the same with r_c for L(c), its first
+    """Two candidates, integrated at 4,000 quantiles. The limit is ∇ Σ_c p_c L(c). DSNAS's estimate is the same with r_c
+    for L(c), its first
     order: equal where the loss is linear in the gate, else apart by that remainder however low λ is."""
     logits, v = torch.tensor([0.4, -0.3], dtype=torch.float64), torch.tensor([1.3, -0.7], dtype=torch.float64)
 
@@ -193,7 +210,9 @@ def test_without_chance_the_distance_vanishes_with_the_temperature(linear: bool)
     estimate = sum(logits.softmax(0)[c] * dsnas_of_two(logits, c, r[c]) for c in range(2))
     torch.testing.assert_close(estimate, by_gates, rtol=0, atol=1e-12)
     distances = [float((quadrature(value, logits, t) - limit).norm()) for t in TEMPERATURES]
-    assert distances[1] > 2 * distances[2] > 4 * distances[3] and distances[3] < (1e-3 if linear else 0.05) * float(limit.norm())
+    assert distances[1] > 2 * distances[2] > 4 * distances[3] and distances[3] < (1e-3 if linear else 0.05) * float(
+        limit.norm()
+    )
     apart = float((by_gates - limit).norm())
     assert apart < 1e-12 if linear else apart > 20 * distances[3]
 
@@ -209,7 +228,9 @@ def dsnas_of_two(logits: Tensor, c: int, r: Tensor) -> Tensor:
 def test_the_mixtures_gradients_are_autograds_through_the_softmax_of_every_edge(slots: tuple[Slot, ...]):
     """DARTS, and SNAS with the noise that it drew (eq. 4): to 1e-12."""
     for kind, temperature in ((Darts, 1.0), (Snas, 0.3)):
-        learner = with_logits(kind(slots, stream(7), FREE, lr=0.1, **({"temperature": temperature} if kind is Snas else {})))
+        learner = with_logits(
+            kind(slots, stream(7), FREE, lr=0.1, **({"temperature": temperature} if kind is Snas else {}))
+        )
         noise = torch.zeros(learner.members.shape, dtype=torch.float64)
         if kind is Snas:
             noise = learner._gumbel(learner.members.shape)
@@ -230,19 +251,25 @@ def test_the_mixtures_gradients_are_autograds_through_the_softmax_of_every_edge(
         torch.testing.assert_close(found, torch.autograd.grad(loss(z), leaf)[0], rtol=0, atol=1e-12)
 
 
-# ---- hard Gumbel -------------------------------------------------------------------------------------------------------------
+# ---- hard Gumbel ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("all_edges", [False, True], ids=["daas", "gdas"])
 def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_was_sampled(all_edges: bool):
-    """Gate = A · B with A = onehot + soft − const(soft) for the operation (eq. 7) and B alike for the edge (eq. 8): to 1e-12."""
+    """Gate = A · B with A = onehot + soft − const(soft) for the operation (eq. 7) and B alike for the edge (eq. 8): to
+    1e-12.
+    """
     slots, temperature = edge_slots(2, 3), 0.7
     learner = with_logits(Gumbel(slots, stream(1), FREE, lr=0.1, all_edges=all_edges, temperature=temperature))
     for _ in range(5):
         child = learner.sample()
         noise, edge_noise = child.memory
         alpha = learner.logits.detach().clone().requires_grad_()
-        beta = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True) if all_edges else learner.beta.detach().clone().requires_grad_()
+        beta = (
+            torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+            if all_edges
+            else learner.beta.detach().clone().requires_grad_()
+        )
         gates = []
         for s, slot in enumerate(slots):
             edges = sorted({e for _, e in slot.candidates})
@@ -256,7 +283,9 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
                 a, b = 1 + soft - soft.detach(), 1 + soft_edge[edge] - soft_edge[edge].detach()
                 gates.append(a if all_edges else a * b)
             taken = {slot.candidates[c][1] for c in child.picks[s]}
-            assert taken == (set(edges) if all_edges else set((beta[s, edges] + edge_noise[s, edges]).topk(2).indices.tolist()))
+            assert taken == (
+                set(edges) if all_edges else set((beta[s, edges] + edge_noise[s, edges]).topk(2).indices.tolist())
+            )
         sizes = [len(p) for p in child.picks]
         value = lambda g: loss([torch.cat([part, torch.ones(1, dtype=torch.float64)]) for part in g.split(sizes)])  # noqa: E731
         leaf = torch.ones(sum(sizes), dtype=torch.float64, requires_grad=True)
@@ -267,7 +296,7 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
         assert len(found) == (1 if all_edges else 2) and all(g.abs().max() > 1e-4 for g in found)
 
 
-# ---- REINFORCE ---------------------------------------------------------------------------------------------------------------
+# ---- REINFORCE -----------------------------------------------------------------------------------
 
 
 def quality(path: tuple[tuple[int, ...], ...]) -> float:
@@ -284,27 +313,36 @@ def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str,
     learner.baseline.value = constant
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]
-    found = sum(chance(leaf, slots, path).detach() * learner.estimate(child_for(path), reward=lambda path=path: quality(path))[0]
-                for path in paths(slots))  # fmt: skip
+    found = sum(
+        chance(leaf, slots, path).detach()
+        * learner.estimate(child_for(path), reward=lambda path=path: quality(path))[0]
+        for path in paths(slots)
+    )
     assert learner.baseline.value == constant
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert found.abs().max() > 1e-2
 
 
 def test_the_mean_over_many_samples_with_the_moving_baseline_agrees_too():
-    """2,000 draws of its own, baseline 0.95: within four standard errors; the baseline does not know the draw that it is compared with."""
+    """2,000 draws of its own, baseline 0.95: within four standard errors; the baseline does not know the draw that it
+    is compared with.
+    """
     slots, n = block_slots(3, 2), 2000
     learner = with_logits(Reinforce(slots, stream(2), FREE, lr=0.1))
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]
-    found = torch.stack([learner.estimate(child, reward=lambda child=child: quality(child.picks))[0]
-                         for child in (learner.sample() for _ in range(n))])  # fmt: skip
+    found = torch.stack(
+        [
+            learner.estimate(child, reward=lambda child=child: quality(child.picks))[0]
+            for child in (learner.sample() for _ in range(n))
+        ]
+    )
     error = found.std(0) / math.sqrt(n)
     assert ((found.mean(0) - expected).abs() <= 4 * error + 1e-12).all()
     assert expected.abs().max() > 8 * error.max()  # the sign is beyond doubt
 
 
-# ---- multiply-adds to steer to -----------------------------------------------------------------------------------------------
+# ---- multiply-adds to steer to -------------------------------------------------------------------
 
 
 def target(macs: int = 2500, weight: float = 0.3, slots: tuple[Slot, ...] = SIZES["one pick"]) -> Target:
@@ -334,7 +372,9 @@ def test_the_absolute_reward_is_added_to_the_quality():
     slots = SIZES["one pick"]
     cheap, dear = ((0,), (0,), (0,)), ((2,), (1,), (3,))  # 1000 + 100 + 200 + 300, 1000 + 900 + 800 + 4800
     aim = target()
-    assert aim.reward(cheap) == pytest.approx(-0.3 * (1 - 1600 / 2500)) and aim.reward(dear) == pytest.approx(-0.3 * (7500 / 2500 - 1))
+    assert aim.reward(cheap) == pytest.approx(-0.3 * (1 - 1600 / 2500)) and aim.reward(dear) == pytest.approx(
+        -0.3 * (7500 / 2500 - 1)
+    )
     with_aim, without = (with_logits(Reinforce(slots, stream(), FREE, lr=0.1, target=t)) for t in (aim, None))
     for learner in (with_aim, without):
         learner.baseline.value = 0.0
@@ -345,6 +385,8 @@ def test_the_absolute_reward_is_added_to_the_quality():
 
 @pytest.mark.parametrize("macs", [1599, 7501])
 def test_a_target_that_no_architecture_meets_is_refused_with_the_range(macs: int):
-    with pytest.raises(KitError, match=f"target_macs={macs:,} is met by no architecture: this space reaches 1,600 to 7,500"):
+    with pytest.raises(
+        KitError, match=f"target_macs={macs:,} is met by no architecture: this space reaches 1,600 to 7,500"
+    ):
         target(macs)
     assert [target(reached).macs for reached in (1600, 7500)] == [1600, 7500]

@@ -1,4 +1,5 @@
-"""η's estimators and signals against their definitions: REINFORCE over bases, implicit differentiation, HGD, trials; the steps that a
+"""η's estimators and signals against their definitions: REINFORCE over bases, implicit differentiation, HGD, trials;
+the steps that a
 search may choose against torch.optim; mixup."""
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from kit.learner import Baseline, WarmUp, generator
 from kit.space import Child
 from kit.step import STEPS, Samples, _beta, mixed
 
-BASES = {"lr": Basis("lr", (0.01, 0.1)), "mixup": Basis("mixup", (0.0, 0.1, 0.2)), "optimizer": Basis("optimizer", ("sgd", "adam"))}
+BASES = {
+    "lr": Basis("lr", (0.01, 0.1)),
+    "mixup": Basis("mixup", (0.0, 0.1, 0.2)),
+    "optimizer": Basis("optimizer", ("sgd", "adam")),
+}
 CHOICES = list(itertools.product(range(2), range(3), range(2)))
 
 
-# ---- REINFORCE ---------------------------------------------------------------------------------------------------------------
+# ---- REINFORCE -----------------------------------------------------------------------------------
 
 
 def controller(seed: int = 0, **settings) -> Controller:
@@ -66,12 +71,16 @@ def test_the_controllers_mean_is_the_gradient_of_the_expected_reward(constant: f
 
 
 def test_the_mean_over_many_draws_with_the_moving_baseline_agrees_too():
-    """3,000 draws of its own, baseline 0.95: within four standard errors, and the draws are the softmax's (χ², p > 1e-3)."""
+    """3,000 draws of its own, baseline 0.95: within four standard errors, and the draws are the softmax's (χ², p >
+    1e-3).
+    """
     learner, n, estimates, counts = controller(2), 3000, [], dict.fromkeys(CHOICES, 0)
     for _ in range(n):
         regular, (lr, decay, optimizer) = learner.draw(), learner.sample(0.5)
         choice = tuple(learner.drawn.values())
-        assert regular == {"mixup": BASES["mixup"].values[choice[1]]} and optimizer == BASES["optimizer"].values[choice[2]]
+        assert (
+            regular == {"mixup": BASES["mixup"].values[choice[1]]} and optimizer == BASES["optimizer"].values[choice[2]]
+        )
         assert float(lr) == pytest.approx(0.5 * BASES["lr"].values[choice[0]]) and float(decay) == pytest.approx(1e-3)
         counts[choice] += 1
         estimates.append(torch.cat(learner.estimate(None, reward=lambda choice=choice: quality(choice))))
@@ -101,26 +110,32 @@ def test_the_baseline_is_the_moving_average_of_the_rewards_before():
     assert value == pytest.approx(0.95 * (0.95 * (0.95 * 0.2 + 0.05 * 0.6) + 0.05 * 0.1) + 0.05 * 0.9)
 
 
-def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(micro: str, monkeypatch: pytest.MonkeyPatch):
+def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
+    micro: str, monkeypatch: pytest.MonkeyPatch
+):
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
     monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
     parts = compose.compose(config, 0, sets, torch.device("cpu"), data.normalization(sets.train), steps=10)
     assert isinstance(parts.arch, WarmUp) and isinstance(parts.hyper, WarmUp) and parts.hyper.steps == 3
-    batches = {name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))}
+    batches = {
+        name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))
+    }
     parts.net.train()
     moved = []
     for _ in range(6):
         before = [v.detach().clone() for v in (*parts.arch.variables(), *parts.hyper.variables())]
         STEPS["reward"](parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
-        moved.append([bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)])
+        moved.append(
+            [bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)]
+        )
     assert not any(itertools.chain(*moved[:3])) and parts.hyper.passed == 6
     assert not any(moved[3])  # the first reward that counts is the baseline's first as well
     assert all(moved[4]) and all(moved[5])
 
 
-# ---- implicit differentiation, HGD, curvature --------------------------------------------------------------------------------
+# ---- implicit differentiation, HGD, curvature ----------------------------------------------------
 
 H, A, B = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), normal(3, seed=1), normal(3, seed=2)
 
@@ -131,7 +146,9 @@ def settled(decay: float) -> Tensor:
 
 
 def test_the_implicit_gradient_is_the_inverse_and_the_slope_of_the_settled_validation_loss():
-    """L_val = ½ ‖θ − B‖². Many Neumann terms: −⟨(H + wd)⁻¹ g, θ⟩ to 1e-10, and central differences of L_val(θ*(wd)) to 1e-6."""
+    """L_val = ½ ‖θ − B‖². Many Neumann terms: −⟨(H + wd)⁻¹ g, θ⟩ to 1e-10, and central differences of L_val(θ*(wd)) to
+    1e-6.
+    """
     decay, h = 0.3, 1e-5
     theta = nn.Parameter(settled(decay))
     outer = Gradient([theta], [(theta - B).detach()])
@@ -143,7 +160,9 @@ def test_the_implicit_gradient_is_the_inverse_and_the_slope_of_the_settled_valid
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_few_terms_are_the_gradient_of_as_many_unrolled_steps(steps: int):
-    """From the settled weights, `steps` + 1 plain steps of rate 0.4 with autograd kept through all of them: to 1e-10."""
+    """From the settled weights, `steps` + 1 plain steps of rate 0.4 with autograd kept through all of them: to
+    1e-10.
+    """
     decay = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     theta = nn.Parameter(settled(0.3))
     rolled = theta.detach()
@@ -151,7 +170,9 @@ def test_few_terms_are_the_gradient_of_as_many_unrolled_steps(steps: int):
         rolled = rolled - 0.4 * (H * (rolled - A) + decay * rolled)
     (expected,) = torch.autograd.grad(((rolled - B) ** 2).sum() / 2, decay)
     outer = Gradient([theta], [(theta - B).detach()])
-    torch.testing.assert_close(implicit_gradient(outer, 0.3, 0.4, lambda v: [H * v[0]], terms=steps), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        implicit_gradient(outer, 0.3, 0.4, lambda v: [H * v[0]], terms=steps), expected, rtol=1e-10, atol=0
+    )
 
 
 def test_curvature_is_the_hessian_of_the_mean_loss_times_a_vector():
@@ -159,22 +180,33 @@ def test_curvature_is_the_hessian_of_the_mean_loss_times_a_vector():
     parameters = net.child_parameters(())
     v = [normal(*p.shape, seed=i) for i, p in enumerate(parameters)]
     first = torch.autograd.grad(net.losses(x, y, Child(()))[0].mean(), parameters, create_graph=True)
-    rows = [torch.cat([r.flatten() for r in torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)])
-            for entry in torch.cat([g.flatten() for g in first])]  # fmt: skip
+    rows = [
+        torch.cat(
+            [r.flatten() for r in torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)]
+        )
+        for entry in torch.cat([g.flatten() for g in first])
+    ]
     hessian = torch.stack(rows)
     torch.testing.assert_close(hessian, hessian.T)
     found = grads.curvature(net, x, y, Child(()), parameters, v)
-    torch.testing.assert_close(torch.cat([f.flatten() for f in found]), hessian @ torch.cat([d.flatten() for d in v]), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([f.flatten() for f in found]), hessian @ torch.cat([d.flatten() for d in v]), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("where", ["cell", "mobile"])
 def test_curvature_through_batch_norm_is_the_slope_of_the_gradient(where: str):
-    """Central differences of ∇L along v, BatchNorm in training mode, gates constant: to 1e-5 of its norm; statistics left alone."""
+    """Central differences of ∇L along v, BatchNorm in training mode, gates constant: to 1e-5 of its norm; statistics
+    left alone.
+    """
     net, (x, y) = supernet(where), batch(1)
     child = child_of(net)
     gates = tuple(torch.ones(len(p), dtype=torch.float64, requires_grad=True) for p in child.picks)
     parameters = net.child_parameters(child.picks)
-    v, buffers = [normal(*p.shape, seed=i) for i, p in enumerate(parameters)], {k: b.clone() for k, b in net.named_buffers()}
+    v, buffers = (
+        [normal(*p.shape, seed=i) for i, p in enumerate(parameters)],
+        {k: b.clone() for k, b in net.named_buffers()},
+    )
     found = grads.curvature(net, x, y, Child(child.picks, gates, unit=True), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
@@ -197,9 +229,16 @@ def test_hgd_changes_the_rate_by_the_cosine_of_gradient_and_step():
     learner.observe(None, Gradient([kept], [g]))
     assert float(learner.sample().lr) == pytest.approx(0.2, rel=1e-6)  # the first step has none before it
     learner.observe(trace, Gradient([kept, new], [g, normal(4, seed=8)]))
-    assert float(learner.log[0].detach()) == pytest.approx(math.log(0.2) + 0.01 * cosine, abs=1e-12) and abs(cosine) > 0.05
-    assert (float(learner.sample().lr) > 0.2) == (cosine > 0) and float(learner.sample().weight_decay) == pytest.approx(1e-3)
-    for scale, sign in ((3.0, 1.0), (-1e-3, -1.0)):  # along the step: it was too short; against it: too long. Sizes do not count
+    assert (
+        float(learner.log[0].detach()) == pytest.approx(math.log(0.2) + 0.01 * cosine, abs=1e-12) and abs(cosine) > 0.05
+    )
+    assert (float(learner.sample().lr) > 0.2) == (cosine > 0) and float(learner.sample().weight_decay) == pytest.approx(
+        1e-3
+    )
+    for scale, sign in (
+        (3.0, 1.0),
+        (-1e-3, -1.0),
+    ):  # along the step: it was too short; against it: too long. Sizes do not count
         learner = Hgd(0.2, 1e-3, step=0.01)
         learner.observe(trace, Gradient([kept], [scale * velocity]))
         assert float(learner.log[0].detach()) == pytest.approx(math.log(0.2) + 0.01 * sign, abs=1e-12)
@@ -207,7 +246,7 @@ def test_hgd_changes_the_rate_by_the_cosine_of_gradient_and_step():
         assert (float(by_lr) < 0) == (sign > 0)
 
 
-# ---- the weights' step -------------------------------------------------------------------------------------------------------
+# ---- the weights' step ---------------------------------------------------------------------------
 
 
 def toy() -> nn.Module:
@@ -219,13 +258,19 @@ def toy() -> nn.Module:
 def step_toy(net: nn.Module, sgd: Momentum, optimizer: str, i: int, absent: int | None = None) -> None:
     parameters = [p for k, p in enumerate(net.parameters()) if k != absent]
     loss = (net(normal(8, 5, seed=20 + i)) - normal(8, 3, seed=40 + i)).square().mean()
-    sgd.step(Gradient(parameters, list(torch.autograd.grad(loss, parameters))), torch.tensor(0.1 / (i + 1), dtype=torch.float64),
-             torch.tensor(0.01 * i, dtype=torch.float64), optimizer)  # fmt: skip
+    sgd.step(
+        Gradient(parameters, list(torch.autograd.grad(loss, parameters))),
+        torch.tensor(0.1 / (i + 1), dtype=torch.float64),
+        torch.tensor(0.01 * i, dtype=torch.float64),
+        optimizer,
+    )
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop)])
 def test_several_steps_equal_torchs_also_where_weights_are_absent(optimizer: str, kind: type[torch.optim.Optimizer]):
-    """To 1e-12; the rate is `RATES` times the learning rate. An absent weight rests: value, moments and its own count of steps."""
+    """To 1e-12; the rate is `RATES` times the learning rate. An absent weight rests: value, moments and its own count
+    of steps.
+    """
     ours, theirs = toy(), toy()
     sgd, reference = Momentum(ours, 0.9, 0.0), kind(theirs.parameters(), lr=1.0)
     for i, absent in enumerate((None, 1, 0, 0, None, 3)):
@@ -240,7 +285,10 @@ def test_several_steps_equal_torchs_also_where_weights_are_absent(optimizer: str
         for k, (a, b) in enumerate(zip(ours.parameters(), theirs.parameters())):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
             assert torch.equal(a, before[k]) == (k == absent)
-    steps = {name: int(state["step"]) for (name, _), state in zip(theirs.named_parameters(), (reference.state[p] for p in theirs.parameters()))}
+    steps = {
+        name: int(state["step"])
+        for (name, _), state in zip(theirs.named_parameters(), (reference.state[p] for p in theirs.parameters()))
+    }
     assert steps == {"0.weight": 4, "0.bias": 5, "2.weight": 6, "2.bias": 5}
     if optimizer == "adam":
         assert {name: int(t) for name, t in sgd.moments["adam/steps"].items()} == steps
@@ -271,7 +319,7 @@ def test_the_mean_gradient_of_several_children_counts_a_child_without_a_weight_a
     assert Gradient.mean([first]) is first and first.theta[0].tolist() == [1.0, 2.0]
 
 
-# ---- mixup -------------------------------------------------------------------------------------------------------------------
+# ---- mixup ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("a", [0.2, 1.0])
@@ -298,21 +346,32 @@ def test_mixed_images_labels_and_their_loss_are_the_formula():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
-# ---- bases and trials --------------------------------------------------------------------------------------------------------
+# ---- bases and trials ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "values", "message"), [
-    ("lr", (), "basis of 'lr' is empty"), ("optimizer", (), "basis of 'optimizer' is empty"), ("lr", (0.1, 0.01), "must ascend .* lr=0.01:0.1"),
-    ("mixup", (0.1, 0.1), "must ascend without repetition"), ("lr", (0.0, 0.1), "holds 0, allowed is 1e-06 to 10"),
-    ("dropout", (0.1, 0.95), "holds 0.95, allowed is 0 to 0.9"), ("mixup", (math.nan,), "holds nan"),
-    ("optimizer", ("sgd", "sgd"), "names one twice"), ("optimizer", ("adm",), "adam"), ("momentum", (0.9,), "hyper-parameter"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("lr", (), "basis of 'lr' is empty"),
+        ("optimizer", (), "basis of 'optimizer' is empty"),
+        ("lr", (0.1, 0.01), "must ascend .* lr=0.01:0.1"),
+        ("mixup", (0.1, 0.1), "must ascend without repetition"),
+        ("lr", (0.0, 0.1), "holds 0, allowed is 1e-06 to 10"),
+        ("dropout", (0.1, 0.95), "holds 0.95, allowed is 0 to 0.9"),
+        ("mixup", (math.nan,), "holds nan"),
+        ("optimizer", ("sgd", "sgd"), "names one twice"),
+        ("optimizer", ("adm",), "adam"),
+        ("momentum", (0.9,), "hyper-parameter"),
+    ],
+)
 def test_a_basis_refuses_what_it_cannot_search(name: str, values: tuple, message: str):
     with pytest.raises(KitError, match=message):
         Basis(name, values)
 
 
-def trials(sampler: str = "random", space: str = "lr=0.001:1,mixup=0:0.2,weight_decay=0:0.01,optimizer=sgd:adam") -> Trials:
+def trials(
+    sampler: str = "random", space: str = "lr=0.001:1,mixup=0:0.2,weight_decay=0:0.01,optimizer=sgd:adam"
+) -> Trials:
     pytest.importorskip("optuna")
     return Trials(0.05, 1e-3, read_bases(space), stream(3), sampler=sampler)
 
@@ -354,7 +413,10 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_w
         settings.append((learner.sample(), learner.draw()))
         learner.tell(score)
     assert learner.derived() == settings[1][0] and learner.derived_draw() == settings[1][1]  # the earliest of equals
-    assert learner.found()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6) and learner.summary()["trials/best"] == 0.9
+    assert (
+        learner.found()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
+        and learner.summary()["trials/best"] == 0.9
+    )
     assert learner.sample() not in [s for s, _ in settings]
 
 

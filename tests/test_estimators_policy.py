@@ -1,4 +1,5 @@
-"""τ's policy gradient (DAAS eq. 3, 4, 11–13) against ∇_γ of the expectation enumerated over every policy, and the rewards it learns from
+"""τ's policy gradient (DAAS eq. 3, 4, 11–13) against ∇_γ of the expectation enumerated over every policy, and the
+rewards it learns from
 against explicit inner products: in float64."""
 
 from __future__ import annotations
@@ -44,9 +45,18 @@ def draw_of(*policies: tuple) -> Draw:
     """The draw in which image k has policies[k]; where an operation is not applied, its bin is some bin."""
     choices = torch.tensor([[(op, int(b is not None), b or 0) for op, b in events] for events in policies])
     place, applied, bins = choices.unbind(2)
-    ops = torch.where(applied.bool(), torch.tensor([ALL_OPS.index(name) for name in OPS])[place], ALL_OPS.index("Identity"))
+    ops = torch.where(
+        applied.bool(), torch.tensor([ALL_OPS.index(name) for name in OPS])[place], ALL_OPS.index("Identity")
+    )
     plain = torch.ones(len(policies), 2)
-    return Draw(ops, bins * 10.0, plain, plain[..., None].expand(-1, -1, 2) / 2, index=place[:, 0] * 2 + place[:, 1], choices=choices)
+    return Draw(
+        ops,
+        bins * 10.0,
+        plain,
+        plain[..., None].expand(-1, -1, 2) / 2,
+        index=place[:, 0] * 2 + place[:, 1],
+        choices=choices,
+    )
 
 
 def probability(p: PolicyGradient, events: tuple) -> Tensor:
@@ -69,9 +79,16 @@ class Scene:
         for events in POLICIES:
             augmented = p.apply(self.x, draw_of(*[events] * 3))
             losses = net.losses(augmented, self.y, child)[0]
-            explicit = [sum((g * v).sum() for g, v in zip(torch.autograd.grad(loss, outer.parameters, retain_graph=True), outer.theta))
-                        for loss in losses]  # fmt: skip
-            torch.testing.assert_close(grads.directional(net, augmented, self.y, child, outer), torch.stack(explicit), rtol=1e-10, atol=1e-12)
+            explicit = [
+                sum(
+                    (g * v).sum()
+                    for g, v in zip(torch.autograd.grad(loss, outer.parameters, retain_graph=True), outer.theta)
+                )
+                for loss in losses
+            ]
+            torch.testing.assert_close(
+                grads.directional(net, augmented, self.y, child, outer), torch.stack(explicit), rtol=1e-10, atol=1e-12
+            )
             rows.append(torch.stack(explicit))
         self.rewards = torch.stack(rows)
 
@@ -95,7 +112,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
         assert b.abs().max() > 1e-5
 
 
-# ---- what is drawn -----------------------------------------------------------------------------------------------------------
+# ---- what is drawn -------------------------------------------------------------------------------
 
 
 def test_log_probability_is_eq_4_and_the_probabilities_of_all_policies_sum_to_one():
@@ -136,8 +153,12 @@ def test_derived_draws_operations_as_learned_at_the_likeliest_magnitude_for_ever
     place, applied, bins = draw.choices.unbind(2)
     assert torch.equal(bins, p.delta.detach().argmax(1)[place]) and len(set(p.delta.detach().argmax(1).tolist())) == 2
     assert torch.equal(draw.magnitude, bins * 10.0)
-    expected = [p.pi[0].softmax(0)[a] * p.pi[1].softmax(0)[b] * (p.apply_logit[a].sigmoid() if on else 1 - p.apply_logit[a].sigmoid())
-                for a, b, on in itertools.product(range(2), range(2), (0, 1))]  # fmt: skip
+    expected = [
+        p.pi[0].softmax(0)[a]
+        * p.pi[1].softmax(0)[b]
+        * (p.apply_logit[a].sigmoid() if on else 1 - p.apply_logit[a].sigmoid())
+        for a, b, on in itertools.product(range(2), range(2), (0, 1))
+    ]
     counts = torch.bincount(place[:, 0] * 4 + place[:, 1] * 2 + applied[:, 0], minlength=8)
     assert stats.chisquare(counts.tolist(), [e.item() * n for e in expected]).pvalue > 1e-3
 
@@ -147,17 +168,21 @@ def test_a_policy_adopted_from_its_record_is_the_same_policy():
     found = {name: values.tolist() for name, values in p.snapshot().items() if name != "counts"}
     q = PolicyGradient(Basics(), stream(9), lr=0.1, ops=OPS)
     q.adopt(json.loads(json.dumps(found)))
-    torch.testing.assert_close(q.log_probability(draw_of(*POLICIES)).double(), p.log_probability(draw_of(*POLICIES)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        q.log_probability(draw_of(*POLICIES)).double(), p.log_probability(draw_of(*POLICIES)), rtol=0, atol=1e-5
+    )
     for name, values in q.snapshot().items():
         torch.testing.assert_close(values.tolist(), found.get(name, [[0.0] * 2] * 2), rtol=0, atol=1e-6)
     assert torch.equal(q.delta.argmax(1), p.delta.argmax(1))
 
 
-# ---- what is learned ---------------------------------------------------------------------------------------------------------
+# ---- what is learned -----------------------------------------------------------------------------
 
 
 def test_the_papers_form_is_the_gradient_of_the_enumerated_expectation(scene: Scene):
-    """One policy for the batch, its reward ⟨v, ∇L_train⟩ the mean over the images: Σ_Γ p(Γ) estimate(Γ) = −∇_γ E_Γ[…] to 1e-10."""
+    """One policy for the batch, its reward ⟨v, ∇L_train⟩ the mean over the images: Σ_Γ p(Γ) estimate(Γ) = −∇_γ E_Γ[…]
+    to 1e-10.
+    """
     p = policy(shared=True)
     found = [torch.zeros_like(v) for v in p.variables()]
     for events, r in zip(POLICIES, scene.rewards):
@@ -168,7 +193,9 @@ def test_the_papers_form_is_the_gradient_of_the_enumerated_expectation(scene: Sc
 
 @pytest.mark.parametrize("baseline", [False, True])
 def test_the_per_image_form_has_the_same_expectation_with_and_without_its_baseline(baseline: bool, scene: Scene):
-    """Two images, each with a policy of its own: all 36² pairs. The mean of the others as baseline adds no bias: to 1e-10."""
+    """Two images, each with a policy of its own: all 36² pairs. The mean of the others as baseline adds no bias: to
+    1e-10.
+    """
     p = policy(baseline=baseline)
     with torch.no_grad():
         chances = torch.stack([probability(p, events) for events in POLICIES])
@@ -187,7 +214,9 @@ def test_a_baseline_makes_the_estimate_steadier_and_a_lone_image_has_none(scene:
     spread = {}
     for baseline in (False, True):
         p = policy(baseline=baseline)
-        parts = [p.estimate(_rows(draw, slice(k, k + 8)), rewards=lambda k=k: r[k : k + 8])[0] for k in range(0, 400, 8)]
+        parts = [
+            p.estimate(_rows(draw, slice(k, k + 8)), rewards=lambda k=k: r[k : k + 8])[0] for k in range(0, 400, 8)
+        ]
         spread[baseline] = float(torch.stack(parts).std(0).max())
     assert spread[True] < 0.2 * spread[False]
     alone = [policy(baseline=b).estimate(_rows(draw, slice(0, 1)), rewards=lambda: r[:1])[0] for b in (False, True)]
@@ -199,7 +228,9 @@ def _rows(draw: Draw, rows: slice) -> Draw:
 
 
 def test_both_forms_draw_and_learn_alike_over_many_samples():
-    """Batches of three from the policy's own sampler, rewards of some table: both means are within four standard errors of the gradient."""
+    """Batches of three from the policy's own sampler, rewards of some table: both means are within four standard errors
+    of the gradient.
+    """
     table = torch.sin(torch.arange(36.0).double())[:, None] + torch.tensor([0.0, 0.1, 0.2])
     for shared in (True, False):
         p, estimates = policy(shared=shared), []
@@ -212,15 +243,22 @@ def test_both_forms_draw_and_learn_alike_over_many_samples():
         assert ((found.mean(0) - expected).abs() < 4 * error).all() and expected.abs().max() > 4 * error.max()
 
 
-# ---- rewards -----------------------------------------------------------------------------------------------------------------
+# ---- rewards -------------------------------------------------------------------------------------
 
 
 def explicit(net, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
     """One backward pass for every image."""
     with net.still_statistics(child.picks):
         losses, _ = net.losses(x, y, child.still())
-    return torch.stack([sum((g * v).sum() for g, v in zip(torch.autograd.grad(loss, direction.parameters, retain_graph=True), direction.theta))
-                        for loss in losses])  # fmt: skip
+    return torch.stack(
+        [
+            sum(
+                (g * v).sum()
+                for g, v in zip(torch.autograd.grad(loss, direction.parameters, retain_graph=True), direction.theta)
+            )
+            for loss in losses
+        ]
+    )
 
 
 def gradient_of(net, child: Child, seed: int) -> Gradient:
@@ -230,7 +268,11 @@ def gradient_of(net, child: Child, seed: int) -> Gradient:
 
 def gated(net, child: Child, kind: str) -> Child:
     if kind == "unit gates":
-        return Child(child.picks, tuple(torch.ones(len(p), dtype=torch.float64, requires_grad=True) for p in child.picks), unit=True)
+        return Child(
+            child.picks,
+            tuple(torch.ones(len(p), dtype=torch.float64, requires_grad=True) for p in child.picks),
+            unit=True,
+        )
     if kind == "weights":
         return Child(child.picks, tuple(0.5 + normal(len(p), seed=7).abs().requires_grad_() for p in child.picks))
     mixture = Darts(net.slots, stream(), Limits(net), lr=0.1).sample()
@@ -292,13 +334,18 @@ def test_many_rewards_cost_one_backward_pass_where_explicit_ones_cost_one_each(m
 
     monkeypatch.setattr(torch.autograd, "grad", counting("backward", torch.autograd.grad))
     monkeypatch.setattr(net, "scores", counting("forward", net.scores))
-    rewards = step.alignment(net, {"val": batches(30, n=12)}, x, y, child, inner, torch.tensor(0.05, dtype=torch.float64))
-    assert len(rewards) == 12 and passes == {"forward": 2, "backward": 1}  # the validation gradient, and one forward derivative
+    rewards = step.alignment(
+        net, {"val": batches(30, n=12)}, x, y, child, inner, torch.tensor(0.05, dtype=torch.float64)
+    )
+    assert len(rewards) == 12 and passes == {
+        "forward": 2,
+        "backward": 1,
+    }  # the validation gradient, and one forward derivative
     explicit(net, x, y, child, inner)
     assert passes == {"forward": 3, "backward": 1 + 12}
 
 
-# ---- there and back ----------------------------------------------------------------------------------------------------------
+# ---- there and back ------------------------------------------------------------------------------
 
 
 class Broken(Exception):
@@ -307,7 +354,9 @@ class Broken(Exception):
 
 def unchanged(net, sgd: Momentum | None = None) -> list[Tensor]:
     tables = [] if sgd is None else [sgd.buffers, *sgd.moments.values()]
-    return [p.detach().clone() for p in net.parameters()] + [t.clone() for table in tables for _, t in sorted(table.items())]
+    return [p.detach().clone() for p in net.parameters()] + [
+        t.clone() for table in tables for _, t in sorted(table.items())
+    ]
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -337,7 +386,12 @@ def test_a_trial_step_is_the_real_one_and_leaves_nothing_behind(optimizer: str, 
     values = torch.tensor(0.1), torch.tensor(0.01), optimizer
     if not fresh:  # another child's moments exist, some of this one's do not
         sgd.step(gradient_of(net, first, 1), *values)
-    inner, before, trace, known = gradient_of(net, second, 2), unchanged(net, sgd), sgd.trace, {k: set(t) for k, t in sgd.moments.items()}
+    inner, before, trace, known = (
+        gradient_of(net, second, 2),
+        unchanged(net, sgd),
+        sgd.trace,
+        {k: set(t) for k, t in sgd.moments.items()},
+    )
     inside = None
     try:
         with sgd.trial(inner, *values):
@@ -350,5 +404,7 @@ def test_a_trial_step_is_the_real_one_and_leaves_nothing_behind(optimizer: str, 
     assert len(after) == len(before) and all(torch.equal(a, b) for a, b in zip(after, before))
     assert sgd.trace is trace and {k: set(t) for k, t in sgd.moments.items()} == known
     sgd.step(inner, *values)
-    assert all(torch.equal(a, b) for a, b in zip(unchanged(net), inside))  # the quality was that of the step that followed
+    assert all(
+        torch.equal(a, b) for a, b in zip(unchanged(net), inside)
+    )  # the quality was that of the step that followed
     assert not all(torch.equal(a, b) for a, b in zip(unchanged(net), before))

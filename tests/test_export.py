@@ -39,16 +39,25 @@ def onnx_file(finished: Run, tmp_path_factory) -> Exported:
     return finished.export(tmp_path_factory.mktemp("onnx") / "new folder" / "model.onnx", format="onnx")
 
 
-# ---- the three formats -------------------------------------------------------------------------------------------------------
+# ---- the three formats ---------------------------------------------------------------------------
 
 
 def test_safetensors_alone_are_the_model(finished: Run, test_set, scores, tmp_path: Path, capsys):
     exported = finished.export(tmp_path / "new folder" / "model.safetensors")
-    assert exported.difference == 0.0 and "differ from the run's model by at most 0 on 60 test images (allowed: 0)" in capsys.readouterr().out
-    assert {n: t.shape for n, t in load_file(exported).items()} == {n: t.shape for n, t in finished.model().network.state_dict().items()}
+    assert (
+        exported.difference == 0.0
+        and "differ from the run's model by at most 0 on 60 test images (allowed: 0)" in capsys.readouterr().out
+    )
+    assert {n: t.shape for n, t in load_file(exported).items()} == {
+        n: t.shape for n, t in finished.model().network.state_dict().items()
+    }
     with safetensors.safe_open(str(exported), framework="pt") as file:
         found = json.loads(file.metadata()["kit"])
-    assert found["genotype"] == finished.genotype and found["classes"] == finished.classes and found["preprocessing"]["image"] == [1, 8, 8]
+    assert (
+        found["genotype"] == finished.genotype
+        and found["classes"] == finished.classes
+        and found["preprocessing"]["image"] == [1, 8, 8]
+    )
     model = load(exported)
     with torch.no_grad():
         assert torch.equal(model(test_set.images), scores)
@@ -88,7 +97,9 @@ def test_a_torch_program_takes_any_batch(finished: Run, test_set, scores, tmp_pa
     program = torch.export.load(exported, extra_files=extra).module()
     for n in (1, 2, 37):
         torch.testing.assert_close(program(test_set.images[:n]), scores[:n], rtol=1e-5, atol=1e-5)
-    assert exported.difference <= exported.allowed <= 1e-3 and json.loads(extra["kit.json"])["classes"] == finished.classes
+    assert (
+        exported.difference <= exported.allowed <= 1e-3 and json.loads(extra["kit.json"])["classes"] == finished.classes
+    )
 
 
 @pytest.mark.filterwarnings("default")
@@ -106,7 +117,10 @@ def test_an_onnx_file_is_as_accurate_as_the_run_on_the_test_set(finished: Run, t
     assert (labels == test_set.labels).double().mean().item() == finished.metrics["test_accuracy"]
     assert export.accuracy(onnx_file, finished, batch_size=23) == finished.metrics["test_accuracy"]
     (one,) = session.run(None, {"images": test_set.images[:1].numpy()})
-    assert one.shape == (1, 10) and json.loads(session.get_modelmeta().custom_metadata_map["kit"])["genotype"] == finished.genotype
+    assert (
+        one.shape == (1, 10)
+        and json.loads(session.get_modelmeta().custom_metadata_map["kit"])["genotype"] == finished.genotype
+    )
 
 
 def built(name: str, image: tuple[int, int, int] = (3, 16, 16)) -> TrainedModel:
@@ -131,7 +145,7 @@ def test_every_space_is_exported(format: str, name: str, tmp_path: Path):
     assert export.check(model, path, format, images, "images").difference <= 1e-5
 
 
-# ---- the check ---------------------------------------------------------------------------------------------------------------
+# ---- the check -----------------------------------------------------------------------------------
 
 
 def test_a_file_that_computes_something_else_is_not_written(finished: Run, tmp_path: Path, monkeypatch):
@@ -147,7 +161,10 @@ def test_a_file_that_computes_something_else_is_not_written(finished: Run, tmp_p
 
     monkeypatch.setitem(export.FORMATS, "safetensors", export.Format(rounded, load, 1e-5))
     for shift in (1e-3, float("nan")):
-        with pytest.raises(KitError, match=r"model.safetensors \(safetensors\): scores differ .* by at most (0.001|nan) on 60 test images.*nothing was"):
+        with pytest.raises(
+            KitError,
+            match=r"model.safetensors \(safetensors\): scores differ .* by at most (0.001|nan) on 60 test images.*nothing was",
+        ):
             finished.export(tmp_path / "model.safetensors")
         assert not list(tmp_path.iterdir())
     shift = 1e-7
@@ -166,7 +183,10 @@ def test_the_first_image_alone_is_checked_too():
 
 
 def test_images_to_check_on_may_be_given(finished: Run, tmp_path: Path):
-    assert finished.export(tmp_path / "a", images=torch.full((3, 20, 20), 7, dtype=torch.uint8)[:, None]).images == "3 the images given"
+    assert (
+        finished.export(tmp_path / "a", images=torch.full((3, 20, 20), 7, dtype=torch.uint8)[:, None]).images
+        == "3 the images given"
+    )
     with pytest.raises(KitError, match="at least one image"):
         finished.export(tmp_path / "b", images=[])
 
@@ -179,14 +199,16 @@ def test_where_the_data_are_not_the_check_says_so(finished: Run, tmp_path: Path,
     assert finished.export(tmp_path / "a").images == "64 images of random pixels (the data set is not on this machine)"
 
 
-# ---- refused -----------------------------------------------------------------------------------------------------------------
+# ---- refused -------------------------------------------------------------------------------------
 
 
 def test_an_unknown_format_is_refused(finished: Run, tmp_path: Path, monkeypatch):
     with pytest.raises(KitError, match="unknown export format 'onxx'. Did you mean 'onnx'"):
         finished.export(tmp_path / "model", format="onxx")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(KitError, match=r"format='onnx' needs onnx, onnxscript, onnxruntime: pip install 'kit\[export\]'"):
+    with pytest.raises(
+        KitError, match=r"format='onnx' needs onnx, onnxscript, onnxruntime: pip install 'kit\[export\]'"
+    ):
         finished.export(tmp_path / "model", format="onnx")
     assert not list(tmp_path.iterdir())
 
@@ -208,9 +230,16 @@ def test_other_files_are_refused_by_the_reader(content: bytes, tmp_path: Path):
 def test_tensors_without_their_network_are_refused(finished: Run, tmp_path: Path):
     with pytest.raises(KitError, match="not which network they belong to"):
         load(finished.path / "model" / "model.safetensors")
-    found, tensors = store.read_json(finished.path / "model" / "model.json"), load_file(finished.path / "model" / "model.safetensors")
-    for change, why in (({"network": {"space": "nowhere"}}, "describes no network"), ({"network": found["network"] | {"channels": 6}}, "does not hold"),
-                        ({"classes": None}, "describes no network"), ({"network": found["network"] | {"space": "choices"}}, "unknown space")):  # fmt: skip
+    found, tensors = (
+        store.read_json(finished.path / "model" / "model.json"),
+        load_file(finished.path / "model" / "model.safetensors"),
+    )
+    for change, why in (
+        ({"network": {"space": "nowhere"}}, "describes no network"),
+        ({"network": found["network"] | {"channels": 6}}, "does not hold"),
+        ({"classes": None}, "describes no network"),
+        ({"network": found["network"] | {"space": "choices"}}, "unknown space"),
+    ):
         save_file(tensors, tmp_path / "file", metadata={"kit": json.dumps(found | change)})
         with pytest.raises(KitError, match=why):
             load(tmp_path / "file")

@@ -17,13 +17,29 @@ from kit.errors import KitError
 from kit.figures import static
 from kit.progress import Silent
 
-TINY = {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "cells": 3, "batch_size": 256, "device": "cpu"}
+TINY = {
+    "dataset": "digits",
+    "epochs": 2,
+    "search_epochs": 1,
+    "channels": 4,
+    "cells": 3,
+    "batch_size": 256,
+    "device": "cpu",
+}
 TWICE = {  # one input through two operations, in both cells
-    "normal": [[("sep_conv_3x3", 0), ("max_pool_3x3", 0)], [("skip_connect", 1), ("dil_conv_5x5", 1)],
-               [("sep_conv_5x5", 3), ("dil_conv_3x3", 3)], [("avg_pool_3x3", 4), ("sep_conv_3x3", 4)]],
-    "reduce": [[("sep_conv_3x3", 1), ("dil_conv_3x3", 1)], [("avg_pool_3x3", 0), ("skip_connect", 0)],
-               [("max_pool_3x3", 1), ("sep_conv_3x3", 2)], [("dil_conv_5x5", 0), ("dil_conv_5x5", 2)]],
-}  # fmt: skip
+    "normal": [
+        [("sep_conv_3x3", 0), ("max_pool_3x3", 0)],
+        [("skip_connect", 1), ("dil_conv_5x5", 1)],
+        [("sep_conv_5x5", 3), ("dil_conv_3x3", 3)],
+        [("avg_pool_3x3", 4), ("sep_conv_3x3", 4)],
+    ],
+    "reduce": [
+        [("sep_conv_3x3", 1), ("dil_conv_3x3", 1)],
+        [("avg_pool_3x3", 0), ("skip_connect", 0)],
+        [("max_pool_3x3", 1), ("sep_conv_3x3", 2)],
+        [("dil_conv_5x5", 0), ("dil_conv_5x5", 2)],
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +73,16 @@ def notes(figure: go.Figure) -> str:
 
 
 def summary() -> pd.DataFrame:
-    rows = [("dha", "DHA", 5, 0.98, 0.004, 0.976, 0.984, 130.0), ("seq-dha", "NAS, then DA + HPO", 5, 0.97, 0.005, 0.965, 0.975, 190.0),
-            ("plain", "DARTS V2 cells, trained", 1, 0.95, math.nan, math.nan, math.nan, 60.0)]  # fmt: skip
+    rows = [
+        ("dha", "DHA", 5, 0.98, 0.004, 0.976, 0.984, 130.0),
+        ("seq-dha", "NAS, then DA + HPO", 5, 0.97, 0.005, 0.965, 0.975, 190.0),
+        ("plain", "DARTS V2 cells, trained", 1, 0.95, math.nan, math.nan, math.nan, 60.0),
+    ]
     names = ["method", "title", "n", "accuracy_mean", "accuracy_std", "accuracy_low", "accuracy_high", "seconds"]
     return pd.DataFrame(rows, columns=names).assign(memory_mb=800.0, params=5e4, macs=6e5)
 
 
-# ---- one run -----------------------------------------------------------------------------------------------------------------
+# ---- one run -------------------------------------------------------------------------------------
 
 
 def test_curves_show_the_historys_values(dha):
@@ -71,7 +90,14 @@ def test_curves_show_the_historys_values(dha):
     by_axis = {trace.xaxis: trace for trace in figure.data if trace.mode == "lines+markers"}
     assert len(figure.data) == 11  # nine panels; the test accuracy and the share of skips are second traces
     drawn = {tuple(np.round(trace.y, 12)) for trace in figure.data}
-    for name, scale in (("loss", 1), ("train_accuracy", 100), ("lr", 1), ("eta/lr", 1), ("eta/weight_decay", 1), ("tau/kl_from_uniform", 1)):
+    for name, scale in (
+        ("loss", 1),
+        ("train_accuracy", 100),
+        ("lr", 1),
+        ("eta/lr", 1),
+        ("eta/weight_decay", 1),
+        ("tau/kl_from_uniform", 1),
+    ):
         assert tuple(np.round(dha.curve(name) * scale, 12)) in drawn, name
     assert list(by_axis["x"].x) == [1, 2]
     star = next(trace for trace in figure.data if trace.mode == "markers")
@@ -84,7 +110,11 @@ def test_curves_name_their_axes_and_mark_the_stages(dha):
     assert "epoch" in titles(figure) and "cross-entropy [nats]" in titles(figure) and "accuracy [%]" in titles(figure)
     rules = [shape for shape in figure.layout.shapes if shape.type == "line"]
     shades = [shape for shape in figure.layout.shapes if shape.type == "rect"]
-    assert len(rules) == len(shades) == 9 and {shape.x0 for shape in rules} == {1} and {(s.x0, s.x1) for s in shades} == {(0, 1)}
+    assert (
+        len(rules) == len(shades) == 9
+        and {shape.x0 for shape in rules} == {1}
+        and {(s.x0, s.x1) for s in shades} == {(0, 1)}
+    )
     assert "search" in notes(figure) and "tuning" in notes(figure)
 
 
@@ -129,7 +159,7 @@ def test_a_run_without_an_epoch_is_refused_by_name(dha, tmp_path):
         figures.curves(kit.Run.load(tmp_path / "early"))
 
 
-# ---- cells -------------------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------
 
 
 def test_a_cell_draws_every_edge_apart(dha):
@@ -139,7 +169,9 @@ def test_a_cell_draws_every_edge_apart(dha):
         assert len(named) == 16  # 2 cells, 4 nodes, 2 operations
         places = {(note.xref, note.x, note.y) for note in named}
         rows = {(note.xref, note.y) for note in named}
-        assert len(places) == len(rows) == 16  # a row of its own for each: also where two operations share input and node
+        assert (
+            len(places) == len(rows) == 16
+        )  # a row of its own for each: also where two operations share input and node
         colored = [trace for trace in figure.data if trace.line.color in figures.OP_COLORS.values()]
         assert len(colored) == 16 and len({(trace.xaxis, *trace.y.tolist()) for trace in colored}) == 16
 
@@ -149,7 +181,7 @@ def test_a_cell_refuses_what_is_no_genotype():
         figures.cell({"normal": []})
 
 
-# ---- many runs ---------------------------------------------------------------------------------------------------------------
+# ---- many runs -----------------------------------------------------------------------------------
 
 
 def test_overlay_has_one_colour_per_method_and_means(dha, plain):
@@ -166,11 +198,15 @@ def test_overlay_has_one_colour_per_method_and_means(dha, plain):
 
 
 def test_ablation_keeps_the_tables_order_and_numbers():
-    runs = pd.DataFrame({"method": ["dha", "dha", "plain"], "test_accuracy": [0.97, 0.99, 0.95], "seconds": [120.0, 140.0, 60.0]})
+    runs = pd.DataFrame(
+        {"method": ["dha", "dha", "plain"], "test_accuracy": [0.97, 0.99, 0.95], "seconds": [120.0, 140.0, 60.0]}
+    )
     figure = figures.ablation(summary(), runs)
     means = [trace for trace in figure.data if not trace.name.endswith("seeds")]
     assert [trace.x[0] for trace in means] == [98.0, 97.0, 95.0] and [trace.y[0] for trace in means] == [0, 1, 2]
-    assert means[0].error_x.array[0] == pytest.approx(0.4) and means[2].error_x.array is None  # one seed has no interval
+    assert (
+        means[0].error_x.array[0] == pytest.approx(0.4) and means[2].error_x.array is None
+    )  # one seed has no interval
     low, high = figure.layout.yaxis.range
     assert low > high  # the table's first row on top
     assert "test accuracy [%]" in titles(figure)[0] and list(figure.layout.yaxis.ticktext)[0] == "DHA (n = 5)"
@@ -182,7 +218,9 @@ def test_ablation_keeps_the_tables_order_and_numbers():
 
 def test_accuracy_against_time_puts_each_method_at_its_time():
     figure = figures.accuracy_against_time(summary())
-    assert [(round(t.x[0], 6), t.y[0]) for t in figure.data] == [(round(s / 60, 6), a) for s, a in ((130, 98.0), (190, 97.0), (60, 95.0))]
+    assert [(round(t.x[0], 6), t.y[0]) for t in figure.data] == [
+        (round(s / 60, 6), a) for s, a in ((130, 98.0), (190, 97.0), (60, 95.0))
+    ]
     assert titles(figure)[0] == "wall-clock of a run [min]" and "[%]" in titles(figure)[1]
     assert all(name in notes(figure) for name in summary()["title"])
 
@@ -198,12 +236,20 @@ def test_predictions_mark_the_wrong_ones():
         figures.predictions(images, said, truth=["cat", "cat"])
 
 
-# ---- the static twin ---------------------------------------------------------------------------------------------------------
+# ---- the static twin -----------------------------------------------------------------------------
 
 
 def test_every_figure_has_a_static_twin_of_the_asked_size(dha, plain, tmp_path):
-    drawn = [figures.curves(dha), figures.policy(dha), figures.policy(plain), figures.architecture(dha), figures.cell(TWICE),
-             figures.ablation(summary()), figures.accuracy_against_time(summary()), figures.overlay([dha, plain], "lr")]  # fmt: skip
+    drawn = [
+        figures.curves(dha),
+        figures.policy(dha),
+        figures.policy(plain),
+        figures.architecture(dha),
+        figures.cell(TWICE),
+        figures.ablation(summary()),
+        figures.accuracy_against_time(summary()),
+        figures.overlay([dha, plain], "lr"),
+    ]
     for figure in drawn:
         assert size(figures.png(figure)) == (1200, figure.layout.height)
     data = figures.png(drawn[0], tmp_path / "new" / "curves.png", width=640, height=480)
@@ -212,15 +258,22 @@ def test_every_figure_has_a_static_twin_of_the_asked_size(dha, plain, tmp_path):
 
 def test_the_static_twin_puts_data_where_plotly_does():
     figure = go.Figure(go.Scatter(x=[1, 10, 100], y=[0, 1, 2], mode="lines"))
-    figure.update_layout(xaxis={"type": "log", "range": [0, 2]}, yaxis={"range": [2, 0]}, margin={"l": 100, "r": 100, "t": 50, "b": 50})
+    figure.update_layout(
+        xaxis={"type": "log", "range": [0, 2]}, yaxis={"range": [2, 0]}, margin={"l": 100, "r": 100, "t": 50, "b": 50}
+    )
     sheet = static.Sheet(figure, 1000, 500)
     sheet.draw()
     axes = sheet.axes("x", "y")
-    assert np.allclose(axes.transData.transform((10, 1)), (500, 250)) and np.allclose(axes.transData.transform((1, 2)), (100, 50))
+    assert np.allclose(axes.transData.transform((10, 1)), (500, 250)) and np.allclose(
+        axes.transData.transform((1, 2)), (100, 50)
+    )
 
 
 def test_the_static_twin_does_not_cut_a_long_title():
-    figure = go.Figure(go.Scatter(y=[1, 2]), layout={"template": figures.TEMPLATE, "title": {"text": "DHA: NAS + DA + HPO, joint " * 6}})
+    figure = go.Figure(
+        go.Scatter(y=[1, 2]),
+        layout={"template": figures.TEMPLATE, "title": {"text": "DHA: NAS + DA + HPO, joint " * 6}},
+    )
     sheet = static.Sheet(figure, 1000, None)
     sheet.draw()
     (title,) = sheet.picture.texts
@@ -232,7 +285,9 @@ def test_the_static_twin_draws_what_others_figures_use():
     figure = go.Figure(layout={"barmode": "stack", "title": {"text": "<b>a</b> & $b$"}})
     figure.add_bar(x=["a", "b"], y=[1, 2], name="one")
     figure.add_bar(x=["a", "b"], y=[2, 1], name="two", error_y={"array": [0.1, 0.2]})
-    figure.add_scatter(x=["a", "b"], y=np.array([3.0, 2.0]), yaxis="y2", text=["p", "q"], mode="markers+text", textposition="top right")
+    figure.add_scatter(
+        x=["a", "b"], y=np.array([3.0, 2.0]), yaxis="y2", text=["p", "q"], mode="markers+text", textposition="top right"
+    )
     figure.update_layout(yaxis2={"overlaying": "y", "side": "right", "tickformat": ".0%"})
     figure.add_annotation(x="a", y=2, text="here<br><b>now</b>", ax=30, ay=-20, bgcolor="rgba(255, 0, 0, 0.5)")
     figure.add_hline(y=1.5, line_dash="dash")
@@ -254,8 +309,12 @@ def test_show_publishes_both_faces_in_one_output(dha, monkeypatch):
     figures.show(figures.policy(dha), width=700)
     figures.show(go.Figure(go.Surface(z=[[1, 2], [3, 4]])))
     both, surface = published
-    assert set(both) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"} and both["application/vnd.plotly.v1+json"]["data"]
-    # JupyterLab forgets the height of a responsive figure when it resizes it: it would vanish at the first drawing after that
+    assert (
+        set(both) == {"application/vnd.plotly.v1+json", "image/png", "text/plain"}
+        and both["application/vnd.plotly.v1+json"]["data"]
+    )
+    # JupyterLab forgets the height of a responsive figure when it resizes it: it would vanish at the first drawing
+    # after that
     assert both["application/vnd.plotly.v1+json"]["config"]["responsive"] is False
     import base64
 

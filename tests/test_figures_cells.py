@@ -18,16 +18,28 @@ from kit.figures.animation import CONTROLS
 from kit.figures.style import OP_COLORS, op_title
 
 ONE = {
-    "normal": [[("sep_conv_3x3", 0), ("skip_connect", 1)], [("sep_conv_3x3", 0), ("max_pool_3x3", 0)], [("dil_conv_5x5", 2), ("sep_conv_5x5", 3)],
-               [("avg_pool_3x3", 4), ("dil_conv_3x3", 1)]],
-    "reduce": [[("max_pool_3x3", 0), ("max_pool_3x3", 1)], [("sep_conv_3x3", 2), ("skip_connect", 1)], [("sep_conv_3x3", 0), ("sep_conv_5x5", 2)],
-               [("skip_connect", 2), ("skip_connect", 3)]],
-}  # fmt: skip
+    "normal": [
+        [("sep_conv_3x3", 0), ("skip_connect", 1)],
+        [("sep_conv_3x3", 0), ("max_pool_3x3", 0)],
+        [("dil_conv_5x5", 2), ("sep_conv_5x5", 3)],
+        [("avg_pool_3x3", 4), ("dil_conv_3x3", 1)],
+    ],
+    "reduce": [
+        [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
+        [("sep_conv_3x3", 2), ("skip_connect", 1)],
+        [("sep_conv_3x3", 0), ("sep_conv_5x5", 2)],
+        [("skip_connect", 2), ("skip_connect", 3)],
+    ],
+}
 OTHER = {  # three edges of the normal cell are others; the reduction cell has the same in another order
-    "normal": [[("skip_connect", 1), ("sep_conv_3x3", 0)], [("sep_conv_3x3", 1), ("max_pool_3x3", 0)], [("dil_conv_3x3", 2), ("sep_conv_5x5", 3)],
-               [("avg_pool_3x3", 4), ("dil_conv_3x3", 0)]],
+    "normal": [
+        [("skip_connect", 1), ("sep_conv_3x3", 0)],
+        [("sep_conv_3x3", 1), ("max_pool_3x3", 0)],
+        [("dil_conv_3x3", 2), ("sep_conv_5x5", 3)],
+        [("avg_pool_3x3", 4), ("dil_conv_3x3", 0)],
+    ],
     "reduce": [list(reversed(node)) for node in ONE["reduce"]],
-}  # fmt: skip
+}
 SHUFFLE = ["shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception", "shuffle_3x3", "xception"]
 MOBILE = ["k3_e3", "k3_e6", "k5_e3", "k5_e6", "k3_e3"]
 
@@ -56,23 +68,33 @@ def size(data: bytes) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-# ---- one architecture --------------------------------------------------------------------------------------------------------
+# ---- one architecture ----------------------------------------------------------------------------
 
 
 def test_a_finished_runs_cells_are_those_it_found(folder):
     figure = figures.cells(found(folder, "one", ONE))
     names = [plain(note.text) for note in figure.layout.annotations if note.bgcolor in OP_COLORS.values()]
     assert sorted(names) == sorted(op_title(op) for nodes in ONE.values() for node in nodes for op, _ in node)
-    assert "the architecture found" in figure.layout.title.text and {"normal cell", "reduction cell"} <= set(texts(figure))
+    assert "the architecture found" in figure.layout.title.text and {"normal cell", "reduction cell"} <= set(
+        texts(figure)
+    )
 
 
 def test_an_edge_leaves_its_input_and_enters_its_node():
     figure = figures.cell(ONE)
     edges = [trace for trace in figure.data if trace.line.color in OP_COLORS.values()]
-    nodes = {(note.xref, plain(note.text)): (note.x, note.y) for note in figure.layout.annotations if note.bgcolor == "#F2F2F2"}
+    nodes = {
+        (note.xref, plain(note.text)): (note.x, note.y)
+        for note in figure.layout.annotations
+        if note.bgcolor == "#F2F2F2"
+    }
     names = ("cₖ₋₂", "cₖ₋₁", "0", "1", "2", "3")
-    wanted = [(axis, names[source], str(node)) for axis, kind in (("x", "normal"), ("x2", "reduce"))
-              for node, entries in enumerate(ONE[kind]) for _, source in entries]  # fmt: skip
+    wanted = [
+        (axis, names[source], str(node))
+        for axis, kind in (("x", "normal"), ("x2", "reduce"))
+        for node, entries in enumerate(ONE[kind])
+        for _, source in entries
+    ]
     for trace, (axis, source, target) in zip(edges, wanted, strict=True):
         assert (trace.x[0], trace.y[0]) == pytest.approx(nodes[axis, source], abs=1e-5)
         assert (trace.x[-1], trace.y[-1]) == pytest.approx(nodes[axis, target], abs=1e-5)
@@ -90,23 +112,33 @@ def test_names_of_operations_do_not_touch_nodes_at_1200_pixels(folder, columns):
             if note.xref == f"x{axis}" and note.borderpad in (2, 3):  # names of operations
                 half = (len(plain(note.text)) * wide / 2 + note.borderpad + 1) / unit
                 node = np.ceil(note.x)
-                assert note.x + half < node - 14 / unit and note.x - half > node - 1 + 14 / unit, note.text  # half a node, and air
+                assert note.x + half < node - 14 / unit and note.x - half > node - 1 + 14 / unit, (
+                    note.text
+                )  # half a node, and air
 
 
 def test_blocks_are_a_strip_with_their_stages_apart(folder):
     run = found(folder, "blocks", {"blocks": SHUFFLE}, space="choice", channels=16, cells=6)
     figure = figures.cells(run)
     boxes = {trace.name: trace for trace in figure.data if trace.fill == "toself"}
-    assert {name: trace.fillcolor for name, trace in boxes.items()} == {op_title(op): OP_COLORS[op] for op in set(SHUFFLE)}
+    assert {name: trace.fillcolor for name, trace in boxes.items()} == {
+        op_title(op): OP_COLORS[op] for op in set(SHUFFLE)
+    }
     left = sorted(x for trace in boxes.values() for x in np.array(trace.x, float)[::6])
     steps = np.diff(left)
     stages = [count for _, count in [(text, 1) for text in texts(figure) if text.startswith("stage")]]
-    assert len(left) == 6 and np.isclose(steps, 1.5).sum() == len(stages) - 1 == 3 and "stage 1<br>16 channels" in texts(figure)
+    assert (
+        len(left) == 6
+        and np.isclose(steps, 1.5).sum() == len(stages) - 1 == 3
+        and "stage 1<br>16 channels" in texts(figure)
+    )
     heights = {name: np.nanmax(np.array(trace.y, float)) for name, trace in boxes.items()}
     assert heights["shuffle 3×3"] < heights["shuffle 5×5"] < heights["shuffle 7×7"]  # the kernel
     assert all(trace.showlegend for trace in boxes.values())  # the full names
     mobile = figures.cells(found(folder, "mobile", {"blocks": MOBILE}, space="mobile", channels=8, cells=6))
-    assert len({trace.fillcolor for trace in mobile.data if trace.fill == "toself"}) == 4 and "stage 1<br>8 channels" in texts(mobile)
+    assert len(
+        {trace.fillcolor for trace in mobile.data if trace.fill == "toself"}
+    ) == 4 and "stage 1<br>8 channels" in texts(mobile)
 
 
 def test_a_path_of_unknown_blocks_is_drawn_and_what_is_none_is_refused():
@@ -121,29 +153,41 @@ def test_a_run_without_a_model_draws_where_alpha_stands(folder):
     figure = figures.cells(going)
     assert "after epoch 4, so far" in figure.layout.title.text
     names = sorted(plain(note.text) for note in figure.layout.annotations if note.bgcolor in OP_COLORS.values())
-    ops = [slot.candidates[c][0] for slot, row in zip(kit.space.cell.cell_slots(), going.alpha["support"][-1]) for c in np.nonzero(row)[0]]
+    ops = [
+        slot.candidates[c][0]
+        for slot, row in zip(kit.space.cell.cell_slots(), going.alpha["support"][-1])
+        for c in np.nonzero(row)[0]
+    ]
     assert names == sorted(map(op_title, ops))
     with pytest.raises(KitError, match="neither a model nor a recorded α"):
         figures.cells(write_run(folder / "empty", 4, finished=False, leave_out=("alpha.npz",)))
 
 
-# ---- two architectures -------------------------------------------------------------------------------------------------------
+# ---- two architectures ---------------------------------------------------------------------------
 
 
 def test_what_two_runs_share_is_pale_and_what_differs_stands_out(folder):
     figure = figures.cells_compared(found(folder, "a", ONE), found(folder, "b", OTHER))
-    assert figure.layout.title.text == "normal cell: 5 of 8 edges in common · reduction cell: 8 of 8 edges in common (pale)"
+    assert (
+        figure.layout.title.text
+        == "normal cell: 5 of 8 edges in common · reduction cell: 8 of 8 edges in common (pale)"
+    )
     edges = [trace for trace in figure.data if trace.line.color in OP_COLORS.values()]
     bold = [trace for trace in edges if trace.opacity == 1]
     assert len(edges) == 32 and len(bold) == 6 and all(t.line.width == 5 and t.xaxis in ("x", "x2") for t in bold)
     marked = [plain(note.text) for note in figure.layout.annotations if note.borderwidth == 2 and note.borderpad == 2]
     assert sorted(marked) == sorted(["sep 3×3", "dil 5×5", "dil 3×3"] + ["sep 3×3", "dil 3×3", "dil 3×3"])
-    assert any("a · test accuracy 97.00%" in text for text in texts(figure)) and any(" b " in text for text in texts(figure))
+    assert any("a · test accuracy 97.00%" in text for text in texts(figure)) and any(
+        " b " in text for text in texts(figure)
+    )
 
 
 def test_two_paths_are_compared_block_by_block(folder):
     changed = ["xception", *SHUFFLE[1:5], "shuffle_7x7"]
-    runs = [found(folder, name, {"blocks": blocks}, space="choice", channels=16, cells=6) for name, blocks in (("p", SHUFFLE), ("q", changed))]
+    runs = [
+        found(folder, name, {"blocks": blocks}, space="choice", channels=16, cells=6)
+        for name, blocks in (("p", SHUFFLE), ("q", changed))
+    ]
     figure = figures.cells_compared(*runs)
     assert figure.layout.title.text == "4 of 6 blocks in common (pale)"
     filled = sum(np.isfinite(np.array(trace.x, float)).sum() // 5 for trace in figure.data if trace.fill == "toself")
@@ -156,14 +200,20 @@ def test_two_paths_are_compared_block_by_block(folder):
 def test_different_spaces_are_drawn_and_not_compared(folder, other, says):
     a, b = found(folder, f"cell-{says}", ONE), found(folder, f"other-{says}", other, space=says, channels=16)
     for figure, first in ((figures.cells_compared(a, b), "cell"), (figures.cells_compared(b, a), says)):
-        assert figure.layout.title.text.startswith(f"Spaces {first} and ") and "not compared" in figure.layout.title.text
-        edges = [trace for trace in figure.data if trace.mode == "lines" and not trace.fill and trace.line.color in OP_COLORS.values()]
+        assert (
+            figure.layout.title.text.startswith(f"Spaces {first} and ") and "not compared" in figure.layout.title.text
+        )
+        edges = [
+            trace
+            for trace in figure.data
+            if trace.mode == "lines" and not trace.fill and trace.line.color in OP_COLORS.values()
+        ]
         assert len(edges) == 16 and all(trace.opacity == 1 for trace in edges)
         assert len({trace.xaxis for trace in edges}) == 2 and any(says in text for text in texts(figure))
         assert size(figures.png(figure)) == (1200, figure.layout.height)
 
 
-# ---- over the epochs ---------------------------------------------------------------------------------------------------------
+# ---- over the epochs -----------------------------------------------------------------------------
 
 
 def test_the_animation_follows_support_weights_and_freezing(folder):
@@ -177,22 +227,33 @@ def test_the_animation_follows_support_weights_and_freezing(folder):
         marks = [plain(note.text) for note in frame.layout.annotations if "◆" in note.text]
         assert marks == [f"{node} ◆" for i in range(8) if walk["frozen"][epoch, i] for node in [i % 4]]
         names = sorted(plain(note.text) for note in frame.layout.annotations if note.bgcolor in OP_COLORS.values())
-        assert names == sorted(op_title(slots[i].candidates[c][0]) for i in range(8) for c in np.nonzero(walk["support"][epoch, i])[0])
+        assert names == sorted(
+            op_title(slots[i].candidates[c][0]) for i in range(8) for c in np.nonzero(walk["support"][epoch, i])[0]
+        )
         share = np.abs(walk["alpha"][epoch]) / np.abs(walk["alpha"][epoch]).sum(axis=1, keepdims=True)
         widths = sorted(trace.line.width for trace in frame.data)
         assert np.allclose(widths, sorted(1.5 + 14 * share[walk["support"][epoch]]), rtol=1e-4)
 
 
 def test_frames_move_the_same_traces_and_notes(folder):
-    """plotly merges a frame into what is shown, note by note: one with other keys would keep an earlier one's border or anchor."""
+    """plotly merges a frame into what is shown, note by note: one with other keys would keep an earlier one's border or
+    anchor.
+    """
     for name, arrays in (("cells", {}), ("strips", {"alpha": blocks_walk(np.random.default_rng(1), 8, 6)})):
         walk = alpha_walk(np.random.default_rng(2), 8, 5)
         walk["support"][:3, 1] = False  # an older layout without a node's picks
-        run = write_run(folder / f"same-{name}", 8, arrays=arrays or {"alpha": walk}, **({"space": "choice", "channels": 16} if arrays else {}))
+        run = write_run(
+            folder / f"same-{name}",
+            8,
+            arrays=arrays or {"alpha": walk},
+            **({"space": "choice", "channels": 16} if arrays else {}),
+        )
         figure = figures.cells_animated(run)
         assert len({frame.traces for frame in figure.frames}) == 1
         assert len({len(frame.layout.annotations) for frame in figure.frames} | {len(figure.layout.annotations)}) == 1
-        assert [note.to_plotly_json() for note in figure.layout.annotations] == [note.to_plotly_json() for note in figure.frames[-1].layout.annotations]
+        assert [note.to_plotly_json() for note in figure.layout.annotations] == [
+            note.to_plotly_json() for note in figure.frames[-1].layout.annotations
+        ]
         for places in zip(*(frame.layout.annotations for frame in figure.frames)):
             assert len({frozenset(note.to_plotly_json()) for note in places if note.text.strip()}) <= 1
         assert size(figures.png(figure)) == (1200, figure.layout.height - CONTROLS)

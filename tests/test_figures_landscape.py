@@ -27,13 +27,19 @@ def bowl(label: str, method: str, steepness: float, seed: int = 0, n: int = 11, 
     plane = Plane(at, 0.04 + steepness * (a**2 + 3 * b**2 + a * b), 0)
     lines = Lines(at, 0.04 + steepness * np.array([[1.0], [2.0], [3.0]]) * at**2, 0)
     config = SimpleNamespace(dataset="digits", method=method, seed=seed, composition=METHODS[method])
-    run = SimpleNamespace(config=config, classes=[str(c) for c in range(classes)], metrics={"test_accuracy": 0.98, "test_loss": 0.04})
+    run = SimpleNamespace(
+        config=config, classes=[str(c) for c in range(classes)], metrics={"test_accuracy": 0.98, "test_loss": 0.04}
+    )
     return Landscape(run, label, plane, lines, 3.0, 449, 449)
 
 
 @pytest.fixture
 def three() -> list[Landscape]:
-    return [bowl("DHA · seed 0", "dha", 5.0), bowl("One-stage ISTA · seed 0", "ista", 20.0), bowl("Plain · seed 0", "plain", 60.0)]
+    return [
+        bowl("DHA · seed 0", "dha", 5.0),
+        bowl("One-stage ISTA · seed 0", "ista", 20.0),
+        bowl("Plain · seed 0", "plain", 60.0),
+    ]
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -65,7 +71,9 @@ def test_contours_show_the_planes_on_the_same_levels(three):
     figure = figures.landscape_contours(three)
     planes = [trace for trace in figure.data if trace.type == "contour"]
     marks = drawn.levels(three)
-    assert len(planes) == 3 and {(t.zmin, t.zmax, t.contours.start, t.contours.end, t.contours.size) for t in planes} == {(-1, 9, -1, 9, 1)}
+    assert len(planes) == 3 and {
+        (t.zmin, t.zmax, t.contours.start, t.contours.end, t.contours.size) for t in planes
+    } == {(-1, 9, -1, 9, 1)}
     for item, trace in zip(three, planes):
         np.testing.assert_allclose(np.array(trace.customdata), item.plane.values.T)  # x is a, along δ
         np.testing.assert_allclose(np.array(trace.z), drawn.heights(item.plane.values.T, marks))
@@ -95,7 +103,10 @@ def test_panels_are_square_at_the_pictures_width(three):
         figure = figures.landscape_contours((three * 2)[:n], width=width)
         m, sides = figure.layout.margin, []
         for x, y in zip(figure.select_xaxes(), figure.select_yaxes()):
-            sides += [(x.domain[1] - x.domain[0]) * (width - m.l - m.r), (y.domain[1] - y.domain[0]) * (figure.layout.height - m.t - m.b)]
+            sides += [
+                (x.domain[1] - x.domain[0]) * (width - m.l - m.r),
+                (y.domain[1] - y.domain[0]) * (figure.layout.height - m.t - m.b),
+            ]
         assert max(sides) - min(sides) < 3, (n, width)
 
 
@@ -104,7 +115,9 @@ def test_surfaces_share_heights_colours_and_camera(three):
     scenes = [figure.layout[f"scene{k}"] for k in ("", 2, 3)]
     assert len({(t.cmin, t.cmax) for t in figure.data}) == 1 and {tuple(s.zaxis.range) for s in scenes} == {(-1, 9)}
     assert len({str(s.camera) for s in scenes}) == 1
-    assert [s.xaxis.title.text for s in scenes] == ["a · δ"] * 3 and [s.yaxis.title.text for s in scenes] == ["b · η"] * 3
+    assert [s.xaxis.title.text for s in scenes] == ["a · δ"] * 3 and [s.yaxis.title.text for s in scenes] == [
+        "b · η"
+    ] * 3
     assert scenes[0].zaxis.ticktext[-1] == "20 nats" and "relative to the filter norm" in figure.layout.title.text
     np.testing.assert_allclose(np.array(figure.data[1].customdata), three[1].plane.values.T)
 
@@ -120,13 +133,19 @@ def test_lines_show_mean_and_band(three):
         np.testing.assert_allclose(mean.y, centre)
         np.testing.assert_allclose(band.y, high)
     assert figure.layout.yaxis.type == "log" and all(low > 0 for t in figure.data for low in t.y)
-    assert figure.layout.xaxis.title.text == "t · d, relative to the filter norm" and "[nats]" in figure.layout.yaxis.title.text
+    assert (
+        figure.layout.xaxis.title.text == "t · d, relative to the filter norm"
+        and "[nats]" in figure.layout.yaxis.title.text
+    )
     assert any("ln(classes)" in (note.text or "") for note in figure.layout.annotations)
 
 
 def test_one_direction_has_no_band_and_two_runs_of_a_method_differ(three):
     alone = [bowl("a", "dha", 5.0), bowl("b", "dha", 6.0)]
-    alone = [Landscape(x.run, x.label, x.plane, Lines(x.lines.coordinates, x.lines.values[:1], 0), 3.0, 449, 449) for x in alone]
+    alone = [
+        Landscape(x.run, x.label, x.plane, Lines(x.lines.coordinates, x.lines.values[:1], 0), 3.0, 449, 449)
+        for x in alone
+    ]
     figure = figures.landscape_lines(alone)
     assert len(figure.data) == 2 and len({(t.line.color, t.line.dash) for t in figure.data}) == 2
 
@@ -139,7 +158,7 @@ def test_too_many_panels_and_arrays_are_refused(three):
         figures.landscape_surfaces([Landscape(three[0].run, "a", arrays, three[0].lines, 0.0, 1, 1)])
 
 
-# ---- the static twin ---------------------------------------------------------------------------------------------------------
+# ---- the static twin -----------------------------------------------------------------------------
 
 
 def test_every_figure_has_a_static_twin(three, tmp_path):

@@ -37,7 +37,9 @@ def test_the_step_never_waits_for_the_device(augment):
     engine = Search(kit.Config(**SMALL, augment=augment), Path("unused"))
     parts = engine.parts
     before = torch.cuda.get_sync_debug_mode()
-    engine.take_step(parts.net.train(), engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)  # kernels are loaded
+    engine.take_step(
+        parts.net.train(), engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0
+    )  # kernels are loaded
     try:
         torch.cuda.set_sync_debug_mode("error")
         engine.take_step(parts.net, engine.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0)
@@ -49,10 +51,25 @@ def test_the_step_never_waits_for_the_device(augment):
 def test_two_gpus_search_as_one(tmp_path):
     values = {**SMALL, "dataset": "digits", "precision": "float32", "sync_batchnorm": True}
     given = [f"{name}={value}" for name, value in values.items()]
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "kit", *given, f"out={tmp_path}"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "-m",
+            "kit",
+            *given,
+            f"out={tmp_path}",
+        ],
+        check=True,
+    )
     config = kit.Config(**values)
     run, one = kit.Run.load(tmp_path / config.name), kit.search(config, out=tmp_path / "one")
     assert run.provenance["ranks"] == 2 and run.provenance["backend"] == "nccl"
     losses = [r.history[r.history["name"] == "step/loss"]["value"].to_numpy() for r in (run, one)]
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-3)  # the first step; later ones drift apart as float32 rounds
+    assert losses[0][0] == pytest.approx(
+        losses[1][0], rel=1e-3
+    )  # the first step; later ones drift apart as float32 rounds
     assert abs(run.metrics["test_accuracy"] - one.metrics["test_accuracy"]) < 0.2

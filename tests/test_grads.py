@@ -30,7 +30,9 @@ def test_several_steps_equal_torch_sgd_with_clipping(clip: float):
         x, y = torch.randn(8, 5, generator=g), torch.randn(8, 3, generator=g)
         parameters = list(ours.parameters())
         loss = (ours(x) - y).square().mean()
-        sgd.step(Gradient(parameters, list(torch.autograd.grad(loss, parameters)), []), torch.tensor(lr), torch.tensor(decay))
+        sgd.step(
+            Gradient(parameters, list(torch.autograd.grad(loss, parameters)), []), torch.tensor(lr), torch.tensor(decay)
+        )
         optimizer.param_groups[0].update(lr=lr, weight_decay=decay)
         optimizer.zero_grad()
         (theirs(x) - y).square().mean().backward()
@@ -72,7 +74,9 @@ def test_state_round_trip_keeps_buffers_and_the_open_trace():
     net = toy()
     sgd, parameters = Momentum(net, 0.9, 0.0), list(net.parameters())
     assert sgd.state_dict()["trace"] is None
-    trace = sgd.step(Gradient(parameters[1:], [torch.ones_like(p) for p in parameters[1:]], []), torch.tensor(0.1), torch.tensor(0.2))
+    trace = sgd.step(
+        Gradient(parameters[1:], [torch.ones_like(p) for p in parameters[1:]], []), torch.tensor(0.1), torch.tensor(0.2)
+    )
     twin = copy.deepcopy(net)
     other = Momentum(twin, 0.9, 0.0)
     other.load_state_dict(copy.deepcopy(sgd.state_dict()))

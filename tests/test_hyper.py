@@ -47,7 +47,9 @@ def gradient_of(net: space.Network, child: Child, data: tuple[torch.Tensor, torc
 
 
 class Scene:
-    """A step about to be taken: momentum buffers filled by two steps of other children, weight decay on, clipping active or not."""
+    """A step about to be taken: momentum buffers filled by two steps of other children, weight decay on, clipping
+    active or not.
+    """
 
     def __init__(self, clip: float):
         self.net, self.clip = supernet(), clip
@@ -62,7 +64,9 @@ class Scene:
         self.frozen = copy.deepcopy(self.net)  # θ before the step
         self.buffers = {name: buffer.clone() for name, buffer in self.sgd.buffers.items()}
 
-    def outer_loss_after(self, lr: float, decay: float, outer_child: Child, data: tuple[torch.Tensor, torch.Tensor]) -> float:
+    def outer_loss_after(
+        self, lr: float, decay: float, outer_child: Child, data: tuple[torch.Tensor, torch.Tensor]
+    ) -> float:
         """L(θ'(lr, decay)) by torch.optim.SGD on a copy; the clip factor is part of the gradient and constant."""
         net = self.frozen
         start = [p.detach().clone() for p in net.parameters()]
@@ -84,7 +88,9 @@ class Scene:
     @functools.cached_property
     def trace(self) -> Trace:
         """Of the step, which is taken here; the differences start from before it."""
-        return self.sgd.step(self.gradient, torch.tensor(LR * SCHEDULE, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64))
+        return self.sgd.step(
+            self.gradient, torch.tensor(LR * SCHEDULE, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64)
+        )
 
     @functools.cache
     def differences(self, outer_child: Child, seed: int, h: float = 1e-5) -> list[float]:
@@ -92,10 +98,14 @@ class Scene:
         result = []
         for along in (0, 1):
             up, down = (
-                self.outer_loss_after(LR * SCHEDULE * factor if along == 0 else LR * SCHEDULE, DECAY * factor if along == 1 else DECAY,
-                                      outer_child, batch(seed))
+                self.outer_loss_after(
+                    LR * SCHEDULE * factor if along == 0 else LR * SCHEDULE,
+                    DECAY * factor if along == 1 else DECAY,
+                    outer_child,
+                    batch(seed),
+                )
                 for factor in (math.exp(h), math.exp(-h))
-            )  # fmt: skip
+            )
             result.append((up - down) / (2 * h))
         return result
 
@@ -133,7 +143,9 @@ def test_gradients_in_plain_units_are_the_two_scalar_products():
     g = [torch.randn_like(p) for p in trace.parameters]
     by_lr, by_decay = trace.hyper_gradient(trace.parameters, g)
     assert float(by_lr) == pytest.approx(-sum(float((a * v).sum()) for a, v in zip(g, trace.momentum)), rel=1e-10)
-    assert float(by_decay) == pytest.approx(-LR * SCHEDULE * sum(float((a * t).sum()) for a, t in zip(g, before)), rel=1e-9)
+    assert float(by_decay) == pytest.approx(
+        -LR * SCHEDULE * sum(float((a * t).sum()) for a, t in zip(g, before)), rel=1e-9
+    )
 
 
 def test_weights_that_the_step_did_not_move_do_not_count():
@@ -155,7 +167,9 @@ def test_look_ahead_and_fresh_agree_on_the_same_batch_child_and_gradients():
         gradient = gradient_of(scene.net, child, batch(40 + i))
         second.observe(scene.sgd.trace if i else None, gradient)
         assert i == 0 or torch.equal(first.log, second.log)
-        trace = scene.sgd.step(gradient, *Values(torch.tensor(0.02, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64)))
+        trace = scene.sgd.step(
+            gradient, *Values(torch.tensor(0.02, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64))
+        )
         # the batch that comes next, asked for by kit.step's own outer gradient
         outer = outer_gradient(scene.net, {"fresh": iter([batch(41 + i)])}, _NoPolicy(), still)
         first.update(trace, outer=outer)
@@ -185,7 +199,7 @@ def test_the_outer_gradient_leaves_statistics_gates_and_validation_images_alone(
     assert any(not torch.equal(v, buffers[k]) for k, v in before.items())  # as an ordinary pass does
 
 
-# ---- log space and Adam ------------------------------------------------------------------------------------------------------
+# ---- log space and Adam --------------------------------------------------------------------------
 
 
 def one_weight() -> Trace:
@@ -213,7 +227,9 @@ def test_adam_by_hand_over_three_steps():
     torch.testing.assert_close(learner.log.detach(), torch.tensor(logs, dtype=torch.float64), rtol=1e-6, atol=0)
     lr, decay, optimizer = learner.sample(0.5)
     assert optimizer == "sgd"
-    assert float(lr) == pytest.approx(0.5 * math.exp(logs[0]), rel=1e-6) and float(decay) == pytest.approx(math.exp(logs[1]), rel=1e-6)
+    assert float(lr) == pytest.approx(0.5 * math.exp(logs[0]), rel=1e-6) and float(decay) == pytest.approx(
+        math.exp(logs[1]), rel=1e-6
+    )
 
 
 def test_a_gradient_that_rewards_longer_steps_raises_the_rate():

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from torture import Torture
 from tests_micro import assert_same_run, micro_config, register_micro
+from torture import Torture
 
 import kit
 from kit import KitError, Run, store
@@ -27,10 +27,12 @@ def test_killed_twenty_five_times_it_is_the_same_run(tmp_path: Path):
     torture = Torture(tmp_path)
     torture.run(25)
     assert torture.kills == 25 and torture.finished >= 1  # every finished run was compared with an undisturbed one
-    assert torture.torn >= 1 and max(torture.epochs) > 0  # some kills came while a file was written, some after a checkpoint
+    assert (
+        torture.torn >= 1 and max(torture.epochs) > 0
+    )  # some kills came while a file was written, some after a checkpoint
 
 
-# ---- a full disk -------------------------------------------------------------------------------------------------------------
+# ---- a full disk ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stays_full", [False, True])
@@ -54,7 +56,11 @@ def test_a_disk_that_fills_up_at_any_write_costs_nothing(stays_full: bool, finis
             except (OSError, KitError) as error:
                 assert "No space left on device" in str(error)
         stopped_at.append(at)
-        assert Run.load(folder).status == ("interrupted" if stays_full else "failed") if (folder / "config.json").is_file() else at == 1
+        assert (
+            Run.load(folder).status == ("interrupted" if stays_full else "failed")
+            if (folder / "config.json").is_file()
+            else at == 1
+        )
         assert not [path for path in folder.rglob("*.tmp")]
     assert len(stopped_at) >= 5
     assert_same_run(run, finished)
@@ -79,11 +85,15 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path, fi
     process.join()
     assert process.exitcode == 1
     failure = store.read_json(folder / "failure.json")
-    assert "File too large" in failure["message"] and not list((folder / "checkpoints").glob("*")) and Run.load(folder).status == "failed"
+    assert (
+        "File too large" in failure["message"]
+        and not list((folder / "checkpoints").glob("*"))
+        and Run.load(folder).status == "failed"
+    )
     assert_same_run(kit.search(finished.config, out=tmp_path, progress=Silent()), finished)
 
 
-# ---- a notebook ----------------------------------------------------------------------------------------------------------------
+# ---- a notebook ----------------------------------------------------------------------------------
 
 CELL = """
 import sys, os

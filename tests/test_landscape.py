@@ -1,4 +1,6 @@
-"""The landscape: right on a quadratic whose surface and curvature are known, exact at the centre, the model left alone."""
+"""The landscape: right on a quadratic whose surface and curvature are known, exact at the centre, the model left
+alone.
+"""
 
 import functools
 import json
@@ -10,6 +12,7 @@ import torch
 from loss_landscapes.metrics import Loss, LossPerturbations
 from loss_landscapes.metrics.metric import Metric, MetricPipeline
 from scipy import stats
+from tests_micro import micro_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,9 +20,8 @@ import kit
 from kit import landscape
 from kit.data import ImageSet
 from kit.errors import KitError
-from kit.landscape import runs as several
 from kit.landscape import grid, walker
-from tests_micro import micro_config
+from kit.landscape import runs as several
 
 
 @pytest.fixture
@@ -34,7 +36,9 @@ def network() -> nn.Module:
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+            self.layers = nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+            )
 
         def forward(self, x):
             return self.layers(x.float() / 255)
@@ -64,7 +68,7 @@ def stop_at(n: int):
     return stop
 
 
-# ---- directions --------------------------------------------------------------------------------------------------------------
+# ---- directions ----------------------------------------------------------------------------------
 
 
 def test_directions_have_the_filters_norms_and_leave_biases_and_norms_alone():
@@ -77,10 +81,12 @@ def test_directions_have_the_filters_norms_and_leave_biases_and_norms_alone():
             assert not d[name].any()
     again, other, second = landscape.direction(net, 1), landscape.direction(net, 2), landscape.direction(net, 1, "η")
     assert all(torch.equal(d[n], again[n]) for n in d)
-    assert not torch.equal(d["layers.0.weight"], other["layers.0.weight"]) and not torch.equal(d["layers.0.weight"], second["layers.0.weight"])
+    assert not torch.equal(d["layers.0.weight"], other["layers.0.weight"]) and not torch.equal(
+        d["layers.0.weight"], second["layers.0.weight"]
+    )
 
 
-# ---- exact, and the model left alone -----------------------------------------------------------------------------------------
+# ---- exact, and the model left alone -------------------------------------------------------------
 
 
 def test_the_centre_is_the_trained_model_and_the_model_stays(data):
@@ -115,7 +121,9 @@ def test_an_exception_leaves_the_model_alone(data):
 
 def test_a_runs_centre_is_its_recorded_test_loss(finished):
     test = kit.load_dataset(finished.config.dataset).test
-    model = finished.model().to(memory_format=torch.channels_last)  # as it was trained: kernels round by the memory format
+    model = finished.model().to(
+        memory_format=torch.channels_last
+    )  # as it was trained: kernels round by the memory format
     before = state_of(model)
     plane = landscape.plane(model, test, steps=3, radius=0.1)
     lines = landscape.line(model, test, steps=3, directions=2, radius=0.1)
@@ -126,7 +134,9 @@ def test_a_runs_centre_is_its_recorded_test_loss(finished):
 def test_a_model_trained_in_bfloat16_is_evaluated_in_float32(micro, tmp_path, no_hessian):
     from kit.progress import Silent
 
-    run = kit.search(micro_config("plain", precision="bfloat16", epochs=1, search_epochs=1), out=tmp_path, progress=Silent())
+    run = kit.search(
+        micro_config("plain", precision="bfloat16", epochs=1, search_epochs=1), out=tmp_path, progress=Silent()
+    )
     test = kit.load_dataset(run.config.dataset).test
     with torch.no_grad():
         scores = run.model().to(memory_format=torch.channels_last)(test.images)
@@ -136,7 +146,7 @@ def test_a_model_trained_in_bfloat16_is_evaluated_in_float32(micro, tmp_path, no
     assert found.plane.centre == pytest.approx(run.metrics["test_loss"], rel=0.02) and not found.exact
 
 
-# ---- several points in a pass ------------------------------------------------------------------------------------------------
+# ---- several points in a pass --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("points", [2, 7, 100])
@@ -175,7 +185,12 @@ def test_a_pass_that_does_not_fit_is_halved(data, monkeypatch):
 
 
 def test_a_pass_takes_what_the_memory_holds(data, monkeypatch, capsys):
-    for name, value in {"memory_allocated": 100, "max_memory_allocated": 300, "memory_reserved": 150, "mem_get_info": (2950, 8000)}.items():
+    for name, value in {
+        "memory_allocated": 100,
+        "max_memory_allocated": 300,
+        "memory_reserved": 150,
+        "mem_get_info": (2950, 8000),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
     w = walker.Walker(network(), data)
@@ -191,7 +206,10 @@ def test_a_pass_takes_what_the_memory_holds(data, monkeypatch, capsys):
             return y if y.sum().item() > -1e9 else -y  # vmap has no single number to give
 
     w = walker.Walker(Picky(), data)
-    assert w._affordable([w.axis(0, "δ")]) == 1 and "one point per pass: torch.func.vmap cannot run this model" in capsys.readouterr().out
+    assert (
+        w._affordable([w.axis(0, "δ")]) == 1
+        and "one point per pass: torch.func.vmap cannot run this model" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -204,11 +222,13 @@ def test_on_the_gpu_a_pass_takes_several_points(data):
     np.testing.assert_allclose(w.stacked(axes, points), [w.value(axes, p) for p in points], rtol=1e-3)
 
 
-# ---- a quadratic -------------------------------------------------------------------------------------------------------------
+# ---- a quadratic ---------------------------------------------------------------------------------
 
 
 def quadratic():
-    """Mean squared error of a linear map, float64: a quadratic of its weight, with Hessian 2/(outputs) · I ⊗ mean(x xᵀ)."""
+    """Mean squared error of a linear map, float64: a quadratic of its weight, with Hessian 2/(outputs) · I ⊗ mean(x
+    xᵀ).
+    """
     g = torch.Generator().manual_seed(1)
     net = nn.Linear(6, 4, bias=False).double()
     x, y = torch.randn(50, 6, generator=g, dtype=torch.float64), torch.randn(50, 4, generator=g, dtype=torch.float64)
@@ -234,7 +254,9 @@ def test_a_quadratic_gives_its_own_surface_with_a_metric_of_the_library(data):
 
 def test_a_quadratic_rises_by_half_its_curvature_times_the_radius_squared(data):
     net, x, y = quadratic()
-    lines = landscape.line(net, data, directions=5, steps=5, radius=1.0, radii=(0.25, 0.5), seed=2, metric=Loss(F.mse_loss, x, y))
+    lines = landscape.line(
+        net, data, directions=5, steps=5, radius=1.0, radii=(0.25, 0.5), seed=2, metric=Loss(F.mse_loss, x, y)
+    )
     along = np.array([curvature(net, x, 2, name) for name in ("δ", "η", "direction 3", "direction 4", "direction 5")])
     assert lines.coordinates.tolist() == [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
     for r in (0.25, 0.5, 1.0):
@@ -265,7 +287,9 @@ def test_the_largest_eigenvalue_of_a_quadratic():
     found = landscape.largest_eigenvalue(net, x, y, loss=F.mse_loss, batch_size=16, iterations=500, tol=1e-12)
     assert found == pytest.approx(expected, rel=1e-6)
     seen = []
-    usual = landscape.largest_eigenvalue(net, x, y, loss=F.mse_loss, tol=1e-6, progress=lambda done, total: seen.append((done, total)))
+    usual = landscape.largest_eigenvalue(
+        net, x, y, loss=F.mse_loss, tol=1e-6, progress=lambda done, total: seen.append((done, total))
+    )
     assert usual == pytest.approx(expected, rel=1e-4)
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1] < seen[0][1]
 
@@ -275,13 +299,17 @@ def test_sharpness_is_the_mean_rise_over_the_lines(data):
     result = landscape.sharpness(net, data, radii=(0.5, 1.0), directions=4, seed=2, eigenvalue_images=30)
     lines = landscape.line(net, data, directions=4, steps=3, radius=1.0, radii=(0.5,), seed=2)
     for r in (0.5, 1.0):
-        assert (result[f"rise@{r:g}"], result[f"rise@{r:g}/low"], result[f"rise@{r:g}/high"]) == pytest.approx(lines.rise(r), rel=1e-5)
+        assert (result[f"rise@{r:g}"], result[f"rise@{r:g}/low"], result[f"rise@{r:g}/high"]) == pytest.approx(
+            lines.rise(r), rel=1e-5
+        )
     assert result["directions"] == 4
     _, kept = kit.data.stratified_split(data.labels, 0.5)
-    assert result["eigenvalue"] == pytest.approx(landscape.largest_eigenvalue(net, data.images[kept], data.labels[kept]), rel=1e-6)
+    assert result["eigenvalue"] == pytest.approx(
+        landscape.largest_eigenvalue(net, data.images[kept], data.labels[kept]), rel=1e-6
+    )
 
 
-# ---- the library's metrics ---------------------------------------------------------------------------------------------------
+# ---- the library's metrics -----------------------------------------------------------------------
 
 
 class Accuracy(Metric):
@@ -309,11 +337,18 @@ def test_metrics_may_give_arrays_and_may_move_the_copy(data, tmp_path):
     plane = landscape.plane(net, data, steps=3, metric=both, path=tmp_path / "both.npz")
     assert plane.values.shape == (3, 3, 2)
     np.testing.assert_allclose(plane.values[..., 0], landscape.plane(net, data, steps=3).values, rtol=1e-5)
-    assert np.array_equal(landscape.plane(net, data, steps=3, metric=both, path=tmp_path / "both.npz").values, plane.values)
+    assert np.array_equal(
+        landscape.plane(net, data, steps=3, metric=both, path=tmp_path / "both.npz").values, plane.values
+    )
     with pytest.raises(KitError, match=r"arrays of shape \[2\]"):
         plane.centre
     # adds to the weights, biases and norms included, and takes the same away again up to rounding
-    shaken = MetricPipeline([LossPerturbations(F.cross_entropy, data.images, data.labels, 3, 1.0), Loss(F.cross_entropy, data.images, data.labels)])
+    shaken = MetricPipeline(
+        [
+            LossPerturbations(F.cross_entropy, data.images, data.labels, 3, 1.0),
+            Loss(F.cross_entropy, data.images, data.labels),
+        ]
+    )
 
     def last(wrapper) -> float:
         first, value = shaken(wrapper)
@@ -324,7 +359,7 @@ def test_metrics_may_give_arrays_and_may_move_the_copy(data, tmp_path):
     np.testing.assert_allclose(again[0], landscape.plane(net, data, steps=3).values, rtol=1e-5)
 
 
-# ---- resuming ----------------------------------------------------------------------------------------------------------------
+# ---- resuming ------------------------------------------------------------------------------------
 
 
 def test_an_interrupted_plane_goes_on_and_a_foreign_file_is_refused(data, tmp_path, monkeypatch):
@@ -335,10 +370,15 @@ def test_an_interrupted_plane_goes_on_and_a_foreign_file_is_refused(data, tmp_pa
         landscape.plane(net, data, steps=5, path=path, progress=stop_at(12))
     evaluated = []
     value = walker.Walker.value
-    monkeypatch.setattr(walker.Walker, "value", lambda self, axes=(), at=(): evaluated.append(tuple(at)) or value(self, axes, at))
+    monkeypatch.setattr(
+        walker.Walker, "value", lambda self, axes=(), at=(): evaluated.append(tuple(at)) or value(self, axes, at)
+    )
     assert np.array_equal(landscape.plane(net, data, steps=5, path=path).values, whole.values)
     assert len(evaluated) == 25 - 12
-    assert np.array_equal(landscape.plane(net, data, steps=5, path=path).values, whole.values) and len(evaluated) == 25 - 12
+    assert (
+        np.array_equal(landscape.plane(net, data, steps=5, path=path).values, whole.values)
+        and len(evaluated) == 25 - 12
+    )
     with pytest.raises(KitError, match="another model, data set or grid"):
         landscape.plane(net, data, steps=5, seed=9, path=path)
     with pytest.raises(KitError, match="another model, data set or grid"):
@@ -358,12 +398,14 @@ def test_interrupted_lines_go_on(data, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         landscape.line(net, data, steps=5, directions=3, path=path, progress=stop_at(9))
     counted = []
-    found = landscape.line(net, data, steps=5, directions=3, path=path, progress=lambda done, total: counted.append((done, total)))
+    found = landscape.line(
+        net, data, steps=5, directions=3, path=path, progress=lambda done, total: counted.append((done, total))
+    )
     assert counted == [(n, 15) for n in range(10, 16)]
     assert np.array_equal(found.values, landscape.line(net, data, steps=5, directions=3).values)
 
 
-# ---- several runs ------------------------------------------------------------------------------------------------------------
+# ---- several runs --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -397,7 +439,9 @@ def test_compare_measures_all_runs_alike_and_keeps_what_is_done(two, finished, m
     monkeypatch.setattr(several, "largest_eigenvalue", short)
     found = landscape.compare(two, **SMALL, progress=lambda what, done, total: said.append((what, done, total)))
     assert [item.label for item in found] == ["DHA · seed 0", "DHA · seed 1"]
-    assert all(item.exact and item.plane.centre == finished.metrics["test_loss"] and item.images == 60 for item in found)
+    assert all(
+        item.exact and item.plane.centre == finished.metrics["test_loss"] and item.images == 60 for item in found
+    )
     # the same model on the same seed: the same landscape
     assert np.array_equal(found[0].plane.values, found[1].plane.values) and found[0].eigenvalue == found[1].eigenvalue
     assert ("DHA · seed 1: lines", 15, 15) in said and any(what == "DHA · seed 0: eigenvalue" for what, *_ in said)
@@ -406,7 +450,11 @@ def test_compare_measures_all_runs_alike_and_keeps_what_is_done(two, finished, m
     assert sorted(p.suffix for p in (two[0] / "landscape").iterdir()) == [".npz"] * 3
     said.clear()
     again = landscape.compare(two, **SMALL, progress=lambda *what: said.append(what))
-    assert not said and np.array_equal(again[0].lines.values, found[0].lines.values) and again[0].eigenvalue == found[0].eigenvalue
+    assert (
+        not said
+        and np.array_equal(again[0].lines.values, found[0].lines.values)
+        and again[0].eigenvalue == found[0].eigenvalue
+    )
 
 
 def test_an_interrupted_comparison_goes_on(two, monkeypatch, no_hessian):
@@ -427,7 +475,12 @@ def test_the_table_says_what_its_numbers_rest_on(two, no_hessian):
     found = landscape.compare(two[:1], **SMALL, progress=lambda *_: None)
     (row,) = landscape.table(found, (0.25, 0.5)).to_dict("records")
     assert (row["rise@0.5"], row["rise@0.5/low"], row["rise@0.5/high"]) == found[0].lines.rise(0.5)
-    assert (row["directions"], row["images"], row["eigenvalue_images"], row["test_loss"]) == (3, 60, 20, found[0].plane.centre)
+    assert (row["directions"], row["images"], row["eigenvalue_images"], row["test_loss"]) == (
+        3,
+        60,
+        20,
+        found[0].plane.centre,
+    )
     (method,) = landscape.by_method(found, (0.25,)).to_dict("records")
     assert method["n"] == 1 and method["rise@0.25"] == row["rise@0.25"] and np.isnan(method["rise@0.25/low"])
 
@@ -462,13 +515,19 @@ def test_headless_progress_is_lines(two, capsys, no_hessian):
     assert said[:2] == ["DHA · seed 0: plane 9/9", "DHA · seed 0: lines 15/15"] and "eigenvalue" in said[2]
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given, said", [
-    ({"steps": 20}, "steps=20: give an odd number from 3.*steps=21"), ({"steps": 1}, "steps=3"), ({"radius": 0.0}, "radius=0.0"),
-    ({"points_per_pass": 0}, "points_per_pass=0"), ({"metric": len, "points_per_pass": 4}, "one model at a time"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"steps": 20}, "steps=20: give an odd number from 3.*steps=21"),
+        ({"steps": 1}, "steps=3"),
+        ({"radius": 0.0}, "radius=0.0"),
+        ({"points_per_pass": 0}, "points_per_pass=0"),
+        ({"metric": len, "points_per_pass": 4}, "one model at a time"),
+    ],
+)
 def test_what_makes_no_grid_is_refused(data, given, said):
     with pytest.raises(KitError, match=said):
         landscape.plane(network(), data, **given)
@@ -493,7 +552,10 @@ def test_what_cannot_be_compared_is_refused_before_any_compute(two, interrupted,
         landscape.compare(two, steps=4)
     config = json.loads((two[1] / "config.json").read_text())
     (two[1] / "config.json").write_text(json.dumps(config | {"dataset": "digits"}))
-    with pytest.raises(KitError, match=rf"same test images.*2 kinds.*micro_digits \(1×8×8, 10 classes\): {two[0].name}; digits .*: {two[1].name}"):
+    with pytest.raises(
+        KitError,
+        match=rf"same test images.*2 kinds.*micro_digits \(1×8×8, 10 classes\): {two[0].name}; digits .*: {two[1].name}",
+    ):
         landscape.compare(two)
 
 
@@ -507,8 +569,23 @@ def test_data_that_have_changed_since_are_refused(two):
 def test_gather_reads_paths_or_searches_methods(two, finished):
     runs = landscape.gather(f"{two[0]}, {two[1]}", "dha", 0, {})
     assert [run.path for run in runs] == two
-    values = {k: v for k, v in finished.config.model_dump().items() if k in ("dataset", "device", "epochs", "search_epochs", "channels", "cells",
-              "search_channels", "search_cells", "batch_size", "precision")}  # fmt: skip
+    values = {
+        k: v
+        for k, v in finished.config.model_dump().items()
+        if k
+        in (
+            "dataset",
+            "device",
+            "epochs",
+            "search_epochs",
+            "channels",
+            "cells",
+            "search_channels",
+            "search_cells",
+            "batch_size",
+            "precision",
+        )
+    }
     (run,) = landscape.gather("", "dha", 0, {**values, "out": str(finished.path.parent)})
     assert run.path == finished.path
     with pytest.raises(KitError, match=f"nix is not a run directory.*; runs nearby: .*{two[0].name}"):
@@ -519,7 +596,7 @@ def test_gather_reads_paths_or_searches_methods(two, finished):
         landscape.gather("", "dha", "x", {})
 
 
-# ---- on paper ----------------------------------------------------------------------------------------------------------------
+# ---- on paper ------------------------------------------------------------------------------------
 
 
 def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hessian):
@@ -529,13 +606,23 @@ def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hes
     found = landscape.compare(two, steps=5, directions=3, eigenvalue_images=20, progress=lambda *_: None)
     path = report.write(found, tmp_path / "reports", note="Alone on the machine.")
     text, table = path.read_text(), path.with_suffix(".csv").read_bytes()
-    assert path.name == "landscape-micro_digits.md" and all((path.parent / name).is_file() for name in (
-        "landscape-micro_digits.csv", *(f"landscape-micro_digits-{kind}.png" for kind in ("contours", "surfaces", "lines"))))  # fmt: skip
+    assert path.name == "landscape-micro_digits.md" and all(
+        (path.parent / name).is_file()
+        for name in (
+            "landscape-micro_digits.csv",
+            *(f"landscape-micro_digits-{kind}.png" for kind in ("contours", "surfaces", "lines")),
+        )
+    )
     mean, low, high = found[0].lines.rise(0.5)
     assert f"{mean:.3g} [{low:.3g}, {high:.3g}]" in text and "Alone on the machine." in text
     assert "bit for bit." in text and "n = 3 random directions" in text and "60 test images" in text
-    assert "-p methods dha -p seed 0,1 -p steps 5 -p radius 1.0 -p directions 3 -p direction_seed 0" in text and "-p channels 4" in text
-    assert "## By method" in text and "n = 2 seeds" not in text and "## One model" not in text  # one method: nothing to compare with
+    assert (
+        "-p methods dha -p seed 0,1 -p steps 5 -p radius 1.0 -p directions 3 -p direction_seed 0" in text
+        and "-p channels 4" in text
+    )
+    assert (
+        "## By method" in text and "n = 2 seeds" not in text and "## One model" not in text
+    )  # one method: nothing to compare with
     assert "Guessing costs ln(10) = 2.30 nats" in text
     path.unlink(), path.with_suffix(".csv").unlink()
     assert kit_report.rewrite(path.with_suffix(".json")) == path  # from the summary alone

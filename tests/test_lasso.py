@@ -1,4 +1,6 @@
-"""The LASSO solver behind sparse coding, against scikit-learn, against itself, and against the optimality conditions."""
+"""The LASSO solver behind sparse coding, against scikit-learn, against itself, and against the optimality
+conditions.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from kit.arch.lasso import fista, homotopy, soft, solve_on_support, violation
 from kit.errors import KitError
 
 
-def problem(batch: tuple[int, ...], m: int, n: int, seed: int = 0, unit: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(
+    batch: tuple[int, ...], m: int, n: int, seed: int = 0, unit: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     A = torch.randn(*batch, m, n, generator=g, dtype=torch.float64)
     b = torch.randn(*batch, m, generator=g, dtype=torch.float64)
@@ -89,7 +93,9 @@ def test_violation_is_zero_at_the_optimum_and_the_residual_elsewhere():
     off = alpha + torch.tensor([[0.25, 0.0, 0.0]], dtype=torch.float64)
     assert float(violation(A, b, off, 0.3)) == pytest.approx(0.25)
     assert float(violation(A, b, torch.zeros_like(b), 0.3)) == pytest.approx(1.7)  # |Aᵀb| − λ where α is 0
-    assert float(violation(A, b, -alpha, 0.3)) == pytest.approx(2 * 1.7 + 2 * 0.3, abs=1e-9)  # wrong signs count in full
+    assert float(violation(A, b, -alpha, 0.3)) == pytest.approx(
+        2 * 1.7 + 2 * 0.3, abs=1e-9
+    )  # wrong signs count in full
 
 
 def test_large_lambda_gives_zero_and_lambda_zero_interpolates():
@@ -120,7 +126,9 @@ def test_a_warm_start_changes_the_work_and_not_the_solution(monkeypatch):
     torch.testing.assert_close(lasso(A, moved, 1e-5, start=torch.randn_like(cold)), expected, atol=1e-8, rtol=0)
     # where the support and its signs hold no solver runs at all
     nearby = lasso(A, b * 1.001, 1e-5)
-    monkeypatch.setattr(sys.modules["kit.arch.lasso"], "homotopy", lambda *_: pytest.fail("solved anew although the start was optimal"))
+    monkeypatch.setattr(
+        sys.modules["kit.arch.lasso"], "homotopy", lambda *_: pytest.fail("solved anew although the start was optimal")
+    )
     torch.testing.assert_close(lasso(A, b, 1e-5, start=cold), cold, atol=1e-10, rtol=0)
     assert torch.equal(nearby.sign(), cold.sign())
     torch.testing.assert_close(lasso(A, b * 1.001, 1e-5, start=cold), nearby, atol=1e-9, rtol=0)
@@ -142,7 +150,9 @@ def test_duplicate_and_opposite_columns_are_still_solved(lam: float):
     A = torch.cat([A, A[:, :, :5], -A[:, :, 5:8]], dim=2)
     alpha = lasso(A, b, lam)
     assert float(violation(A, b, alpha, lam).max()) <= 1e-8
-    torch.testing.assert_close(objective(A, b, alpha, lam), objective(A[:, :, :10], b, lasso(A[:, :, :10], b, lam), lam), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        objective(A, b, alpha, lam), objective(A[:, :, :10], b, lasso(A[:, :, :10], b, lam), lam), atol=1e-9, rtol=0
+    )
 
 
 def test_b_of_zeros_recovers_to_zero():

@@ -32,13 +32,15 @@ def children(net: space.Network, n: int) -> list[space.Picks]:
     return [random_picks(net.slots, g, Limits(net)) for _ in range(n)]
 
 
-# ---- what is timed -----------------------------------------------------------------------------------------------------------
+# ---- what is timed -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["cell", "choice", "mobile"])
 def test_a_candidates_time_is_that_of_its_modules_at_their_shapes(name: str, monkeypatch):
     """With multiply-adds for milliseconds the table must add up to the space's own cost."""
-    monkeypatch.setattr(latency, "_time_module", lambda module, inputs, *_: float(measure(module, inputs[0][0][1:])[0].macs))
+    monkeypatch.setattr(
+        latency, "_time_module", lambda module, inputs, *_: float(measure(module, inputs[0][0][1:])[0].macs)
+    )
     net = built(name=name)
     table = latency.candidate_times(net, CPU, batch=2, threads=1)
     assert [len(row) for row in table] == [len(slot.candidates) for slot in net.slots]
@@ -79,7 +81,9 @@ def test_a_whole_table_of_a_real_space(name: str, monkeypatch):
     expected = torch.rand(3)
     torch.manual_seed(5)
     table = latency.table(net, "cpu", batch=2, threads=1)
-    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == 1  # the caller's draws and threads are as they were
+    assert (
+        torch.equal(torch.rand(3), expected) and torch.get_num_threads() == 1
+    )  # the caller's draws and threads are as they were
     assert len(table.timed) == (7 if net.slots else 1) and all(ms > 0 for ms in table.timed.values())
     assert table.margin >= 1.0 and (table.error is None) == (not net.slots)
     picks = children(net, 1)[0]
@@ -87,7 +91,7 @@ def test_a_whole_table_of_a_real_space(name: str, monkeypatch):
     assert str(table) == f"batch 2, {table.hardware}, 1 thread(s)" and table.hardware
 
 
-# ---- the sum and its margin --------------------------------------------------------------------------------------------------
+# ---- the sum and its margin ----------------------------------------------------------------------
 
 
 def scripted(monkeypatch, alone: list[list[float]], truth) -> list[space.Picks]:
@@ -105,18 +109,26 @@ def test_fixed_part_and_scale_come_from_whole_children(monkeypatch):
     order = scripted(monkeypatch, alone, lambda picks: 2.0 + 0.5 * total(picks))
     table = latency.table(net, "cpu")
     assert len(order) == len(set(order)) == latency.CALIBRATION + latency.CHECKS  # none is suspect, none timed twice
-    assert table.fixed_ms == pytest.approx(2.0) and table.margin == pytest.approx(1.0) and table.error["max"] == pytest.approx(0, abs=1e-9)
+    assert (
+        table.fixed_ms == pytest.approx(2.0)
+        and table.margin == pytest.approx(1.0)
+        and table.error["max"] == pytest.approx(0, abs=1e-9)
+    )
     for picks in children(net, 5):
         assert table.predict(picks) == pytest.approx(2.0 + 0.5 * total(picks))
     ends = sorted(total(picks) for picks in order)
-    assert ends[0] == min(map(total, children(net, 300) + order)) and ends[-1] == max(map(total, children(net, 300) + order))
+    assert ends[0] == min(map(total, children(net, 300) + order)) and ends[-1] == max(
+        map(total, children(net, 300) + order)
+    )
 
 
 def test_the_margin_covers_every_child_that_was_timed(monkeypatch):
     net = built()
     alone = [[0.1 + 0.1 * (c % 7) for c in range(len(s.candidates))] for s in net.slots]
     wobble = lambda picks: 1 + 0.2 * ((hash(picks) % 1000) / 1000 - 0.5)  # noqa: E731
-    truth = lambda picks: wobble(picks) * (1.0 + sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen))  # noqa: E731
+    truth = lambda picks: (
+        wobble(picks) * (1.0 + sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen))
+    )  # noqa: E731
     order = scripted(monkeypatch, alone, truth)
     table = latency.table(net, "cpu")
     assert 1.02 < table.margin < 1.3
@@ -124,7 +136,11 @@ def test_the_margin_covers_every_child_that_was_timed(monkeypatch):
     assert max(truth(picks) / table.predict(picks) for picks in order) == pytest.approx(table.margin)
     checks = list(dict.fromkeys(order))[latency.CALIBRATION :]
     errors = sorted(abs(table.predict(picks) / truth(picks) - 1) for picks in checks)
-    assert table.error == {"children": latency.CHECKS, "median": pytest.approx((errors[3] + errors[4]) / 2), "max": pytest.approx(errors[-1])}
+    assert table.error == {
+        "children": latency.CHECKS,
+        "median": pytest.approx((errors[3] + errors[4]) / 2),
+        "max": pytest.approx(errors[-1]),
+    }
 
 
 def test_a_child_timed_while_the_machine_was_busy_is_timed_again(monkeypatch):
@@ -145,7 +161,11 @@ def test_a_child_timed_while_the_machine_was_busy_is_timed_again(monkeypatch):
 def test_operations_that_make_no_difference_leave_the_fixed_part(monkeypatch):
     net = built()
     alone = [[0.1 * c for c in range(len(s.candidates))] for s in net.slots]
-    scripted(monkeypatch, alone, lambda picks: 10.0 - sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen) / 10)
+    scripted(
+        monkeypatch,
+        alone,
+        lambda picks: 10.0 - sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen) / 10,
+    )
     table = latency.table(net, "cpu")
     assert not any(map(any, table.candidates_ms)) and len({table.predict(p) for p in children(net, 9)}) == 1
     assert all(ms <= table.margin * table.predict(picks) * (1 + 1e-9) for picks, ms in table.timed.items())
@@ -200,7 +220,7 @@ def test_a_child_is_timed_alone_and_in_evaluation_mode(monkeypatch):
     assert not net.training and net.only_child() and not seen[0].requires_grad and seen[0].shape == (5, 3)
 
 
-# ---- its file ----------------------------------------------------------------------------------------------------------------
+# ---- its file ------------------------------------------------------------------------------------
 
 
 def test_a_run_has_one_table(monkeypatch, tmp_path):
@@ -213,7 +233,12 @@ def test_a_run_has_one_table(monkeypatch, tmp_path):
     monkeypatch.setattr(latency, "_measured", lambda *_: pytest.fail("the table was made again"))
     monkeypatch.setattr(latency, "time_child", lambda *_: pytest.fail("a child was timed again"))
     again = latency.table(net, "cpu", batch=4, path=path)
-    assert again.values() == first.values() and again.measure(new) == ms and again.timed == first.timed and again.path == path
+    assert (
+        again.values() == first.values()
+        and again.measure(new) == ms
+        and again.timed == first.timed
+        and again.path == path
+    )
     # two processes that begin one run: the first file is both's
     monkeypatch.undo()
     scripted(monkeypatch, alone, lambda picks: 100.0)
@@ -229,10 +254,19 @@ def test_a_run_has_one_table(monkeypatch, tmp_path):
     assert latency.table(net, "cpu", batch=4, path=other).fixed_ms == first.fixed_ms
 
 
-@pytest.mark.parametrize("change", [
-    lambda v: v["candidates_ms"].pop(), lambda v: v["candidates_ms"][0].pop(), lambda v: v.pop("margin"), lambda v: v.update(margin=0.5),
-    lambda v: v.update(other=1), lambda v: v.update(timed=[{"picks": [["a"]], "ms": 1}]), lambda v: v.update(margin="x"), lambda v: v.clear(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["candidates_ms"].pop(),
+        lambda v: v["candidates_ms"][0].pop(),
+        lambda v: v.pop("margin"),
+        lambda v: v.update(margin=0.5),
+        lambda v: v.update(other=1),
+        lambda v: v.update(timed=[{"picks": [["a"]], "ms": 1}]),
+        lambda v: v.update(margin="x"),
+        lambda v: v.clear(),
+    ],
+)
 def test_an_altered_table_is_refused(change, monkeypatch, tmp_path):
     net, path = built(), tmp_path / "latency.json"
     scripted(monkeypatch, [[0.1] * len(s.candidates) for s in net.slots], lambda picks: 1.0)
@@ -240,7 +274,9 @@ def test_an_altered_table_is_refused(change, monkeypatch, tmp_path):
     values = json.loads(path.read_text())
     change(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(KitError, match="latency.json is not a latency table of this network.*remove the file to measure again"):
+    with pytest.raises(
+        KitError, match="latency.json is not a latency table of this network.*remove the file to measure again"
+    ):
         latency.table(net, "cpu", path=path)
     path.write_text("{")
     with pytest.raises(KitError, match="latency.json cannot be read"):
@@ -250,7 +286,11 @@ def test_an_altered_table_is_refused(change, monkeypatch, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: CUDA events are untested")
 def test_on_a_gpu_events_time_the_children():
     table = latency.table(built(), "cuda", batch=2)
-    assert table.hardware == torch.cuda.get_device_name() and all(ms > 0 for ms in table.timed.values()) and table.margin < 3
+    assert (
+        table.hardware == torch.cuda.get_device_name()
+        and all(ms > 0 for ms in table.timed.values())
+        and table.margin < 3
+    )
 
 
 def test_modules_without_a_choice_belong_to_every_child():

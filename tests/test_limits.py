@@ -1,4 +1,6 @@
-"""Resource limits: nothing that breaks one is allowed, nothing possible is refused, and what must hold is timed for real."""
+"""Resource limits: nothing that breaks one is allowed, nothing possible is refused, and what must hold is timed for
+real.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,20 @@ class Sum:
         self.slots = tuple(Slot(str(i), tuple((str(c), 0) for c in range(candidates)), picks) for i in range(slots))
         self.params = chance.randint(1, 100, (slots, candidates))
         # costs that pull against each other: what has few parameters takes many multiply-adds
-        self.macs = 100 - self.params + chance.randint(0, 12, self.params.shape) if against else chance.randint(1, 100, self.params.shape)
+        self.macs = (
+            100 - self.params + chance.randint(0, 12, self.params.shape)
+            if against
+            else chance.randint(1, 100, self.params.shape)
+        )
         self.ms = chance.rand(slots, candidates)
 
     def cost(self, picks: Picks) -> Cost:
-        return Cost(*(int(sum(table[i, c] for i, chosen in enumerate(picks) for c in chosen)) for table in (self.params, self.macs)))
+        return Cost(
+            *(
+                int(sum(table[i, c] for i, chosen in enumerate(picks) for c in chosen))
+                for table in (self.params, self.macs)
+            )
+        )
 
     def children(self) -> list[Picks]:
         return list(itertools.product(*(itertools.combinations(range(len(s.candidates)), s.picks) for s in self.slots)))
@@ -58,7 +69,7 @@ class Clock:
         return self.timed.setdefault(picks, self.truth(self.predict(picks)))
 
 
-# ---- several at once ---------------------------------------------------------------------------------------------------------
+# ---- several at once -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("picks", "candidates"), [(1, 4), (2, 4), (2, 2)])
@@ -72,7 +83,9 @@ def test_limits_are_refused_exactly_when_no_child_keeps_to_them(picks: int, cand
         for n in (2, 3):
             # around the cheapest of each cost at once: some combinations are possible, most are not
             bounds = every.min(axis=0) + (every.mean(axis=0) - every.min(axis=0)) * chance.uniform(0.2, 1.3, 3)
-            given = {"max_params": int(bounds[0]), "max_macs": int(bounds[1])} | ({"max_latency_ms": bounds[2], "latency": clock} if n == 3 else {})
+            given = {"max_params": int(bounds[0]), "max_macs": int(bounds[1])} | (
+                {"max_latency_ms": bounds[2], "latency": clock} if n == 3 else {}
+            )
             possible = (every[:, :n] <= [int(bounds[0]), int(bounds[1]), bounds[2]][:n]).all(axis=1).any()
             if possible:
                 limits = Limits(net, **given)
@@ -137,7 +150,9 @@ def test_the_additive_table_is_the_spaces_own_cost():
 def test_the_reach_is_that_of_all_children():
     net = Sum(3, candidates=4, picks=2)
     limits, every = Limits(net, latency=Clock(net)), net.children()
-    for name, cost in zip(BOUNDS, (lambda c: net.cost(c).params, lambda c: net.cost(c).macs, lambda c: 1.25 * Clock(net).predict(c))):
+    for name, cost in zip(
+        BOUNDS, (lambda c: net.cost(c).params, lambda c: net.cost(c).macs, lambda c: 1.25 * Clock(net).predict(c))
+    ):
         assert limits.reach(name) == pytest.approx((min(map(cost, every)), max(map(cost, every))))
     with pytest.raises(KitError, match="max_latency_ms needs a latency table"):
         Limits(net, max_latency_ms=3.0)
@@ -146,12 +161,17 @@ def test_the_reach_is_that_of_all_children():
 def test_refusals_name_the_limit_and_what_can_be_reached():
     net = built()
     low, high = Limits(net).reach("max_macs")
-    with pytest.raises(KitError, match=f"max_macs=7 is less than any architecture needs: this space reaches {low:,} to {high:,}"):
+    with pytest.raises(
+        KitError, match=f"max_macs=7 is less than any architecture needs: this space reaches {low:,} to {high:,}"
+    ):
         Limits(net, max_macs=7, max_params=10**9)
     small = Sum(0)
     (low, _), (least, _) = (Limits(small).reach(name) for name in BOUNDS[:2])
-    with pytest.raises(KitError, match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can go "
-                                       f"down to {low}; max_macs alone can go down to {least}"):  # fmt: skip
+    with pytest.raises(
+        KitError,
+        match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can go "
+        f"down to {low}; max_macs alone can go down to {least}",
+    ):
         Limits(small, low, least)
     timed = Limits(small, max_macs=10**6, max_latency_ms=1e3, latency=Clock(small))
     assert str(timed) == "max_macs=1,000,000, max_latency_ms=1,000" and timed.costs(timed.witness).endswith(" ms")
@@ -178,7 +198,7 @@ def test_a_child_over_the_limits_is_repaired_with_as_few_slots_as_come():
         timed.repaired(max(every, key=slow.predict))
 
 
-# ---- timed for real ----------------------------------------------------------------------------------------------------------
+# ---- timed for real ------------------------------------------------------------------------------
 
 
 def test_a_child_that_is_slower_than_predicted_is_never_the_result():
@@ -201,34 +221,50 @@ def test_settling_takes_the_first_choice_that_holds():
     in_order = [child for child in net.children() if limits.allow(child)]
     assert limits.settle(lambda: next(c for c in in_order if limits.allow(c))) == in_order[3]
     never = Limits(net, max_latency_ms=3.0, latency=Clock(net, truth=lambda predicted: 1e3))
-    with pytest.raises(KitError, match="100 architectures within max_latency_ms=3 by the latency table were timed and none keeps to it"):
+    with pytest.raises(
+        KitError, match="100 architectures within max_latency_ms=3 by the latency table were timed and none keeps to it"
+    ):
         never.settle(lambda: in_order[0])
     # without a limit on it nothing is timed
     assert Limits(net, max_params=10**6).settle(lambda: in_order[0]) == in_order[0]
 
 
 @pytest.mark.parametrize("method", ["dha", "seq-nas+hpo"])
-def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(method: str, micro: str, tmp_path, monkeypatch):
+def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(
+    method: str, micro: str, tmp_path, monkeypatch
+):
     alone = [[0.1 + 0.1 * (c % 7) for c in range(14 + 7 * (slot % 4))] for slot in range(8)]
 
     def truth(network, picks, *_):
         predicted = 1.0 + sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen)
-        return predicted if len(timed) < latency.CALIBRATION + latency.CHECKS else 3 * predicted  # the machine is busy from then on
+        return (
+            predicted if len(timed) < latency.CALIBRATION + latency.CHECKS else 3 * predicted
+        )  # the machine is busy from then on
 
     timed: list[Picks] = []
     monkeypatch.setattr(latency, "candidate_times", lambda *_: alone)
-    monkeypatch.setattr(latency, "time_child", lambda network, picks, *_: (truth(network, picks), timed.append(picks))[0])
+    monkeypatch.setattr(
+        latency, "time_child", lambda network, picks, *_: (truth(network, picks), timed.append(picks))[0]
+    )
     run = kit.search(micro_config(method, max_latency_ms=9.5), out=tmp_path, progress=Silent())
     stored = latency.recorded(run.path / "latency.json", space.picks_of(run.genotype))
-    assert stored[0] <= 9.5 and len(timed) > latency.CALIBRATION + latency.CHECKS + 1  # the first that was found was slower
+    assert (
+        stored[0] <= 9.5 and len(timed) > latency.CALIBRATION + latency.CHECKS + 1
+    )  # the first that was found was slower
     assert run.predict(kit.load_dataset(micro).test.images[:3]).names  # its weights are those of its operations
     assert run.metrics["test_accuracy"] == pytest.approx(
-        (run.predict(kit.load_dataset(micro).test.images).labels == kit.load_dataset(micro).test.labels).double().mean().item())
+        (run.predict(kit.load_dataset(micro).test.images).labels == kit.load_dataset(micro).test.labels)
+        .double()
+        .mean()
+        .item()
+    )
 
 
 @pytest.mark.parametrize("method", ["dha", "seq-nas+hpo", "random"])
 def test_a_run_keeps_to_all_three_limits_and_times_its_result(method: str, micro: str, tmp_path, monkeypatch):
-    """The table is that of the network to deploy, also while a smaller one searches; made once and read by the stages after."""
+    """The table is that of the network to deploy, also while a smaller one searches; made once and read by the stages
+    after.
+    """
     made, real = [], latency._measured
     for name, few in (("GROUPS", 2), ("MOST_GROUPS", 2), ("PASSES", 3), ("CALIBRATION", 3), ("CHECKS", 2)):
         monkeypatch.setattr(latency, name, few)
@@ -241,5 +277,7 @@ def test_a_run_keeps_to_all_three_limits_and_times_its_result(method: str, micro
     assert len(made) == 1 and made[0][0].channels == config.channels and made[0][2] == 2
     table = latency.read(deployed, run.path / "latency.json")
     assert table.batch == 2 and table.timed[space.picks_of(run.genotype)] <= 1e4
-    with pytest.raises(KitError, match=r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"):
+    with pytest.raises(
+        KitError, match=r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"
+    ):
         kit.search(config.but(max_latency_ms=1e-6), out=tmp_path, progress=Silent())

@@ -1,4 +1,5 @@
-"""Parameters, multiply-adds and latency limited at once, in every method: no epoch's architecture and no result is over one of them, and a
+"""Parameters, multiply-adds and latency limited at once, in every method: no epoch's architecture and no result is over
+one of them, and a
 given architecture over one is refused before it is trained."""
 
 from __future__ import annotations
@@ -20,8 +21,14 @@ from kit.space import latency
 from kit.space.limits import BOUNDS, Limits
 from kit.space.network import Network, Picks
 
-SMALL: dict[str, dict[str, Any]] = {"cell": {"search_channels": 2}, "choice": {"cells": 4, "channels": 8, "search_channels": 8}, "mobile": {"cells": 4}}
-SEARCHES = [name for name, method in METHODS.items() if any(stage.search for stage in method.stages) or method.arch == "random"]
+SMALL: dict[str, dict[str, Any]] = {
+    "cell": {"search_channels": 2},
+    "choice": {"cells": 4, "channels": 8, "search_channels": 8},
+    "mobile": {"cells": 4},
+}
+SEARCHES = [
+    name for name, method in METHODS.items() if any(stage.search for stage in method.stages) or method.arch == "random"
+]
 GIVEN = [name for name in METHODS if name not in SEARCHES]
 TIGHT = 0.35  # of the way from the least to the most that a child costs
 
@@ -29,6 +36,7 @@ TIGHT = 0.35  # of the way from the least to the most that a child costs
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """Operations have invented times, unrelated to their size, which add up: nothing waits, and no machine decides."""
+
     def alone(network: Network, *_) -> list[list[float]]:
         chance = np.random.RandomState(1)
         return [chance.rand(len(slot.candidates)).tolist() for slot in network.slots]
@@ -73,7 +81,9 @@ def test_no_architecture_of_any_method_is_over_one_of_three_limits(method: str, 
     assert (run.metrics["params"], run.metrics["macs"]) == tuple(limits.network.cost(result))
     stood = [tuple(tuple(np.flatnonzero(slot).tolist()) for slot in epoch) for epoch in run.alpha["support"]]
     assert len(stood) == config.epochs + 1
-    assert METHODS[method].arch == "random" or all(limits.allow(picks) for picks in stood)  # a child alone has no candidates to tell
+    assert METHODS[method].arch == "random" or all(
+        limits.allow(picks) for picks in stood
+    )  # a child alone has no candidates to tell
 
 
 @pytest.mark.parametrize("method", GIVEN)
@@ -83,6 +93,9 @@ def test_a_given_architecture_over_one_limit_is_refused(method: str, micro: str,
     costs = (*limits.network.cost(usual), latency.time_child(limits.network, usual))
     which = GIVEN.index(method) % len(BOUNDS)  # each limit is some method's
     bound = costs[which] - 1 if which < 2 else 0.99 * costs[which]
-    with pytest.raises(KitError, match=r"given architecture costs .* parameters, .* multiply-adds, .* ms and breaks max_params=.*_macs=.*_latency_ms="):
+    with pytest.raises(
+        KitError,
+        match=r"given architecture costs .* parameters, .* multiply-adds, .* ms and breaks max_params=.*_macs=.*_latency_ms=",
+    ):
         kit.search(config.but(**{BOUNDS[which]: bound}), out=tmp_path, progress=Silent())
     assert not list(tmp_path.glob("*/checkpoints/*"))

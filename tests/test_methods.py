@@ -1,4 +1,6 @@
-"""One contract for every method: it runs, moves only its own variables, resumes bit-identically, and looks at the test set once."""
+"""One contract for every method: it runs, moves only its own variables, resumes bit-identically, and looks at the test
+set once.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,53 @@ from kit.space import check_genotype
 from kit.stages import holds_out, horizon
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
-BEFORE = {"daas-independent": 2, "autohas-phase": 2, "random-search": 2, "bayesian": 2}  # epochs before the last stage, else 1
+BEFORE = {
+    "daas-independent": 2,
+    "autohas-phase": 2,
+    "random-search": 2,
+    "bayesian": 2,
+}  # epochs before the last stage, else 1
 VARIANTS: dict[str, dict[str, Any]] = {
-    name: {"method": name, "trials": 2, "search_epochs": BEFORE.get(name, 1), **SMALL[METHODS[name].space]} for name in kit.methods()
+    name: {"method": name, "trials": 2, "search_epochs": BEFORE.get(name, 1), **SMALL[METHODS[name].space]}
+    for name in kit.methods()
 } | {
-    "diffautoml, 4 operations, no HPO": {"method": "diffautoml", "augment": "pair-softmax-4", "hyper": "fixed", **SMALL["choice"]},
+    "diffautoml, 4 operations, no HPO": {
+        "method": "diffautoml",
+        "augment": "pair-softmax-4",
+        "hyper": "fixed",
+        **SMALL["choice"],
+    },
     "daas, the paper's form": {"method": "daas", "policies": 2, "arch_samples": 2, "children": 3},
-    "autohas, all hyper-parameters": {"method": "autohas", "hyper_space": "lr,weight_decay,mixup,dropout,drop_path,optimizer", **SMALL["mobile"]},
+    "autohas, all hyper-parameters": {
+        "method": "autohas",
+        "hyper_space": "lr,weight_decay,mixup,dropout,drop_path,optimizer",
+        **SMALL["mobile"],
+    },
     "sparse coding with DAAS's policy": {"method": "dha", "augment": "policy-gradient"},
-    "DAAS's gates with AutoHAS's controller": {"method": "dha", "arch": "daas", "hyper": "reinforce", "hyper_space": "lr,dropout"},
+    "DAAS's gates with AutoHAS's controller": {
+        "method": "dha",
+        "arch": "daas",
+        "hyper": "reinforce",
+        "hyper_space": "lr,dropout",
+    },
     "dha, fresh, recovery per step": {"method": "dha", "hyper": "fresh", "recover": "step"},
     "dha, validation": {"method": "dha", "hyper": "validation"},
-    "dha, all regularisers": {"method": "dha", "drop_path": 0.3, "auxiliary": 0.4, "hold_out": True, "max_params": 6000},
-    "seq-dha, validation, small search": {"method": "seq-dha", "hyper": "validation", "search_channels": 2, "drop_path": 0.3},
+    "dha, all regularisers": {
+        "method": "dha",
+        "drop_path": 0.3,
+        "auxiliary": 0.4,
+        "hold_out": True,
+        "max_params": 6000,
+    },
+    "seq-dha, validation, small search": {
+        "method": "seq-dha",
+        "hyper": "validation",
+        "search_channels": 2,
+        "drop_path": 0.3,
+    },
     "plain, wrn": {"method": "plain", "space": "wrn-16-2", "augment": "trivialaugment"},
     "plain, autoaugment": {"method": "plain", "augment": "autoaugment", "train_images": 130},
-}  # fmt: skip
+}
 EPOCHS = 3  # one of search, two of tuning: boundaries inside and between stages
 
 
@@ -55,7 +88,9 @@ def steps_of(run: Run) -> list[int]:
 
 def build_supernet(run: Run) -> kit.space.Network:
     config = run.config
-    return kit.space.build(config.space, 10, (1, 8, 8), channels=config.channels, cells=config.cells, reductions=config.reductions)
+    return kit.space.build(
+        config.space, 10, (1, 8, 8), channels=config.channels, cells=config.cells, reductions=config.reductions
+    )
 
 
 class Evaluations:
@@ -66,7 +101,9 @@ class Evaluations:
         real = Search.evaluate
 
         def evaluate(engine: Search, part: Any) -> tuple[float, float]:
-            self.seen.append({id(engine.sets.train): "train", id(engine.sets.val): "val", id(engine.sets.test): "test"}[id(part)])
+            self.seen.append(
+                {id(engine.sets.train): "train", id(engine.sets.val): "val", id(engine.sets.test): "test"}[id(part)]
+            )
             return real(engine, part)
 
         monkeypatch.setattr(Search, "evaluate", evaluate)
@@ -94,8 +131,15 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     run, _ = finished(variant)
     metrics, config = run.metrics, run.config
     assert run.finished and run.status == "finished" and metrics["epochs"] == EPOCHS
-    assert 0 <= metrics["test_accuracy"] <= 1 and metrics["test_accuracy"] * 60 == pytest.approx(round(metrics["test_accuracy"] * 60))
-    assert metrics["test_images"] == 60 and 0 < metrics["test_loss"] < 100 and metrics["seconds"] > 0 and metrics["peak_memory_mb"] > 10
+    assert 0 <= metrics["test_accuracy"] <= 1 and metrics["test_accuracy"] * 60 == pytest.approx(
+        round(metrics["test_accuracy"] * 60)
+    )
+    assert (
+        metrics["test_images"] == 60
+        and 0 < metrics["test_loss"] < 100
+        and metrics["seconds"] > 0
+        and metrics["peak_memory_mb"] > 10
+    )
     held_out = holds_out(config, len(config.stages) - 1)
     shown = dict(zip(run.history[run.history["name"] == "val_accuracy"]["epoch"], [True] * EPOCHS))
     assert all(shown.get(e + 1, False) == holds_out(config, int(s)) for e, s in enumerate(run.curve("stage")))
@@ -108,7 +152,11 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     if config.space == "cell":
         check_genotype(run.genotype)
     else:
-        assert (run.genotype == {"network": config.space}) if config.space.startswith("wrn") else set(run.genotype) == {"blocks"}
+        assert (
+            (run.genotype == {"network": config.space})
+            if config.space.startswith("wrn")
+            else set(run.genotype) == {"blocks"}
+        )
     searched = set(read_bases(config.hyper_space)) if HYPER[config.hyper].bases else set()
     assert run.classes == list("0123456789") and set(run.hyper) == {"lr", "weight_decay"} | searched
     assert run.provenance["seed"] == 0 and ("train and val" in run.provenance["trained_on"]) == (not held_out)
@@ -139,7 +187,9 @@ def test_moves_only_its_own_variables(variant: str, finished):
     stages = [config.stages[int(s)] for s in run.curve("stage")]
     moves = {"lr": config.hyper not in ("fixed", "ift"), "weight_decay": config.hyper not in ("fixed", "hgd")}
     if HYPER[config.hyper].bases:
-        moves = {name: False for name in moves}  # drawn anew at each step; what has been found is tested with the learner
+        moves = {
+            name: False for name in moves
+        }  # drawn anew at each step; what has been found is tested with the learner
     else:
         for name, start in (("lr", config.lr), ("weight_decay", config.weight_decay)):
             for now, stage in zip(run.curve(f"eta/{name}"), stages):
@@ -154,13 +204,23 @@ def test_moves_only_its_own_variables(variant: str, finished):
         assert abs(probabilities * k * k - 1).max() > 1e-4  # τ moved
         counts = dict(zip(run.tau["epoch"].tolist(), run.tau["counts"].sum((1, 2)).tolist()))
         images = [n * config.batch_size for n in steps_of(run)]
-        per_step = 1 if all(stage.step == "one-level" for stage in stages) or config.first_order else config.arch_samples * max(1, config.policies)
+        per_step = (
+            1
+            if all(stage.step == "one-level" for stage in stages) or config.first_order
+            else config.arch_samples * max(1, config.policies)
+        )
         warm = {e: round(stage.warm_up * n) for e, (stage, n) in enumerate(zip(stages, steps_of(run)), 1)}
-        expected = {e: per_step * (images[e - 1] - warm[e] * config.batch_size) for e, stage in enumerate(stages, 1) if stage.augment == "learn"}
+        expected = {
+            e: per_step * (images[e - 1] - warm[e] * config.batch_size)
+            for e, stage in enumerate(stages, 1)
+            if stage.augment == "learn"
+        }
         assert {e: c for e, c in counts.items() if c} == expected
         np.testing.assert_allclose(run.tau["probabilities"][-1], probabilities, atol=1e-7)
     else:
-        assert set(run.policy) == {"name"} and run.tau == {} and not any(n.startswith("tau/") for n in run.history["name"])
+        assert (
+            set(run.policy) == {"name"} and run.tau == {} and not any(n.startswith("tau/") for n in run.history["name"])
+        )
 
 
 @every_variant
@@ -181,7 +241,10 @@ def test_alpha_is_recorded_and_stands_still_where_it_does_not_search(variant: st
         assert [tuple(np.flatnonzero(row)) for row in alpha["support"][-1]] == list(picks)
     else:
         assert alpha["frozen"].all()
-    assert all((alpha["support"][i] == alpha["support"][1]).all() for i in (2, 3)) and (alpha["alpha"][1] == alpha["alpha"][3]).all()
+    assert (
+        all((alpha["support"][i] == alpha["support"][1]).all() for i in (2, 3))
+        and (alpha["alpha"][1] == alpha["alpha"][3]).all()
+    )
 
 
 @every_variant
@@ -195,7 +258,8 @@ def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
 
 @every_variant
 def test_stopped_between_epochs_and_resumed_it_is_the_same_run(variant: str, finished, tmp_path: Path):
-    """After the search stage, within the next one, and (two variants, to save time) before the evaluation; every time in a new Search.
+    """After the search stage, within the next one, and (two variants, to save time) before the evaluation; every time
+    in a new Search.
     So two runs with the same seed are bit-identical, too."""
     config, run = config_of(variant), finished(variant)[0]
     for epoch in range(EPOCHS if variant in ("dha", "seq-dha") else EPOCHS - 1):
@@ -231,7 +295,7 @@ def test_starting_anew_puts_the_old_run_aside(finished, tmp_path: Path):
     assert_same_run(again, run)
 
 
-# ---- stages ------------------------------------------------------------------------------------------------------------------
+# ---- stages --------------------------------------------------------------------------------------
 
 
 def stage_weights(variant: str, tmp_path: Path) -> tuple[Search, dict, dict]:
@@ -264,7 +328,9 @@ def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, 
     config = engine.config
     assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].learns
     assert bool(engine.parts.hyper.variables()) == (config.hyper != "fixed")
-    assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(before["parts"].arch.picks)
+    assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(
+        before["parts"].arch.picks
+    )
 
 
 @pytest.mark.parametrize("variant", ["dha", "ista", "dha, all regularisers"])
@@ -283,19 +349,34 @@ def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: st
     assert torch.equal(new.augment.sample(9).magnitude, old.augment.sample(9).magnitude)
     assert torch.equal(new.hyper.log, old.hyper.log)
     outer = {name: torch.randn_like(p) for name, p in new.net.named_parameters()}
-    grads = [[outer[part.sgd.names[id(p)]] for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer] for part in (old, new)]
+    grads = [
+        [outer[part.sgd.names[id(p)]] for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer]
+        for part in (old, new)
+    ]
     parameters = [[p for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer] for part in (old, new)]
-    torch.testing.assert_close(*(part.sgd.trace.hyper_gradient(p, g) for part, p, g in zip((old, new), parameters, grads)), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        *(part.sgd.trace.hyper_gradient(p, g) for part, p, g in zip((old, new), parameters, grads)),
+        rtol=1e-5,
+        atol=1e-7,
+    )
 
 
 def test_all_methods_train_for_the_same_number_of_epochs_and_steps(finished):
-    whole = [name for name in kit.methods() if not any(holds_out(config_of(name), i) for i in range(len(config_of(name).stages)))]
+    whole = [
+        name
+        for name in kit.methods()
+        if not any(holds_out(config_of(name), i) for i in range(len(config_of(name).stages)))
+    ]
     assert {finished(name)[0].metrics["steps"] for name in whole} == {EPOCHS * 4} and len(whole) > 10
     assert {finished(name)[0].metrics["epochs"] for name in kit.methods()} == {EPOCHS}
 
 
-@pytest.mark.parametrize(("variant", "expected"), [("dha", [1.0, 0.5 * (1 + np.cos(np.pi / 3)), 0.25]), ("seq-dha", [1.0, 1.0, 0.5])])
-def test_the_learning_rate_follows_a_cosine_per_schedule(variant: str, expected: list[float], micro: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("variant", "expected"), [("dha", [1.0, 0.5 * (1 + np.cos(np.pi / 3)), 0.25]), ("seq-dha", [1.0, 1.0, 0.5])]
+)
+def test_the_learning_rate_follows_a_cosine_per_schedule(
+    variant: str, expected: list[float], micro: str, tmp_path: Path
+):
     run = kit.search(micro_config(method=variant, epochs=EPOCHS, hyper="fixed"), out=tmp_path, progress=Silent())
     rates = run.curve("step/lr").to_numpy().reshape(EPOCHS, 4)[:, 0] / run.config.lr
     np.testing.assert_allclose(rates, expected, rtol=1e-5)

@@ -1,6 +1,8 @@
-"""How to add a learner: one τ and one α learner of at most 60 lines each, put into their tables by one entry, and searched with.
+"""How to add a learner: one τ and one α learner of at most 60 lines each, put into their tables by one entry, and
+searched with.
 
-Both are bandits. They show what the contract asks for: `sample` what the next pass uses, `estimate` and `move` from the signals of a step
+Both are bandits. They show what the contract asks for: `sample` what the next pass uses, `estimate` and `move` from the
+signals of a step
 that the learner names, all state in `state_dict`, and what the history records.
 """
 
@@ -25,16 +27,26 @@ from kit.space.limits import Limits
 
 
 class Exp3(Policy):
-    """EXP3 (Auer et al. 2002) over the ordered pairs of operations, magnitudes uniform: after a draw of probability p with reward r in
+    """EXP3 (Auer et al. 2002) over the ordered pairs of operations, magnitudes uniform: after a draw of probability p
+    with reward r in
     [−1, 1] its log-weight grows by `rate` · r / p, which is the gradient of E[r] by the probabilities, without bias.
 
-    explore: the share of draws that is uniform, so that no p is smaller than explore / K². The reward says whether the image's gradient
+    explore: the share of draws that is uniform, so that no p is smaller than explore / K². The reward says whether the
+    image's gradient
     points along the validation gradient (DAAS eq. 13).
     """
 
     needs = frozenset({"val"})
 
-    def __init__(self, basics: Basics, generator: torch.Generator, *, rate: float, explore: float = 0.2, ops: tuple[str, ...] = OPS):
+    def __init__(
+        self,
+        basics: Basics,
+        generator: torch.Generator,
+        *,
+        rate: float,
+        explore: float = 0.2,
+        ops: tuple[str, ...] = OPS,
+    ):
         super().__init__(basics, generator)
         self.ops, self.rate, self.explore = ops, rate, explore
         self.places = torch.tensor([ALL_OPS.index(name) for name in ops], device=generator.device)
@@ -50,7 +62,9 @@ class Exp3(Policy):
     def sample(self, n: int) -> Draw:
         index = torch.multinomial(self.probabilities(), n, replacement=True, generator=self.generator)
         magnitude = torch.rand(n, 2, generator=self.generator, device=index.device) * 10
-        return self._fill(self.places[torch.stack([index // len(self.ops), index % len(self.ops)], dim=1)], magnitude, index)
+        return self._fill(
+            self.places[torch.stack([index // len(self.ops), index % len(self.ops)], dim=1)], magnitude, index
+        )
 
     def estimate(self, draw: Draw, *, rewards, **_: object) -> list[Tensor]:
         reward = rewards().to(self.log_weight.dtype)
@@ -78,7 +92,8 @@ class Exp3(Policy):
 
 
 class Ucb(ArchLearner):
-    """UCB1 (Auer et al. 2002) in every slot: take the candidates with the highest mean validation accuracy plus width · √(log t / n), where
+    """UCB1 (Auer et al. 2002) in every slot: take the candidates with the highest mean validation accuracy plus width ·
+    √(log t / n), where
     n of t children had them. Its variables are the sums of rewards and of draws, [slots, widest] each, on the CPU."""
 
     needs = frozenset({"val"})
@@ -106,7 +121,9 @@ class Ucb(ArchLearner):
         tries = 1 + self.draws.sum(1, keepdim=True) / torch.tensor([[slot.picks] for slot in self.slots])
         bonus = self.width * (tries.log() / self.draws).sqrt()  # infinite for what was never tried
         ties = 1e-9 * torch.rand(bonus.shape, generator=self.generator, dtype=bonus.dtype)
-        return Child(strongest_picks(self.slots, self.alpha + bonus.nan_to_num(nan=1e6, posinf=1e6) * (1 + ties), self.limits))
+        return Child(
+            strongest_picks(self.slots, self.alpha + bonus.nan_to_num(nan=1e6, posinf=1e6) * (1 + ties), self.limits)
+        )
 
     def estimate(self, child: Child, *, reward, **_: object) -> list[Tensor]:
         taken = torch.zeros_like(self.draws)
@@ -129,7 +146,12 @@ class Ucb(ArchLearner):
         return bool(self.frozen.all())
 
     def state_dict(self) -> dict:
-        return {"rewards": self.rewards, "draws": self.draws, "frozen": self.frozen, "generator": self.generator.get_state()}
+        return {
+            "rewards": self.rewards,
+            "draws": self.draws,
+            "frozen": self.frozen,
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         for name in ("rewards", "draws", "frozen"):
@@ -162,7 +184,9 @@ def test_without_their_entries_the_names_are_refused(micro: str):
 @pytest.mark.parametrize("space", ["cell", "mobile"])
 def test_a_search_with_both_runs_is_recorded_and_resumes(space: str, added: None, tmp_path: Path):
     cells = {"cell": 3, "mobile": 4}[space]
-    config = micro_config("dsnas", arch="ucb", augment="exp3", space=space, cells=cells, tau_lr=1e-3, epochs=3, search_epochs=2)
+    config = micro_config(
+        "dsnas", arch="ucb", augment="exp3", space=space, cells=cells, tau_lr=1e-3, epochs=3, search_epochs=2
+    )
     run = kit.search(config, out=tmp_path / "whole", progress=Silent())
     assert run.policy["name"] == "exp3" and run.policy["ops"] == list(OPS)
     p = run.tau["probabilities"]
@@ -184,7 +208,9 @@ def test_exp3_estimates_the_reward_of_every_pair_without_bias_and_finds_the_best
     table = torch.tensor([0.1, 1.0, -0.4, 0.3])
     learner.log_weight.copy_(normal(4, seed=2))
     p = learner.probabilities()
-    draws = [Draw(*[torch.zeros(1, 2)] * 4, index=torch.tensor([i, 1])) for i in range(4)]  # the second image's reward, 1, is the largest
+    draws = [
+        Draw(*[torch.zeros(1, 2)] * 4, index=torch.tensor([i, 1])) for i in range(4)
+    ]  # the second image's reward, 1, is the largest
     found = sum(p[i] * learner.estimate(d, rewards=lambda d=d: table[d.index])[0] for i, d in enumerate(draws))
     expected = -table / 2
     expected[1] -= 1 / p[1] / 2

@@ -1,4 +1,6 @@
-"""BatchNorm on several pixels at once against torch's own, in float64, float32 and bfloat16; who takes that way, and who does not."""
+"""BatchNorm on several pixels at once against torch's own, in float64, float32 and bfloat16; who takes that way, and
+who does not.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,26 @@ def trained(channels: int, dtype: torch.dtype = torch.float32) -> GatedNorm:
     return made.to(dtype)
 
 
-def results(made: torch.nn.BatchNorm2d, x: torch.Tensor, upstream: torch.Tensor, gate: torch.Tensor | None, product: bool = False) -> list[torch.Tensor]:
+def results(
+    made: torch.nn.BatchNorm2d,
+    x: torch.Tensor,
+    upstream: torch.Tensor,
+    gate: torch.Tensor | None,
+    product: bool = False,
+) -> list[torch.Tensor]:
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     if not product:
         made.gate = gate
     y = gate * made(x) if product else made(x)
     wanted = [x, *(p for p in made.parameters() if p.requires_grad), *([] if gate is None else [gate])]
     torch.autograd.grad(y, wanted, upstream.to(y.dtype), retain_graph=True)  # the graph may be gone through again
-    return [y, *torch.autograd.grad(y, wanted, upstream.to(y.dtype)), made.running_mean, made.running_var, made.num_batches_tracked]
+    return [
+        y,
+        *torch.autograd.grad(y, wanted, upstream.to(y.dtype)),
+        made.running_mean,
+        made.running_var,
+        made.num_batches_tracked,
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -60,7 +74,9 @@ def test_outputs_gradients_and_statistics_are_torchs_in_float64(wide, shape, mom
         expected = results(theirs, x, upstream, gates[1], product=gated)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
-        assert found[1].is_contiguous(memory_format=torch.channels_last) and found[0].is_contiguous(memory_format=torch.channels_last)
+        assert found[1].is_contiguous(memory_format=torch.channels_last) and found[0].is_contiguous(
+            memory_format=torch.channels_last
+        )
         x = x * 1.5
 
 
@@ -80,7 +96,9 @@ def test_gradients_are_finite_differences_also_the_second_ones(wide, shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype, closer", [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
 def test_lower_precisions_stay_near_float64(wide, shape, dtype, closer):
-    """float32 near rounding; bfloat16 within two roundings of what float64 makes of the same rounded numbers, its statistics in float32."""
+    """float32 near rounding; bfloat16 within two roundings of what float64 makes of the same rounded numbers, its
+    statistics in float32.
+    """
     x, upstream = data(shape, dtype)
     found = results(trained(shape[1]), x, upstream, None)
     exact = results(trained(shape[1], torch.float64), x.double(), upstream.double(), None)
@@ -108,7 +126,10 @@ def test_the_output_may_be_changed_in_place(wide):
     x, upstream = data((4, 36, 6, 6), torch.float32)
     x.requires_grad_()
     made = trained(36)
-    ours, theirs = torch.autograd.grad(made(x).relu_(), x, upstream)[0], torch.autograd.grad(made(x).relu(), x, upstream)[0]
+    ours, theirs = (
+        torch.autograd.grad(made(x).relu_(), x, upstream)[0],
+        torch.autograd.grad(made(x).relu(), x, upstream)[0],
+    )
     assert torch.equal(ours, theirs)
 
 
@@ -142,7 +163,9 @@ def test_the_same_bits_every_time(threads, number):
 
 
 def test_large_maps_go_wide_and_the_rest_to_torch(threads):
-    def pixels(n: int, c: int, side: int, layout: torch.memory_format = torch.channels_last, trains: bool = True) -> int:
+    def pixels(
+        n: int, c: int, side: int, layout: torch.memory_format = torch.channels_last, trains: bool = True
+    ) -> int:
         x = torch.empty(n, c, side, side).contiguous(memory_format=layout).requires_grad_(trains)
         return pixels_at_once(x, torch.ones(c))
 
@@ -171,6 +194,8 @@ def test_forward_mode_and_vmap_take_torchs_way(wide, train):
         return torch.nn.functional.batch_norm(x, None, None, made.weight, made.bias, True)
 
     with torch.no_grad():
-        torch.testing.assert_close(torch.func.jvp(made, (x,), (direction,)), torch.func.jvp(reference, (x,), (direction,)))
+        torch.testing.assert_close(
+            torch.func.jvp(made, (x,), (direction,)), torch.func.jvp(reference, (x,), (direction,))
+        )
         both = torch.func.vmap(made)(torch.stack([x, direction]))
         torch.testing.assert_close(both, torch.stack([reference(x), reference(direction)]))

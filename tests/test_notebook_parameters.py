@@ -22,12 +22,23 @@ def test_fields_of_config_and_own_parameters_are_told_apart():
 def test_what_a_notebook_has_besides_plain_variables_is_ignored():
     import kit
 
-    ipython = {"In": ["", "x"], "Out": {}, "_": 3, "__name__": "__main__", "_i1": "x", "exit": object(), "kit": kit, "open": open}
+    ipython = {
+        "In": ["", "x"],
+        "Out": {},
+        "_": 3,
+        "__name__": "__main__",
+        "_i1": "x",
+        "exit": object(),
+        "kit": kit,
+        "open": open,
+    }
     values, extras = notebook.config({**ipython, **DECLARED})
     assert values == DECLARED and extras == {}
 
 
-@pytest.mark.parametrize("name, nearest", [("epoch", "epochs"), ("Method", "method"), ("titel", "title"), ("weight_decy", "weight_decay")])
+@pytest.mark.parametrize(
+    "name, nearest", [("epoch", "epochs"), ("Method", "method"), ("titel", "title"), ("weight_decy", "weight_decay")]
+)
 def test_an_unknown_parameter_is_refused_with_the_nearest_first(name, nearest):
     with pytest.raises(KitError) as error:
         notebook.config({**DECLARED, name: 3}, extra=("title",))
@@ -39,12 +50,26 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_first(name, nearest):
 @pytest.mark.parametrize(
     "name, given, expected",
     [
-        ("epochs", "3", 3), ("epochs", " 12 ", 12), ("epochs", "none", None), ("lr", "0.1", 0.1), ("lr", "1e-3", 1e-3), ("lr", "1", 1), ("lr", 1, 1),
-        ("deterministic", "true", True), ("deterministic", "False", False), ("hold_out", "none", None), ("hold_out", "TRUE", True),
-        ("root", "none", None), ("root", "/data", "/data"), ("augment", "none", "none"), ("max_params", "50000", 50000), ("max_params", None, None),
-        ("recover", "step", "step"), ("epochs", None, None),
+        ("epochs", "3", 3),
+        ("epochs", " 12 ", 12),
+        ("epochs", "none", None),
+        ("lr", "0.1", 0.1),
+        ("lr", "1e-3", 1e-3),
+        ("lr", "1", 1),
+        ("lr", 1, 1),
+        ("deterministic", "true", True),
+        ("deterministic", "False", False),
+        ("hold_out", "none", None),
+        ("hold_out", "TRUE", True),
+        ("root", "none", None),
+        ("root", "/data", "/data"),
+        ("augment", "none", "none"),
+        ("max_params", "50000", 50000),
+        ("max_params", None, None),
+        ("recover", "step", "step"),
+        ("epochs", None, None),
     ],
-)  # fmt: skip
+)
 def test_strings_become_the_fields_type_where_they_mean_one_thing(name, given, expected):
     values, _ = notebook.config({name: given})
     assert values[name] == expected and type(values[name]) is type(expected)
@@ -53,12 +78,23 @@ def test_strings_become_the_fields_type_where_they_mean_one_thing(name, given, e
 @pytest.mark.parametrize(
     "name, given, says",
     [
-        ("epochs", "three", "a whole number"), ("epochs", "3.0", "a whole number"), ("epochs", 3.0, "a whole number"), ("epochs", True, "a whole number"),
-        ("epochs", "true", "a whole number"), ("epochs", "1_000", "a whole number"), ("lr", "fast", "a number"), ("lr", True, "a number"),
-        ("lr", [0.1], "a number"), ("deterministic", "yes", "true or false"), ("deterministic", 1, "true or false"), ("method", 3, "text"),
-        ("out", 2024, "-r out"), ("recover", "always", "'step', 'epoch'"), ("dataset", {"a": 1}, "text"),
+        ("epochs", "three", "a whole number"),
+        ("epochs", "3.0", "a whole number"),
+        ("epochs", 3.0, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("epochs", "true", "a whole number"),
+        ("epochs", "1_000", "a whole number"),
+        ("lr", "fast", "a number"),
+        ("lr", True, "a number"),
+        ("lr", [0.1], "a number"),
+        ("deterministic", "yes", "true or false"),
+        ("deterministic", 1, "true or false"),
+        ("method", 3, "text"),
+        ("out", 2024, "-r out"),
+        ("recover", "always", "'step', 'epoch'"),
+        ("dataset", {"a": 1}, "text"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_names_the_parameter_the_value_and_what_is_allowed(name, given, says):
     with pytest.raises(KitError) as error:
         notebook.config({**DECLARED, name: given})
@@ -67,7 +103,10 @@ def test_what_does_not_fit_names_the_parameter_the_value_and_what_is_allowed(nam
 
 
 def test_own_parameters_with_a_type_are_converted_too():
-    _, extras = notebook.config({"workers": "2", "share": "0.5", "report": "true", "note": "5"}, extra={"workers": int, "share": float, "report": bool, "note": str})
+    _, extras = notebook.config(
+        {"workers": "2", "share": "0.5", "report": "true", "note": "5"},
+        extra={"workers": int, "share": float, "report": bool, "note": str},
+    )
     assert extras == {"workers": 2, "share": 0.5, "report": True, "note": "5"}
     with pytest.raises(KitError, match="workers='two'.*a whole number"):
         notebook.config({"workers": "two"}, extra={"workers": int})

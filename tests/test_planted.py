@@ -1,4 +1,5 @@
-"""Learners find what is planted, over five seeds, within a stated number of steps: probability ≥ 0.8 on the one operation, the one
+"""Learners find what is planted, over five seeds, within a stated number of steps: probability ≥ 0.8 on the one
+operation, the one
 augmentation and the one learning rate that are clearly best (`kit.planted`)."""
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from kit.planted import OPERATIONS, Planted, learn_rate
 SEEDS = range(5)
 
 
-@pytest.mark.parametrize(("learner", "step", "steps"), [
-    ("dsnas", "one-level", 100), ("snas", "one-level", 100), ("darts", "bi-level", 60), ("gdas", "bi-level", 60), ("daas", "bi-level", 60),
-    ("reinforce", "reward", 100),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("learner", "step", "steps"),
+    [
+        ("dsnas", "one-level", 100),
+        ("snas", "one-level", 100),
+        ("darts", "bi-level", 60),
+        ("gdas", "bi-level", 60),
+        ("daas", "bi-level", 60),
+        ("reinforce", "reward", 100),
+    ],
+)
 def test_the_operation_is_found(learner: str, step: str, steps: int):
     tasks = [Planted.of(learner, step=step, seed=seed) for seed in SEEDS]
     start = [task.operation() for task in tasks]
@@ -25,7 +33,9 @@ def test_the_operation_is_found(learner: str, step: str, steps: int):
 
 
 def test_sparse_coding_finds_it_where_its_code_leads_there():
-    """It draws nothing: a candidate outside the support moves only with the others, through b. Of these five seeds one stays away."""
+    """It draws nothing: a candidate outside the support moves only with the others, through b. Of these five seeds one
+    stays away.
+    """
     shares = []
     for seed in SEEDS:
         task = Planted.of("sparse-coding", seed=seed, arch_lr=0.3)
@@ -34,11 +44,18 @@ def test_sparse_coding_finds_it_where_its_code_leads_there():
     assert sum(share >= 0.8 for share in shares) == 4
 
 
-@pytest.mark.parametrize(("policy", "step", "tau_lr", "steps"), [
-    ("policy-gradient", "one-level", 0.1, 110), ("policy-gradient", "bi-level", 0.1, 110), ("pair-softmax", "one-level", 0.5, 50),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("policy", "step", "tau_lr", "steps"),
+    [
+        ("policy-gradient", "one-level", 0.1, 110),
+        ("policy-gradient", "bi-level", 0.1, 110),
+        ("pair-softmax", "one-level", 0.5, 50),
+    ],
+)
 def test_the_augmentation_is_found(policy: str, step: str, tau_lr: float, steps: int):
-    """DAAS inverts since that makes training gradients point where validation gradients do; eq. 2 inverts since that is hard."""
+    """DAAS inverts since that makes training gradients point where validation gradients do; eq. 2 inverts since that is
+    hard.
+    """
     for seed in SEEDS:
         task = Planted.of("given", policy, step=step, seed=seed, negatives=True, tau_lr=tau_lr)
         before = task.inverted()
@@ -54,5 +71,3 @@ def test_without_the_negatives_there_is_nothing_to_invert_for():
 
 def test_the_learning_rate_is_found():
     assert all(learn_rate(100, seed=seed) >= 0.8 for seed in SEEDS)
-
-

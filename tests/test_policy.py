@@ -27,7 +27,7 @@ def some_images(n: int, channels: int = 3, size: tuple[int, int] = (9, 7), seed:
     return torch.randint(0, 256, (n, channels, *size), generator=stream(seed), dtype=torch.uint8)
 
 
-# ---- draws -------------------------------------------------------------------------------------------------------------------
+# ---- draws ---------------------------------------------------------------------------------------
 
 
 def test_pairs_are_drawn_from_the_softmax_of_tau():
@@ -66,7 +66,7 @@ def test_magnitudes_signs_and_centres_are_uniform_and_independent():
     assert set(draw.sign.unique().tolist()) == {-1.0, 1.0}
 
 
-# ---- eq. 2 -------------------------------------------------------------------------------------------------------------------
+# ---- eq. 2 ---------------------------------------------------------------------------------------
 
 
 def by_autograd(p: PairSoftmax, index: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
@@ -141,15 +141,21 @@ def test_counts_are_what_was_trained_on_since_the_last_snapshot():
     expected[0, 3], expected[13, 13] = 4, 2
     assert torch.equal(snapshot["counts"], expected)
     torch.testing.assert_close(snapshot["probabilities"], p.probabilities())
-    assert float(snapshot["probabilities"].sum()) == pytest.approx(1, abs=1e-5) and int(p.snapshot()["counts"].sum()) == 0
+    assert (
+        float(snapshot["probabilities"].sum()) == pytest.approx(1, abs=1e-5) and int(p.snapshot()["counts"].sum()) == 0
+    )
 
 
 def test_summary_measures_the_distance_from_uniform():
     p = policy(ops=OPS[:2])
-    assert p.summary() == pytest.approx({"tau/entropy": math.log(4), "tau/kl_from_uniform": 0.0, "tau/largest": 0.25}, abs=1e-6)
+    assert p.summary() == pytest.approx(
+        {"tau/entropy": math.log(4), "tau/kl_from_uniform": 0.0, "tau/largest": 0.25}, abs=1e-6
+    )
     p.tau.copy_(torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]))  # p = ½, ⅙, ⅙, ⅙
     entropy = 0.5 * math.log(2) + 0.5 * math.log(6)
-    assert p.summary() == pytest.approx({"tau/entropy": entropy, "tau/kl_from_uniform": math.log(4) - entropy, "tau/largest": 0.5}, abs=1e-6)
+    assert p.summary() == pytest.approx(
+        {"tau/entropy": entropy, "tau/kl_from_uniform": math.log(4) - entropy, "tau/largest": 0.5}, abs=1e-6
+    )
 
 
 def test_resumed_policy_goes_on_bit_identically():
@@ -170,7 +176,7 @@ def test_resumed_policy_goes_on_bit_identically():
     assert torch.equal(whole.snapshot()["counts"], resumed.snapshot()["counts"])
 
 
-# ---- from a draw to images ---------------------------------------------------------------------------------------------------
+# ---- from a draw to images -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(augment.AUGMENT))
@@ -202,7 +208,9 @@ def test_operations_are_applied_in_order_after_the_crop_and_before_the_hole():
     for i in range(30):
         for k in range(2):
             name = ALL_OPS[int(draw.ops[i, k])]
-            expected[i : i + 1] = apply_op(name, expected[i : i + 1], *(t[i : i + 1, k] for t in (draw.magnitude, draw.sign, draw.center)))
+            expected[i : i + 1] = apply_op(
+                name, expected[i : i + 1], *(t[i : i + 1, k] for t in (draw.magnitude, draw.sign, draw.center))
+            )
     assert torch.equal(p.apply(images, draw), basics.cut(expected, draw))
 
 
@@ -241,11 +249,19 @@ def test_the_hole_equals_a_plain_loop(size: int):
                 expected[:, r, c] = fill
         assert torch.equal(got[i], expected)
         seen.add((row, column))
-    assert {r for r, _ in seen} == set(range(9)) and {c for _, c in seen} == set(range(7))  # the centre may lie anywhere
+    assert {r for r, _ in seen} == set(range(9)) and {c for _, c in seen} == set(
+        range(7)
+    )  # the centre may lie anywhere
 
 
 def test_the_recipes_have_the_papers_sizes_at_32_pixels():
-    for name, cutout in (("flip-crop", 0), ("flip-crop-cutout", 16), ("autoaugment", 16), ("pair-softmax", 0), ("randaugment", 0)):
+    for name, cutout in (
+        ("flip-crop", 0),
+        ("flip-crop-cutout", 16),
+        ("autoaugment", 16),
+        ("pair-softmax", 0),
+        ("randaugment", 0),
+    ):
         basics = augment.build(name, stream(), (32, 32)).basics
         assert (basics.pad, basics.flip, basics.cutout) == (4, True, cutout), name
     assert augment.build("none", stream(), (32, 32)).basics == Basics()

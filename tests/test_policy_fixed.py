@@ -1,4 +1,6 @@
-"""The fixed policies against torchvision: AutoAugment's table, how often operations are applied, and TrivialAugment's wide ranges."""
+"""The fixed policies against torchvision: AutoAugment's table, how often operations are applied, and TrivialAugment's
+wide ranges.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +26,41 @@ def some_images(side: int, n: int = 1) -> torch.Tensor:
 
 
 def by_torchvision(transform: v2.Transform, image: torch.Tensor, name: str, magnitude: float) -> torch.Tensor:
-    return transform._apply_image_or_video_transform(image, name, magnitude, interpolation=v2.InterpolationMode.NEAREST, fill={torch.Tensor: None})
+    return transform._apply_image_or_video_transform(
+        image, name, magnitude, interpolation=v2.InterpolationMode.NEAREST, fill={torch.Tensor: None}
+    )
 
 
 def by_kit(policy: augment.Policy, images: torch.Tensor, name: str, magnitude: float, sign: float) -> torch.Tensor:
     n = len(images)
-    draw = Draw(torch.full((n, 1), ALL_OPS.index(name)), torch.full((n, 1), magnitude), torch.full((n, 1), sign), torch.zeros(n, 1, 2))
+    draw = Draw(
+        torch.full((n, 1), ALL_OPS.index(name)),
+        torch.full((n, 1), magnitude),
+        torch.full((n, 1), sign),
+        torch.zeros(n, 1, 2),
+    )
     return policy.apply(images, draw)
 
 
-def assert_same_picture(name: str, ours: torch.Tensor, theirs: torch.Tensor, where: str, threshold: float | None = None, original=None) -> None:
-    """To the pixel, but for what float32 rounds either way: a threshold on a grey level, a pixel on the edge of two cells, a truncation."""
+def assert_same_picture(
+    name: str, ours: torch.Tensor, theirs: torch.Tensor, where: str, threshold: float | None = None, original=None
+) -> None:
+    """To the pixel, but for what float32 rounds either way: a threshold on a grey level, a pixel on the edge of two
+    cells, a truncation.
+    """
     if name in EXACT:
         assert torch.equal(ours, theirs), where
     elif name in GEOMETRIC:
         assert float((ours != theirs).any(0).float().mean()) < 0.01, where
     elif name == "Solarize":
-        assert torch.equal(*(torch.where((original.float() - threshold).abs() < 1e-3, 0, x) for x in (ours, theirs))), where
+        assert torch.equal(*(torch.where((original.float() - threshold).abs() < 1e-3, 0, x) for x in (ours, theirs))), (
+            where
+        )
     else:
         # a factor of 0.4 puts every fifth level on a whole number, which truncation takes either way
-        assert int((ours.int() - theirs.int()).abs().max()) <= 1 and float((ours != theirs).float().mean()) < 0.25, where
+        assert int((ours.int() - theirs.int()).abs().max()) <= 1 and float((ours != theirs).float().mean()) < 0.25, (
+            where
+        )
 
 
 def test_autoaugments_table_is_torchvisions():
@@ -56,7 +73,7 @@ def test_every_entry_of_the_table_makes_torchvisions_picture():
     transform, policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10), augment.build("autoaugment", stream(), (32, 32))
     policy.basics = augment.Basics()
     image = some_images(32)
-    for (pair, ops, magnitudes) in zip(transform._policies, policy.ops, policy.magnitude):
+    for pair, ops, magnitudes in zip(transform._policies, policy.ops, policy.magnitude):
         for (name, _, level), op, magnitude in zip(pair, ops, magnitudes):
             assert ALL_OPS[int(op)] == name
             values, signed = transform._AUGMENTATION_SPACE[name]
@@ -100,7 +117,9 @@ def test_randaugment_makes_torchvisions_pictures():
         theirs = 0.0 if values is None else float(values[transform.magnitude])
         for sign in (1.0, -1.0):
             expected = by_torchvision(transform, image[0], name, sign * theirs if signed else theirs)
-            assert_same_picture(name, by_kit(policy, image, name, 3.0, sign)[0], expected, f"{name} {sign}", 255 * theirs, image[0])
+            assert_same_picture(
+                name, by_kit(policy, image, name, 3.0, sign)[0], expected, f"{name} {sign}", 255 * theirs, image[0]
+            )
 
 
 def test_trivialaugment_draws_one_of_fourteen_on_31_levels():
@@ -115,7 +134,9 @@ def test_trivialaugment_draws_one_of_fourteen_on_31_levels():
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("side", [32, 48])
 def test_trivialaugments_wide_ranges_are_torchvisions(name: str, side: int):
-    """Rotations to 135°, shears to 0.99, two bits, translations by 32 pixels: every level, both signs, in one batch with others."""
+    """Rotations to 135°, shears to 0.99, two bits, translations by 32 pixels: every level, both signs, in one batch
+    with others.
+    """
     transform, policy = v2.TrivialAugmentWide(), augment.build("trivialaugment", stream(), (side, side))
     policy.basics = augment.Basics()
     values, signed = transform._AUGMENTATION_SPACE[name]
@@ -123,7 +144,9 @@ def test_trivialaugments_wide_ranges_are_torchvisions(name: str, side: int):
     image = some_images(side, n=2)  # a neighbour, of which nothing may show
     for level in range(0, 31, 1 if name.startswith("Translate") else 3):
         magnitude = float((torch.tensor([level]) / 3 * wide)[0])  # as `sample` computes it
-        theirs = 0.0 if values is None else round(float(values[level]), 4)  # float32 makes 15.999999 pixels of torchvision's 16
+        theirs = (
+            0.0 if values is None else round(float(values[level]), 4)
+        )  # float32 makes 15.999999 pixels of torchvision's 16
         for sign in (1.0, -1.0):
             expected = by_torchvision(transform, image[0], name, sign * theirs if signed else theirs)
             got = by_kit(policy, image, name, magnitude, sign)[0]
@@ -132,7 +155,9 @@ def test_trivialaugments_wide_ranges_are_torchvisions(name: str, side: int):
 
 @pytest.mark.parametrize("side", [8, 28])
 def test_on_small_images_trivialaugment_translates_by_the_whole_side_at_most(side: int):
-    """torchvision's 32 pixels leave nothing of an 8-pixel image from a quarter of the range on: here the side is the range."""
+    """torchvision's 32 pixels leave nothing of an 8-pixel image from a quarter of the range on: here the side is the
+    range.
+    """
     policy = augment.build("trivialaugment", stream(), (side, side))
     policy.basics = augment.Basics()
     image = some_images(side, n=2) | 1

@@ -1,4 +1,6 @@
-"""The pools of the cell space against torch's, in float64, float32 and bfloat16, for sides that steps of two do and do not divide."""
+"""The pools of the cell space against torch's, in float64, float32 and bfloat16, for sides that steps of two do and do
+not divide.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def test_outputs_and_gradients_are_torchs(kind, stride, sides):
         y, expected = pool(kind, stride)(x), torchs(x, kind, stride)
         g = torch.randn_like(expected)
         torch.testing.assert_close(y, expected, rtol=0, atol=tolerance)
-        torch.testing.assert_close(torch.autograd.grad(y, x, g), torch.autograd.grad(expected, x, g), rtol=0, atol=10 * tolerance)
+        torch.testing.assert_close(
+            torch.autograd.grad(y, x, g), torch.autograd.grad(expected, x, g), rtol=0, atol=10 * tolerance
+        )
 
 
 @pytest.mark.parametrize("stride", [1, 2])

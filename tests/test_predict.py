@@ -1,4 +1,6 @@
-"""What goes into `predict`: every form of an image gives the prediction of its pixels, and everything else one clear error."""
+"""What goes into `predict`: every form of an image gives the prediction of its pixels, and everything else one clear
+error.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def picture(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-# ---- forms -------------------------------------------------------------------------------------------------------------------
+# ---- forms ---------------------------------------------------------------------------------------
 
 
 def test_every_form_of_the_same_images_gives_the_same_prediction(finished: Run, micro: str, tmp_path: Path):
@@ -49,16 +51,29 @@ def test_every_form_of_the_same_images_gives_the_same_prediction(finished: Run, 
         files.append(tmp_path / f"{i} ü.png")
         picture(pixels).save(files[-1])
     forms = {
-        "array": images.numpy(), "without channel": images[:, 0], "channels last": images.permute(0, 2, 3, 1), "in colour": images.expand(-1, 3, -1, -1),
-        "list of arrays": list(images.numpy()), "list of matrices": list(images[:, 0]), "PIL": [picture(x) for x in images], "paths": files,
-        "strings": [str(f) for f in files], "folder": tmp_path, "mixed": [files[0], picture(images[1]), images[2].numpy(), *images[3:, 0]],
-        "numbers": images.to(torch.int64), "floats": images.numpy().astype(np.float32), "RGB PIL": [picture(x).convert("RGB") for x in images],
-        "backwards in memory": images.numpy()[:, :, ::-1][:, :, ::-1], "big endian": images.numpy().astype(">i4").astype(np.int32),
-    }  # fmt: skip
+        "array": images.numpy(),
+        "without channel": images[:, 0],
+        "channels last": images.permute(0, 2, 3, 1),
+        "in colour": images.expand(-1, 3, -1, -1),
+        "list of arrays": list(images.numpy()),
+        "list of matrices": list(images[:, 0]),
+        "PIL": [picture(x) for x in images],
+        "paths": files,
+        "strings": [str(f) for f in files],
+        "folder": tmp_path,
+        "mixed": [files[0], picture(images[1]), images[2].numpy(), *images[3:, 0]],
+        "numbers": images.to(torch.int64),
+        "floats": images.numpy().astype(np.float32),
+        "RGB PIL": [picture(x).convert("RGB") for x in images],
+        "backwards in memory": images.numpy()[:, :, ::-1][:, :, ::-1],
+        "big endian": images.numpy().astype(">i4").astype(np.int32),
+    }
     for name, form in forms.items():
         got = finished.predict(form, batch_size=3)
         assert torch.equal(got.probabilities, expected.probabilities), name
-        assert got.names == expected.names and (got.files == [Path(f) for f in files]) == (name in ("paths", "strings", "folder")), name
+        assert got.names == expected.names and (got.files == [Path(f) for f in files]) == (
+            name in ("paths", "strings", "folder")
+        ), name
     for one in (files[3], str(files[3]), picture(images[3]), images[3], images[3, 0], images[3, 0].numpy()):
         assert torch.equal(finished.predict(one).probabilities, finished.predict(images[3:4]).probabilities)
     for none in ([], images[:0]):
@@ -80,17 +95,35 @@ def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_
         model.predict(tmp_path / "nothing.png")
 
 
-@pytest.mark.parametrize(("shape", "image", "means"), [
-    ((5, 8, 8), GREY, 5), ((5, 9, 7), GREY, 5), ((3, 8, 8), GREY, 3), ((1, 8, 8), GREY, 1), ((3, 8, 8), RGB, 1), ((3, 9, 7), RGB, 1), ((9, 7, 3), RGB, 1),
-    ((9, 7, 4), RGB, 1), ((9, 7, 3), GREY, 1), ((5, 9, 7), RGB, 5), ((2, 3, 9, 7), GREY, 2), ((2, 9, 7, 3), GREY, 2), ((2, 9, 7, 4), GREY, 2),
-    ((2, 1, 4, 4), (1, 4, 4), 2), ((1, 4, 4), (1, 4, 4), 1), ((3, 3, 3, 3), (3, 3, 3), 3), ((9, 7), RGB, 1), ((4, 4, 4), (1, 4, 4), 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "image", "means"),
+    [
+        ((5, 8, 8), GREY, 5),
+        ((5, 9, 7), GREY, 5),
+        ((3, 8, 8), GREY, 3),
+        ((1, 8, 8), GREY, 1),
+        ((3, 8, 8), RGB, 1),
+        ((3, 9, 7), RGB, 1),
+        ((9, 7, 3), RGB, 1),
+        ((9, 7, 4), RGB, 1),
+        ((9, 7, 3), GREY, 1),
+        ((5, 9, 7), RGB, 5),
+        ((2, 3, 9, 7), GREY, 2),
+        ((2, 9, 7, 3), GREY, 2),
+        ((2, 9, 7, 4), GREY, 2),
+        ((2, 1, 4, 4), (1, 4, 4), 2),
+        ((1, 4, 4), (1, 4, 4), 1),
+        ((3, 3, 3, 3), (3, 3, 3), 3),
+        ((9, 7), RGB, 1),
+        ((4, 4, 4), (1, 4, 4), 4),
+    ],
+)
 def test_the_axes_of_an_array_are_told_apart(shape: tuple[int, ...], image: tuple[int, ...], means: int):
     for given in (noise(*shape), noise(*shape).numpy(), noise(*shape).float()):
         assert Inputs(given, image).all().shape == (means, *image)
 
 
-# ---- colour and size ---------------------------------------------------------------------------------------------------------
+# ---- colour and size -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [(8, 8), (20, 20), (31, 12), (12, 31), (5, 5), (6, 30)])
@@ -123,7 +156,9 @@ def test_grey_and_colour_are_adapted_to_the_model():
         assert torch.equal(Inputs(form, RGB).all(), grey.expand(-1, 3, -1, -1))
     # what is transparent lies on white, in files and arrays
     clear = torch.cat([rgb[:1], torch.zeros(1, 1, 8, 8, dtype=torch.uint8)], dim=1).permute(0, 2, 3, 1)
-    assert (Inputs(clear, RGB).all() == 255).all() and (Inputs(picture(clear[0].permute(2, 0, 1)), RGB).all() == 255).all()
+    assert (Inputs(clear, RGB).all() == 255).all() and (
+        Inputs(picture(clear[0].permute(2, 0, 1)), RGB).all() == 255
+    ).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA"])
@@ -141,7 +176,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
         assert torch.equal(Inputs(form, (3, 12, 8)).all()[0], torch.from_numpy(upright.copy()).permute(2, 0, 1))
 
 
-# ---- refused -----------------------------------------------------------------------------------------------------------------
+# ---- refused -------------------------------------------------------------------------------------
 
 
 class Odd:
@@ -149,33 +184,67 @@ class Odd:
         return "odd"
 
 
-@pytest.mark.parametrize(("given", "why"), [
-    (np.full((8, 8), np.nan), "values that are not finite"), (np.array([[1, np.inf]]), "not finite"), (np.random.rand(8, 8), "floats from 0 to 1: mult"),
-    (torch.zeros(8, 8), "floats from 0 to 1"), (np.full((8, 8), 300), "values from 300 to 300, not whole"), (np.full((8, 8), -1), "values from -1"),
-    (np.full((8, 8), 2.5), "values from 2.5"), (torch.randn(3, 8, 8), "the model normalises by itself"), (np.zeros((8, 8), bool), "bool values"),
-    (np.zeros((8, 8), complex), "complex128 values"), (np.array([["a"]]), "an array of <U1"), (np.array([[Odd()]]), "an array of object"),
-    (np.zeros((8, 8, 2), np.uint8), r"shape \[8, 8, 2\]"), (np.zeros(8, np.uint8), r"shape \[8\]"), (np.zeros((0, 8), np.uint8), "an empty array"),
-    (np.zeros((3, 8, 1), np.uint8), "may be"), (3, "int is no image"), (None, "NoneType is no image"), (Odd(), "Odd is no image"), ([1], "list is no image"),
-    (np.zeros((2, 3, 8, 8), np.uint8), r"shape \[2, 3, 8, 8\]"), (b"bytes", "bytes is no image"), (np.zeros((1, 9000), np.uint8), "too narrow to resize it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (np.full((8, 8), np.nan), "values that are not finite"),
+        (np.array([[1, np.inf]]), "not finite"),
+        (np.random.rand(8, 8), "floats from 0 to 1: mult"),
+        (torch.zeros(8, 8), "floats from 0 to 1"),
+        (np.full((8, 8), 300), "values from 300 to 300, not whole"),
+        (np.full((8, 8), -1), "values from -1"),
+        (np.full((8, 8), 2.5), "values from 2.5"),
+        (torch.randn(3, 8, 8), "the model normalises by itself"),
+        (np.zeros((8, 8), bool), "bool values"),
+        (np.zeros((8, 8), complex), "complex128 values"),
+        (np.array([["a"]]), "an array of <U1"),
+        (np.array([[Odd()]]), "an array of object"),
+        (np.zeros((8, 8, 2), np.uint8), r"shape \[8, 8, 2\]"),
+        (np.zeros(8, np.uint8), r"shape \[8\]"),
+        (np.zeros((0, 8), np.uint8), "an empty array"),
+        (np.zeros((3, 8, 1), np.uint8), "may be"),
+        (3, "int is no image"),
+        (None, "NoneType is no image"),
+        (Odd(), "Odd is no image"),
+        ([1], "list is no image"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"shape \[2, 3, 8, 8\]"),
+        (b"bytes", "bytes is no image"),
+        (np.zeros((1, 9000), np.uint8), "too narrow to resize it"),
+    ],
+)
 def test_one_error_names_every_image_that_cannot_be_used(given, why: str, model: TrainedModel, monkeypatch):
     monkeypatch.setattr(inputs, "MAX_PIXELS", 100_000)
     good = noise(3, 8, 8)
-    with pytest.raises(KitError, match=rf"^1 of 3 images cannot be used: image 1: .*{why}.*allowed are a file's path, a folder"):
+    with pytest.raises(
+        KitError, match=rf"^1 of 3 images cannot be used: image 1: .*{why}.*allowed are a file's path, a folder"
+    ):
         model.predict([good, given, good], batch_size=1)
 
 
 def test_broken_files_are_listed_with_their_reasons(model: TrainedModel, tmp_path: Path):
     buffer = io.BytesIO()
     picture(noise(3, 64, 64)).save(buffer, format="JPEG")
-    for name, content in {"a-good.jpg": buffer.getvalue(), "b-cut.jpg": buffer.getvalue()[:600], "c-empty.png": b"", "d-text.png": b"not an image"}.items():
+    for name, content in {
+        "a-good.jpg": buffer.getvalue(),
+        "b-cut.jpg": buffer.getvalue()[:600],
+        "c-empty.png": b"",
+        "d-text.png": b"not an image",
+    }.items():
         (tmp_path / name).write_bytes(content)
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "e-deep.png")
     with pytest.raises(KitError) as error:
         model.predict(tmp_path)
     message = str(error.value)
-    assert message.startswith("4 of 5 images cannot be used: image 1 (") and "b-cut.jpg" in message and "a-good" not in message
-    assert "c-empty.png): the file is empty (0 bytes)" in message and "d-text.png): not an image that can be read" in message and "8 bits" in message
+    assert (
+        message.startswith("4 of 5 images cannot be used: image 1 (")
+        and "b-cut.jpg" in message
+        and "a-good" not in message
+    )
+    assert (
+        "c-empty.png): the file is empty (0 bytes)" in message
+        and "d-text.png): not an image that can be read" in message
+        and "8 bits" in message
+    )
     with pytest.raises(KitError, match="9 of 9 images cannot be used: .*; and 4 more"):
         model.predict([tmp_path / "gone.png"] * 9)
     late = Image.open(io.BytesIO(buffer.getvalue()[:-400]))  # opened, and decoded only when it is used
@@ -190,7 +259,9 @@ def test_what_holds_no_images_is_refused_at_once(images, model: TrainedModel):
 
 
 def test_what_may_be_two_things_is_refused():
-    with pytest.raises(KitError, match=r"may be three grey images or one in colour: give \[3, 1, H, W\] or \[1, 3, H, W\]"):
+    with pytest.raises(
+        KitError, match=r"may be three grey images or one in colour: give \[3, 1, H, W\] or \[1, 3, H, W\]"
+    ):
         Inputs(noise(3, 20, 20), GREY)
 
 
@@ -224,7 +295,9 @@ def test_a_model_in_training_stays_in_training(model: TrainedModel):
     model.train()
     try:
         a, b = model.predict(noise(4, 3, 8, 8)), model.predict(noise(8, 3, 8, 8))
-        assert model.training and torch.allclose(a.probabilities, b.probabilities[:4], atol=1e-6)  # evaluated all the same
+        assert model.training and torch.allclose(
+            a.probabilities, b.probabilities[:4], atol=1e-6
+        )  # evaluated all the same
     finally:
         model.eval()
 
@@ -239,5 +312,10 @@ def test_reading_the_model_draws_nothing_from_the_callers_generator(finished: Ru
 
 def test_preprocessing_says_what_is_done(model: TrainedModel):
     said = model.preprocessing
-    assert said["image"] == [3, 8, 8] and "RGB" in said["channels"] and "shorter side to 8" in said["resize"] and said["dtype"] == "uint8"
+    assert (
+        said["image"] == [3, 8, 8]
+        and "RGB" in said["channels"]
+        and "shorter side to 8" in said["resize"]
+        and said["dtype"] == "uint8"
+    )
     assert "luma" in inputs.preprocessing(GREY)["channels"]

@@ -1,4 +1,5 @@
-"""Any learner beside any other that fits: they step, each moves what is its own, and they resume bit-identically. What does not fit is
+"""Any learner beside any other that fits: they step, each moves what is its own, and they resume bit-identically. What
+does not fit is
 refused with the reason (tests/test_config.py)."""
 
 from __future__ import annotations
@@ -24,12 +25,24 @@ ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
 POLICIES = [name for name, entry in AUGMENT.items() if entry.learns] + ["flip-crop"]
 HYPERS = [name for name, entry in HYPER.items() if not entry.trials]
 USUAL = {"arch": "dsnas", "augment": "flip-crop", "hyper": "fixed"}
-SMALL = {"cell": {"channels": 2, "search_channels": 2}, "choice": {"cells": 4, "channels": 8, "search_channels": 8}, "mobile": {"cells": 4}}
+SMALL = {
+    "cell": {"channels": 2, "search_channels": 2},
+    "choice": {"cells": 4, "channels": 8, "search_channels": 8},
+    "mobile": {"cells": 4},
+}
 SPACES = [name for name, searchable in SEARCHABLE.items() if searchable]
 
 
 KINDS = {"arch": ARCHES, "augment": POLICIES, "hyper": HYPERS, "space": SPACES, "step": list(STEPS)}
-TOGETHER = (("arch", "augment"), ("arch", "hyper"), ("augment", "hyper"), ("arch", "space"), ("arch", "step"), ("augment", "step"), ("hyper", "step"))
+TOGETHER = (
+    ("arch", "augment"),
+    ("arch", "hyper"),
+    ("augment", "hyper"),
+    ("arch", "space"),
+    ("arch", "step"),
+    ("augment", "step"),
+    ("hyper", "step"),
+)
 
 
 def pairs() -> list[dict[str, str]]:
@@ -43,11 +56,15 @@ class Scene:
         values = {**USUAL, **chosen}
         self.step, space = STEPS[values.pop("step", "one-level")], values.pop("space", "cell")
         # a method that retrains takes every architecture learner
-        self.config = micro_config("snas", space=space, hyper_space="lr,mixup,dropout,drop_path,optimizer", **(values | SMALL[space]))
+        self.config = micro_config(
+            "snas", space=space, hyper_space="lr,mixup,dropout,drop_path,optimizer", **(values | SMALL[space])
+        )
         self.sets = data.load_dataset(self.config.dataset)
         self.parts = self._parts()
-        self.batches = {name: data.Batches(part, 6, generator(0, name)) for name, part in
-                        (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))}  # fmt: skip
+        self.batches = {
+            name: data.Batches(part, 6, generator(0, name))
+            for name, part in (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))
+        }
 
     def _parts(self) -> compose.Parts:
         parts = compose.compose(self.config, 0, self.sets, torch.device("cpu"), data.normalization(self.sets.train))
@@ -56,16 +73,21 @@ class Scene:
 
     def take(self, times: int) -> list[torch.Tensor]:
         p, samples = self.parts, Samples(children=2, arch=1, policies=0, first_order=False)
-        return [self.step(p.net, self.batches, p.arch, p.augment, p.hyper, p.sgd, 0.9, samples).losses for _ in range(times)]
+        return [
+            self.step(p.net, self.batches, p.arch, p.augment, p.hyper, p.sgd, 0.9, samples).losses for _ in range(times)
+        ]
 
 
 def variables(parts: compose.Parts) -> dict[str, list[torch.Tensor]]:
-    return {name: [v.detach().clone() for v in getattr(parts, name).variables()] for name in ("arch", "augment", "hyper")}
+    return {
+        name: [v.detach().clone() for v in getattr(parts, name).variables()] for name in ("arch", "augment", "hyper")
+    }
 
 
 @pytest.mark.parametrize("chosen", pairs(), ids=lambda chosen: "-".join(chosen.values()))
 def test_a_pair_steps_moves_and_resumes(chosen: dict[str, str], micro: str, monkeypatch: pytest.MonkeyPatch):
-    # an untrained network's accuracy may be the same twice, and a reward that does not differ from its baseline moves nothing
+    # an untrained network's accuracy may be the same twice, and a reward that does not differ from its baseline moves
+    # nothing
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
     monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
     try:

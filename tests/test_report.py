@@ -1,4 +1,6 @@
-"""Tables and the ablation report: the statistics against scipy's own, the words against the numbers, nothing that changes by itself."""
+"""Tables and the ablation report: the statistics against scipy's own, the words against the numbers, nothing that
+changes by itself.
+"""
 
 import math
 import re
@@ -38,16 +40,22 @@ class FakeRun:
     def __init__(self, method: str, seed: int, accuracy: float):
         self.config = kit.Config(method=method, seed=seed)
         self.path, self.status = f"{method}-{seed}", "finished"
-        self.metrics = dict(test_accuracy=accuracy, val_accuracy=None, seconds=1.0, peak_memory_mb=1.0, params=1, macs=1)
+        self.metrics = dict(
+            test_accuracy=accuracy, val_accuracy=None, seconds=1.0, peak_memory_mb=1.0, params=1, macs=1
+        )
 
 
 def test_differences_are_paired_by_seed_and_said_in_words():
     accuracy = {"dha": [0.90, 0.92, 0.94], "ista": [0.80, 0.83, 0.83], "nas+da": [0.91, 0.91, 0.95], "plain": [0.95]}
-    summary = report.summarize([FakeRun(m, s, a) for m, values in accuracy.items() for s, a in reversed(list(enumerate(values)))])
+    summary = report.summarize(
+        [FakeRun(m, s, a) for m, values in accuracy.items() for s, a in reversed(list(enumerate(values)))]
+    )
     rows = summary.set_index("method")
     paired = np.subtract(accuracy["ista"], accuracy["dha"])
     assert rows.loc["ista", "difference"] == pytest.approx(paired.mean())
-    assert (rows.loc["ista", "difference_low"], rows.loc["ista", "difference_high"]) == pytest.approx(report.interval(paired))
+    assert (rows.loc["ista", "difference_low"], rows.loc["ista", "difference_high"]) == pytest.approx(
+        report.interval(paired)
+    )
     assert rows.loc["ista", "p"] == pytest.approx(stats.ttest_rel(accuracy["ista"], accuracy["dha"]).pvalue)
     assert rows.loc["dha", "n"] == 3 and rows.loc["plain", "pairs"] == 1
     words = dict(zip(("ista", "nas+da", "plain"), report.findings(summary)))
@@ -59,11 +67,23 @@ def test_differences_are_paired_by_seed_and_said_in_words():
 def test_the_report_is_complete_and_the_same_twice(runs, tmp_path):
     path = report.ablation(runs, tmp_path)
     text = path.read_text()
-    for part in ("`dha`", "`ista`", "seeds 0, 1", "2 epochs", "1,348 images", "449 images", "train and val together", "98.11 ± 0.26 (76.6 h)",
-                 "-p dataset digits -p preset laptop -p seeds 2 -p methods dha,ista -p epochs 2", str(runs[0].provenance["commit"])):  # fmt: skip
+    for part in (
+        "`dha`",
+        "`ista`",
+        "seeds 0, 1",
+        "2 epochs",
+        "1,348 images",
+        "449 images",
+        "train and val together",
+        "98.11 ± 0.26 (76.6 h)",
+        "-p dataset digits -p preset laptop -p seeds 2 -p methods dha,ista -p epochs 2",
+        str(runs[0].provenance["commit"]),
+    ):
         assert part in text, part
     page = (tmp_path / "ablation-digits.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png;base64,") == text.count("![") > 0
+    assert (
+        not re.search(r'(src|href)="(?!data:)', page) and page.count("data:image/png;base64,") == text.count("![") > 0
+    )
     assert (tmp_path / "ablation-digits.csv").read_text().count("\n") == 1 + len(runs)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     report.ablation(runs, tmp_path)
@@ -81,7 +101,12 @@ def test_a_data_set_may_have_several_reports(runs, tmp_path):
 
 
 def test_the_grid_is_checked():
-    assert [(c.method, c.seed) for c in report.ablation_grid("ista,dha", "3,5", {})] == [("ista", 3), ("dha", 3), ("ista", 5), ("dha", 5)]
+    assert [(c.method, c.seed) for c in report.ablation_grid("ista,dha", "3,5", {})] == [
+        ("ista", 3),
+        ("dha", 3),
+        ("ista", 5),
+        ("dha", 5),
+    ]
     assert [c.method for c in report.ablation_grid("all", 1, {})] == list(report.STUDIES["ablation"].methods)
     with pytest.raises(KitError, match="Did you mean 'ista'"):
         report.ablation_grid("isto", 1, {})
@@ -114,8 +139,14 @@ def test_what_does_not_outlast_holms_correction_is_said_so():
     noise = [[0.2, -0.1, 0.1], [-0.3, 0.2, 0.15], [0.1, -0.2, 0.3], [0.25, -0.3, 0.2]]
     names = ("nas+da", "nas+hpo", "plain", "random")
     base = np.array([0.90, 0.92, 0.94])
-    accuracy = {"dha": base, "ista": base - [0.010, 0.015, 0.014], **{m: base + np.array(d) / 20 for m, d in zip(names, noise)}}
-    summary = report.summarize([FakeRun(m, s, float(a)) for m, values in accuracy.items() for s, a in enumerate(values)])
+    accuracy = {
+        "dha": base,
+        "ista": base - [0.010, 0.015, 0.014],
+        **{m: base + np.array(d) / 20 for m, d in zip(names, noise)},
+    }
+    summary = report.summarize(
+        [FakeRun(m, s, float(a)) for m, values in accuracy.items() for s, a in enumerate(values)]
+    )
     row = summary.set_index("method").loc["ista"]
     assert row["p"] < 0.05 < row["p_holm"] == pytest.approx(5 * row["p"])
     assert "by this interval alone, not after Holm's correction" in report.findings(summary)[0]
@@ -140,7 +171,9 @@ def test_the_committed_reports_are_what_their_summaries_say(tmp_path):
     """`make reports` changes nothing: after a change of what reports say, run it and commit what it writes."""
     kept = Path(__file__).parents[1] / "reports"
     shutil.copytree(kept, tmp_path / "reports")
-    subprocess.run([sys.executable, "-m", "kit.report", str(tmp_path / "reports")], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "kit.report", str(tmp_path / "reports")], check=True, stdout=subprocess.DEVNULL
+    )
     for path in sorted((tmp_path / "reports").iterdir()):
         assert path.read_bytes() == (kept / path.name).read_bytes(), path.name
 
@@ -152,7 +185,11 @@ def test_the_index_lists_every_report_once(runs, tmp_path):
     text = path.read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert path.name == "README.md" and len(rows) == 2 and report.index(tmp_path).read_text() == text
-    assert rows[0].startswith("| [Joint search beside other methods: digits]") and "ablation-digits.json" in rows[0] and "ablation-digits.html" in rows[0]
+    assert (
+        rows[0].startswith("| [Joint search beside other methods: digits]")
+        and "ablation-digits.json" in rows[0]
+        and "ablation-digits.html" in rows[0]
+    )
     assert rows[1] == r"| [Measured \| by hand](by-hand.md) | – | – |"
 
 
@@ -161,5 +198,8 @@ def test_the_latex_table_is_whole(runs, tmp_path):
     head = next(i for i, line in enumerate(lines) if line.startswith("method &"))
     rows = [line for line in lines[head:] if line.endswith(r"\\")]
     assert len(rows) == 1 + 2 and {line.count("&") for line in rows} == {8}
-    assert all(any(rule in line for line in lines) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label{tab:digits}"))
+    assert all(
+        any(rule in line for line in lines)
+        for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label{tab:digits}")
+    )
     assert not any(re.search(r"(?<!\\)[%_#]", line) for line in lines if not line.startswith(r"\label"))

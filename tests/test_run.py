@@ -18,7 +18,7 @@ import kit
 from kit import KitError, Run
 from kit.progress import Silent
 
-# ---- broken and foreign files ------------------------------------------------------------------------------------------------
+# ---- broken and foreign files --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.99])
@@ -100,7 +100,9 @@ def test_a_broken_config_is_an_error_that_names_the_file(text: str, interrupted:
 
 def test_weights_of_another_network_are_refused(finished: Run, tmp_path: Path):
     other = kit.search(micro_config("plain", epochs=1), out=tmp_path, progress=Silent())
-    (other.path / "model" / "model.safetensors").write_bytes((finished.path / "model" / "model.safetensors").read_bytes())
+    (other.path / "model" / "model.safetensors").write_bytes(
+        (finished.path / "model" / "model.safetensors").read_bytes()
+    )
     with pytest.raises(KitError, match="does not hold the weights of the network in model.json.*resume=False"):
         other.model()
 
@@ -113,7 +115,7 @@ def test_a_missing_run_is_an_error_that_lists_those_nearby(finished: Run, tmp_pa
         Run.load(tmp_path / "empty" / "nothing")
 
 
-# ---- the result --------------------------------------------------------------------------------------------------------------
+# ---- the result ----------------------------------------------------------------------------------
 
 
 def test_predictions_are_what_the_metrics_say(finished: Run, micro: str):
@@ -122,7 +124,9 @@ def test_predictions_are_what_the_metrics_say(finished: Run, micro: str):
     assert got.labels.dtype == torch.int64 and got.labels.shape == (60,)
     assert got.probabilities.dtype == torch.float32 and got.probabilities.shape == (60, 10)
     torch.testing.assert_close(got.probabilities.sum(1), torch.ones(60))
-    assert torch.equal(got.labels, got.probabilities.argmax(1)) and got.names == [finished.classes[i] for i in got.labels.tolist()]
+    assert torch.equal(got.labels, got.probabilities.argmax(1)) and got.names == [
+        finished.classes[i] for i in got.labels.tolist()
+    ]
     assert (got.labels == test.labels).float().mean().item() == pytest.approx(finished.metrics["test_accuracy"])
     loss = -got.probabilities.log()[torch.arange(60), test.labels].mean()
     assert loss.item() == pytest.approx(finished.metrics["test_loss"], rel=1e-4)
@@ -136,7 +140,9 @@ def test_predictions_are_what_the_metrics_say(finished: Run, micro: str):
 def test_an_unknown_curve_is_refused_with_the_known_ones(finished: Run, interrupted: Run):
     with pytest.raises(KitError, match="no curve 'los'; it has: .*loss"):
         finished.curve("los")
-    assert repr(finished).endswith(f"test accuracy {finished.metrics['test_accuracy']:.4f}>") and repr(interrupted).endswith("interrupted>")
+    assert repr(finished).endswith(f"test accuracy {finished.metrics['test_accuracy']:.4f}>") and repr(
+        interrupted
+    ).endswith("interrupted>")
 
 
 def test_metrics_are_written_last(micro: str, tmp_path: Path, monkeypatch):
@@ -144,4 +150,9 @@ def test_metrics_are_written_last(micro: str, tmp_path: Path, monkeypatch):
     order, real = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: order.append(Path(b).name) or real(a, b))
     kit.search(micro_config("plain", epochs=1), out=tmp_path, progress=Silent())
-    assert order[-1] == "metrics.json" and order.count("metrics.json") == 1 and "model.safetensors" in order and order[0] == "config.json"
+    assert (
+        order[-1] == "metrics.json"
+        and order.count("metrics.json") == 1
+        and "model.safetensors" in order
+        and order[0] == "config.json"
+    )

@@ -1,4 +1,5 @@
-"""What the architecture learners draw: frequencies against probabilities (χ², fixed seed, p > 1e-3), limits, frozen slots; and that a
+"""What the architecture learners draw: frequencies against probabilities (χ², fixed seed, p > 1e-3), limits, frozen
+slots; and that a
 single path is one in memory."""
 
 from __future__ import annotations
@@ -10,11 +11,22 @@ import weakref
 import pytest
 import torch
 from scipy import stats
-from tests_toy import FREE, batches, block_slots, edge_slots, normal, ordered_draws, priced, probability, stream, supernet
+from tests_toy import (
+    FREE,
+    batches,
+    block_slots,
+    edge_slots,
+    normal,
+    ordered_draws,
+    priced,
+    probability,
+    stream,
+    supernet,
+)
 from torch import Tensor
 
 from kit import space
-from kit.arch import ARCH, Categorical, Darts, Dsnas, Given, Gumbel, Reinforce, Settings
+from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce, Settings
 from kit.augment import Basics
 from kit.augment.fixed import NoOps
 from kit.grads import Momentum
@@ -47,7 +59,7 @@ def counted(keys) -> dict:
     return counts
 
 
-# ---- frequencies -------------------------------------------------------------------------------------------------------------
+# ---- frequencies ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("picks", [1, 2])
@@ -59,7 +71,9 @@ def test_categorical_draws_ordered_candidates_by_plackett_luce(picks: int):
 
 
 def test_hard_gumbel_draws_operations_by_softmax_and_edges_by_plackett_luce():
-    """DAAS: 3 edges of 2 operations, two edges taken: the set of edges, and each taken edge's operation independently."""
+    """DAAS: 3 edges of 2 operations, two edges taken: the set of edges, and each taken edge's operation
+    independently.
+    """
     (slot,), logits, beta = edge_slots(3), normal(6, seed=2), normal(3, seed=3)
     learner = tied(Gumbel, slot, logits)
     with torch.no_grad():
@@ -78,21 +92,30 @@ def test_gdas_runs_every_edge_with_one_operation_drawn_by_softmax():
     (slot,), logits = edge_slots(3), normal(6, seed=2)
     learner = tied(Gumbel, slot, logits, all_edges=True)
     operation = logits.view(3, 2).softmax(1)
-    expected = {(x, 2 + y, 4 + z): operation[0, x] * operation[1, y] * operation[2, z] for x, y, z in itertools.product(range(2), repeat=3)}
+    expected = {
+        (x, 2 + y, 4 + z): operation[0, x] * operation[1, y] * operation[2, z]
+        for x, y, z in itertools.product(range(2), repeat=3)
+    }
     assert_frequencies(counted(picks for _ in range(TIMES) for picks in learner.sample().picks), expected)
 
 
 def test_hard_gumbel_on_blocks_draws_one_candidate_by_softmax():
     (slot,), logits = block_slots(4), normal(4, seed=1)
     learner = tied(Gumbel, slot, logits)
-    assert_frequencies(counted(picks for _ in range(TIMES) for picks in learner.sample().picks), {(c,): logits.softmax(0)[c] for c in range(4)})
+    assert_frequencies(
+        counted(picks for _ in range(TIMES) for picks in learner.sample().picks),
+        {(c,): logits.softmax(0)[c] for c in range(4)},
+    )
 
 
-# ---- padding, limits, frozen slots -------------------------------------------------------------------------------------------
+# ---- padding, limits, frozen slots ---------------------------------------------------------------
 
 LEARNERS = {
-    "dsnas": (Dsnas, {}), "reinforce": (Reinforce, {}), "daas": (Gumbel, {}), "gdas": (Gumbel, {"all_edges": True}),
-}  # fmt: skip
+    "dsnas": (Dsnas, {}),
+    "reinforce": (Reinforce, {}),
+    "daas": (Gumbel, {}),
+    "gdas": (Gumbel, {"all_edges": True}),
+}
 
 
 def learner_of(name: str, slots, limits=FREE, seed: int = 0):
@@ -129,12 +152,17 @@ def test_under_a_limit_children_are_drawn_by_their_probability_among_those_that_
     limits = Limits(network, max_macs=2000)
     learner = learner_of(name, slots, limits)
     p = learner.logits.detach().softmax(1)
-    allowed = {((a,), (b,)): p[0, a] * p[1, b] for a in range(3) for b in range(3) if network.cost(((a,), (b,))).macs <= 2000}
+    allowed = {
+        ((a,), (b,)): p[0, a] * p[1, b] for a in range(3) for b in range(3) if network.cost(((a,), (b,))).macs <= 2000
+    }
     assert 2 <= len(allowed) < 8
     total, n = sum(allowed.values()), 800
     counts = counted(learner.sample().picks for _ in range(n))
     assert set(counts) <= set(allowed) and learner.refused > 0
-    assert stats.chisquare([counts.get(k, 0) for k in allowed], [float(v / total) * n for v in allowed.values()]).pvalue > 1e-3
+    assert (
+        stats.chisquare([counts.get(k, 0) for k in allowed], [float(v / total) * n for v in allowed.values()]).pvalue
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["dsnas", "reinforce", "daas"])
@@ -145,7 +173,9 @@ def test_when_every_draw_breaks_the_limit_the_admissible_child_that_stands_is_ta
         learner.logits.copy_(torch.tensor([0.0, 0.0, 60.0]))
     child = learner.sample()
     assert child.picks == ((0,), (0,)) == learner.picks and learner.refused == 50
-    learner.estimate(child, gates=[torch.ones(1)] * 2, reward=lambda: 0.5)  # and it can be learned from, or says that there is nothing
+    learner.estimate(
+        child, gates=[torch.ones(1)] * 2, reward=lambda: 0.5
+    )  # and it can be learned from, or says that there is nothing
 
 
 def test_gdas_learns_under_a_limit_that_all_edges_together_break():
@@ -158,15 +188,19 @@ def test_gdas_learns_under_a_limit_that_all_edges_together_break():
         assert network.cost(child.picks).macs > 9000 and all(len(p) == 4 for p in child.picks)
         assert learner.estimate(child, gates=[torch.ones(4)] * 2)[0].abs().max() > 0
     assert learner.refused == 0 and network.cost(learner.picks).macs <= 9000
-    blocks = learner_of("gdas", block_slots(3, 3), Limits(priced(block_slots(3, 3)), max_macs=1800))  # one edge: the child as deployed
+    blocks = learner_of(
+        "gdas", block_slots(3, 3), Limits(priced(block_slots(3, 3)), max_macs=1800)
+    )  # one edge: the child as deployed
     assert all(blocks.limits.allow(blocks.sample().picks) for _ in range(20)) and blocks.refused > 0
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 class Kept:
-    """The most bytes that autograd holds for backward passes at one time: storages, counted once, parameters and images apart."""
+    """The most bytes that autograd holds for backward passes at one time: storages, counted once, parameters and images
+    apart.
+    """
 
     def __init__(self, *apart: Tensor):
         self.apart = {t.untyped_storage().data_ptr() for t in apart}
@@ -204,13 +238,34 @@ class _Held:
 
 def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
-    parts = net, {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}, arch, NoOps(Basics(), stream()), Fixed(0.05, 1e-3)
+    parts = (
+        net,
+        {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))},
+        arch,
+        NoOps(Basics(), stream()),
+        Fixed(0.05, 1e-3),
+    )
     samples = Samples(children=2, arch=2, policies=0, first_order=False)
     return Kept(*net.parameters()).of(lambda: STEPS[step](*parts, Momentum(net, 0.9, 5.0), 1.0, samples))
 
 
 def searcher(name: str, net: space.Network):
-    return ARCH[name].build(Settings(net.slots, stream(3), Limits(net), 0.01, torch.device("cpu"), 1e-5, "epoch", 1e-2, 0.3, (1.0, 1.0), 0.95, None))
+    return ARCH[name].build(
+        Settings(
+            net.slots,
+            stream(3),
+            Limits(net),
+            0.01,
+            torch.device("cpu"),
+            1e-5,
+            "epoch",
+            1e-2,
+            0.3,
+            (1.0, 1.0),
+            0.95,
+            None,
+        )
+    )
 
 
 def search(name: str, where: str, step: str) -> tuple[int, int]:

@@ -1,4 +1,6 @@
-"""The lists of what kit needs agree: pyproject.toml is the one list, the others follow it; the customer's packages are in it."""
+"""The lists of what kit needs agree: pyproject.toml is the one list, the others follow it; the customer's packages are
+in it.
+"""
 
 import re
 import tomllib
@@ -6,7 +8,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-GIVEN = ("torch", "torchvision", "jupyterlab", "ipywidgets", "papermill", "plotly", "loss-landscapes", "pytest", "nbval")
+GIVEN = (
+    "torch",
+    "torchvision",
+    "jupyterlab",
+    "ipywidgets",
+    "papermill",
+    "plotly",
+    "loss-landscapes",
+    "pytest",
+    "nbval",
+)
 
 
 def canonical(name: str) -> str:
@@ -18,7 +30,9 @@ def names(requirements: list[str]) -> set[str]:
 
 
 def everything() -> set[str]:
-    return names(PROJECT["dependencies"]) | {n for extra in PROJECT["optional-dependencies"].values() for n in names(extra)}
+    return names(PROJECT["dependencies"]) | {
+        n for extra in PROJECT["optional-dependencies"].values() for n in names(extra)
+    }
 
 
 def test_the_given_packages_are_required():

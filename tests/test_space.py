@@ -1,4 +1,6 @@
-"""The cell space: a child of the supernet is the network that its genotype describes, and nothing else runs, learns or is stored."""
+"""The cell space: a child of the supernet is the network that its genotype describes, and nothing else runs, learns or
+is stored.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def images_for(net: space.Network, n: int = 4, seed: int = 0) -> torch.Tensor:
 
 
 def unlike_their_start(net: space.Network) -> space.Network:
-    """Affine parts and statistics away from 1 and 0, so that a mixed-up BatchNorm shows; those that rest until a freeze stay at rest."""
+    """Affine parts and statistics away from 1 and 0, so that a mixed-up BatchNorm shows; those that rest until a freeze
+    stay at rest.
+    """
     g = torch.Generator().manual_seed(7)
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
         affine = ((norm.weight, 0.5), (norm.bias, -0.5)) if norm.weight.requires_grad else ()
@@ -47,7 +51,7 @@ def unlike_their_start(net: space.Network) -> space.Network:
     return net
 
 
-# ---- the same function -------------------------------------------------------------------------------------------------------
+# ---- the same function ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -61,7 +65,11 @@ def test_child_equals_a_plain_reference_network(image, training: bool, gated: bo
     seen = set()
     for seed in range(4):
         child, x = child_of(net, seed), images_for(net, seed=seed)
-        gates = [torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + i)) for i in range(8)] if gated else None
+        gates = (
+            [torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + i)) for i in range(8)]
+            if gated
+            else None
+        )
         child = Child(child.picks, tuple(gates or ()))
         genotype = net.genotype(child.picks)
         state = {name: value.clone() for name, value in net.state_dict().items()}
@@ -78,7 +86,10 @@ def test_gradients_of_gates_and_weights_equal_the_references(affine: bool):
         p.requires_grad_(True)
     unlike_their_start(net)
     picks = child_of(net, 1).picks
-    gates = [torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(8)]
+    gates = [
+        torch.randn(2, dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True)
+        for i in range(8)
+    ]
     gradient = grads.backward(net.losses(x, y, Child(picks, tuple(gates)))[0].mean(), net, Child(picks, tuple(gates)))
     names = {id(p): name for name, p in net.named_parameters()}
     state = {name: value.detach().clone() for name, value in net.state_dict().items()}
@@ -116,7 +127,7 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(image):
         net(x)
 
 
-# ---- nothing else ------------------------------------------------------------------------------------------------------------
+# ---- nothing else --------------------------------------------------------------------------------
 
 
 def test_unsampled_operations_do_not_run_learn_or_count():
@@ -127,7 +138,9 @@ def test_unsampled_operations_do_not_run_learn_or_count():
         module.register_forward_hook(lambda m, i, o: ran.add(id(m)))
     losses, _ = net.losses(x, y, child)
     expected = {id(m) for top in net.modules_of(child.picks) for m in top.modules()}
-    containers = {id(m) for m in net.modules() if isinstance(m, (nn.ModuleList, nn.ModuleDict)) or m is net or m in net.cells}
+    containers = {
+        id(m) for m in net.modules() if isinstance(m, (nn.ModuleList, nn.ModuleDict)) or m is net or m in net.cells
+    }
     assert ran - containers == expected
     mine = net.child_parameters(child.picks)
     used = torch.autograd.grad(losses.sum(), [p for p in net.parameters() if p.requires_grad], allow_unused=True)
@@ -163,12 +176,14 @@ def test_unsampled_operations_cost_no_activation_memory():
         net.freeze_slot(slot, chosen, None)  # affine parts train in both
     assert saved_bytes(net, x, child) == saved_bytes(alone, x, alone.only_child())
     gated = Child(child.picks, tuple(torch.ones(2, requires_grad=True) for _ in net.slots))
-    assert saved_bytes(net, x, gated)[0] < 1.02 * saved_bytes(net, x, child)[0]  # gates keep no feature map of their own
+    assert (
+        saved_bytes(net, x, gated)[0] < 1.02 * saved_bytes(net, x, child)[0]
+    )  # gates keep no feature map of their own
     other = Child(picks_of(DARTS_V2))
     assert saved_bytes(net, x, child) != saved_bytes(net, x, other)  # the measure tells children apart
 
 
-# ---- cost --------------------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------
 
 
 def counted(net: space.Network) -> tuple[int, int]:
@@ -190,8 +205,10 @@ def counted(net: space.Network) -> tuple[int, int]:
     return sum(p.numel() for p in net.parameters()), macs
 
 
-@pytest.mark.parametrize(("image", "settings"), [((3, 8, 8), {}), ((1, 9, 7), {"auxiliary": 0.4}), ((3, 15, 15), {"cells": 5}),
-                                                 ((3, 128, 128), {"channels": 2})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("image", "settings"),
+    [((3, 8, 8), {}), ((1, 9, 7), {"auxiliary": 0.4}), ((3, 15, 15), {"cells": 5}), ((3, 128, 128), {"channels": 2})],
+)
 def test_cost_equals_what_the_child_alone_has_and_does(image, settings):
     net = supernet(image, **settings)
     for seed in range(3):
@@ -211,7 +228,7 @@ def test_wide_resnets_have_the_published_size():
     assert space.build(**tiny.spec(())).state_dict().keys() == tiny.state_dict().keys()
 
 
-# ---- genotypes and depth -----------------------------------------------------------------------------------------------------
+# ---- genotypes and depth -------------------------------------------------------------------------
 
 
 def test_candidates_picks_and_genotypes_translate_into_each_other():
@@ -223,26 +240,37 @@ def test_candidates_picks_and_genotypes_translate_into_each_other():
     assert [len(s.candidates) for s in net.slots] == [14, 21, 28, 35] * 2
 
 
-@pytest.mark.parametrize("broken", [
-    {"normal": DARTS_V2["normal"]},
-    {**DARTS_V2, "reduce": DARTS_V2["reduce"][:3]},
-    {**DARTS_V2, "normal": [[("conv_9x9", 0), ("skip_connect", 1)], *DARTS_V2["normal"][1:]]},
-    {**DARTS_V2, "normal": [[("skip_connect", 0), ("skip_connect", 2)], *DARTS_V2["normal"][1:]]},
-    {**DARTS_V2, "normal": [[], *DARTS_V2["normal"][1:]]},
-    {**DARTS_V2, "normal": [[("skip_connect", 0), ("skip_connect", 0)], *DARTS_V2["normal"][1:]]},
-    {**DARTS_V2, "normal": [[3, 4], *DARTS_V2["normal"][1:]]},
-    {**DARTS_V2, "normal": [3, *DARTS_V2["normal"][1:]]},
-    ["normal", "reduce"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"normal": DARTS_V2["normal"]},
+        {**DARTS_V2, "reduce": DARTS_V2["reduce"][:3]},
+        {**DARTS_V2, "normal": [[("conv_9x9", 0), ("skip_connect", 1)], *DARTS_V2["normal"][1:]]},
+        {**DARTS_V2, "normal": [[("skip_connect", 0), ("skip_connect", 2)], *DARTS_V2["normal"][1:]]},
+        {**DARTS_V2, "normal": [[], *DARTS_V2["normal"][1:]]},
+        {**DARTS_V2, "normal": [[("skip_connect", 0), ("skip_connect", 0)], *DARTS_V2["normal"][1:]]},
+        {**DARTS_V2, "normal": [[3, 4], *DARTS_V2["normal"][1:]]},
+        {**DARTS_V2, "normal": [3, *DARTS_V2["normal"][1:]]},
+        ["normal", "reduce"],
+    ],
+)
 def test_a_broken_genotype_is_refused(broken):
     with pytest.raises(KitError, match="genotype"):
         space.build("cell", 3, (3, 8, 8), channels=4, cells=3, genotype=broken)
 
 
-@pytest.mark.parametrize(("image", "settings", "fit"), [((1, 8, 8), {"cells": 5, "reductions": 3}, 2), ((3, 9, 7), {"cells": 5, "reductions": 3}, 2),
-                                                        ((3, 40, 40), {"cells": 9, "reductions": 6}, 5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("image", "settings", "fit"),
+    [
+        ((1, 8, 8), {"cells": 5, "reductions": 3}, 2),
+        ((3, 9, 7), {"cells": 5, "reductions": 3}, 2),
+        ((3, 40, 40), {"cells": 9, "reductions": 6}, 5),
+    ],
+)
 def test_too_deep_is_refused_and_says_how_many_fit(image, settings, fit: int):
-    with pytest.raises(KitError, match=f"too deep for images of {image[1]}×{image[2]} .* at most {fit} fit. Set reductions={fit} "):
+    with pytest.raises(
+        KitError, match=f"too deep for images of {image[1]}×{image[2]} .* at most {fit} fit. Set reductions={fit} "
+    ):
         supernet(image, **settings)
     supernet(image, **{**settings, "reductions": fit})  # what the message suggests is accepted
     with pytest.raises(KitError, match="set cells to 4 or more"):

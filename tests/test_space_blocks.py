@@ -1,4 +1,6 @@
-"""The block-chain spaces: ShuffleNetV2 choices (DSNAS, DiffAutoML) and MobileNetV2 (AutoHAS). One block per slot runs, learns and counts."""
+"""The block-chain spaces: ShuffleNetV2 choices (DSNAS, DiffAutoML) and MobileNetV2 (AutoHAS). One block per slot runs,
+learns and counts.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,22 @@ from kit.space import DARTS_V2, GENOTYPES, Child
 from kit.space.blocks import shares, shuffle
 
 SPACES = ("choice", "mobile")
-LABELS = {"choice": ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception"), "mobile": ("k3_e3", "k3_e6", "k5_e3", "k5_e6")}
+LABELS = {
+    "choice": ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception"),
+    "mobile": ("k3_e3", "k3_e6", "k5_e3", "k5_e6"),
+}
 
 
 def chain(name: str, image: tuple[int, int, int] = (3, 8, 8), cells: int = 6, **settings) -> space.Network:
     torch.manual_seed(0)
-    return space.build(name, 3, image, torch.full((image[0],), 0.3), torch.full((image[0],), 0.4), **{"channels": 8, "cells": cells} | settings)
+    return space.build(
+        name,
+        3,
+        image,
+        torch.full((image[0],), 0.3),
+        torch.full((image[0],), 0.4),
+        **{"channels": 8, "cells": cells} | settings,
+    )
 
 
 def child_of(net: space.Network, seed: int) -> Child:
@@ -32,24 +44,39 @@ def child_of(net: space.Network, seed: int) -> Child:
 
 def paper_size(name: str) -> space.Network:
     with torch.device("meta"):
-        return space.build(name, 1000, (3, 224, 224), channels={"choice": 64, "mobile": 32}[name], cells={"choice": 20, "mobile": 17}[name])
+        return space.build(
+            name,
+            1000,
+            (3, 224, 224),
+            channels={"choice": 64, "mobile": 32}[name],
+            cells={"choice": 20, "mobile": 17}[name],
+        )
 
 
-# ---- layout ------------------------------------------------------------------------------------------------------------------
+# ---- layout --------------------------------------------------------------------------------------
 
 
 def test_the_papers_layouts():
     choice, mobile = paper_size("choice"), paper_size("mobile")
     widths = [64] * 4 + [160] * 4 + [320] * 8 + [640] * 4
-    assert [c_out for _, c_out, _ in choice.strides] == widths and [c for c, _, _ in choice.strides] == [16, *widths[:-1]]
+    assert [c_out for _, c_out, _ in choice.strides] == widths and [c for c, _, _ in choice.strides] == [
+        16,
+        *widths[:-1],
+    ]
     assert [i for i, (_, _, stride) in enumerate(choice.strides) if stride == 2] == [0, 4, 8, 16]
-    assert choice.classifier.in_features == 1024 and [s.name for s in choice.slots][3:5] == ["stage1/block3", "stage2/block0"]
+    assert choice.classifier.in_features == 1024 and [s.name for s in choice.slots][3:5] == [
+        "stage1/block3",
+        "stage2/block0",
+    ]
     widths = [24] * 2 + [32] * 3 + [64] * 4 + [96] * 3 + [160] * 3 + [320]
     assert [c_out for _, c_out, _ in mobile.strides] == widths and mobile.strides[0][0] == 16
     assert [i for i, (_, _, stride) in enumerate(mobile.strides) if stride == 2] == [0, 2, 5, 12]
     assert mobile.classifier.in_features == 1280
     for net in (choice, mobile):
-        assert all(slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.picks == 1 for slot in net.slots)
+        assert all(
+            slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.picks == 1
+            for slot in net.slots
+        )
         x = torch.empty((2, 3, 224, 224), device="meta")
         maps = []
         net.head.register_forward_pre_hook(lambda m, inputs, maps=maps: maps.append(inputs[0].shape[2:]))
@@ -60,9 +87,18 @@ def test_blocks_are_dealt_to_the_stages():
     assert shares(20, (1, 1, 2, 1)) == [4, 4, 8, 4] and shares(5, (1, 1, 2, 1)) == [1, 1, 2, 1]
     for n in range(4, 60):
         dealt = shares(n, (1, 1, 2, 1))
-        assert sum(dealt) == n and min(dealt) >= 1 and all(abs(have - n * w / 5) < 1 for have, w in zip(dealt, (1, 1, 2, 1)))
+        assert (
+            sum(dealt) == n
+            and min(dealt) >= 1
+            and all(abs(have - n * w / 5) < 1 for have, w in zip(dealt, (1, 1, 2, 1)))
+        )
     widths = {n: [c for _, c, _ in chain("mobile", (3, 28, 28), n).strides] for n in (4, 6, 7, 10)}
-    assert widths[4] == [8, 8, 16] and widths[6] == [8, 8, 16, 24, 40] and widths[7] == [8, 8, 16, 24, 40, 80] and len(widths[10]) == 9
+    assert (
+        widths[4] == [8, 8, 16]
+        and widths[6] == [8, 8, 16, 24, 40]
+        and widths[7] == [8, 8, 16, 24, 40, 80]
+        and len(widths[10]) == 9
+    )
     assert [len(chain("choice", cells=n).slots) for n in (4, 5, 9)] == [4, 5, 9]
 
 
@@ -75,9 +111,24 @@ def test_every_width_is_a_multiple_of_four(channels: int):
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize(("size", "reductions", "left"), [((2, 2), 0, 2), ((4, 4), 1, 2), ((7, 7), 2, 2), ((8, 8), 2, 2), ((9, 7), 2, 2),
-    ((9, 9), 3, 2), ((14, 14), 3, 2), ((15, 29), 3, 2), ((16, 16), 3, 2), ((28, 28), 3, 4), ((32, 32), 3, 4), ((64, 64), 3, 8),
-    ((128, 128), 4, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "reductions", "left"),
+    [
+        ((2, 2), 0, 2),
+        ((4, 4), 1, 2),
+        ((7, 7), 2, 2),
+        ((8, 8), 2, 2),
+        ((9, 7), 2, 2),
+        ((9, 9), 3, 2),
+        ((14, 14), 3, 2),
+        ((15, 29), 3, 2),
+        ((16, 16), 3, 2),
+        ((28, 28), 3, 4),
+        ((32, 32), 3, 4),
+        ((64, 64), 3, 8),
+        ((128, 128), 4, 4),
+    ],
+)
 def test_sizes_and_candidates_agree(name: str, size: tuple[int, int], reductions: int, left: int):
     net = chain(name, (1, *size), cells=7).to(memory_format=torch.channels_last).eval()
     assert net.reductions == reductions and net.stem_kind == ("imagenet" if size[0] >= 128 else "small")
@@ -96,19 +147,26 @@ def test_sizes_and_candidates_agree(name: str, size: tuple[int, int], reductions
         assert torch.isfinite(net(images_for(net, 2), child_of(net, 0))).all()
 
 
-# ---- the same function -------------------------------------------------------------------------------------------------------
+# ---- the same function ---------------------------------------------------------------------------
 
 
 class Reference:
     """The networks once more, from the papers' figures, on a state dict: plain functions, channels first."""
 
     def __init__(self, state: dict[str, torch.Tensor], strides: list[tuple[int, int, int]], mobile: bool):
-        self.state, self.strides, self.relu, self.eps = state, strides, F.relu6 if mobile else F.relu, 1e-5 if mobile else 1e-2
+        self.state, self.strides, self.relu, self.eps = (
+            state,
+            strides,
+            F.relu6 if mobile else F.relu,
+            1e-5 if mobile else 1e-2,
+        )
 
     def layer(self, name: str, x: torch.Tensor, stride: int = 1, activated: bool = False) -> torch.Tensor:
         s, weight = self.state, self.state[f"{name}.0.weight"]
         y = F.conv2d(x, weight, None, stride, weight.shape[2] // 2, 1, x.shape[1] // weight.shape[1])
-        scale, shift, mean, var = (s[f"{name}.1.{k}"].view(1, -1, 1, 1) for k in ("weight", "bias", "running_mean", "running_var"))
+        scale, shift, mean, var = (
+            s[f"{name}.1.{k}"].view(1, -1, 1, 1) for k in ("weight", "bias", "running_mean", "running_var")
+        )
         y = (y - mean) / (var + self.eps).sqrt() * scale + shift
         return self.relu(y) if activated else y
 
@@ -142,14 +200,25 @@ class Reference:
             x = self.layer("stem", x, stem, True)
         for i, (label, (c_in, c_out, stride)) in enumerate(zip(names, self.strides)):
             same, name = c_in == c_out and stride == 1, f"blocks.{i}.{label}"
-            x = self.inverted(name, x, stride, same) if label.startswith("k") else self.shuffle_unit(name, label, x, stride, same)
+            x = (
+                self.inverted(name, x, stride, same)
+                if label.startswith("k")
+                else self.shuffle_unit(name, label, x, stride, same)
+            )
         x = self.layer("head", x, 1, True).mean((2, 3))
         return x @ self.state["classifier.weight"].T + self.state["classifier.bias"]
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize(("image", "settings"), [((3, 8, 8), {}), ((1, 15, 9), {"cells": 8}), ((2, 40, 40), {"stem": "imagenet"}),
-                                                 ((3, 8, 8), {"channels": 12, "cells": 20})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("image", "settings"),
+    [
+        ((3, 8, 8), {}),
+        ((1, 15, 9), {"cells": 8}),
+        ((2, 40, 40), {"stem": "imagenet"}),
+        ((3, 8, 8), {"channels": 12, "cells": 20}),
+    ],
+)
 def test_child_equals_a_plain_reference_network(name: str, image, settings):
     net = unlike_their_start(chain(name, image, **settings)).double().eval()
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -158,7 +227,9 @@ def test_child_equals_a_plain_reference_network(name: str, image, settings):
     for seed in range(3):
         child = child_of(net, seed)
         names = net.genotype(child.picks)["blocks"]
-        expected = Reference(net.state_dict(), net.strides, name == "mobile").scores(x, names, 2 if net.stem_kind == "imagenet" else 1)
+        expected = Reference(net.state_dict(), net.strides, name == "mobile").scores(
+            x, names, 2 if net.stem_kind == "imagenet" else 1
+        )
         torch.testing.assert_close(net(x, child), expected, rtol=1e-9, atol=1e-10)
 
 
@@ -181,7 +252,11 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(name: str, imag
     alone.load_state_dict(compose.extract(net, child.picks))
     assert torch.equal(alone(x), net(x, child))
     assert alone.genotype(alone.only_child().picks) == net.genotype(child.picks)
-    assert alone.picks_of(alone.genotype(alone.only_child().picks)) == child.picks == net.picks_of(net.genotype(child.picks))
+    assert (
+        alone.picks_of(alone.genotype(alone.only_child().picks))
+        == child.picks
+        == net.picks_of(net.genotype(child.picks))
+    )
     assert alone.spec(alone.only_child().picks) == net.spec(child.picks)
     with pytest.raises(KitError, match="supernet"):
         net(x)
@@ -190,12 +265,14 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(name: str, imag
 def test_a_child_exports_with_any_batch():
     for name in SPACES:
         net = chain(name, cells={"choice": 4, "mobile": 8}[name], genotype={"blocks": LABELS[name][3]}).eval()
-        program = torch.export.export(net, (images_for(net, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+        program = torch.export.export(
+            net, (images_for(net, 2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+        )
         x = images_for(net, 5)
         torch.testing.assert_close(program.module()(x), net(x))
 
 
-# ---- nothing else ------------------------------------------------------------------------------------------------------------
+# ---- nothing else --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -208,7 +285,9 @@ def test_only_the_picked_blocks_run_learn_and_are_stored(name: str):
     losses, _ = net.losses(x, y, child)
     assert ran == {id(m) for top in net.modules_of(child.picks) for m in top.modules()}
     trainable = [p for p in net.parameters() if p.requires_grad]
-    used = [p for p, g in zip(trainable, torch.autograd.grad(losses.sum(), trainable, allow_unused=True)) if g is not None]
+    used = [
+        p for p, g in zip(trainable, torch.autograd.grad(losses.sum(), trainable, allow_unused=True)) if g is not None
+    ]
     mine = net.child_parameters(child.picks)
     assert {id(p) for p in used} == {id(p) for p in mine} and len(used) == len(mine) < len(trainable) / 2
     alone = space.build(**net.spec(child.picks), mean=net.mean.flatten(), std=net.std.flatten()).train()
@@ -216,7 +295,9 @@ def test_only_the_picked_blocks_run_learn_and_are_stored(name: str):
 
 
 def kept_bytes(net: space.Network, x: torch.Tensor, child: Child) -> int:
-    """Bytes of the storages that autograd keeps for the backward pass, the weights' own and single numbers (gates) not counted."""
+    """Bytes of the storages that autograd keeps for the backward pass, the weights' own and single numbers (gates) not
+    counted.
+    """
     own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
     kept: dict[int, int] = {}
     alive = []  # so that no storage is given to two tensors
@@ -242,15 +323,20 @@ def test_freezing_makes_the_parameters_known_anew():
     assert len(net.child_parameters(child.picks)) == len(before) - 1
 
 
-# ---- cost --------------------------------------------------------------------------------------------------------------------
+# ---- cost ----------------------------------------------------------------------------------------
 
-# Multiply-adds in the table of DSNAS's public code: first block of a stage and the others, for the candidates in our order.
+# Multiply-adds in the table of DSNAS's public code: first block of a stage and the others, for the candidates in our
+# order.
 DSNAS = [
-    (13396992, 15805440, 19418112, 13146112), (7325696, 8931328, 11339776, 12343296),
-    (26304768, 28111104, 30820608, 20296192), (10599680, 11603200, 13108480, 16746240),
-    (30670080, 31673600, 33178880, 21199360), (10317440, 10819200, 11571840, 15899520),
-    (30387840, 30889600, 31642240, 20634880), (10176320, 10427200, 10803520, 15476160),
-]  # fmt: skip
+    (13396992, 15805440, 19418112, 13146112),
+    (7325696, 8931328, 11339776, 12343296),
+    (26304768, 28111104, 30820608, 20296192),
+    (10599680, 11603200, 13108480, 16746240),
+    (30670080, 31673600, 33178880, 21199360),
+    (10317440, 10819200, 11571840, 15899520),
+    (30387840, 30889600, 31642240, 20634880),
+    (10176320, 10427200, 10803520, 15476160),
+]
 
 
 def test_the_choice_blocks_have_the_published_cost():
@@ -265,7 +351,10 @@ def test_the_choice_blocks_have_the_published_cost():
     rows = [DSNAS[2 * s + (b > 0)] for s, n in enumerate((4, 4, 8, 4)) for b in range(n)]
     assert net.cost(base).macs == fixed + sum(row[0] for row in rows) == 295_842_496
     low, high = fixed + sum(map(min, rows)), fixed + sum(map(max, rows))
-    assert (low, high) == (270_359_360, 398_609_216) and low < 318e6 < 324e6 < high  # what DiffAutoML and DSNAS found lies within
+    assert (low, high) == (
+        270_359_360,
+        398_609_216,
+    ) and low < 318e6 < 324e6 < high  # what DiffAutoML and DSNAS found lies within
 
 
 def by_hand(net: space.Network, names: list[str], side: int) -> int:
@@ -303,12 +392,17 @@ def test_all_k3_e6_is_mobilenet_v2():
         theirs = mobilenet_v2()
     params, macs = net.cost(net.picks_of(GENOTYPES["mobilenet-v2"]))
     assert params == sum(p.numel() for p in theirs.parameters()) == 3_504_872 and macs == 300_774_272
-    alone = sorted(tuple(p.shape) for p in space.build(**net.spec(net.picks_of(GENOTYPES["mobilenet-v2"]))).parameters())
+    alone = sorted(
+        tuple(p.shape) for p in space.build(**net.spec(net.picks_of(GENOTYPES["mobilenet-v2"]))).parameters()
+    )
     assert alone == sorted(tuple(p.shape) for p in theirs.parameters())
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize(("image", "settings"), [((3, 8, 8), {}), ((1, 9, 7), {"cells": 4}), ((3, 15, 15), {"cells": 9}), ((3, 130, 130), {})])
+@pytest.mark.parametrize(
+    ("image", "settings"),
+    [((3, 8, 8), {}), ((1, 9, 7), {"cells": 4}), ((3, 15, 15), {"cells": 9}), ((3, 130, 130), {})],
+)
 def test_cost_equals_what_the_child_alone_has_and_does(name: str, image, settings):
     net = chain(name, image, **settings)
     base = tuple((0,) for _ in net.slots)
@@ -320,24 +414,40 @@ def test_cost_equals_what_the_child_alone_has_and_does(name: str, image, setting
             assert net.cost(picks)[i] == net.cost(base)[i] + sum(step[i] - net.cost(base)[i] for step in steps)
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 
 def test_genotypes_by_name_and_word():
     for name, label, other in (("choice", "shuffle_3x3", "mobilenet-v2"), ("mobile", "k3_e6", "shufflenet-v2")):
         net = chain(name)
         same = GENOTYPES[{"choice": "shufflenet-v2", "mobile": "mobilenet-v2"}[name]]
-        assert net.picks_of(same) == net.picks_of({"blocks": [label] * len(net.slots)}) == ((LABELS[name].index(label),),) * len(net.slots)
+        assert (
+            net.picks_of(same)
+            == net.picks_of({"blocks": [label] * len(net.slots)})
+            == ((LABELS[name].index(label),),) * len(net.slots)
+        )
         alone = chain(name, genotype=same)
         assert all(list(block) == [label] for block in alone.blocks)
-        for wrong in (GENOTYPES[other], {"blocks": [label] * 3}, {"blocks": 3}, {}, DARTS_V2, None, [label], {"blocks": [["a"]] * len(net.slots)}):
+        for wrong in (
+            GENOTYPES[other],
+            {"blocks": [label] * 3},
+            {"blocks": 3},
+            {},
+            DARTS_V2,
+            None,
+            [label],
+            {"blocks": [["a"]] * len(net.slots)},
+        ):
             with pytest.raises(KitError, match=f"genotype.* of space '{name}'.*{label}"):
                 net.picks_of(wrong)
             if wrong is not None:
                 with pytest.raises(KitError, match="genotype"):
                     chain(name, genotype=wrong)
     cell, fixed = chain("cell", cells=3), chain("wrn-16-2")
-    assert cell.picks_of(cell.genotype(cell.picks_of(DARTS_V2))) == cell.picks_of(DARTS_V2) and fixed.picks_of({"network": "wrn-16-2"}) == ()
+    assert (
+        cell.picks_of(cell.genotype(cell.picks_of(DARTS_V2))) == cell.picks_of(DARTS_V2)
+        and fixed.picks_of({"network": "wrn-16-2"}) == ()
+    )
     with pytest.raises(KitError, match="'normal' and 'reduce'"):
         cell.picks_of({"blocks": "k3_e6"})
 
@@ -346,7 +456,9 @@ def test_genotypes_by_name_and_word():
 def test_what_cannot_be_built_is_refused(name: str):
     with pytest.raises(KitError, match=r"needs 4 blocks or more, got 3: set cells to 4 or more"):
         chain(name, cells=3)
-    with pytest.raises(KitError, match=r"too deep for images of 8×8 pixels: 3 halvings leave 1×1.* at most 2 fit. Set reductions=2 or"):
+    with pytest.raises(
+        KitError, match=r"too deep for images of 8×8 pixels: 3 halvings leave 1×1.* at most 2 fit. Set reductions=2 or"
+    ):
         chain(name, reductions=3)
     with pytest.raises(KitError, match=r"set reductions to 0…4, or leave it out"):
         chain(name, (3, 64, 64), reductions=5)

@@ -13,7 +13,7 @@ from kit import grads, space
 from kit.space import Child
 from kit.space.network import drop, gate_output
 
-# ---- gates -------------------------------------------------------------------------------------------------------------------
+# ---- gates ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -21,10 +21,14 @@ def test_a_mixture_is_the_gated_sum_of_all_it_picks(name: str):
     net = unlike_their_start(chain(name, cells=4)).double().eval()
     x = images_for(net)
     picks = ((0, 1, 2, 3), (2,), (3, 1), (0, 1, 2, 3))[: len(net.slots)]
-    gates = tuple(torch.randn(len(p), dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True)
-                  for i, p in enumerate(picks))  # fmt: skip
+    gates = tuple(
+        torch.randn(len(p), dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True)
+        for i, p in enumerate(picks)
+    )
     got, plain = net(x, Child(picks, gates)), net(x, Child(picks))
-    torch.testing.assert_close(plain, mixture(net, x, picks, [torch.ones(len(p)) for p in picks]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        plain, mixture(net, x, picks, [torch.ones(len(p)) for p in picks]), rtol=1e-12, atol=1e-12
+    )
     expected = mixture(net, x, picks, gates)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     for a, b in zip(*(torch.autograd.grad(scores.square().sum(), gates) for scores in (got, expected)), strict=True):
@@ -45,16 +49,23 @@ def test_a_unit_gate_has_the_gradients_of_a_multiplication():
 
     def gradients(unit: bool, create_graph: bool = False):
         z = gate_output(y.tanh(), gate, unit)
-        return torch.autograd.grad((z.sin() * torch.arange(z.numel()).view(z.shape)).sum(), [y, gate], create_graph=create_graph)
+        return torch.autograd.grad(
+            (z.sin() * torch.arange(z.numel()).view(z.shape)).sum(), [y, gate], create_graph=create_graph
+        )
 
     for a, b in zip(gradients(True), gradients(False), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    second = [torch.autograd.grad(sum(part.square().sum() for part in gradients(unit, True)), [y])[0] for unit in (True, False)]
+    second = [
+        torch.autograd.grad(sum(part.square().sum() for part in gradients(unit, True)), [y])[0]
+        for unit in (True, False)
+    ]
     torch.testing.assert_close(*second, rtol=1e-12, atol=1e-12)
     z = gate_output(y, gate, True)
     assert z.data_ptr() == y.data_ptr()  # no new memory
     assert gate_output(y, gate.detach(), True) is y
-    assert torch.autograd.grad(gate_output(y.detach(), gate, True).sum(), [gate])[0] == pytest.approx(float(y.detach().sum()))
+    assert torch.autograd.grad(gate_output(y.detach(), gate, True).sum(), [gate])[0] == pytest.approx(
+        float(y.detach().sum())
+    )
 
 
 def test_a_unit_gates_gradient_is_summed_in_float32():
@@ -70,7 +81,9 @@ def test_a_unit_gates_gradient_is_summed_in_float32():
 def test_unit_gates_change_nothing_but_receive_gradients(name: str):
     net = unlike_their_start(chain(name, cells=5, reductions=2)).double().train()
     x, y = images_for(net), torch.tensor([0, 1, 2, 0])
-    picks = tuple((i % 4, 7 + i % 4)[: slot.picks] for i, slot in enumerate(net.slots))  # of cells: one from either input
+    picks = tuple(
+        (i % 4, 7 + i % 4)[: slot.picks] for i, slot in enumerate(net.slots)
+    )  # of cells: one from either input
     gradients = []
     for unit in (True, False):
         gates = tuple(torch.ones(slot.picks, dtype=torch.float64, requires_grad=True) for slot in net.slots)
@@ -96,7 +109,9 @@ def test_the_last_block_of_a_stage_has_a_gate_gradient_through_eps_alone():
     for eps in (1e-2, 1e-12):
         for norm in net.norms_of(picks):
             norm.eps = eps
-        child = Child(picks, tuple(torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in net.slots), unit=True)
+        child = Child(
+            picks, tuple(torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in net.slots), unit=True
+        )
         with net.still_statistics(picks):
             size = torch.cat(grads.backward(net.losses(x, y, child)[0].mean(), net, child).gates).abs()
         found[eps] = float(size[last].max() / size.max())
@@ -116,7 +131,7 @@ def test_unit_gates_under_autocast(name: str):
     assert float(F.cosine_similarity(*found, dim=0)) > 0.99
 
 
-# ---- what happens in training only -------------------------------------------------------------------------------------------
+# ---- what happens in training only ---------------------------------------------------------------
 
 
 def feature_masks(net: space.Network, x: torch.Tensor, child: Child, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +158,9 @@ def test_dropout_before_the_classifier(name: str):
     torch.testing.assert_close(dropped, torch.where(kept, plain / 0.75, 0.0))
     share = 1 - float(kept[plain != 0].float().mean())
     assert abs(share - 0.25) < 5 * (0.25 * 0.75 / int((plain != 0).sum())) ** 0.5 and not torch.equal(scores, other)
-    assert torch.equal(feature_masks(net, x, child, 1)[1], other) and not torch.equal(feature_masks(net, x, child, 2)[1], other)
+    assert torch.equal(feature_masks(net, x, child, 1)[1], other) and not torch.equal(
+        feature_masks(net, x, child, 2)[1], other
+    )
     net.dropout = torch.tensor(0.25)
     assert torch.equal(feature_masks(net, x, child, 1)[1], other)
     net.recalibrate(child, [x])
@@ -170,7 +187,9 @@ def test_drop_path_acts_on_residual_blocks_alone():
         net.drop_path, net.generator = p, torch.Generator().manual_seed(3)
         inputs, outputs = [], []
         picked = [net.block(slot, c) for slot, (c,) in enumerate(child.picks)]
-        handles = [block.register_forward_hook(lambda m, i, o: inputs.append(i[0]) or outputs.append(o)) for block in picked]
+        handles = [
+            block.register_forward_hook(lambda m, i, o: inputs.append(i[0]) or outputs.append(o)) for block in picked
+        ]
         with torch.no_grad(), net.still_statistics(child.picks):
             net(x, child)
         [h.remove() for h in handles]
@@ -182,6 +201,8 @@ def test_drop_path_acts_on_residual_blocks_alone():
     assert same == residual
     assert all(torch.equal(a, b) for a, b in zip(outputs, blocks_that_drop(torch.tensor(0.5))[1], strict=True))
     one = residual.index(True)
-    assert blocks_that_drop(0.5 * F.one_hot(torch.tensor(one), 9))[0] == [i == one for i in range(9)]  # one probability per block
+    assert blocks_that_drop(0.5 * F.one_hot(torch.tensor(one), 9))[0] == [
+        i == one for i in range(9)
+    ]  # one probability per block
     net.eval()
     assert torch.equal(net(x, child), net(x, child))

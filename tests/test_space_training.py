@@ -8,9 +8,9 @@ from test_space import child_of, images_for, supernet, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
-from kit.space.norm import batch_norm
 from kit.space import DARTS_V2, Child, picks_of
 from kit.space.cell import DropPath
+from kit.space.norm import batch_norm
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
@@ -76,7 +76,12 @@ def test_recalibrated_statistics_are_those_of_all_batches_together():
     net.drop_path = 0.5
     net.recalibrate(child, batches)
     [h.remove() for h in handles]
-    assert not net.training and net.drop_path == 0.5 and all(m.momentum == 0.1 for m in norms) and len(norms) == len(set(norms))
+    assert (
+        not net.training
+        and net.drop_path == 0.5
+        and all(m.momentum == 0.1 for m in norms)
+        and len(norms) == len(set(norms))
+    )
     for norm in norms:
         assert len(inputs[norm]) == 3
         together = torch.cat(inputs[norm])
@@ -87,9 +92,13 @@ def test_recalibrated_statistics_are_those_of_all_batches_together():
     means = [norm.running_mean.clone() for norm in norms]
     net.drop_path = 0.0
     net.recalibrate(child, batches)
-    assert all(torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means))  # nothing was dropped before, either
+    assert all(
+        torch.equal(norm.running_mean, mean) for norm, mean in zip(norms, means)
+    )  # nothing was dropped before, either
     mine = {id(norm) for norm in norms}
-    untouched = {f"{name}.running_mean" for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and id(m) not in mine}
+    untouched = {
+        f"{name}.running_mean" for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and id(m) not in mine
+    }
     assert untouched and all(torch.equal(state[k], v) for k, v in net.named_buffers() if k in untouched)
     # so evaluation now agrees with training mode on those batches, which a stale statistic would not
     assert {id(m) for m in net.norms_of(other.picks)} - mine
@@ -97,7 +106,14 @@ def test_recalibrated_statistics_are_those_of_all_batches_together():
 
 def test_batch_norm_affine_parts_rest_in_the_supernet_and_train_alone():
     net = supernet()
-    inside = {id(p) for cell in net.cells for op in cell.ops.values() for m in op.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    inside = {
+        id(p)
+        for cell in net.cells
+        for op in cell.ops.values()
+        for m in op.modules()
+        if isinstance(m, nn.BatchNorm2d)
+        for p in m.parameters()
+    }
     assert all(p.requires_grad != (id(p) in inside) for p in net.parameters())
 
 
@@ -113,13 +129,19 @@ def test_normalisation_is_part_of_the_model(side: int):
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (64, 8, 14, 14), (64, 16, 7, 7), (2, 32, 1, 1), (16, 64, 9, 5)])
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_gated_norm_is_the_product_with_all_its_gradients(shape, layout, trained):
-    """Shapes and layouts reach the different kernels that torch has for BatchNorm: one of them misread an expanded weight."""
+    """Shapes and layouts reach the different kernels that torch has for BatchNorm: one of them misread an expanded
+    weight.
+    """
     g = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=g).to(memory_format=layout)
     upstream, gate = torch.randn(shape, generator=g), torch.tensor(-0.7)
     results = []
     for product in (False, True):
-        norm, inputs, factor = batch_norm(shape[1], trained), x.clone(memory_format=torch.preserve_format).requires_grad_(), gate.clone().requires_grad_()
+        norm, inputs, factor = (
+            batch_norm(shape[1], trained),
+            x.clone(memory_format=torch.preserve_format).requires_grad_(),
+            gate.clone().requires_grad_(),
+        )
         if not product:
             norm.gate = factor
         y = factor * norm(inputs) if product else norm(inputs)

@@ -43,7 +43,7 @@ def random_gates(arch: SparseCoding, g: torch.Generator) -> list[torch.Tensor | 
     return [None if frozen else torch.randn(2, generator=g) for frozen in arch.frozen.tolist()]
 
 
-# ---- eq. 5–7 -----------------------------------------------------------------------------------------------------------------
+# ---- eq. 5–7 -------------------------------------------------------------------------------------
 
 
 def test_gradient_of_b_equals_finite_differences_of_the_sparse_forward():
@@ -124,13 +124,15 @@ def test_b_descends_by_adam_with_the_papers_constants():
     for _ in range(8):
         child, gates = arch.sample(), random_gates(arch, g)
         arch.update(child, gates=gates)
-        twin.grad = torch.stack([arch.A[j][:, list(c)] @ w.double() for j, (c, w) in enumerate(zip(child.picks, gates))])
+        twin.grad = torch.stack(
+            [arch.A[j][:, list(c)] @ w.double() for j, (c, w) in enumerate(zip(child.picks, gates))]
+        )
         adam.step()
         torch.testing.assert_close(arch.b.detach(), twin.detach(), rtol=1e-12, atol=1e-14)
     assert arch.picks != first  # each gradient went through the columns of its own child
 
 
-# ---- recovery and freezing ---------------------------------------------------------------------------------------------------
+# ---- recovery and freezing -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recover", ["step", "epoch"])
@@ -193,7 +195,9 @@ def test_frozen_nodes_do_not_move(recover: str):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [False, True])
 def test_freezing_absorbs_the_gate(training: bool, affine: bool):
-    """The network's output is the same before a node's weight becomes its operations' affine part, and after; at rest or trained."""
+    """The network's output is the same before a node's weight becomes its operations' affine part, and after; at rest
+    or trained.
+    """
     net, g = supernet().double().train(), torch.Generator().manual_seed(1)
     for norm in (m for m in net.modules() if affine and isinstance(m, torch.nn.BatchNorm2d)):
         norm.requires_grad_(True)
@@ -219,9 +223,17 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
     arch = sparse(net)
     picks = arch.picks
     trained = lambda: {id(p) for p in net.child_parameters(picks)}  # noqa: E731
-    own = {slot: [m for cell in net.cells if cell.first_slot == 4 * (slot >= 4) for c in picks[slot]
-                  for m in cell.operation(slot % 4, c)[0].modules() if isinstance(m, torch.nn.BatchNorm2d)]
-           for slot in range(8)}  # fmt: skip
+    own = {
+        slot: [
+            m
+            for cell in net.cells
+            if cell.first_slot == 4 * (slot >= 4)
+            for c in picks[slot]
+            for m in cell.operation(slot % 4, c)[0].modules()
+            if isinstance(m, torch.nn.BatchNorm2d)
+        ]
+        for slot in range(8)
+    }
     assert all(id(p) not in trained() for norms in own.values() for norm in norms for p in (norm.weight, norm.bias))
     net.freeze_slot(3, picks[3], torch.tensor([0.5, -2.0]))
     for slot, norms in own.items():
@@ -231,11 +243,17 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
             for k, value in enumerate((0.5, -2.0)):
                 norm = last_norm(cell.operation(3, picks[3][k])[0])
                 assert (norm.weight == value).all() and (norm.bias == 0).all()
-    others = [p for cell in net.cells for name, op in cell.ops.items() for p in last_norm(op).parameters() if not p.requires_grad]
+    others = [
+        p
+        for cell in net.cells
+        for name, op in cell.ops.items()
+        for p in last_norm(op).parameters()
+        if not p.requires_grad
+    ]
     assert all(bool((p == p.flatten()[0]).all()) and float(p.flatten()[0]) in (0.0, 1.0) for p in others)
 
 
-# ---- limits ------------------------------------------------------------------------------------------------------------------
+# ---- limits --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bound", ["max_params", "max_macs", "both"])
@@ -298,7 +316,7 @@ def test_a_fixed_network_has_nothing_to_search():
         SparseCoding(net.slots, generator(0, "α"), Limits(net), lr=1e-3)
 
 
-# ---- state -------------------------------------------------------------------------------------------------------------------
+# ---- state ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recover", ["step", "epoch"])

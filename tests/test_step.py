@@ -15,20 +15,29 @@ from kit.step import Samples, one_level
 
 
 def parts_for(**changes):
-    config = micro_config(**({"clip": 0.7, "tau_lr": 0.5, "arch_lr": 0.02, "hyper_lr": 0.05, "drop_path": 0.2} | changes))
+    config = micro_config(
+        **({"clip": 0.7, "tau_lr": 0.5, "arch_lr": 0.02, "hyper_lr": 0.05, "drop_path": 0.2} | changes)
+    )
     sets = data.load_dataset(config.dataset)
     parts = compose.compose(config, 0, sets, torch.device("cpu"), data.normalization(sets.train))
     parts.net.train().drop_path = 0.2
-    batches = {name: data.Batches(part, 12, generator(0, name)) for name, part in (("train", sets.train), ("fresh", sets.train), ("val", sets.val))}
+    batches = {
+        name: data.Batches(part, 12, generator(0, name))
+        for name, part in (("train", sets.train), ("fresh", sets.train), ("val", sets.val))
+    }
     return config, parts, batches
 
 
 class AlgorithmOne:
-    """Lines 2 to 9, slowly: autograd for the policy, torch.optim.SGD and Adam for θ, b and η; hyper-gradients from θ and v by hand."""
+    """Lines 2 to 9, slowly: autograd for the policy, torch.optim.SGD and Adam for θ, b and η; hyper-gradients from θ
+    and v by hand.
+    """
 
     def __init__(self, config, parts, batches):
         self.config, self.parts, self.batches = config, parts, batches
-        self.theta = torch.optim.SGD([p for p in parts.net.parameters() if p.requires_grad], lr=1.0, momentum=config.momentum)
+        self.theta = torch.optim.SGD(
+            [p for p in parts.net.parameters() if p.requires_grad], lr=1.0, momentum=config.momentum
+        )
         self.tau = torch.zeros(14, 14, requires_grad=True)
         self.policy = torch.optim.SGD([self.tau], lr=config.tau_lr, momentum=0.9, weight_decay=5e-4)
         self.b = parts.arch.b.detach().clone().requires_grad_()
@@ -42,7 +51,9 @@ class AlgorithmOne:
             return
         lr, decay, before, velocity = self.last
         by_lr = -sum((g * v).sum() for g, v in zip(outer, velocity) if g is not None and v is not None)
-        by_decay = -lr * sum((g * t).sum() for g, t, v in zip(outer, before, velocity) if g is not None and v is not None)
+        by_decay = -lr * sum(
+            (g * t).sum() for g, t, v in zip(outer, before, velocity) if g is not None and v is not None
+        )
         self.log.grad = torch.stack([lr * by_lr, decay * by_decay]).double()
         self.adam_eta.step()
 
@@ -71,7 +82,12 @@ class AlgorithmOne:
         self.theta.step()
         velocity = [None if p.grad is None else self.theta.state[p]["momentum_buffer"].clone() for p in parameters]
         self.last = lr * schedule, decay, before, velocity
-        self.b.grad = torch.stack([arch.A[j][:, list(c)] @ g.double() for j, (c, g) in enumerate(zip(child.picks, gradients[len(parameters):]))])
+        self.b.grad = torch.stack(
+            [
+                arch.A[j][:, list(c)] @ g.double()
+                for j, (c, g) in enumerate(zip(child.picks, gradients[len(parameters) :]))
+            ]
+        )
         self.adam_b.step()
         if kind in ("fresh", "validation"):
             x, y = next(self.batches["fresh" if kind == "fresh" else "val"])
@@ -99,9 +115,15 @@ def test_joint_step_equals_algorithm_one_written_out(kind: str, micro: str):
         torch.testing.assert_close(parts.arch.b.detach(), reference.b.detach(), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(parts.hyper.log.detach(), reference.log.detach(), rtol=1e-4, atol=1e-5)
         for (name, a), b in zip(parts.net.named_parameters(), reference.parts.net.parameters()):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5, msg=lambda m, name=name, i=i: f"{name} at step {i}: {m}")
+            torch.testing.assert_close(
+                a, b, rtol=1e-3, atol=2e-5, msg=lambda m, name=name, i=i: f"{name} at step {i}: {m}"
+            )
     assert parts.arch.picks == reference.parts.arch.picks
-    moved = float((parts.hyper.log.detach() - torch.tensor([ours[0].lr, ours[0].weight_decay], dtype=torch.float64).log()).abs().min())
+    moved = float(
+        (parts.hyper.log.detach() - torch.tensor([ours[0].lr, ours[0].weight_decay], dtype=torch.float64).log())
+        .abs()
+        .min()
+    )
     assert (moved == 0) == (kind == "fixed") and (kind == "fixed" or moved > 1e-3)
     assert float(parts.augment.tau.abs().max()) > 1e-4
 
@@ -112,9 +134,17 @@ def test_weights_train_on_the_plain_mean_and_the_policy_on_detached_losses(micro
     parts.augment.tau.copy_(torch.randn(14, 14, generator=torch.Generator().manual_seed(0)))
     seen = {}
     real_backward, real_losses, real_update = grads.backward, parts.net.losses, parts.augment.update
-    monkeypatch.setattr(grads, "backward", lambda loss, *rest: seen.setdefault("loss", []).append(loss.detach()) or real_backward(loss, *rest))
-    monkeypatch.setattr(parts.net, "losses", lambda *a: seen.setdefault("losses", []).append((out := real_losses(*a))[0]) or out)
-    monkeypatch.setattr(parts.augment, "update", lambda draw, **s: seen.setdefault("signals", []).append(s) or real_update(draw, **s))
+    monkeypatch.setattr(
+        grads,
+        "backward",
+        lambda loss, *rest: seen.setdefault("loss", []).append(loss.detach()) or real_backward(loss, *rest),
+    )
+    monkeypatch.setattr(
+        parts.net, "losses", lambda *a: seen.setdefault("losses", []).append((out := real_losses(*a))[0]) or out
+    )
+    monkeypatch.setattr(
+        parts.augment, "update", lambda draw, **s: seen.setdefault("signals", []).append(s) or real_update(draw, **s)
+    )
     outcome = one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
     assert len(seen["loss"]) == len(seen["losses"]) == len(seen["signals"]) == 1  # look-ahead: one pass, one backward
     assert torch.equal(seen["loss"][0], seen["losses"][0].detach().mean())
@@ -122,7 +152,9 @@ def test_weights_train_on_the_plain_mean_and_the_policy_on_detached_losses(micro
     assert torch.equal(given, seen["losses"][0]) and not given.requires_grad and torch.equal(outcome.losses, given)
 
 
-@pytest.mark.parametrize(("kind", "passes", "val"), [("fixed", 1, 0), ("lookahead", 1, 0), ("fresh", 2, 0), ("validation", 2, 1)])
+@pytest.mark.parametrize(
+    ("kind", "passes", "val"), [("fixed", 1, 0), ("lookahead", 1, 0), ("fresh", 2, 0), ("validation", 2, 1)]
+)
 def test_passes_and_batches_of_each_hyper_gradient(kind: str, passes: int, val: int, micro: str, monkeypatch):
     _, parts, batches = parts_for(hyper=kind)
     calls, real = [], grads.backward
@@ -150,10 +182,12 @@ def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     config, parts, batches = parts_for(hyper="fixed")
     outcome = one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 0.25, Samples())
     assert outcome.losses.shape == (12,) and 0 <= int(outcome.correct) <= 12 and not outcome.losses.requires_grad
-    assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(outcome.values.weight_decay) == pytest.approx(config.weight_decay)
+    assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
+        outcome.values.weight_decay
+    ) == pytest.approx(config.weight_decay)
 
 
-# ---- wrappers of learners ----------------------------------------------------------------------------------------------------
+# ---- wrappers of learners ------------------------------------------------------------------------
 
 
 def test_frozen_goes_on_being_sampled_and_learns_no_more(micro: str):
@@ -162,7 +196,9 @@ def test_frozen_goes_on_being_sampled_and_learns_no_more(micro: str):
     before = copy.deepcopy((parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     first = policy.sample(5)
     one_level(parts.net, batches, arch, policy, hyper, parts.sgd, 1.0, Samples())
-    assert all(torch.equal(a, b) for a, b in zip(before, (parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach())))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
+    )
     assert not torch.equal(first.index, policy.sample(5).index)
     for learner, inner in ((policy, parts.augment), (arch, parts.arch), (hyper, parts.hyper)):
         assert learner.variables() == [] and learner.needs == frozenset() and inner.variables()

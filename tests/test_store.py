@@ -1,4 +1,6 @@
-"""Files that survive: whole or not there, altered ones told from whole ones, and one clear error when the disk is full."""
+"""Files that survive: whole or not there, altered ones told from whole ones, and one clear error when the disk is
+full.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,23 @@ import kit
 from kit import KitError, Run, store
 from kit.progress import Silent
 
-STATE = {"a": torch.arange(5.0), "list": [torch.tensor([True, False]), 3, None, "x"], "half": torch.ones(3, dtype=torch.bfloat16),
-         "none": {}, "empty": torch.zeros(0, 2)}  # fmt: skip
+STATE = {
+    "a": torch.arange(5.0),
+    "list": [torch.tensor([True, False]), 3, None, "x"],
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "none": {},
+    "empty": torch.zeros(0, 2),
+}
 
 
 def test_a_state_comes_back(tmp_path: Path):
     store.write_state(tmp_path / "state", STATE)
     got = store.read_state(tmp_path / "state")
-    assert torch.equal(got["a"], STATE["a"]) and torch.equal(got["list"][0], STATE["list"][0]) and got["list"][1:] == [3, None, "x"]
+    assert (
+        torch.equal(got["a"], STATE["a"])
+        and torch.equal(got["list"][0], STATE["list"][0])
+        and got["list"][1:] == [3, None, "x"]
+    )
     assert torch.equal(got["half"], STATE["half"]) and got["none"] == {} and got["empty"].shape == (0, 2)
 
 
@@ -58,13 +69,19 @@ def test_a_full_disk_is_one_clear_error_and_harms_nothing(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(KitError, match=r"values.json cannot be written \(OSError: .*No space left on device\): what was saved before is unharmed"):
+    with pytest.raises(
+        KitError,
+        match=r"values.json cannot be written \(OSError: .*No space left on device\): what was saved before is unharmed",
+    ):
         store.write_json(path, {"new": 2})
     assert store.read_json(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_what_killed_processes_left_is_removed(interrupted: Run):
-    left = [interrupted.path / ".alpha.npz.123.tmp", interrupted.path / "checkpoints" / ".epoch-00002.safetensors.9.tmp"]
+    left = [
+        interrupted.path / ".alpha.npz.123.tmp",
+        interrupted.path / "checkpoints" / ".epoch-00002.safetensors.9.tmp",
+    ]
     for path in left:
         path.write_bytes(b"half")
     run = kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent())

@@ -23,7 +23,7 @@ from kit.search import NonFinite
 TESTS = Path(__file__).resolve().parent
 search_module = sys.modules["kit.search"]  # kit.search itself is the function
 
-# ---- kills -------------------------------------------------------------------------------------------------------------------
+# ---- kills ---------------------------------------------------------------------------------------
 
 SCRIPT = """
 import sys
@@ -55,7 +55,9 @@ def test_killed_at_random_moments_and_started_again_it_is_the_same_run(micro: st
         with start(tmp_path / "killed") as process:
             wait_for(process, f"epoch {target}/9")
             if attempt == 0:
-                with pytest.raises(KitError, match=f"{re.escape(str(folder))} is in use by process {process.pid}: wait"):
+                with pytest.raises(
+                    KitError, match=f"{re.escape(str(folder))} is in use by process {process.pid}: wait"
+                ):
                     kit.search(config, out=tmp_path / "killed", progress=Silent())
             time.sleep(chance.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
@@ -72,7 +74,9 @@ def test_killed_at_random_moments_and_started_again_it_is_the_same_run(micro: st
     whole = kit.search(config, out=tmp_path / "whole", progress=Silent())
     run = Run.load(folder)
     assert_same_run(run, whole)
-    assert (folder / "model" / "model.safetensors").read_bytes() == (whole.path / "model" / "model.safetensors").read_bytes()
+    assert (folder / "model" / "model.safetensors").read_bytes() == (
+        whole.path / "model" / "model.safetensors"
+    ).read_bytes()
     images = kit.load_dataset(micro).test.images
     assert torch.equal(run.predict(images).probabilities, whole.predict(images).probabilities)
     assert not [p for p in folder.rglob("*") if p.name.endswith(".tmp") and str(process.pid) in p.name]
@@ -83,10 +87,20 @@ class Killed(BaseException):
     """Ends a run as a kill does: nothing in between catches it."""
 
 
-# (which write of the attempt, whether it still reached its place). The first is config.json; then history, alpha, tau and checkpoint
+# (which write of the attempt, whether it still reached its place). The first is config.json; then history, alpha, tau
+# and checkpoint
 # of an epoch; after the last epoch model.safetensors, model.json, provenance and metrics.
 DEATHS = ((2, False), (3, True), (4, False), (5, True), (4, True), (5, True), (3, False), (5, False))
-WRITES = ["history.parquet", "alpha.npz", "tau.npz", "epoch-00001.safetensors", "tau.npz", "epoch-00002.safetensors", "model.json", "metrics.json"]
+WRITES = [
+    "history.parquet",
+    "alpha.npz",
+    "tau.npz",
+    "epoch-00001.safetensors",
+    "tau.npz",
+    "epoch-00002.safetensors",
+    "model.json",
+    "metrics.json",
+]
 
 
 def test_killed_before_or_after_any_write_it_is_the_same_run(finished: Run, tmp_path: Path, monkeypatch):
@@ -111,10 +125,12 @@ def test_killed_before_or_after_any_write_it_is_the_same_run(finished: Run, tmp_
     assert_same_run(kit.search(finished.config, out=tmp_path, progress=Silent()), finished)
 
 
-# ---- failures ----------------------------------------------------------------------------------------------------------------
+# ---- failures ------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(finished: Run, tmp_path: Path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    finished: Run, tmp_path: Path, monkeypatch
+):
     real, steps = search_module.STEPS["one-level"], []
 
     def poisoned(net, *rest):
@@ -133,11 +149,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(f
     rate, decay = (finished.curve(f"step/{name}")[5] for name in ("lr", "weight_decay"))
     kept = folder / "checkpoints" / "epoch-00001.safetensors"
     message = str(error.value)
-    assert re.search(f"the loss is nan at step 6 \\(epoch 2\\) with lr={rate:.4g} and weight_decay={decay:.4g}; ", message)
+    assert re.search(
+        f"the loss is nan at step 6 \\(epoch 2\\) with lr={rate:.4g} and weight_decay={decay:.4g}; ", message
+    )
     assert str(kept) in message and "Try a smaller lr" in message
     failure = store.read_json(folder / "failure.json")
-    assert failure["error"] == "NonFinite" and failure["message"] == message and failure["epoch"] == 1 and "poisoned" not in failure["message"]
-    assert Run.load(folder).status == "failed" and store.read_state(kept)["epoch"] == 1 and not (folder / "metrics.json").exists()
+    assert (
+        failure["error"] == "NonFinite"
+        and failure["message"] == message
+        and failure["epoch"] == 1
+        and "poisoned" not in failure["message"]
+    )
+    assert (
+        Run.load(folder).status == "failed"
+        and store.read_state(kept)["epoch"] == 1
+        and not (folder / "metrics.json").exists()
+    )
     # without the cause it goes on from there, and the failure is forgotten
     run = kit.search(finished.config, out=tmp_path, progress=Silent())
     assert_same_run(run, finished)
@@ -147,7 +174,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(f
 @pytest.mark.parametrize("recover", ["epoch", "step"])
 def test_a_run_that_diverges_by_itself_says_where(recover: str, micro: str, tmp_path: Path):
     with pytest.raises(NonFinite, match=r"at step \d+ \(epoch 1\) with lr=.*no epoch was completed"):
-        kit.search(micro_config(lr=10.0, weight_decay=1.0, hyper="fixed", clip=0.0, recover=recover, batch_size=3), out=tmp_path, progress=Silent())
+        kit.search(
+            micro_config(lr=10.0, weight_decay=1.0, hyper="fixed", clip=0.0, recover=recover, batch_size=3),
+            out=tmp_path,
+            progress=Silent(),
+        )
 
 
 def test_an_interruption_by_the_user_is_not_a_failure(micro: str, tmp_path: Path, monkeypatch):
@@ -171,13 +202,24 @@ def test_the_lock_goes_with_its_holder(interrupted: Run):
     assert kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent()).finished
 
 
-@pytest.mark.parametrize(("letter", "break_it"), [
-    ("θ", lambda parts: parts.net.classifier.bias.data.fill_(float("inf"))), ("α", lambda parts: parts.arch.b.data.fill_(float("nan"))),
-    ("τ", lambda parts: parts.augment.tau.fill_(float("nan"))), ("η", lambda parts: parts.hyper.log.data.fill_(float("nan"))),
-])  # fmt: skip
-def test_what_breaks_in_the_last_step_of_an_epoch_is_not_checkpointed(letter: str, break_it, micro: str, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(
+    ("letter", "break_it"),
+    [
+        ("θ", lambda parts: parts.net.classifier.bias.data.fill_(float("inf"))),
+        ("α", lambda parts: parts.arch.b.data.fill_(float("nan"))),
+        ("τ", lambda parts: parts.augment.tau.fill_(float("nan"))),
+        ("η", lambda parts: parts.hyper.log.data.fill_(float("nan"))),
+    ],
+)
+def test_what_breaks_in_the_last_step_of_an_epoch_is_not_checkpointed(
+    letter: str, break_it, micro: str, tmp_path: Path, monkeypatch
+):
     engine_of, real = {}, search_module.STEPS["one-level"]
-    monkeypatch.setattr(search_module.Search, "_open", lambda self, open_=search_module.Search._open: engine_of.update(it=self) or open_(self))
+    monkeypatch.setattr(
+        search_module.Search,
+        "_open",
+        lambda self, open_=search_module.Search._open: engine_of.update(it=self) or open_(self),
+    )
 
     def last_step_breaks(net, *rest):
         outcome = real(net, *rest)
@@ -187,6 +229,8 @@ def test_what_breaks_in_the_last_step_of_an_epoch_is_not_checkpointed(letter: st
         return outcome
 
     monkeypatch.setattr(search_module, "STEPS", {"one-level": last_step_breaks})
-    with pytest.raises(NonFinite, match=f"{letter} is not finite after step 4 \\(epoch 1\\) with lr=0.*no epoch was completed"):
+    with pytest.raises(
+        NonFinite, match=f"{letter} is not finite after step 4 \\(epoch 1\\) with lr=0.*no epoch was completed"
+    ):
         kit.search(micro_config(), out=tmp_path, progress=Silent())
     assert not list((tmp_path / micro_config().name).glob("checkpoints/*"))

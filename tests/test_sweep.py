@@ -68,7 +68,14 @@ def test_a_grid_refuses_an_unknown_axis_before_it_makes_any_configuration():
 
 def test_axes_are_read_from_flat_parameters():
     axes = sweep.axes.read("digits", "plain, random", 2, "lr=0.01:0.1, channels=4", {"epochs": 1, "lr": 0.5})
-    assert axes == {"epochs": 1, "dataset": ["digits"], "method": ["plain", "random"], "seed": [0, 1], "lr": [0.01, 0.1], "channels": [4]}
+    assert axes == {
+        "epochs": 1,
+        "dataset": ["digits"],
+        "method": ["plain", "random"],
+        "seed": [0, 1],
+        "lr": [0.01, 0.1],
+        "channels": [4],
+    }
     assert len(sweep.grid(**axes)) == 8
     assert sweep.axes.read("digits", "plain", "0,3", "", {})["seed"] == [0, 3]
 
@@ -76,12 +83,17 @@ def test_axes_are_read_from_flat_parameters():
 @pytest.mark.parametrize(
     "given, says",
     [
-        (("", "dha", 1, ""), "datasets='': an empty axis"), (("digits", ",", 1, ""), "methods=',': an empty axis"), (("digits", "dha", 0, ""), "makes no runs"),
-        (("digits", "dha", "a", ""), "neither a number of seeds"), (("digits", "dha", 1, "lr"), "is not name=value:value"),
-        (("digits", "dha", 1, "lr=fast"), "parameter lr='fast'.*a number"), (("digits", "dha", 1, "learning=1"), "unknown parameter 'learning'"),
-        (("digits", "dha", 1, "seed=1"), "seed is an axis already"), (("digits", "dha", 1, "lr="), "lr: an empty axis"),
+        (("", "dha", 1, ""), "datasets='': an empty axis"),
+        (("digits", ",", 1, ""), "methods=',': an empty axis"),
+        (("digits", "dha", 0, ""), "makes no runs"),
+        (("digits", "dha", "a", ""), "neither a number of seeds"),
+        (("digits", "dha", 1, "lr"), "is not name=value:value"),
+        (("digits", "dha", 1, "lr=fast"), "parameter lr='fast'.*a number"),
+        (("digits", "dha", 1, "learning=1"), "unknown parameter 'learning'"),
+        (("digits", "dha", 1, "seed=1"), "seed is an axis already"),
+        (("digits", "dha", 1, "lr="), "lr: an empty axis"),
     ],
-)  # fmt: skip
+)
 def test_axes_that_cannot_be_read_are_refused(given, says):
     with pytest.raises(kit.KitError, match=says):
         sweep.grid(**sweep.axes.read(*given, {}))
@@ -90,11 +102,16 @@ def test_axes_that_cannot_be_read_are_refused(given, says):
 @pytest.mark.parametrize(
     "given, says",
     [
-        ({"backend": "slurm"}, "unknown backend 'slurm'. Valid: local, ray"), ({"workers": 0}, "workers=0 is not a whole number of 1"),
-        ({"threads": 0}, "threads=0"), ({"retries": -1}, "retries=-1"), ({"gpus": 1.5}, "gpus=1.5 of each run is neither"), ({"gpus": -1}, "gpus=-1"),
-        ({"gpus": 99}, "gpus=99 for each run, and this machine has"), ({"notebook": "none.ipynb"}, "notebook='none.ipynb' is no file"),
+        ({"backend": "slurm"}, "unknown backend 'slurm'. Valid: local, ray"),
+        ({"workers": 0}, "workers=0 is not a whole number of 1"),
+        ({"threads": 0}, "threads=0"),
+        ({"retries": -1}, "retries=-1"),
+        ({"gpus": 1.5}, "gpus=1.5 of each run is neither"),
+        ({"gpus": -1}, "gpus=-1"),
+        ({"gpus": 99}, "gpus=99 for each run, and this machine has"),
+        ({"notebook": "none.ipynb"}, "notebook='none.ipynb' is no file"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, given, says):
     with pytest.raises(kit.KitError, match=says):
         sweep.run([kit.Config()], out=tmp_path / "runs", quiet=True, **given)
@@ -113,7 +130,9 @@ def test_cards_are_shared_out(monkeypatch):
     assert [place.cards for place in local.Local(None, 1, 0.5).free] == ["2", "2", "5", "5"]
     assert [place.cards for place in local.Local(None, 1, 2).free] == ["2,5"]
     assert {place.cards for place in local.Local(3, 1, 0).free} == {""}  # hidden: gpus=0 is for the CPU
-    with pytest.raises(kit.KitError, match="workers=5 of gpus=0.5 each need 2.5 GPUs, and this machine has 2: workers=4 fit"):
+    with pytest.raises(
+        kit.KitError, match="workers=5 of gpus=0.5 each need 2.5 GPUs, and this machine has 2: workers=4 fit"
+    ):
         local.Local(5, 1, 0.5)
 
 
@@ -128,7 +147,10 @@ def test_the_estimate_scales_with_epochs_and_leaves_out_what_is_finished(tmp_pat
     short, long = kit.Config(method="plain", **given), kit.Config(method="plain", **{**given, "epochs": 3})
     found = sweep.estimate([short, long], out=tmp_path, workers=2)
     assert found.macs[long.name] == 3 * found.macs[short.name] > 0
-    assert found.seconds[long.name] == pytest.approx(3 * found.seconds[short.name]) and found.wall == found.seconds[long.name]
+    assert (
+        found.seconds[long.name] == pytest.approx(3 * found.seconds[short.name])
+        and found.wall == found.seconds[long.name]
+    )
     net = Search(short, tmp_path / "none").parts
     assert found.macs[short.name] == net.net.cost(net.arch.picks).macs * 64 * 4
     (tmp_path / long.name).mkdir()
@@ -136,7 +158,7 @@ def test_the_estimate_scales_with_epochs_and_leaves_out_what_is_finished(tmp_pat
     assert list(sweep.estimate([short, long], out=tmp_path).seconds) == [short.name] and "2 runs to do" in str(found)
 
 
-# ---- processes ---------------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------
 
 LONG = {**MICRO, "epochs": 500, "train_images": 128, "batch_size": 64}
 
@@ -215,8 +237,13 @@ print("test images", run.metrics["test_images"])
 
 
 def write_notebook(path: Path) -> str:
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    cells = [nbformat.v4.new_code_cell("dataset = 'digits'\nout = 'runs'", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(NOTEBOOK)]
+    book = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    cells = [
+        nbformat.v4.new_code_cell("dataset = 'digits'\nout = 'runs'", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(NOTEBOOK),
+    ]
     book.cells = cells
     nbformat.write(book, path)
     return str(path)
@@ -234,7 +261,11 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     (result,) = results
     causes = {f.name: f.cause for f in result.failures}
     assert [run.config.name for run in result.runs] == [good.name] and causes.keys() == {bad.name, killed.name}
-    assert causes[bad.name].startswith("AssertionError: ") and "4096" in causes[bad.name] and causes[killed.name] == "killed by signal 9"
+    assert (
+        causes[bad.name].startswith("AssertionError: ")
+        and "4096" in causes[bad.name]
+        and causes[killed.name] == "killed by signal 9"
+    )
     assert gone(kernel)
     books = {name: nbformat.read(out / f"{name}.ipynb", as_version=4) for name in (good.name, bad.name, killed.name)}
     assert "test images" in str(books[good.name].cells[-1].outputs)
@@ -242,12 +273,15 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     assert not list(out.glob(".*.ipynb")) and all("widgets" not in kept.metadata for kept in books.values())
 
 
-# ---- what it shows -----------------------------------------------------------------------------------------------------------
+# ---- what it shows -------------------------------------------------------------------------------
 
 
 def test_the_live_table_counts_states_and_keeps_no_widget(tmp_path, monkeypatch):
     pages = []
-    monkeypatch.setattr("IPython.display.display", lambda page, display_id: pages.append(page.data) or SimpleNamespace(update=lambda p: pages.append(p.data)))
+    monkeypatch.setattr(
+        "IPython.display.display",
+        lambda page, display_id: pages.append(page.data) or SimpleNamespace(update=lambda p: pages.append(p.data)),
+    )
     live, job, other = table.Live(), *(Job(kit.Config(seed=seed), tmp_path / f"run{seed}") for seed in (0, 1))
     live.open(3, [job, other], 1, 1)
     assert "0 running, 0 failed, 2 queued, 0 done, 1 finished before" in pages[-1]
@@ -261,8 +295,14 @@ def test_the_live_table_counts_states_and_keeps_no_widget(tmp_path, monkeypatch)
 
 
 def test_the_summary_has_a_row_per_override(tmp_path):
-    runs = [SimpleNamespace(config=kit.Config(seed=seed, lr=lr), metrics={"test_accuracy": a, "seconds": 1.0})
-            for seed, lr, a in ((0, 0.1, 0.5), (1, 0.1, 0.7), (0, 0.2, 0.9))]  # fmt: skip
+    runs = [
+        SimpleNamespace(config=kit.Config(seed=seed, lr=lr), metrics={"test_accuracy": a, "seconds": 1.0})
+        for seed, lr, a in ((0, 0.1, 0.5), (1, 0.1, 0.7), (0, 0.2, 0.9))
+    ]
     rows = sweep.summary(runs)
-    assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1] and list(rows["test accuracy"]) == pytest.approx([0.6, 0.9])
+    assert (
+        list(rows["lr"]) == ["0.1", "0.2"]
+        and list(rows["n"]) == [2, 1]
+        and list(rows["test accuracy"]) == pytest.approx([0.6, 0.9])
+    )
     assert sweep.summary([]).empty

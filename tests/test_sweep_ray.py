@@ -1,4 +1,6 @@
-"""A sweep on a Ray cluster of several node processes: what a lost worker or node had under way goes on elsewhere, with the same results."""
+"""A sweep on a Ray cluster of several node processes: what a lost worker or node had under way goes on elsewhere, with
+the same results.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,37 @@ except ImportError:
 
 needs_ray = pytest.mark.skipif(ray is None, reason="Ray is not installed: pip install 'kit[ray]'")
 # Ray's own: it forks, and leaves sockets to its garbage collector
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-              pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]  # fmt: skip
-RUNS = dict(method=["plain", "random"], seed=range(6), epochs=12, search_epochs=2, channels=4, cells=3, search_channels=4, search_cells=3, batch_size=60,
-            train_images=180, device="cpu", precision="float32")  # fmt: skip
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+RUNS = dict(
+    method=["plain", "random"],
+    seed=range(6),
+    epochs=12,
+    search_epochs=2,
+    channels=4,
+    cells=3,
+    search_channels=4,
+    search_cells=3,
+    batch_size=60,
+    train_images=180,
+    device="cpu",
+    precision="float32",
+)
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Three nodes of one core each; a node's loss is noticed within seconds."""
-    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 0}
+    quick = {
+        "health_check_period_ms": 500,
+        "health_check_timeout_ms": 1000,
+        "health_check_failure_threshold": 3,
+        "health_check_initial_delay_ms": 0,
+    }
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20}
     made = Cluster()
     try:
@@ -90,24 +113,36 @@ def descends_from(process: psutil.Process, pid: int) -> bool:
 def run_processes(out: Path) -> list[psutil.Process]:
     """Processes of runs: forked from a fork server, working in their directory; by their locks."""
     pids = {int(lock.read_text() or 0) for lock in out.glob("*/.lock")}
-    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [
+        psutil.Process(pid)
+        for pid in pids
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 @needs_ray
 def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     configs, out = sweep.grid(dataset="digits", **RUNS), tmp_path / "ray"
     results, gone = [], []
-    thread = threading.Thread(target=lambda: results.append(sweep.run(configs, out=out, backend="ray", address=cluster.address, quiet=True)))
+    thread = threading.Thread(
+        target=lambda: results.append(sweep.run(configs, out=out, backend="ray", address=cluster.address, quiet=True))
+    )
     thread.start()
 
-    run, server, worker = until(lambda: workers_at_work(out))[0]  # a worker dies: the run below it has to, and its fork server
+    run, server, worker = until(lambda: workers_at_work(out))[
+        0
+    ]  # a worker dies: the run below it has to, and its fork server
     gone += [run, server]
     worker.kill()
     psutil.wait_procs([run, server], timeout=10)
     assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
 
     nodes = [(node, node.all_processes["raylet"][0].process.pid) for node in cluster.others]
-    node, run = until(lambda: next(((node, run) for node, raylet in nodes for _, run in at_work(out) if descends_from(run, raylet)), None))
+    node, run = until(
+        lambda: next(
+            ((node, run) for node, raylet in nodes for _, run in at_work(out) if descends_from(run, raylet)), None
+        )
+    )
     gone.append(run)
     cluster.cluster.remove_node(node, allow_graceful=False)  # a whole node is lost, with the run on it
     thread.join(timeout=240)
@@ -120,7 +155,9 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     for run in result.runs:  # none done twice: an epoch is there once
         epochs = run.history[run.history["name"] == "loss"]["epoch"]
         assert list(epochs) == list(range(1, run.config.epochs + 1))
-    assert until(lambda: not run_processes(out) or None, 20) and not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in gone)
+    assert until(lambda: not run_processes(out) or None, 20) and not any(
+        p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in gone
+    )
 
     local = sweep.run(configs, out=tmp_path / "local", workers=2, quiet=True)
     for here, there in zip(local.runs, result.runs, strict=True):
@@ -132,7 +169,10 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     again = sweep.run(more, out=out, backend="ray", address=cluster.address, retries=1, quiet=True)
     assert [run.config for run in again.runs] == more[:7] and [f.name for f in again.failures] == [bad.name]
     assert "4096" in again.failures[0].cause  # in words, not Ray's traceback
-    assert again.attempts == {config.name: 0 for config in more[:6]} | {more[6].name: 1, bad.name: 2}  # one more seed: only that is run
+    assert again.attempts == {config.name: 0 for config in more[:6]} | {
+        more[6].name: 1,
+        bad.name: 2,
+    }  # one more seed: only that is run
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
 
 

@@ -1,19 +1,24 @@
-"""Event files for TensorBoard hold the history's scalars, once, also after a run was interrupted; nobody gets them unasked."""
+"""Event files for TensorBoard hold the history's scalars, once, also after a run was interrupted; nobody gets them
+unasked.
+"""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
+from tests_micro import Stop, StopAfterEachEpoch, micro_config
 
 import kit
 from kit.errors import KitError
 from kit.progress import Silent
-from tests_micro import Stop, StopAfterEachEpoch, micro_config
 
 
 def scalars(run: kit.Run) -> dict[str, list[tuple[int, float]]]:
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs the extra: pip install 'kit[tensorboard]'")
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="needs the extra: pip install 'kit[tensorboard]'",
+    )
     events = reading.EventAccumulator(str(run.path / "tensorboard"), size_guidance={reading.SCALARS: 0})
     events.Reload()
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
@@ -41,6 +46,8 @@ def test_the_name_of_the_run_does_not_depend_on_it_and_nothing_is_written_unaske
 
 def test_without_the_package_it_is_refused_before_any_compute(micro, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(KitError, match=r"tensorboard=True needs the package tensorboard: pip install 'kit\[tensorboard\]'"):
+    with pytest.raises(
+        KitError, match=r"tensorboard=True needs the package tensorboard: pip install 'kit\[tensorboard\]'"
+    ):
         kit.search(micro_config(tensorboard=True), out=tmp_path)
     assert not list(tmp_path.iterdir())

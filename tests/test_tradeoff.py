@@ -13,8 +13,17 @@ from kit.figures.limits import under_limits
 from kit.progress import Silent
 from kit.space.limits import Limits
 
-SMALL = {"epochs": 2, "search_epochs": 1, "channels": 4, "cells": 3, "search_channels": 4, "search_cells": 3, "batch_size": 60, "device": "cpu",
-         "precision": "float32"}  # fmt: skip
+SMALL = {
+    "epochs": 2,
+    "search_epochs": 1,
+    "channels": 4,
+    "cells": 3,
+    "search_channels": 4,
+    "search_cells": 3,
+    "batch_size": 60,
+    "device": "cpu",
+    "precision": "float32",
+}
 
 
 def test_bounds_are_shares_of_what_the_space_reaches(micro: str):
@@ -24,14 +33,26 @@ def test_bounds_are_shares_of_what_the_space_reaches(micro: str):
     by_seed = [c.max_macs for c in configs if c.method == "dha" and c.seed == 1]
     assert by_seed == [low, low + (high - low) // 2, None] and len(configs) == 2 * 2 * 3
     assert {c.max_params for c in configs} == {None} and {c.method for c in configs} == {"dha", "random"}
-    assert configs[2].name == kit.Config(**values, method="dha", seed=0).name  # share 1 is the run without a limit, found if it is there
+    assert (
+        configs[2].name == kit.Config(**values, method="dha", seed=0).name
+    )  # share 1 is the run without a limit, found if it is there
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"cost": "flops"}, "unknown cost 'flops'. .*Valid: params, macs, latency_ms"), ({"shares": "half"}, "shares='half': give numbers from 0 to 1"),
-    ({"shares": ""}, "give numbers"), ({"shares": "0.5,1.5"}, "give numbers"), ({"shares": "-0.1"}, "give numbers"), ({"shares": "nan"}, "give numbers"),
-    ({"methods": "plain", "values": {"space": "wrn-16-2"}}, "is one fixed network: a limit leaves nothing to choose"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cost": "flops"}, "unknown cost 'flops'. .*Valid: params, macs, latency_ms"),
+        ({"shares": "half"}, "shares='half': give numbers from 0 to 1"),
+        ({"shares": ""}, "give numbers"),
+        ({"shares": "0.5,1.5"}, "give numbers"),
+        ({"shares": "-0.1"}, "give numbers"),
+        ({"shares": "nan"}, "give numbers"),
+        (
+            {"methods": "plain", "values": {"space": "wrn-16-2"}},
+            "is one fixed network: a limit leaves nothing to choose",
+        ),
+    ],
+)
 def test_words_that_mean_nothing_are_refused(given: dict, message: str, micro: str):
     usual = {"cost": "params", "shares": "0.5", "methods": "dha", "seeds": 1, "values": {}}
     given = {**usual, **given, "values": {"dataset": micro, **given.get("values", {})}}
@@ -67,26 +88,43 @@ def test_a_latency_is_the_one_that_the_limit_was_confirmed_by(runs: list[Run], t
     run = Run.load(tmp_path / runs[0].path.name)
     assert tradeoff.run_latency(run) > 0  # no table: taken now
     picks = space.picks_of(run.genotype)
-    store.write_json(run.path / "latency.json", {"batch": 1, "hardware": "a clock", "threads": 3, "timed": [{"picks": picks, "ms": 12.5}]})
-    assert tradeoff.run_latency(run) == 12.5 and "| latency that the limit was confirmed by | 12.5 ms, batch 1, a clock, 3 thread(s) |" in run.card()
+    store.write_json(
+        run.path / "latency.json",
+        {"batch": 1, "hardware": "a clock", "threads": 3, "timed": [{"picks": picks, "ms": 12.5}]},
+    )
+    assert (
+        tradeoff.run_latency(run) == 12.5
+        and "| latency that the limit was confirmed by | 12.5 ms, batch 1, a clock, 3 thread(s) |" in run.card()
+    )
     assert tradeoff.table([run], "latency_ms")["cost"][0] == 12.5
     store.write_json(run.path / "latency.json", {"timed": 3})
     with pytest.raises(KitError, match="is not a latency table"):
         tradeoff.run_latency(run)
 
 
-ROWS = pd.DataFrame({
-    "method": ["dha"] * 5 + ["random"], "title": ["DHA"] * 5 + ["Random child"], "seed": [0, 1, 0, 1, 0, 0], "path": "", "kept": True,
-    "bound": [2e4, 2e4, 3e4, 3e4, math.nan, 2e4], "cost": [1.9e4, 1.95e4, 2.7e4, 2.9e4, 6.1e4, 1.2e4],
-    "test_accuracy": [0.90, 0.92, 0.94, 0.95, 0.97, 0.88],
-})  # fmt: skip
+ROWS = pd.DataFrame(
+    {
+        "method": ["dha"] * 5 + ["random"],
+        "title": ["DHA"] * 5 + ["Random child"],
+        "seed": [0, 1, 0, 1, 0, 0],
+        "path": "",
+        "kept": True,
+        "bound": [2e4, 2e4, 3e4, 3e4, math.nan, 2e4],
+        "cost": [1.9e4, 1.95e4, 2.7e4, 2.9e4, 6.1e4, 1.2e4],
+        "test_accuracy": [0.90, 0.92, 0.94, 0.95, 0.97, 0.88],
+    }
+)
 
 
 def test_the_summary_is_by_method_and_limit():
     summary = tradeoff.summarize(ROWS)
     assert summary[["method", "n"]].values.tolist() == [["dha", 2], ["dha", 2], ["dha", 1], ["random", 1]]
     assert summary["bound"].tolist()[:2] == [2e4, 3e4] and math.isnan(summary["bound"][2])
-    assert summary["accuracy_mean"][0] == pytest.approx(0.91) and summary["cost_max"][1] == 2.9e4 and math.isnan(summary["accuracy_low"][2])
+    assert (
+        summary["accuracy_mean"][0] == pytest.approx(0.91)
+        and summary["cost_max"][1] == 2.9e4
+        and math.isnan(summary["accuracy_low"][2])
+    )
     low = 0.91 - 12.7062 * 0.01  # Student's t with one degree of freedom
     assert summary["accuracy_low"][0] == pytest.approx(low, abs=1e-4)
     text = tradeoff.markdown(summary, "params")
@@ -99,11 +137,18 @@ def test_the_figure_shows_every_limit_and_run():
     assert sorted(shape.x0 for shape in figure.layout.shapes) == [20.0, 30.0]  # thousands
     assert {"≤ 20,000", "≤ 30,000"} <= {note.text for note in figure.layout.annotations}
     points = [trace for trace in figure.data if trace.error_y.array is not None]
-    assert [list(trace.x) for trace in points] == [[19.25, 28.0, 61.0], [12.0]] and points[0].text == ("", "", "no limit")
+    assert [list(trace.x) for trace in points] == [[19.25, 28.0, 61.0], [12.0]] and points[0].text == (
+        "",
+        "",
+        "no limit",
+    )
     singles = [trace for trace in figure.data if trace.opacity]
     assert sum(len(trace.x) for trace in singles) == len(ROWS)
     assert figures.png(figure)[:4] == b"\x89PNG"
-    assert "no run is finished" in under_limits(tradeoff.summarize(ROWS[:0]), ROWS[:0], "params").layout.annotations[0].text
+    assert (
+        "no run is finished"
+        in under_limits(tradeoff.summarize(ROWS[:0]), ROWS[:0], "params").layout.annotations[0].text
+    )
     with pytest.raises(KitError, match="rows has no column cost"):
         under_limits(tradeoff.summarize(ROWS), ROWS.drop(columns="cost"), "params")
 

@@ -1,9 +1,10 @@
-"""The bad inputs of test_bad_inputs.py, made here: bytes of image files, pickles that run code, and what is done to a run's files."""
+"""The bad inputs of test_bad_inputs.py, made here: bytes of image files, pickles that run code, and what is done to a
+run's files.
+"""
 
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import struct
 import zlib
@@ -41,6 +42,7 @@ def pickled() -> bytes:
 
 # ---------------------------------------------------------------- bytes of image files
 
+
 def cuts() -> Iterator[tuple[str, bytes]]:
     """Every format, cut at many places."""
     for kind, suffix in SUFFIX.items():
@@ -63,12 +65,25 @@ def strangers() -> Iterator[tuple[str, bytes]]:
     """Not an image, whatever the name says; or an image of a format that kit does not read."""
     script = f"import pathlib; pathlib.Path('{MARK}').touch()"
     contents = {
-        "empty": b"", "newline": b"\n", "zeros": bytes(5000), "ones": b"\xff" * 5000, "noise": bytes(pixels(5000)), "text": b"a cat\n" * 99,
-        "pickle": pickled(), "html": b"<html><body>404</body></html>", "json": b'{"image": 1}', "script": f"#!/bin/sh\ntouch {MARK}\n".encode(),
-        "python": script.encode(), "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", "elf": b"\x7fELF" + bytes(200),
-        "zip": b"PK\x03\x04" + bytes(200), "gzip": b"\x1f\x8b\x08" + bytes(200), "pdf": b"%PDF-1.7\n", "npy": b"\x93NUMPY" + bytes(200),
+        "empty": b"",
+        "newline": b"\n",
+        "zeros": bytes(5000),
+        "ones": b"\xff" * 5000,
+        "noise": bytes(pixels(5000)),
+        "text": b"a cat\n" * 99,
+        "pickle": pickled(),
+        "html": b"<html><body>404</body></html>",
+        "json": b'{"image": 1}',
+        "script": f"#!/bin/sh\ntouch {MARK}\n".encode(),
+        "python": script.encode(),
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>",
+        "elf": b"\x7fELF" + bytes(200),
+        "zip": b"PK\x03\x04" + bytes(200),
+        "gzip": b"\x1f\x8b\x08" + bytes(200),
+        "pdf": b"%PDF-1.7\n",
+        "npy": b"\x93NUMPY" + bytes(200),
         "postscript": f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n({MARK}) (w) file closefile\nshowpage\n".encode(),
-    }  # fmt: skip
+    }
     for name, content in contents.items():
         for suffix in (".jpg", ".png"):
             yield f"{name}{suffix}", content
@@ -82,7 +97,14 @@ def strangers() -> Iterator[tuple[str, bytes]]:
 def _png(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + struct.pack(">I", 0) + b"IDAT"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+    )
 
 
 def huge() -> Iterator[tuple[str, bytes]]:
@@ -102,6 +124,7 @@ def huge() -> Iterator[tuple[str, bytes]]:
 
 def odd() -> Iterator[tuple[str, bytes, tuple | None]]:
     """Sound images that are not plain RGB: with what a pixel of them must be, or None where they are to be refused."""
+
     def flat(mode: str, colour, size=(12, 10)) -> Image.Image:
         return Image.new(mode, size, colour)
 
@@ -130,14 +153,22 @@ def odd() -> Iterator[tuple[str, bytes, tuple | None]]:
     frames = [flat("RGB", red), flat("RGB", (0, 0, 250))]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         options = {"lossless": True} if kind == "WEBP" else {}
-        yield f"animated{SUFFIX[kind]}", encoded(kind, frames[0], save_all=True, append_images=frames[1:], **options), red
+        yield (
+            f"animated{SUFFIX[kind]}",
+            encoded(kind, frames[0], save_all=True, append_images=frames[1:], **options),
+            red,
+        )
     for size in ((1, 1), (1, 90), (90, 1)):
         yield f"small-{size[0]}x{size[1]}.png", encoded("PNG", flat("RGB", red, size)), red
     for turn in (*range(10), 99):
         exif = Image.Exif()
         exif[0x0112] = turn
         yield f"exif-{turn}.png", encoded("PNG", flat("RGB", red), exif=exif), red
-    yield "exif-broken.jpg", encoded("JPEG", flat("RGB", (128, 128, 128)), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(20)), (128, 128, 128)
+    yield (
+        "exif-broken.jpg",
+        encoded("JPEG", flat("RGB", (128, 128, 128)), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(20)),
+        (128, 128, 128),
+    )
     for dtype, mode in ((np.uint16, "16"), (np.int32, "32")):
         yield f"deep-{mode}.tif", encoded("TIFF", Image.fromarray(pixels(10, 12, dtype=dtype))), None
     yield "deep.png", encoded("PNG", Image.fromarray(pixels(10, 12, dtype=np.uint16))), None
@@ -147,6 +178,7 @@ def odd() -> Iterator[tuple[str, bytes, tuple | None]]:
 
 
 # ---------------------------------------------------------------- what is done to a file of a run
+
 
 def _cut(share: float) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -165,12 +197,20 @@ def _folder(path: Path) -> None:
 
 
 HARMS: dict[str, Callable[[Path], None]] = {
-    "removed": Path.unlink, "empty": lambda path: path.write_bytes(b""), "folder": _folder, "flip": _flip,
-    "cut-start": _cut(0.05), "cut-half": _cut(0.5), "cut-end": _cut(0.98), "pickle": lambda path: path.write_bytes(pickled()),
-    "noise": lambda path: path.write_bytes(bytes(pixels(999))), "list": lambda path: path.write_text("[1, 2]"),
-    "null": lambda path: path.write_text("null"), "other": lambda path: path.write_text('{"a": {"b": 1}}'),
+    "removed": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "folder": _folder,
+    "flip": _flip,
+    "cut-start": _cut(0.05),
+    "cut-half": _cut(0.5),
+    "cut-end": _cut(0.98),
+    "pickle": lambda path: path.write_bytes(pickled()),
+    "noise": lambda path: path.write_bytes(bytes(pixels(999))),
+    "list": lambda path: path.write_text("[1, 2]"),
+    "null": lambda path: path.write_text("null"),
+    "other": lambda path: path.write_text('{"a": {"b": 1}}'),
     "objects": lambda path: path.write_bytes(_objects()),
-}  # fmt: skip
+}
 
 
 def _objects() -> bytes:
@@ -181,7 +221,9 @@ def _objects() -> bytes:
 
 
 def edits(value: dict, inside: str = "network") -> Iterator[dict]:
-    """A JSON object with one entry taken out or replaced by another type; the same for the entries of its entry `inside`."""
+    """A JSON object with one entry taken out or replaced by another type; the same for the entries of its entry
+    `inside`.
+    """
     for key in value:
         yield {k: v for k, v in value.items() if k != key}
         for other in (None, -1, "x", [], {}, [[None]], 1e308):

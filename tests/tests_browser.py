@@ -1,6 +1,7 @@
 """JupyterLab in headless Chromium, for the tests that need a person's view of a notebook.
 
-Everything is the test's own: copies of the notebooks, a server on a loopback port with its settings in a temporary folder, and a browser
+Everything is the test's own: copies of the notebooks, a server on a loopback port with its settings in a temporary
+folder, and a browser
 that talks to nothing else.
 """
 
@@ -23,12 +24,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "build" / "test" / "screenshots"
 PATIENCE = 300.0  # seconds for anything; a machine that does nothing else needs few
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 TOKEN = secrets.token_hex()
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-quic", "--disable-background-networking"]
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # pop-ups
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # every cell is on the page, also one that is not in view
+    "@jupyterlab/notebook-extension/tracker": {
+        "windowingMode": "none"
+    },  # every cell is on the page, also one that is not in view
 }
 
 
@@ -46,7 +51,14 @@ def copy_notebook(name: str, folder: Path, **parameters: Any) -> None:
     notebook = json.loads((ROOT / "notebooks" / name).read_text())
     place = next(i for i, cell in enumerate(notebook["cells"]) if "parameters" in cell["metadata"].get("tags", []))
     lines = "\n".join(f"{key} = {value!r}" for key, value in parameters.items())
-    cell = {"cell_type": "code", "id": "injected", "metadata": {}, "source": lines, "outputs": [], "execution_count": None}
+    cell = {
+        "cell_type": "code",
+        "id": "injected",
+        "metadata": {},
+        "source": lines,
+        "outputs": [],
+        "execution_count": None,
+    }
     notebook["cells"].insert(place + 1, cell)
     (folder / name).write_text(json.dumps(notebook))
 
@@ -58,16 +70,39 @@ def jupyter(folder: Path, scratch: Path) -> Iterator[str]:
         file = scratch / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
-    own = {"JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython",
-           "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}  # fmt: skip
+    own = {
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "IPYTHONDIR": "ipython",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    }
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    inherited = {name: value for name, value in os.environ.items() if name != "KIT_PARAMETERS"}  # the test command sets it for nbval's notebooks
-    environment = {**inherited, **{name: str(scratch / where) for name, where in own.items()}, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "KIT_PARAMETERS"
+    }  # the test command sets it for nbval's notebooks
+    environment = {
+        **inherited,
+        **{name: str(scratch / where) for name, where in own.items()},
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+    }
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--IdentityProvider.token={TOKEN}", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        f"--IdentityProvider.token={TOKEN}",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={folder}",
+    ]
     log = scratch / "server.log"
     with open(log, "wb") as file:
         server = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -118,13 +153,17 @@ class Notebook:
         page.goto(f"{address}/lab/tree/{name}?reset&token={TOKEN}")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         until(self._ready, f"the kernel of {name}")
-        page.locator(".jp-SideBar [data-id=filebrowser].lm-mod-current").click()  # folds the list of files away: room for figures
+        page.locator(
+            ".jp-SideBar [data-id=filebrowser].lm-mod-current"
+        ).click()  # folds the list of files away: room for figures
 
     def _ready(self) -> bool:
         choose = self.page.locator(".jp-Dialog:has-text('Select Kernel') .jp-mod-accept")
         if choose.count():
             choose.first.click()
-        kernels = [session["kernel"] for session in _ask(f"{self.address}/api/sessions") or [] if session["path"] == self.name]
+        kernels = [
+            session["kernel"] for session in _ask(f"{self.address}/api/sessions") or [] if session["path"] == self.name
+        ]
         return any(kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels)
 
     def run_all(self) -> None:
@@ -134,13 +173,17 @@ class Notebook:
         until(self._done, f"all cells of {self.name} to run")
 
     def _done(self) -> bool:
-        errors = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')")
+        errors = self.page.locator(
+            ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']:has-text('Error')"
+        )
         assert not errors.count(), errors.first.inner_text()
         prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
         return bool(prompts) and all(prompt.strip("[]:").strip().isdigit() for prompt in prompts)
 
     def touch(self, place: Any) -> None:
-        """Move the mouse over a picture until it has given way to the living figure (playwright's own `hover` would wait for the picture)."""
+        """Move the mouse over a picture until it has given way to the living figure (playwright's own `hover` would
+        wait for the picture).
+        """
         place.scroll_into_view_if_needed()
         picture = place.element_handle()  # a locator would find the next picture once this one is gone
 

@@ -15,6 +15,7 @@ from kit.data import ImageSet, ImageSets, load_dataset
 def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no network in tests")
+
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
@@ -30,8 +31,15 @@ def some_set(n=10, channels=1, size=4, classes=2, start=0):
 
 
 def some_sets(**changes):
-    given = {"train": some_set(), "val": some_set(start=10), "test": some_set(start=20),
-             "classes": ("a", "b"), "name": "fake", "flip": True, "split": "made up"}
+    given = {
+        "train": some_set(),
+        "val": some_set(start=10),
+        "test": some_set(start=20),
+        "classes": ("a", "b"),
+        "name": "fake",
+        "flip": True,
+        "split": "made up",
+    }
     return ImageSets(**(given | changes))
 
 
@@ -42,5 +50,8 @@ def save_images(folder: Path, n: int, size=(6, 6), mode="RGB", start=0):
 
 
 def same(a: ImageSets, b: ImageSets):
-    return all(torch.equal(getattr(getattr(a, part), name), getattr(getattr(b, part), name))
-               for part in ("train", "val", "test") for name in ("images", "labels", "index"))
+    return all(
+        torch.equal(getattr(getattr(a, part), name), getattr(getattr(b, part), name))
+        for part in ("train", "val", "test")
+        for name in ("images", "labels", "index")
+    )

@@ -1,4 +1,6 @@
-"""Every named set of photographs, small: the files that its publisher offers, in their real layout, with few tiny images."""
+"""Every named set of photographs, small: the files that its publisher offers, in their real layout, with few tiny
+images.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from kit.data import layouts, photographs
 
 @dataclass
 class Published:
-    """files: what is offered, name -> content; sizes: images in train + val and in test; label: of an image by its number (its grey value)."""
+    """files: what is offered, name -> content; sizes: images in train + val and in test; label: of an image by its
+    number (its grey value).
+    """
 
     name: str
     files: dict[str, bytes]
@@ -33,7 +37,9 @@ class Published:
 
 
 class Maker:
-    """Numbers images and remembers what each shows. All are PNG inside, whatever they are called: so their pixels come back exactly."""
+    """Numbers images and remembers what each shows. All are PNG inside, whatever they are called: so their pixels come
+    back exactly.
+    """
 
     def __init__(self):
         self.label: dict[int, str] = {}
@@ -93,15 +99,27 @@ def sport8(patch: Callable, tmp: Path, lists: bool = True) -> Published:
     for sport in layouts.SPORTS:
         entries[f"event_img/{sport}"] = None
         names = [f"Easy_Mid_{sport}_{i}.{'JPG' if i == 1 else 'jpg'}" for i in range(5)]
-        entries |= {f"event_img/{sport}/{name}": maker.image(sport) for name in names} | {f"event_img/{sport}/Thumbs.db": b"\xd0\xcf"}
+        entries |= {f"event_img/{sport}/{name}": maker.image(sport) for name in names} | {
+            f"event_img/{sport}/Thumbs.db": b"\xd0\xcf"
+        }
         train[sport], test[sport] = names[1:], names[:1]
     patch.setitem(layouts.COUNTS, "sport8", {"classes": 8, "all": 40})
     files = {"event_dataset.rar": write_rar(tmp / "made.rar", entries).read_bytes()}
     csvs = {"Sport8_train.csv": benchmark_csv(train, False), "Sport8_test.csv": benchmark_csv(test, False)}
     patch.setattr(photographs, "BENCHMARK_MD5", {name: md5(content).hexdigest() for name, content in csvs.items()})
     if not lists:
-        return Published("sport8", files, layouts.SPORTS, (32, 8), "the source has no split: stratified 70%", "sport8", maker.label)
-    return Published("sport8", files | csvs, layouts.SPORTS, (32, 8), "NAS-Benchmark .*; val is a stratified 10%", "sport8", maker.label)
+        return Published(
+            "sport8", files, layouts.SPORTS, (32, 8), "the source has no split: stratified 70%", "sport8", maker.label
+        )
+    return Published(
+        "sport8",
+        files | csvs,
+        layouts.SPORTS,
+        (32, 8),
+        "NAS-Benchmark .*; val is a stratified 10%",
+        "sport8",
+        maker.label,
+    )
 
 
 SCENES = ("airport_inside", "bar", "tv_studio")
@@ -119,9 +137,14 @@ def _indoor(patch: Callable) -> tuple[Maker, dict[str, list[str]], dict[str, byt
 def mit67(patch: Callable, tmp: Path) -> Published:
     maker, names, entries = _indoor(patch)
     files = {"indoorCVPR_09.tar": make_tar(entries)}
-    for file, part in (("TrainImages.txt", slice(0, 7)), ("TestImages.txt", slice(7, 9))):  # one image of each class is in neither, as there
+    for file, part in (
+        ("TrainImages.txt", slice(0, 7)),
+        ("TestImages.txt", slice(7, 9)),
+    ):  # one image of each class is in neither, as there
         files[file] = "\r\n".join(f"{scene}/{name}" for scene in SCENES for name in names[scene][part]).encode()
-    return Published("mit67", files, SCENES, (21, 6), "TestImages.txt of Quattoni and Torralba .2009.", "mit67", maker.label)
+    return Published(
+        "mit67", files, SCENES, (21, 6), "TestImages.txt of Quattoni and Torralba .2009.", "mit67", maker.label
+    )
 
 
 def mit67_nas(patch: Callable, tmp: Path) -> Published:
@@ -136,7 +159,10 @@ def mit67_nas(patch: Callable, tmp: Path) -> Published:
 
 def _flowers(patch: Callable, archive: str) -> tuple[Maker, list[int], bytes]:
     maker, labels = Maker(), [1 + i % 3 for i in range(30)]
-    entries = {f"jpg/image_{i:05d}.jpg": maker.image(("rose", "sweet pea", "lily")[label - 1]) for i, label in enumerate(labels, 1)}
+    entries = {
+        f"jpg/image_{i:05d}.jpg": maker.image(("rose", "sweet pea", "lily")[label - 1])
+        for i, label in enumerate(labels, 1)
+    }
     patch.setattr(tv.Flowers102, "classes", ["rose", "sweet pea", "lily"])
     patch.setitem(layouts.COUNTS, "flowers102", {"classes": 3, "train": 6, "val": 6, "test": 18})
     return maker, labels, make_tar(entries, "w:gz")
@@ -145,23 +171,48 @@ def _flowers(patch: Callable, archive: str) -> tuple[Maker, list[int], bytes]:
 def flowers102(patch: Callable, tmp: Path) -> Published:
     maker, labels, archive = _flowers(patch, "102flowers.tgz")
     numbers = np.arange(1, 31)
-    files = {"102flowers.tgz": archive, "imagelabels.mat": make_mat(labels=np.array([labels], np.uint8)),
-             "setid.mat": make_mat(trnid=numbers[None, :6], valid=numbers[None, 6:12], tstid=numbers[None, 12:])}
-    patch.setattr(tv.Flowers102, "_file_dict", {key: (file, md5(files[file]).hexdigest())
-                                                for key, file in (("image", "102flowers.tgz"), ("label", "imagelabels.mat"), ("setid", "setid.mat"))})
-    return Published("flowers102", files, ("rose", "sweet pea", "lily"), (12, 18), "setid.mat of Nilsback", "flowers-102", maker.label)
+    files = {
+        "102flowers.tgz": archive,
+        "imagelabels.mat": make_mat(labels=np.array([labels], np.uint8)),
+        "setid.mat": make_mat(trnid=numbers[None, :6], valid=numbers[None, 6:12], tstid=numbers[None, 12:]),
+    }
+    patch.setattr(
+        tv.Flowers102,
+        "_file_dict",
+        {
+            key: (file, md5(files[file]).hexdigest())
+            for key, file in (("image", "102flowers.tgz"), ("label", "imagelabels.mat"), ("setid", "setid.mat"))
+        },
+    )
+    return Published(
+        "flowers102",
+        files,
+        ("rose", "sweet pea", "lily"),
+        (12, 18),
+        "setid.mat of Nilsback",
+        "flowers-102",
+        maker.label,
+    )
 
 
 def flowers102_nas(patch: Callable, tmp: Path) -> Published:
     maker, labels, archive = _flowers(patch, "102flowers.tgz")
-    names = {f"flower_{c}": [f"image_{i:05d}.jpg" for i, label in enumerate(labels, 1) if label == c] for c in (1, 2, 3)}
-    csvs = {"flowers102_train1.csv": benchmark_csv({"flower_2": names["flower_2"][:8]}, True),
-            "flowers102_train2.csv": benchmark_csv({c: names[c][:8] for c in ("flower_3", "flower_1")}, True),
-            "flowers102_test.csv": benchmark_csv({c: names[c][8:] for c in ("flower_3", "flower_1", "flower_2")}, False)}
+    names = {
+        f"flower_{c}": [f"image_{i:05d}.jpg" for i, label in enumerate(labels, 1) if label == c] for c in (1, 2, 3)
+    }
+    csvs = {
+        "flowers102_train1.csv": benchmark_csv({"flower_2": names["flower_2"][:8]}, True),
+        "flowers102_train2.csv": benchmark_csv({c: names[c][:8] for c in ("flower_3", "flower_1")}, True),
+        "flowers102_test.csv": benchmark_csv({c: names[c][8:] for c in ("flower_3", "flower_1", "flower_2")}, False),
+    }
     patch.setattr(photographs, "BENCHMARK_MD5", {name: md5(content).hexdigest() for name, content in csvs.items()})
-    patch.setattr(tv.Flowers102, "_file_dict", tv.Flowers102._file_dict | {"image": ("102flowers.tgz", md5(archive).hexdigest())})
+    patch.setattr(
+        tv.Flowers102, "_file_dict", tv.Flowers102._file_dict | {"image": ("102flowers.tgz", md5(archive).hexdigest())}
+    )
     files = {"102flowers.tgz": archive} | csvs
-    return Published("flowers102_nas", files, ("rose", "sweet pea", "lily"), (24, 6), "80:20 lists", "flowers-102", maker.label)
+    return Published(
+        "flowers102_nas", files, ("rose", "sweet pea", "lily"), (24, 6), "80:20 lists", "flowers-102", maker.label
+    )
 
 
 CARS = ("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012")
@@ -173,14 +224,30 @@ def stanford_cars(patch: Callable, tmp: Path) -> Published:
     files, notes = {}, {}
     for part, n in (("train", 12), ("test", 4)):
         rows = [{"bbox_x1": 1, "class": 1 + i % 2, "fname": f"{i + 1:05d}.jpg"} for i in range(n)]
-        files[f"cars_{part}.tgz"] = make_tar({f"cars_{part}/{row['fname']}": maker.image(CARS[row["class"] - 1]) for row in rows}, "w:gz")
+        files[f"cars_{part}.tgz"] = make_tar(
+            {f"cars_{part}/{row['fname']}": maker.image(CARS[row["class"] - 1]) for row in rows}, "w:gz"
+        )
         notes[part] = make_mat(annotations=struct_array(rows))
     meta = make_mat(class_names=np.array([CARS], object))
     unlabelled = make_mat(annotations=struct_array([{"bbox_x1": 1, "fname": "00001.jpg"}]))
-    files["car_devkit.tgz"] = make_tar({"devkit/cars_meta.mat": meta, "devkit/cars_train_annos.mat": notes["train"],
-                                        "devkit/cars_test_annos.mat": unlabelled}, "w:gz")
+    files["car_devkit.tgz"] = make_tar(
+        {
+            "devkit/cars_meta.mat": meta,
+            "devkit/cars_train_annos.mat": notes["train"],
+            "devkit/cars_test_annos.mat": unlabelled,
+        },
+        "w:gz",
+    )
     files["cars_test_annos_withlabels.mat"] = notes["test"]
-    return Published("stanford_cars", files, CARS, (12, 4), "of Krause et al. .2013.; val is a stratified 20%", "stanford_cars", maker.label)
+    return Published(
+        "stanford_cars",
+        files,
+        CARS,
+        (12, 4),
+        "of Krause et al. .2013.; val is a stratified 20%",
+        "stanford_cars",
+        maker.label,
+    )
 
 
 def sun397(patch: Callable, tmp: Path, lists: bool = True) -> Published:
@@ -194,8 +261,13 @@ def sun397(patch: Callable, tmp: Path, lists: bool = True) -> Published:
     classes = tuple(scene[3:] for scene in scenes)
     if not lists:
         return Published("sun397", files, classes, (29, 7), "the source has no split", "SUN397", maker.label)
-    files["Partitions.zip"] = make_zip({f"{part}_0{k}.txt": "\n".join(name for scene in scenes for name in names[scene][rows]).encode()
-                                        for part, rows in (("Training", slice(0, 5)), ("Testing", slice(5, 10))) for k in (1, 2)})
+    files["Partitions.zip"] = make_zip(
+        {
+            f"{part}_0{k}.txt": "\n".join(name for scene in scenes for name in names[scene][rows]).encode()
+            for part, rows in (("Training", slice(0, 5)), ("Testing", slice(5, 10)))
+            for k in (1, 2)
+        }
+    )
     return Published("sun397", files, classes, (15, 15), "first of the ten partitions of Xiao", "SUN397", maker.label)
 
 
@@ -208,17 +280,34 @@ def places365(patch: Callable, tmp: Path) -> Published:
     def listing(rows):
         return "\n".join(f"{name} {label}" for name, label in rows.items()).encode()
 
-    files = {"filelist_places365-standard.tar": make_tar({
-                "categories_places365.txt": listing({scene: i for i, scene in enumerate(scenes)}), "places365_train_standard.txt": listing(train),
-                "places365_val.txt": listing(test), "places365_test.txt": b"Places365_test_00000001.jpg"}),
-             "train_256_places365standard.tar": make_tar({f"data_256{name}": maker.image(scenes[label][3:]) for name, label in train.items()}),
-             "val_256.tar": make_tar({f"val_256/{name}": maker.image(scenes[label][3:]) for name, label in test.items()})}  # fmt: skip
+    files = {
+        "filelist_places365-standard.tar": make_tar(
+            {
+                "categories_places365.txt": listing({scene: i for i, scene in enumerate(scenes)}),
+                "places365_train_standard.txt": listing(train),
+                "places365_val.txt": listing(test),
+                "places365_test.txt": b"Places365_test_00000001.jpg",
+            }
+        ),
+        "train_256_places365standard.tar": make_tar(
+            {f"data_256{name}": maker.image(scenes[label][3:]) for name, label in train.items()}
+        ),
+        "val_256.tar": make_tar({f"val_256/{name}": maker.image(scenes[label][3:]) for name, label in test.items()}),
+    }
     sums = {file: (file, md5(content).hexdigest()) for file, content in files.items()}
     patch.setattr(tv.Places365, "_DEVKIT_META", {"standard": sums["filelist_places365-standard.tar"]})
     images = {("train-standard", True): sums["train_256_places365standard.tar"], ("val", True): sums["val_256.tar"]}
     patch.setattr(tv.Places365, "_IMAGES_META", images)
     classes = tuple(scene[3:] for scene in scenes)
-    return Published("places365", files, classes, (30, 6), "test is the published validation set of Places365", "places365", maker.label)
+    return Published(
+        "places365",
+        files,
+        classes,
+        (30, 6),
+        "test is the published validation set of Places365",
+        "places365",
+        maker.label,
+    )
 
 
 FETCHED = (sport8, mit67, mit67_nas, flowers102, flowers102_nas, sun397, places365)  # stanford_cars is brought by hand
@@ -228,7 +317,11 @@ def serve(patch: Callable, server, published: Published) -> None:
     """Have the server offer the files, and every address of a publisher lead to it."""
     for name, content in published.files.items():
         server.add(name, content)
-    for name, file in (("EVENTS", "event_dataset.rar"), ("INDOOR", "indoorCVPR_09.tar"), ("SUN_PARTITIONS", "Partitions.zip")):
+    for name, file in (
+        ("EVENTS", "event_dataset.rar"),
+        ("INDOOR", "indoorCVPR_09.tar"),
+        ("SUN_PARTITIONS", "Partitions.zip"),
+    ):
         patch.setattr(photographs, name, server.url(file))
     for name in ("INDOOR_LISTS", "BENCHMARK"):
         patch.setattr(photographs, name, server.address)

@@ -1,4 +1,5 @@
-"""What the tests of whole runs share: a tiny data set and configuration, an end between epochs, and what makes two runs the same one.
+"""What the tests of whole runs share: a tiny data set and configuration, an end between epochs, and what makes two runs
+the same one.
 Importable from a subprocess, too."""
 
 from __future__ import annotations
@@ -24,14 +25,26 @@ def register_micro() -> str:
     labels = torch.cat([part.labels for part in (pool.train, pool.val, pool.test)])
     rows = torch.cat([(labels == c).nonzero().flatten()[:30] for c in range(10)])
     source = Source(pool.classes, (images[rows], labels[rows]), val_fraction=0.16, test_fraction=0.2)
-    register(NAME, lambda root, image_size: source, flip=False, description="300 of the digits, for the tests", replace=True)
+    register(
+        NAME, lambda root, image_size: source, flip=False, description="300 of the digits, for the tests", replace=True
+    )
     return NAME
 
 
 def micro_config(method: str = "dha", **changes: Any) -> kit.Config:
     """Seconds for a whole run: two searches' worth of steps on a 3-cell network of 4 channels."""
-    given = {"dataset": NAME, "device": "cpu", "epochs": 2, "search_epochs": 1, "channels": 4, "cells": 3, "search_channels": 4,
-             "search_cells": 3, "batch_size": 60, "precision": "float32"}  # fmt: skip
+    given = {
+        "dataset": NAME,
+        "device": "cpu",
+        "epochs": 2,
+        "search_epochs": 1,
+        "channels": 4,
+        "cells": 3,
+        "search_channels": 4,
+        "search_cells": 3,
+        "batch_size": 60,
+        "precision": "float32",
+    }
     return kit.Config(method=method, **(given | changes))
 
 
@@ -53,5 +66,7 @@ def assert_same_run(a: Run, b: Run) -> None:
         x, y = getattr(a, name), getattr(b, name)
         assert x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x), name
     timing = {"seconds", "peak_memory_mb"}
-    assert {k: v for k, v in a.metrics.items() if k not in timing} == {k: v for k, v in b.metrics.items() if k not in timing}
+    assert {k: v for k, v in a.metrics.items() if k not in timing} == {
+        k: v for k, v in b.metrics.items() if k not in timing
+    }
     assert (a.genotype, a.policy, a.hyper) == (b.genotype, b.policy, b.hyper)

@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
 from tests_micro import NAME, micro_config, register_micro
+from torch import Tensor
 
 import kit
 from kit import distributed, store
@@ -20,13 +21,24 @@ from kit.progress import Silent
 from kit.search import Search
 
 # name → (method, changes). Every child differs from the one before; drop-path, dropout and mixup draw, too.
-DRAWN = {"drop_path": 0.3, "dropout": 0.2, "mixup": 0.4, "hold_out": True, "clip": 1.0, "epochs": 20, "sync_batchnorm": True}
+DRAWN = {
+    "drop_path": 0.3,
+    "dropout": 0.2,
+    "mixup": 0.4,
+    "hold_out": True,
+    "clip": 1.0,
+    "epochs": 20,
+    "sync_batchnorm": True,
+}
 MOBILE = {"space": "mobile", "channels": 8, "cells": 4, "search_channels": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dha": ("dha", {**DRAWN, "recover": "step", "arch_lr": 0.1}),
     "dha-fresh": ("dha", {**DRAWN, "hyper": "fresh", "arch": "dsnas"}),
     "diffautoml": ("diffautoml", {**DRAWN, "channels": 8, "cells": 4}),
-    "daas": ("daas", {**DRAWN, "children": 2, "arch_samples": 1, "search_cells": 2, "reductions": 1, "search_epochs": 10}),
+    "daas": (
+        "daas",
+        {**DRAWN, "children": 2, "arch_samples": 1, "search_cells": 2, "reductions": 1, "search_epochs": 10},
+    ),
     "daas-shared": ("daas", {**DRAWN, **MOBILE, "policies": 2, "children": 1, "arch_samples": 2, "search_epochs": 10}),
     "gdas": ("gdas", {**DRAWN, **MOBILE, "augment": "pair-softmax", "hyper": "validation", "search_epochs": 10}),
     "autohas": ("autohas", {**DRAWN, **MOBILE, "search_epochs": 10}),
@@ -37,7 +49,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """Everything that is float32 by default or by `.float()` is float64: what is left of a difference is rounding at 1e-16."""
+    """Everything that is float32 by default or by `.float()` is float64: what is left of a difference is rounding at
+    1e-16.
+    """
     single = Tensor.float
     torch.set_default_dtype(torch.float64)
     Tensor.float = Tensor.double  # type: ignore[method-assign]
@@ -49,7 +63,9 @@ def float64() -> Iterator[None]:
 
 
 def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    """θ, b or α, τ, η and BatchNorm's statistics after so many steps, the losses of every step [N], and the children."""
+    """θ, b or α, τ, η and BatchNorm's statistics after so many steps, the losses of every step [N], and the
+    children.
+    """
     method, changes = CASES[name]
     with float64():
         engine = Search(micro_config(method, **changes), folder)
@@ -67,13 +83,19 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
         parts.arch.sample = sample
         for i in range(steps):
-            outcome = engine.take_step(net, engine.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1 - i / 40, engine.samples)
+            outcome = engine.take_step(
+                net, engine.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1 - i / 40, engine.samples
+            )
             losses.append(outcome.losses)
         return {
-            "theta": [p.detach() for p in net.parameters()], "statistics": [b.double() for b in net.buffers()],
-            "alpha": [v.detach() for v in parts.arch.variables()], "tau": [v.detach() for v in parts.augment.variables()],
-            "eta": [v.detach() for v in parts.hyper.variables()], "losses": losses, "children": [repr(child.picks) for child in children],
-        }  # fmt: skip
+            "theta": [p.detach() for p in net.parameters()],
+            "statistics": [b.double() for b in net.buffers()],
+            "alpha": [v.detach() for v in parts.arch.variables()],
+            "tau": [v.detach() for v in parts.augment.variables()],
+            "eta": [v.detach() for v in parts.hyper.variables()],
+            "losses": losses,
+            "children": [repr(child.picks) for child in children],
+        }
 
 
 def steps_of(name: str) -> int:
@@ -81,7 +103,7 @@ def steps_of(name: str) -> int:
     return 20 if name in ("dha", "diffautoml", "autohas") else 6
 
 
-# ---- jobs ------------------------------------------------------------------------------------------------------------------------
+# ---- jobs ----------------------------------------------------------------------------------------
 
 
 def steps(folder: Path) -> None:
@@ -97,7 +119,10 @@ def parted(folder: Path) -> None:
     alike = torch.ones(3) + 1e-7 * here
     distributed.same("child", ((0, 1),))
     distributed.check_agreement([alike])
-    for check in (lambda: distributed.same("child", ((0, 1 + here),)), lambda: distributed.check_agreement([alike, alike * (1 + 1e-3 * here)])):
+    for check in (
+        lambda: distributed.same("child", ((0, 1 + here),)),
+        lambda: distributed.check_agreement([alike, alike * (1 + 1e-3 * here)]),
+    ):
         try:
             check()
         except kit.KitError as error:
@@ -109,7 +134,13 @@ def refused(folder: Path) -> None:
     """The command line's errors, and one that the second rank alone meets."""
     if distributed.first():
         store.write_json(folder / "only-rank-0.json", {})
-    for arguments in (["epochz=3"], ["batch_size=61"], ["batch_size"], [f"out={__file__}/runs"], ["max_latency_ms=3.0"]):
+    for arguments in (
+        ["epochz=3"],
+        ["batch_size=61"],
+        ["batch_size"],
+        [f"out={__file__}/runs"],
+        ["max_latency_ms=3.0"],
+    ):
         try:
             command_line([f"dataset={NAME}", "device=cpu", "epochs=2", f"out={folder / 'refused'}", *arguments])
         except SystemExit as error:

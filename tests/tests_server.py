@@ -1,4 +1,6 @@
-"""A web server on the loopback address that the tests of the data room download from, and that misbehaves as they say."""
+"""A web server on the loopback address that the tests of the data room download from, and that misbehaves as they
+say.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             body = server.files[path]
             tag = f'"{hashlib.md5(body).hexdigest()}"'
             asked = self.headers.get("Range") if server.ranges else None
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.headers.get("If-Range") == tag else 0
+            start = (
+                int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.headers.get("If-Range") == tag else 0
+            )
             if start >= len(body) > 0:
                 return self.refuse(path, 416)
             self.send_response(206 if start else 200)
@@ -68,7 +72,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
             cut = server.breaks[path].pop(0) if server.breaks.get(path) else None
-            piece = body[start:] if cut is None else body[start:start + cut]
+            piece = body[start:] if cut is None else body[start : start + cut]
             server.sent.append(Sent(path, self.headers.get("Range"), 206 if start else 200, len(piece)))
             self.wfile.write(piece)
             if cut is not None and server.abrupt:
@@ -91,7 +95,9 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def server(monkeypatch):
-    """A Server that runs for one test; only the loopback address is reached, without a proxy and without waiting between retries."""
+    """A Server that runs for one test; only the loopback address is reached, without a proxy and without waiting
+    between retries.
+    """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def only_here(request, **kwargs):

@@ -1,10 +1,13 @@
-"""Spaces small enough to enumerate, a network without BatchNorm, and the tiny real ones: what the proofs of the estimators share."""
+"""Spaces small enough to enumerate, a network without BatchNorm, and the tiny real ones: what the proofs of the
+estimators share.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,11 @@ from kit.space import Child, Cost, Network, Picks, Slot
 from kit.space.limits import Limits
 
 FREE = Limits(None)  # binds nothing, so it asks no network
-SMALL = {"cell": {"channels": 2, "cells": 3}, "choice": {"channels": 8, "cells": 4}, "mobile": {"channels": 8, "cells": 4}}
+SMALL = {
+    "cell": {"channels": 2, "cells": 3},
+    "choice": {"channels": 8, "cells": 4},
+    "mobile": {"channels": 8, "cells": 4},
+}
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -33,11 +40,15 @@ def block_slots(*sizes: int, picks: int = 1) -> tuple[Slot, ...]:
 
 def edge_slots(*edges: int, operations: int = 2, picks: int = 2) -> tuple[Slot, ...]:
     """Slots of so many edges with `operations` each, as in a cell."""
-    return tuple(Slot(f"s{i}", tuple((chr(97 + o), e) for e in range(n) for o in range(operations)), picks) for i, n in enumerate(edges))
+    return tuple(
+        Slot(f"s{i}", tuple((chr(97 + o), e) for e in range(n) for o in range(operations)), picks)
+        for i, n in enumerate(edges)
+    )
 
 
 def priced(slots: tuple[Slot, ...], base: int = 1000) -> SimpleNamespace:
     """A network's slots and cost: candidate c of slot s has 100 (s + 1) (c + 1)² multiply-adds."""
+
     def cost(picks: Picks) -> Cost:
         return Cost(1, base + sum(100 * (s + 1) * (c + 1) ** 2 for s, chosen in enumerate(picks) for c in chosen))
 
@@ -57,11 +68,15 @@ def probability(logits: Tensor, order: tuple[int, ...]) -> Tensor:
 
 
 class Plain(Network):
-    """A fixed network of two linear layers without BatchNorm, in float64: an image's loss is its own, and the Hessian is small."""
+    """A fixed network of two linear layers without BatchNorm, in float64: an image's loss is its own, and the Hessian
+    is small.
+    """
 
     def __init__(self, classes: int = 3, image: tuple[int, int, int] = (1, 4, 4), hidden: int = 3, seed: int = 0):
         super().__init__(classes, image)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], hidden), nn.Tanh(), nn.Linear(hidden, classes))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(image[0] * image[1] * image[2], hidden), nn.Tanh(), nn.Linear(hidden, classes)
+        )
         self.double()
         with torch.no_grad():
             for i, p in enumerate(self.parameters()):

@@ -1,9 +1,12 @@
-"""Kill runs again and again, at random moments and in the middle of writes; what they end with must be what they end with undisturbed.
+"""Kill runs again and again, at random moments and in the middle of writes; what they end with must be what they end
+with undisturbed.
 
     python tests/torture.py [kills [seed]]        # 100 kills; make torture
 
-`tests/test_kill.py` does the same with 25. Every attempt is a process of its own, forked from a server that has imported kit once, and killed
-by SIGKILL with its process group. Of several methods in turn: what resumes differs between one level, two levels, rewards and choice blocks.
+`tests/test_kill.py` does the same with 25. Every attempt is a process of its own, forked from a server that has
+imported kit once, and killed
+by SIGKILL with its process group. Of several methods in turn: what resumes differs between one level, two levels,
+rewards and choice blocks.
 """
 
 from __future__ import annotations
@@ -24,11 +27,11 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [path for path in (str(TESTS.parent), str(TESTS)) if path not in sys.path]
 
 import torch  # noqa: E402
+from tests_micro import assert_same_run, micro_config, register_micro  # noqa: E402
 
 import kit  # noqa: E402
 from kit import Run, store  # noqa: E402
 from kit.progress import Silent  # noqa: E402
-from tests_micro import assert_same_run, micro_config, register_micro  # noqa: E402
 
 METHODS = ("dha", "daas", "autohas", "diffautoml")
 EPOCHS = 6
@@ -86,7 +89,9 @@ class Torture:
         while self.kills < kills:
             config = configuration(self.finished)
             while self._once(config, armed=self.kills < kills):
-                say(f"kill {self.kills}/{kills}: {config.method} after {self.epochs[-1]} epochs; {self.torn} files were being written so far")
+                say(
+                    f"kill {self.kills}/{kills}: {config.method} after {self.epochs[-1]} epochs; {self.torn} files were being written so far"
+                )
             self._compare(config)
             self.finished += 1
             say(f"run {self.finished}, {config.method}: the same history, weights and predictions as undisturbed")
@@ -94,7 +99,9 @@ class Torture:
     def _once(self, config: kit.Config, armed: bool) -> bool:
         """One attempt; whether it was killed (else it finished)."""
         said, says = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=attempt, args=(config.model_dump(), str(self.out / "killed"), says), daemon=True)
+        process = self.context.Process(
+            target=attempt, args=(config.model_dump(), str(self.out / "killed"), says), daemon=True
+        )
         process.start()
         says.close()
         began, at_write = time.monotonic(), armed and self.chance.random() < 0.6
@@ -112,7 +119,9 @@ class Torture:
             self.usual = max(0.3, time.monotonic() - began)
             return False
         if process.exitcode != -signal.SIGKILL:
-            raise AssertionError(f"{config.name} ended by itself with exit code {process.exitcode} after {self.kills} kills")
+            raise AssertionError(
+                f"{config.name} ended by itself with exit code {process.exitcode} after {self.kills} kills"
+            )
         self._look(config, process.pid)
         return True
 
@@ -156,8 +165,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         torture, began = Torture(Path(out), seed), time.monotonic()
         torture.run(kills, say=lambda text: print(text, flush=True))
-        print(f"{torture.kills} kills (seed {seed}), {torture.torn} of them while a file was being written, over {torture.finished} runs in "
-              f"{time.monotonic() - began:.0f} s: bit-identical")  # fmt: skip
+        print(
+            f"{torture.kills} kills (seed {seed}), {torture.torn} of them while a file was being written, over {torture.finished} runs in "
+            f"{time.monotonic() - began:.0f} s: bit-identical"
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, Mapping
 
 import torch
 
@@ -37,7 +37,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Entry:
-    """build: None where nothing is searched. kind: for what it needs. weighs: its gates are not 1, so that a space must be able to take
+    """build: None where nothing is searched. kind: for what it needs. weighs: its gates are not 1, so that a space must
+    be able to take
     them over. retrain: what it trains is not the derived child. target: it can steer to `target_macs`."""
 
     kind: type[ArchLearner]
@@ -52,22 +53,65 @@ def _common(s: Settings) -> tuple:
 
 
 ARCH: Mapping[str, Entry] = {
-    "sparse-coding": Entry(SparseCoding, lambda s: SparseCoding(*_common(s), lr=s.lr, lam=s.lam, recover=s.recover, freeze_tol=s.freeze_tol,
-                                                                device=s.device), weighs=True),
-    "dsnas": Entry(Dsnas, lambda s: Dsnas(*_common(s), lr=s.lr, device=s.device, margin=s.margin, target=s.target), target=True),
-    "snas": Entry(Snas, lambda s: Snas(*_common(s), lr=s.lr, device=s.device, temperature=s.temperature[0],
-                                       last_temperature=s.temperature[1]), retrain=True),
+    "sparse-coding": Entry(
+        SparseCoding,
+        lambda s: SparseCoding(
+            *_common(s), lr=s.lr, lam=s.lam, recover=s.recover, freeze_tol=s.freeze_tol, device=s.device
+        ),
+        weighs=True,
+    ),
+    "dsnas": Entry(
+        Dsnas, lambda s: Dsnas(*_common(s), lr=s.lr, device=s.device, margin=s.margin, target=s.target), target=True
+    ),
+    "snas": Entry(
+        Snas,
+        lambda s: Snas(
+            *_common(s), lr=s.lr, device=s.device, temperature=s.temperature[0], last_temperature=s.temperature[1]
+        ),
+        retrain=True,
+    ),
     "darts": Entry(Darts, lambda s: Darts(*_common(s), lr=s.lr, device=s.device), retrain=True),
-    "gdas": Entry(Gumbel, lambda s: Gumbel(*_common(s), lr=s.lr, device=s.device, all_edges=True, temperature=s.temperature[0],
-                                           last_temperature=s.temperature[1]), retrain=True),
-    "daas": Entry(Gumbel, lambda s: Gumbel(*_common(s), lr=s.lr, device=s.device, temperature=s.temperature[0],
-                                           last_temperature=s.temperature[1])),
-    "reinforce": Entry(Reinforce, lambda s: Reinforce(*_common(s), lr=s.lr, device=s.device, baseline=s.baseline, target=s.target), target=True),
+    "gdas": Entry(
+        Gumbel,
+        lambda s: Gumbel(
+            *_common(s),
+            lr=s.lr,
+            device=s.device,
+            all_edges=True,
+            temperature=s.temperature[0],
+            last_temperature=s.temperature[1],
+        ),
+        retrain=True,
+    ),
+    "daas": Entry(
+        Gumbel,
+        lambda s: Gumbel(
+            *_common(s), lr=s.lr, device=s.device, temperature=s.temperature[0], last_temperature=s.temperature[1]
+        ),
+    ),
+    "reinforce": Entry(
+        Reinforce,
+        lambda s: Reinforce(*_common(s), lr=s.lr, device=s.device, baseline=s.baseline, target=s.target),
+        target=True,
+    ),
     "given": Entry(Given),
     "random": Entry(Given),
-}  # fmt: skip
+}
 
 __all__ = [
-    "ARCH", "ArchLearner", "Categorical", "Darts", "Dsnas", "Entry", "Given", "Gumbel", "Reinforce", "Settings", "Snas", "SparseCoding", "lasso",
-    "random_picks", "strongest_picks",
-]  # fmt: skip
+    "ARCH",
+    "ArchLearner",
+    "Categorical",
+    "Darts",
+    "Dsnas",
+    "Entry",
+    "Given",
+    "Gumbel",
+    "Reinforce",
+    "Settings",
+    "Snas",
+    "SparseCoding",
+    "lasso",
+    "random_picks",
+    "strongest_picks",
+]

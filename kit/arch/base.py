@@ -14,7 +14,9 @@ from kit.space.network import Child, Picks, Slot
 
 
 class ArchLearner(Learner):
-    """Chooses children. `picks` is the architecture that stands now; `finished` says that it will not change any more."""
+    """Chooses children. `picks` is the architecture that stands now; `finished` says that it will not change any
+    more.
+    """
 
     slots: tuple[Slot, ...]
     picks: Picks
@@ -41,7 +43,9 @@ class ArchLearner(Learner):
         return True
 
     def snapshot(self) -> dict[str, Tensor]:
-        """α as it stands, for the history: `alpha` [slots, widest] and `support` bool of the same shape; padded with zeros."""
+        """α as it stands, for the history: `alpha` [slots, widest] and `support` bool of the same shape; padded with
+        zeros.
+        """
         widest = max((len(slot.candidates) for slot in self.slots), default=0)
         support = torch.zeros(len(self.slots), widest, dtype=torch.bool)
         for slot, chosen in enumerate(self.picks):
@@ -70,11 +74,13 @@ class Given(ArchLearner):
 
 
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries` draws find none, the
+    """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
+    draws find none, the
     last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
-            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist())) for slot in slots
+            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist()))
+            for slot in slots
         )
         if limits.allow(picks):
             return picks
@@ -82,13 +88,18 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
 
 
 def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -> Picks:
-    """The strongest candidates of every slot; where they break the limits, an admissible child near them to start the search from.
+    """The strongest candidates of every slot; where they break the limits, an admissible child near them to start the
+    search from.
 
-    strength: [slots, widest] ≥ 0. Repaired greedily: of all swaps of one picked candidate, the one that lowers the excess most per
-    strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was impossible (refused on construction).
+    strength: [slots, widest] ≥ 0. Repaired greedily: of all swaps of one picked candidate, the one that lowers the
+    excess most per
+    strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was impossible (refused on
+    construction).
     """
-    picks = [sorted(row.argsort(descending=True, stable=True)[: slot.picks].tolist())
-             for slot, row in ((slot, strength[i, : len(slot.candidates)]) for i, slot in enumerate(slots))]  # fmt: skip
+    picks = [
+        sorted(row.argsort(descending=True, stable=True)[: slot.picks].tolist())
+        for slot, row in ((slot, strength[i, : len(slot.candidates)]) for i, slot in enumerate(slots))
+    ]
     while not limits.allow(tuple(map(tuple, picks))):
         excess, best = limits.excess(tuple(map(tuple, picks))), None
         for i, slot in enumerate(slots):

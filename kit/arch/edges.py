@@ -1,6 +1,8 @@
-"""Architecture learners that decide per input edge: DARTS's and SNAS's mixtures, GDAS's and DAAS's hard Gumbel (METHOD section 2c).
+"""Architecture learners that decide per input edge: DARTS's and SNAS's mixtures, GDAS's and DAAS's hard Gumbel (METHOD
+section 2c).
 
-A slot's candidates are grouped by the edge that they read. A space without edges (choice blocks) is one group, so all of these work on
+A slot's candidates are grouped by the edge that they read. A space without edges (choice blocks) is one group, so all
+of these work on
 it as well.
 """
 
@@ -16,7 +18,8 @@ from kit.space.network import Child, Picks, Slot
 
 
 class Edges(Logits):
-    """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the slot's strongest
+    """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the
+    slot's strongest
     edges."""
 
     def __init__(self, slots: tuple[Slot, ...], *args: Any, **settings: Any):
@@ -34,12 +37,18 @@ class Edges(Logits):
 
     def _by_edge(self, values: Tensor, padding: float) -> Tensor:
         """[slots, widest] → [slots, edges, operations]."""
-        return values.gather(1, self.members.clamp(min=0).flatten(1)).view(self.members.shape).masked_fill(~self.present, padding)
+        return (
+            values.gather(1, self.members.clamp(min=0).flatten(1))
+            .view(self.members.shape)
+            .masked_fill(~self.present, padding)
+        )
 
     def _by_candidate(self, values: Tensor) -> Tensor:
         """The inverse; padding is 0."""
         index = self.members.clamp(min=0).flatten(1)
-        return torch.zeros(self.valid.shape, dtype=values.dtype).scatter_add(1, index, values.masked_fill(~self.present, 0.0).flatten(1))
+        return torch.zeros(self.valid.shape, dtype=values.dtype).scatter_add(
+            1, index, values.masked_fill(~self.present, 0.0).flatten(1)
+        )
 
     def _softmax(self, scores: Tensor, temperature: float = 1.0) -> Tensor:
         """Over the operations of each edge; edges that do not exist are 0."""
@@ -72,7 +81,8 @@ class Edges(Logits):
 
 
 class Darts(Edges):
-    """DARTS: all candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole supernet, and the
+    """DARTS: all candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole
+    supernet, and the
     derived child has to be trained anew: the weights know the mixture."""
 
     def _weights(self) -> Tensor:
@@ -82,8 +92,10 @@ class Darts(Edges):
         if self.finished:
             return Child(self.picks)
         weights = self._by_candidate(self._weights())
-        gates = tuple(weights[s, : len(slot.candidates)].detach().to(self.device, torch.float32).requires_grad_()
-                      for s, slot in enumerate(self.slots))  # fmt: skip
+        gates = tuple(
+            weights[s, : len(slot.candidates)].detach().to(self.device, torch.float32).requires_grad_()
+            for s, slot in enumerate(self.slots)
+        )
         return Child(tuple(tuple(range(len(slot.candidates))) for slot in self.slots), gates, memory=weights)
 
     def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
@@ -97,7 +109,9 @@ class Darts(Edges):
 
 
 class Snas(Darts):
-    """SNAS: the same mixture with Gumbel noise and temperature λ (eq. 4); λ falls from `temperature` to `last_temperature`."""
+    """SNAS: the same mixture with Gumbel noise and temperature λ (eq. 4); λ falls from `temperature` to
+    `last_temperature`.
+    """
 
     def __init__(self, *args: Any, temperature: float = 1.0, last_temperature: float = 0.03, **settings: Any):
         super().__init__(*args, **settings)
@@ -112,18 +126,30 @@ class Snas(Darts):
 
 
 class Gumbel(Edges):
-    """One operation per edge by Gumbel-max, behind a gate of value 1 whose gradient goes through the relaxed softmax (straight-through).
+    """One operation per edge by Gumbel-max, behind a gate of value 1 whose gradient goes through the relaxed softmax
+    (straight-through).
 
-    A slot samples as many edges as it takes from β, by Gumbel top-k (DAAS eq. 7, 8), and derives β's strongest ones. all_edges: every
-    edge runs, and there is no β (GDAS); the derived child, which has fewer, has to be trained anew, and it alone keeps to the limits:
+    A slot samples as many edges as it takes from β, by Gumbel top-k (DAAS eq. 7, 8), and derives β's strongest ones.
+    all_edges: every
+    edge runs, and there is no β (GDAS); the derived child, which has fewer, has to be trained anew, and it alone keeps
+    to the limits:
     one with more edges than are deployed is not comparable with them.
     """
 
-    def __init__(self, *args: Any, all_edges: bool = False, temperature: float = 1.0, last_temperature: float = 1.0, **settings: Any):
+    def __init__(
+        self,
+        *args: Any,
+        all_edges: bool = False,
+        temperature: float = 1.0,
+        last_temperature: float = 1.0,
+        **settings: Any,
+    ):
         self.beta: Tensor | None = None
         super().__init__(*args, **settings)
         self.first, self.last, self.temperature = temperature, last_temperature, temperature
-        self.deployable = not all_edges or all(n == slot.picks for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots))
+        self.deployable = not all_edges or all(
+            n == slot.picks for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots)
+        )
         if not all_edges:
             self.beta = torch.zeros(self.edge_present.shape, dtype=torch.float64).requires_grad_()
             self.adam.add_param_group({"params": [self.beta]})
@@ -154,7 +180,9 @@ class Gumbel(Edges):
         return Child(picks, self._unit_gates(picks), unit=True, memory=memory)
 
     def _draw(self) -> tuple[Picks, tuple[Tensor, Tensor]]:
-        """picks, and the noise that they follow from: of the operations [slots, edges, operations] and of the edges [slots, edges]."""
+        """picks, and the noise that they follow from: of the operations [slots, edges, operations] and of the edges
+        [slots, edges].
+        """
         noise = self._gumbel(self.members.shape), self._gumbel(self.edge_present.shape)
         scores = self._by_edge(self.logits.detach(), -torch.inf) + noise[0]
         operation = self.members.gather(2, scores.argmax(2, keepdim=True)).squeeze(2)
@@ -164,12 +192,16 @@ class Gumbel(Edges):
             score = (self.beta.detach() + noise[1]).masked_fill(~self.edge_present, -torch.inf)
             top = score.topk(self.slots[0].picks, dim=1).indices
             chosen = torch.zeros_like(self.edge_present).scatter(1, top, True)
-        picks = tuple(self.fixed[s] if frozen else tuple(sorted(operation[s][chosen[s]].tolist()))
-                      for s, frozen in enumerate(self.frozen.tolist()))  # fmt: skip
+        picks = tuple(
+            self.fixed[s] if frozen else tuple(sorted(operation[s][chosen[s]].tolist()))
+            for s, frozen in enumerate(self.frozen.tolist())
+        )
         return picks, noise
 
     def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
-        """gates: ∂L/∂gate per slot [picks], which is ∂L/∂A of the operation and ∂L/∂B of its edge alike: the gate is A · B, both 1."""
+        """gates: ∂L/∂gate per slot [picks], which is ∂L/∂A of the operation and ∂L/∂B of its edge alike: the gate is A
+        · B, both 1.
+        """
         if self.finished or child.memory is None:
             return []
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)

@@ -1,12 +1,15 @@
-"""Architecture learners that keep a logit for every candidate: what they share, and the two that draw whole candidates from them.
+"""Architecture learners that keep a logit for every candidate: what they share, and the two that draw whole candidates
+from them.
 
-DSNAS (Hu et al. 2020; METHOD section 2b) learns from the gradient of a gate of value 1, REINFORCE (AutoHAS; section 3) from a reward.
+DSNAS (Hu et al. 2020; METHOD section 2b) learns from the gradient of a gate of value 1, REINFORCE (AutoHAS; section 3)
+from a reward.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +25,27 @@ TRIES = 50  # draws until a child keeps to the limits, before the one that stand
 
 
 class Logits(ArchLearner):
-    """logits: float64 [slots, widest] on the CPU (children are chosen there), moved by Adam; padded candidates are never drawn.
+    """logits: float64 [slots, widest] on the CPU (children are chosen there), moved by Adam; padded candidates are
+    never drawn.
 
     limits: a child beyond them is not taken: it is drawn again, and after `TRIES` draws the one that stands is taken.
     """
 
-    def __init__(self, slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, *, lr: float,
-                 betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 1e-3, device: torch.device | str = "cpu"):  # fmt: skip
+    def __init__(
+        self,
+        slots: tuple[Slot, ...],
+        generator: torch.Generator,
+        limits: Limits,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.5, 0.999),
+        weight_decay: float = 1e-3,
+        device: torch.device | str = "cpu",
+    ):
         if not slots:
-            raise KitError(f"{type(self).__name__} needs a space with choices; this network is fixed. Use space='cell' or arch='given'")
+            raise KitError(
+                f"{type(self).__name__} needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
+            )
         self.slots, self.generator, self.limits, self.device = slots, generator, limits, torch.device(device)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
         self.valid = torch.arange(int(sizes.max())).unsqueeze(0) < sizes.unsqueeze(1)
@@ -41,7 +56,7 @@ class Logits(ArchLearner):
         self._standing: Picks | None = None
         self.adam = torch.optim.Adam(self.variables(), lr=lr, betas=betas, weight_decay=weight_decay)
 
-    # ---- the contract --------------------------------------------------------------------------------------------------------
+    # ---- the contract ----------------------------------------------------------------------------
 
     def variables(self) -> list[Tensor]:
         return [self.logits]
@@ -96,7 +111,7 @@ class Logits(ArchLearner):
     def finished(self) -> bool:
         return bool(self.frozen.all())
 
-    # ---- for the concrete ones -----------------------------------------------------------------------------------------------
+    # ---- for the concrete ones -------------------------------------------------------------------
 
     def _gumbel(self, shape: torch.Size) -> Tensor:
         uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
@@ -104,8 +119,10 @@ class Logits(ArchLearner):
 
     def _unit_gates(self, picks: Picks) -> tuple[Tensor | None, ...]:
         # every slot's gate is a leaf of its own, so that one backward pass gives each its gradient
-        return tuple(None if frozen else torch.ones(len(chosen), device=self.device, requires_grad=True)
-                     for chosen, frozen in zip(picks, self.frozen.tolist()))  # fmt: skip
+        return tuple(
+            None if frozen else torch.ones(len(chosen), device=self.device, requires_grad=True)
+            for chosen, frozen in zip(picks, self.frozen.tolist())
+        )
 
     def _admissible(self, draw: Callable[[], tuple[Picks, Any]]) -> tuple[Picks, Any] | None:
         for _ in range(TRIES):
@@ -117,9 +134,13 @@ class Logits(ArchLearner):
 
     def state_dict(self) -> dict:
         return {
-            "variables": [v.detach() for v in self.variables()], "adam": self.adam.state_dict()["state"], "frozen": self.frozen,
-            "fixed": [list(p) for p in self.fixed], "refused": self.refused, "generator": self.generator.get_state(),
-        }  # fmt: skip
+            "variables": [v.detach() for v in self.variables()],
+            "adam": self.adam.state_dict()["state"],
+            "frozen": self.frozen,
+            "fixed": [list(p) for p in self.fixed],
+            "refused": self.refused,
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         with torch.no_grad():
@@ -144,13 +165,18 @@ class Logits(ArchLearner):
         p = p / p.sum(1, keepdim=True)
         entropy = -(p * p.clamp(min=1e-300).log()).sum(1)
         return {
-            "alpha/frozen": float(self.frozen.sum()), "alpha/entropy": float(entropy.mean()), "alpha/refused": float(self.refused),
-            "alpha/skips": names.count("skip_connect") / len(names), "alpha/largest": float(p.max(1).values.mean()),
-        }  # fmt: skip
+            "alpha/frozen": float(self.frozen.sum()),
+            "alpha/entropy": float(entropy.mean()),
+            "alpha/refused": float(self.refused),
+            "alpha/skips": names.count("skip_connect") / len(names),
+            "alpha/largest": float(p.max(1).values.mean()),
+        }
 
 
 class Categorical(Logits):
-    """One categorical per slot. A slot that takes several draws them one after another, without putting back (Plackett–Luce)."""
+    """One categorical per slot. A slot that takes several draws them one after another, without putting back
+    (Plackett–Luce).
+    """
 
     def probabilities(self) -> Tensor:
         return self.logits.detach().masked_fill(~self.valid, -torch.inf).softmax(1)
@@ -193,9 +219,11 @@ class Categorical(Logits):
 
 
 class Dsnas(Categorical):
-    """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD 2b).
+    """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD
+    2b).
 
-    margin: a slot is fixed early once the best of what it would take leads the best of what it would not by so much (logits). target:
+    margin: a slot is fixed early once the best of what it would take leads the best of what it would not by so much
+    (logits). target:
     the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no penalty.
     """
 
@@ -217,7 +245,9 @@ class Dsnas(Categorical):
         value = (by_candidate.gather(1, child.memory) * self.log_probability(child.memory)).sum()
         gradient = self._gradient(value)
         if self.target is not None:
-            gradient = gradient + self._gradient(self.target.penalty(self.logits.masked_fill(~self.valid, -torch.inf).softmax(1)))
+            gradient = gradient + self._gradient(
+                self.target.penalty(self.logits.masked_fill(~self.valid, -torch.inf).softmax(1))
+            )
         return [gradient]
 
     def settled(self) -> Tensor:
@@ -228,9 +258,11 @@ class Dsnas(Categorical):
 
 
 class Reinforce(Categorical):
-    """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation accuracy.
+    """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation
+    accuracy.
 
-    baseline: the moving average's factor (0.95 in AutoHAS). target: adds β |cost/target − 1| to Q, β < 0 (TuNAS's absolute reward).
+    baseline: the moving average's factor (0.95 in AutoHAS). target: adds β |cost/target − 1| to Q, β < 0 (TuNAS's
+    absolute reward).
     """
 
     needs = frozenset({"val"})

@@ -17,22 +17,38 @@ WIDTH = 7  # m, the length of the compressed b: as many as there are operations 
 class SparseCoding(ArchLearner):
     """α is never trained: each slot keeps a short dense b that is, and α is the sparse vector that b compresses.
 
-    recover: "step" (DHA's Algorithm 1) or "epoch" (ISTA-NAS). lam: λ of the LASSO; freeze_tol: of the freeze. limits: children
-    beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one and recovered in one batched LASSO.
+    recover: "step" (DHA's Algorithm 1) or "epoch" (ISTA-NAS). lam: λ of the LASSO; freeze_tol: of the freeze. limits:
+    children
+    beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one
+    and recovered in one batched LASSO.
     """
 
-    def __init__(self, slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, *,
-                 lr: float, betas: tuple[float, float] = (0.5, 0.999), weight_decay: float = 1e-3, lam: float = 1e-5,
-                 recover: str = "step", freeze_tol: float = 1e-3, device: torch.device | str = "cpu"):  # fmt: skip
+    def __init__(
+        self,
+        slots: tuple[Slot, ...],
+        generator: torch.Generator,
+        limits: Limits,
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.5, 0.999),
+        weight_decay: float = 1e-3,
+        lam: float = 1e-5,
+        recover: str = "step",
+        freeze_tol: float = 1e-3,
+        device: torch.device | str = "cpu",
+    ):
         if not slots:
-            raise KitError("sparse coding needs a space with choices; this network is fixed. Use space='cell' or arch='given'")
+            raise KitError(
+                "sparse coding needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
+            )
         self.slots, self.lam, self.recover, self.freeze_tol, self.limits = slots, lam, recover, freeze_tol, limits
         sizes = [len(slot.candidates) for slot in slots]
         self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
         A = torch.randn(len(slots), WIDTH, max(sizes), generator=generator, dtype=torch.float64)
         b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5)
         self.device = torch.device(device)
-        # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α = 0
+        # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α
+        # = 0
         self._set_A((A / A.norm(dim=1, keepdim=True)) * self.valid.unsqueeze(1))
         self.b = b.to(self.device, copy=True).requires_grad_()
         self.adam = torch.optim.Adam([self.b], lr=lr, betas=betas, weight_decay=weight_decay)
@@ -44,7 +60,7 @@ class SparseCoding(ArchLearner):
         self.refused = 0
         self.moved = torch.full((len(slots),), torch.inf, dtype=torch.float64, device=self.device)
 
-    # ---- the contract --------------------------------------------------------------------------------------------------------
+    # ---- the contract ----------------------------------------------------------------------------
 
     def variables(self) -> list[Tensor]:
         return [self.b]
@@ -80,7 +96,8 @@ class SparseCoding(ArchLearner):
     def end_epoch(self, last: bool) -> list[int]:
         """Recover, freeze what has settled (everything when `last`), and return the slots frozen now.
 
-        The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the first step on, so
+        The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the
+        first step on, so
         settling is judged over an epoch in both modes.
         """
         self._recover()
@@ -97,7 +114,7 @@ class SparseCoding(ArchLearner):
     def finished(self) -> bool:
         return bool(self.frozen.all())
 
-    # ---- inside --------------------------------------------------------------------------------------------------------------
+    # ---- inside ----------------------------------------------------------------------------------
 
     def _recover(self) -> None:
         if self.finished:
@@ -122,7 +139,9 @@ class SparseCoding(ArchLearner):
             self.refused += 1
 
     def weights(self) -> Tensor:
-        """w = bᵀA − αᵀE (eq. 5 with eq. 7's E), for every candidate: float64 [slots, candidates]; only the kept ones are used."""
+        """w = bᵀA − αᵀE (eq. 5 with eq. 7's E), for every candidate: float64 [slots, candidates]; only the kept ones
+        are used.
+        """
         b = self.b.detach()
         return (b.unsqueeze(1) @ self.A).squeeze(1) - (self.alpha.unsqueeze(1) @ self.E).squeeze(1)
 
@@ -131,7 +150,10 @@ class SparseCoding(ArchLearner):
             return (None,) * len(self.slots)
         picked = self.weights().gather(1, self._index(self.picks)).float()
         # every slot's gate is a leaf of its own, so that one backward pass gives each its gradient
-        return tuple(None if frozen else picked[slot].clone().requires_grad_() for slot, frozen in enumerate(self.frozen.tolist()))
+        return tuple(
+            None if frozen else picked[slot].clone().requires_grad_()
+            for slot, frozen in enumerate(self.frozen.tolist())
+        )
 
     def _mask(self) -> Tensor:
         """bool [slots, 1] on the device: which slots are not frozen."""
@@ -154,15 +176,24 @@ class SparseCoding(ArchLearner):
 
     def state_dict(self) -> dict:
         return {
-            "A": self.A, "b": self.b.detach(), "alpha": self.alpha, "alpha_before": self.alpha_before, "frozen": self.frozen, "moved": self.moved,
-            "picks": [list(p) for p in self.picks], "refused": self.refused, "adam": self.adam.state_dict()["state"],
-        }  # fmt: skip
+            "A": self.A,
+            "b": self.b.detach(),
+            "alpha": self.alpha,
+            "alpha_before": self.alpha_before,
+            "frozen": self.frozen,
+            "moved": self.moved,
+            "picks": [list(p) for p in self.picks],
+            "refused": self.refused,
+            "adam": self.adam.state_dict()["state"],
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self._set_A(state["A"])
         with torch.no_grad():
             self.b.copy_(state["b"])
-        self.alpha, self.alpha_before, self.moved = (state[name].to(self.device, copy=True) for name in ("alpha", "alpha_before", "moved"))
+        self.alpha, self.alpha_before, self.moved = (
+            state[name].to(self.device, copy=True) for name in ("alpha", "alpha_before", "moved")
+        )
         self.frozen = state["frozen"].cpu().clone()
         self._open = self._mask()
         self.picks = tuple(tuple(p) for p in state["picks"])

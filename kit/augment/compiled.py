@@ -1,8 +1,12 @@
-"""The same pixels as `ops.py`, compiled by numba: one call for a batch's crop, operations and cutout, image after image.
+"""The same pixels as `ops.py`, compiled by numba: one call for a batch's crop, operations and cutout, image after
+image.
 
-Needs the extra `fast` (numba) and the CPU. An image goes through all its operations while it lies in the cache, and no batch is made in
-between. What is not taken here (`apply` gives None) goes the way of `ops.py`, which is the reference: float32 and float64 round in the
-same places, sums and products together where torch's kernels fuse them. Compiled once, on the first batch, then read from numba's cache
+Needs the extra `fast` (numba) and the CPU. An image goes through all its operations while it lies in the cache, and no
+batch is made in
+between. What is not taken here (`apply` gives None) goes the way of `ops.py`, which is the reference: float32 and
+float64 round in the
+same places, sums and products together where torch's kernels fuse them. Compiled once, on the first batch, then read
+from numba's cache
 (beside this file or in the user's cache folder; where neither can be written, compiled in every process).
 """
 
@@ -24,17 +28,23 @@ if config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set")
 
 # written out: numba's cache sees what changes in this file only
-OP = namedtuple("Operations", "AutoContrast Equalize Rotate Posterize Solarize Color Contrast Brightness Sharpness ShearX ShearY "
-                "TranslateX TranslateY Identity Invert Cutout")(*range(16))  # fmt: skip
+OP = namedtuple(
+    "Operations",
+    "AutoContrast Equalize Rotate Posterize Solarize Color Contrast Brightness Sharpness ShearX ShearY "
+    "TranslateX TranslateY Identity Invert Cutout",
+)(*range(16))
 assert OP._fields == ALL_OPS, "kit/augment/compiled.py must number the operations as kit/augment/ops.py does"
 WARPS = ("Rotate", "ShearX", "ShearY")  # the order of `matrices` below
 # float32 throughout: numba would take Python's numbers as float64
 ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
 _PROBE = torch.full((64,), 1 + 2.0**-12, dtype=torch.float32)
-FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all())  # whether torch's kernels do, on this processor
+FUSED = bool(
+    (_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PROBE).all()
+)  # whether torch's kernels do, on this processor
 
-# a division by zero gives inf, as in torch: no branch, so loops vectorise; called from here only, which spares compiling wrappers for Python
+# a division by zero gives inf, as in torch: no branch, so loops vectorise; called from here only, which spares
+# compiling wrappers for Python
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
@@ -48,10 +58,12 @@ def fma(typing, a, b, c):
 def rint(typing, value):
     """To the nearest whole number, halves to the even one."""
     return types.float32(types.float32), lambda context, builder, signature, arguments: builder.call(
-        builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments)  # fmt: skip
+        builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments
+    )
 
 
-# ------------------------------------------------------------------------------- single images: uint8 [C, H*W] to [C, H*W]
+# ------------------------------------------------------------------------------- single images: uint8 [C, H*W] to [C,
+# H*W]
 
 
 @inner
@@ -64,7 +76,9 @@ def to_uint8(value):
 def gray_of(image, i):
     if len(image) == 1:
         return np.float32(image[0, i])
-    return np.float32(np.int32(fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED))))
+    return np.float32(
+        np.int32(fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED)))
+    )
 
 
 @inner
@@ -89,7 +103,12 @@ def autocontrast(image, done):
 
 @inner
 def equalize(image, done):
-    even, odd, before, table = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.uint8)
+    even, odd, before, table = (
+        np.empty(256, np.int32),
+        np.empty(256, np.int32),
+        np.empty(256, np.int32),
+        np.empty(256, np.uint8),
+    )
     for c in range(len(image)):
         plane, to = image[c], done[c]
         for level in range(256):
@@ -106,7 +125,9 @@ def equalize(image, done):
             total, last = total + count, count if count else last
         # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
         step = (plane.size - last) // 255
-        for level in range(256):  # float64 quotients of whole numbers round down to the integers' quotient, and vectorise
+        for level in range(
+            256
+        ):  # float64 quotients of whole numbers round down to the integers' quotient, and vectorise
             table[level] = np.int32(min(np.float64(before[level] + step // 2) / step, 255.0)) if step else level
         for i in range(plane.size):
             to[i] = table[plane[i]]
@@ -202,7 +223,9 @@ def source(coefficients, x, y, side):
 
 @inner
 def warp(image, done, width, matrix, frame):
-    """frame: uint32 [(H+2)*(W+2)], the channels of a pixel side by side; its border is zero and stands for the outside."""
+    """frame: uint32 [(H+2)*(W+2)], the channels of a pixel side by side; its border is zero and stands for the
+    outside.
+    """
     height, across = image.shape[1] // width, width + 2
     from_middle, index, found = np.empty(width, np.float32), np.empty(width, np.uint32), np.empty(width, np.uint32)
     to_column, to_row = np.empty(3, np.float32), np.empty(3, np.float32)
@@ -222,7 +245,9 @@ def warp(image, done, width, matrix, frame):
     for y in range(height):
         down = np.float32(y - 0.5 * (height - 1))
         for x in range(width):
-            place = source(to_row, from_middle[x], down, height) * np.float32(across) + source(to_column, from_middle[x], down, width)
+            place = source(to_row, from_middle[x], down, height) * np.float32(across) + source(
+                to_column, from_middle[x], down, width
+            )
             index[x] = np.int32(place + np.float32(across + 1))
         for x in range(width):
             found[x] = frame[index[x]]
@@ -266,16 +291,25 @@ def operate(image, done, width, op, magnitude, sign, center, matrices, frame):
         copy(image, done)
         if op == OP.Cutout:
             side = int(np.rint(60.0 / 331.0 * min(height, width) * magnitude / 10))
-            cut(done, width, int(np.floor(center[0] * height)) - side // 2, int(np.floor(center[1] * width)) - side // 2, side, np.zeros(3, np.uint8))
+            cut(
+                done,
+                width,
+                int(np.floor(center[0] * height)) - side // 2,
+                int(np.floor(center[1] * width)) - side // 2,
+                side,
+                np.zeros(3, np.uint8),
+            )
     else:
         bytewise(image, done, op, magnitude, factor)
 
 
-# -------------------------------------------------------------------------------------------------------------- the batch
+# -------------------------------------------------------------------------------------------------------------- the
+# batch
 
 
 def run(images, out, width, widest, ops, magnitude, sign, center, matrices, pad, shift, flip, hole, side, fill):
-    """Images [n, C, H*W] into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of the images only, where
+    """Images [n, C, H*W] into `out`; shift, flip, hole: empty where there is no crop or cutout. False, and some of the
+    images only, where
     a number is not allowed."""
     n, channels, size = images.shape
     height = size // width
@@ -288,12 +322,19 @@ def run(images, out, width, widest, ops, magnitude, sign, center, matrices, pad,
             move(image, result, width, pad - shift[i, 0], pad - shift[i, 1], flip[i])
             image, at_result = result, True
         for k in range(ops.shape[1]):
-            if not (0 <= ops[i, k] < len(OP) and 0 <= magnitude[i, k] <= widest and abs(sign[i, k]) == 1
-                    and 0 <= center[i, k, 0] < 1 and 0 <= center[i, k, 1] < 1):  # fmt: skip
+            if not (
+                0 <= ops[i, k] < len(OP)
+                and 0 <= magnitude[i, k] <= widest
+                and abs(sign[i, k]) == 1
+                and 0 <= center[i, k, 0] < 1
+                and 0 <= center[i, k, 1] < 1
+            ):
                 return False
             if ops[i, k] != OP.Identity:
                 done, at_result = (spare, False) if at_result else (result, True)
-                operate(image, done, width, ops[i, k], magnitude[i, k], sign[i, k], center[i, k], matrices[:, i, k], frame)
+                operate(
+                    image, done, width, ops[i, k], magnitude[i, k], sign[i, k], center[i, k], matrices[:, i, k], frame
+                )
                 image = done
         if not at_result:
             copy(image, result)
@@ -304,9 +345,29 @@ def run(images, out, width, widest, ops, magnitude, sign, center, matrices, pad,
 
 
 def _compile(function):
-    images, indices, numbers, centers = types.uint8[:, :, ::1], types.int64[:, ::1], types.float64[:, ::1], types.float64[:, :, ::1]
-    signature = types.boolean(images, images, types.int64, types.int64, indices, numbers, numbers, centers, types.float64[:, :, :, :, ::1],
-                              types.int64, indices, types.boolean[::1], types.float32[:, ::1], types.int64, types.uint8[::1])  # fmt: skip
+    images, indices, numbers, centers = (
+        types.uint8[:, :, ::1],
+        types.int64[:, ::1],
+        types.float64[:, ::1],
+        types.float64[:, :, ::1],
+    )
+    signature = types.boolean(
+        images,
+        images,
+        types.int64,
+        types.int64,
+        indices,
+        numbers,
+        numbers,
+        centers,
+        types.float64[:, :, :, :, ::1],
+        types.int64,
+        indices,
+        types.boolean[::1],
+        types.float32[:, ::1],
+        types.int64,
+        types.uint8[::1],
+    )
     try:
         return njit(signature, cache=True, nogil=True, error_model="numpy")(function)
     except (RuntimeError, OSError):  # no folder for the cache that can be written
@@ -317,7 +378,9 @@ _run = _compile(run)
 
 
 def apply(images: Tensor, draw, basics) -> Tensor | None:
-    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken here, or not valid."""
+    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken
+    here, or not valid.
+    """
     if not _taken(images, draw, basics):
         return None
     n, channels, height, width = images.shape
@@ -326,25 +389,69 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     matrices = torch.empty(len(WARPS), n, k, 2, 3, dtype=torch.float64)
     if k:
         flat = kernels.Draw(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
-        torch.stack([kernels.MATRICES[name](flat, height, width) for name in WARPS], out=matrices.view(len(WARPS), n * k, 2, 3))
+        torch.stack(
+            [kernels.MATRICES[name](flat, height, width) for name in WARPS], out=matrices.view(len(WARPS), n * k, 2, 3)
+        )
     out, empty = torch.empty_like(images), torch.empty(0, 2, dtype=torch.float32)
     shift, flip = (empty.long(), torch.empty(0, dtype=torch.bool)) if draw.shift is None else (draw.shift, draw.flip)
     fill = torch.zeros(channels, dtype=torch.uint8) if basics.fill is None else basics.fill
-    tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, empty if draw.hole is None else draw.hole, fill)
+    tensors = (
+        draw.ops,
+        magnitude,
+        sign,
+        center,
+        matrices,
+        shift,
+        flip,
+        empty if draw.hole is None else draw.hole,
+        fill,
+    )
     ops, magnitude, sign, center, matrices, shift, flip, hole, fill = (t.contiguous().numpy() for t in tensors)
     # not split over threads: a batch takes a few milliseconds, and two threads took no less (on two busy cores)
-    valid = _run(images.flatten(2).numpy(), out.flatten(2).numpy(), width, WIDEST, ops, magnitude, sign, center, matrices,
-                 basics.pad, shift, flip, hole, basics.cutout, fill)  # fmt: skip
+    valid = _run(
+        images.flatten(2).numpy(),
+        out.flatten(2).numpy(),
+        width,
+        WIDEST,
+        ops,
+        magnitude,
+        sign,
+        center,
+        matrices,
+        basics.pad,
+        shift,
+        flip,
+        hole,
+        basics.cutout,
+        fill,
+    )
     return out if valid else None
 
 
 def _taken(images: Tensor, draw, basics) -> bool:
-    parts = [t for t in (draw.ops, draw.magnitude, draw.sign, draw.center, draw.shift, draw.flip, draw.hole) if t is not None]
-    if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or images.numel() == 0:
+    parts = [
+        t for t in (draw.ops, draw.magnitude, draw.sign, draw.center, draw.shift, draw.flip, draw.hole) if t is not None
+    ]
+    if (
+        not FUSED
+        or type(images) is not Tensor
+        or images.dtype != torch.uint8
+        or images.ndim != 4
+        or images.numel() == 0
+    ):
         return False
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]
-    return (all(t.device.type == "cpu" for t in (images, *parts)) and (height + 2) * (width + 2) < 2**24 and (k == 0 or channels in (1, 3))
-            and all(t.shape == (n, k) for t in parts[:3]) and draw.center.shape == (n, k, 2) and draw.ops.dtype == torch.int64
-            and (draw.shift is None or (draw.shift.shape == (n, 2) and draw.shift.dtype == torch.int64 and draw.flip.shape == (n,)))
-            and (draw.hole is None or (draw.hole.shape == (n, 2) and draw.hole.dtype == torch.float32))
-            and (basics.fill is None or (basics.fill.shape == (channels,) and basics.fill.dtype == torch.uint8)))  # fmt: skip
+    return (
+        all(t.device.type == "cpu" for t in (images, *parts))
+        and (height + 2) * (width + 2) < 2**24
+        and (k == 0 or channels in (1, 3))
+        and all(t.shape == (n, k) for t in parts[:3])
+        and draw.center.shape == (n, k, 2)
+        and draw.ops.dtype == torch.int64
+        and (
+            draw.shift is None
+            or (draw.shift.shape == (n, 2) and draw.shift.dtype == torch.int64 and draw.flip.shape == (n,))
+        )
+        and (draw.hole is None or (draw.hole.shape == (n, 2) and draw.hole.dtype == torch.float32))
+        and (basics.fill is None or (basics.fill.shape == (channels,) and basics.fill.dtype == torch.uint8))
+    )

@@ -1,6 +1,7 @@
 """The arithmetic of the image transformations: pointwise values, geometry, blends. Batched, no loop over images.
 
-Each gives the pixels of torchvision's functional operations on uint8 tensors: the order of roundings matters and is theirs. `ops.py` decides
+Each gives the pixels of torchvision's functional operations on uint8 tensors: the order of roundings matters and is
+theirs. `ops.py` decides
 which samples go through which of these.
 """
 
@@ -50,9 +51,12 @@ def _gray(pixels: Tensor) -> Tensor:
 
 
 def _add_scaled(values: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    """values + factor[n] · others in place, product and sum rounded together. values [n, …], others broadcasts against it."""
+    """values + factor[n] · others in place, product and sum rounded together. values [n, …], others broadcasts against
+    it.
+    """
     if values.device.type == "cpu" and values[0].numel() > 2**12:
-        # addcmul with a factor per image is not vectorised; add with one number is, and pays from some thousand pixels on
+        # addcmul with a factor per image is not vectorised; add with one number is, and pays from some thousand pixels
+        # on
         for own, other, alpha in zip(values, others, factor.tolist()):
             own.add_(other, alpha=alpha)
         return values
@@ -218,7 +222,8 @@ def shift(images: Tensor, name: str, draw: Draw) -> Tensor:
     n, channels, height, width = images.shape
     along_x = name == "TranslateX"
     side = width if along_x else height
-    # wide magnitudes may push an image out altogether: zeros as far as the batch's largest shift, the whole side at most
+    # wide magnitudes may push an image out altogether: zeros as far as the batch's largest shift, the whole side at
+    # most
     pixels = _shift_pixels(draw, side).long().clamp(-side, side)
     margin = int(pixels.abs().amax())
     padded = pad(images, (margin, margin, 0, 0) if along_x else (0, 0, margin, margin))

@@ -11,13 +11,38 @@ import difflib
 import torch
 from torch import Tensor
 
-from kit.augment.kernels import (BITWISE, BLENDS, CHEAP_ON_PIXELS, MATRICES, ONE_WAY, POINTWISE, SHIFTED, Draw, levels_of, look_up, matrix_of, shift,
-                                 warp)  # fmt: skip
+from kit.augment.kernels import (
+    BITWISE,
+    BLENDS,
+    CHEAP_ON_PIXELS,
+    MATRICES,
+    ONE_WAY,
+    POINTWISE,
+    SHIFTED,
+    Draw,
+    levels_of,
+    look_up,
+    matrix_of,
+    shift,
+    warp,
+)
 
 OPS = (
-    "AutoContrast", "Equalize", "Rotate", "Posterize", "Solarize", "Color", "Contrast",
-    "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Identity",
-)  # fmt: skip
+    "AutoContrast",
+    "Equalize",
+    "Rotate",
+    "Posterize",
+    "Solarize",
+    "Color",
+    "Contrast",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Identity",
+)
 DAAS_OPS = (*OPS[:13], "Invert", "Cutout")
 ALL_OPS = (*OPS, "Invert", "Cutout")
 SIGNED = ("Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY")
@@ -62,7 +87,8 @@ def apply_mixed(
     Args:
         images: uint8 [N, C, H, W], C = 1 or 3.
         ops: int64 [N], indices into `ALL_OPS`.
-        magnitude, sign, center: as in `apply_op`, but magnitudes may go on to 60: the ranges go on linearly, which TrivialAugment's
+        magnitude, sign, center: as in `apply_op`, but magnitudes may go on to 60: the ranges go on linearly, which
+        TrivialAugment's
             wide ones need.
         grouped: True sorts the samples, so that each costs its own operation only, but waits for the device; False
             computes everything for all, with parameters that leave the others alone, and never waits. None takes True

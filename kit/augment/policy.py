@@ -1,6 +1,8 @@
-"""Augmentation policies: what a draw is, how it is applied, and DHA's learned distribution over pairs (eq. 2; METHOD section 1).
+"""Augmentation policies: what a draw is, how it is applied, and DHA's learned distribution over pairs (eq. 2; METHOD
+section 1).
 
-A policy is a function of (batch, draw) on the device. Crop and flip, which every recipe of these papers has, come first; then the
+A policy is a function of (batch, draw) on the device. Crop and flip, which every recipe of these papers has, come
+first; then the
 drawn operations; cutout, where a recipe has it, last.
 """
 
@@ -24,9 +26,12 @@ from kit.learner import Learner
 class Draw:
     """What one batch of n images drew; everything that `apply` needs and everything that is recorded.
 
-    ops: int64 [n, K] indices into ALL_OPS, K operations in order; magnitude float [n, K]; sign float [n, K] of ±1; center float
-    [n, K, 2] in [0, 1); shift int64 [n, 2] and flip bool [n] of the crop (None: no crop); hole float [n, 2], the cutout's centre in
-    [0, 1) (None: no cutout); index int64 [n], the pair's place among all ordered pairs (None: nothing is learned); choices int64
+    ops: int64 [n, K] indices into ALL_OPS, K operations in order; magnitude float [n, K]; sign float [n, K] of ±1;
+    center float
+    [n, K, 2] in [0, 1); shift int64 [n, 2] and flip bool [n] of the crop (None: no crop); hole float [n, 2], the
+    cutout's centre in
+    [0, 1) (None: no cutout); index int64 [n], the pair's place among all ordered pairs (None: nothing is learned);
+    choices int64
     [n, K, 3], DAAS's (place of the operation, whether it is applied, magnitude bin).
     """
 
@@ -43,8 +48,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Basics:
-    """The part that no method learns. pad: pixels of the random crop (0: none); flip: horizontally with probability 1/2; cutout:
-    side of the hole in pixels (0: none); fill: uint8 [C], the hole's colour (DARTS cuts after normalising: the mean)."""
+    """The part that no method learns. pad: pixels of the random crop (0: none); flip: horizontally with probability
+    1/2; cutout:
+    side of the hole in pixels (0: none); fill: uint8 [C], the hole's colour (DARTS cuts after normalising: the
+    mean)."""
 
     pad: int = 0
     flip: bool = False
@@ -90,13 +97,18 @@ class Basics:
 
 @functools.cache
 def fast_path() -> ModuleType | None:
-    """`kit.augment.compiled`, where the extra `fast` is installed; imported on the first batch, for numba takes a second."""
+    """`kit.augment.compiled`, where the extra `fast` is installed; imported on the first batch, for numba takes a
+    second.
+    """
     if importlib.util.find_spec("numba") is None:
         return None
     try:
         return importlib.import_module("kit.augment.compiled")
     except ImportError as error:  # a numba that does not fit numpy says so here
-        warnings.warn(f"numba is installed but cannot be used ({error}); augmentation goes on in torch, with the same pixels", stacklevel=2)
+        warnings.warn(
+            f"numba is installed but cannot be used ({error}); augmentation goes on in torch, with the same pixels",
+            stacklevel=2,
+        )
         return None
 
 
@@ -143,14 +155,23 @@ class Policy(Learner):
 
 
 class PairSoftmax(Policy):
-    """DHA and DiffAutoML: τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0, 10].
+    """DHA and DiffAutoML: τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0,
+    10].
 
     Every sample draws its own pair by Gumbel-max and its own two magnitudes. `update` takes a gradient step on
     L_DA(τ) = −Σ_k p_k(τ) L_k (eq. 2): SGD with momentum and weight decay. ops: names from `OPS`; K = len(ops).
     """
 
-    def __init__(self, basics: Basics, generator: torch.Generator, *, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4,
-                 ops: tuple[str, ...] = OPS):  # fmt: skip
+    def __init__(
+        self,
+        basics: Basics,
+        generator: torch.Generator,
+        *,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        ops: tuple[str, ...] = OPS,
+    ):
         super().__init__(basics, generator)
         self.ops = ops
         self.places = torch.tensor([ALL_OPS.index(name) for name in ops], device=generator.device)
@@ -204,7 +225,9 @@ class PairSoftmax(Policy):
         self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
 
     def snapshot(self) -> dict[str, Tensor]:
-        """probabilities float [K, K]; counts: how often each pair was trained on since the last snapshot, which this call ends."""
+        """probabilities float [K, K]; counts: how often each pair was trained on since the last snapshot, which this
+        call ends.
+        """
         counts = self.counts.clone().view_as(self.tau)
         self.counts.zero_()
         return {"probabilities": self.probabilities().cpu(), "counts": counts.cpu()}
@@ -212,4 +235,8 @@ class PairSoftmax(Policy):
     def summary(self) -> dict[str, float]:
         p = self.probabilities().double().flatten()
         entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
-        return {"tau/entropy": entropy, "tau/kl_from_uniform": math.log(len(p)) - entropy, "tau/largest": float(p.max())}
+        return {
+            "tau/entropy": entropy,
+            "tau/kl_from_uniform": math.log(len(p)) - entropy,
+            "tau/largest": float(p.max()),
+        }

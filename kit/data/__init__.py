@@ -8,5 +8,22 @@ from kit.data.registry import data_root, datasets, describe, load_dataset, regis
 from kit.data.sets import ImageSet, ImageSets, normalization
 from kit.data.source import Files, Source, fit, stratified_split, to_sets
 
-__all__ = ["Batches", "Files", "ImageSet", "ImageSets", "Source", "data_root", "datasets", "describe", "fit", "load_dataset",
-           "normalization", "read_csv", "read_folder", "register", "stratified_split", "table", "to_sets"]
+__all__ = [
+    "Batches",
+    "Files",
+    "ImageSet",
+    "ImageSets",
+    "Source",
+    "data_root",
+    "datasets",
+    "describe",
+    "fit",
+    "load_dataset",
+    "normalization",
+    "read_csv",
+    "read_folder",
+    "register",
+    "stratified_split",
+    "table",
+    "to_sets",
+]

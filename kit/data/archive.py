@@ -1,4 +1,6 @@
-"""Archives (zip, tar in any compression, rar) unpacked so that nothing is written outside the folder they are unpacked into."""
+"""Archives (zip, tar in any compression, rar) unpacked so that nothing is written outside the folder they are unpacked
+into.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,20 @@ from typing import IO, Any
 from kit.data.download import Meter, full_disk, is_full_disk
 from kit.errors import KitError
 
-RAR_HELP = "pip install rarfile, and a program that unpacks RAR: apt install unar (or unrar, or 7zip with its RAR codec)"
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+RAR_HELP = (
+    "pip install rarfile, and a program that unpacks RAR: apt install unar (or unrar, or 7zip with its RAR codec)"
+)
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 _COPY = 1 << 20
 
 
@@ -31,7 +45,9 @@ class BrokenArchive(KitError):
 
 @dataclass(frozen=True)
 class _Member:
-    """One entry. kind: file, folder, link or special; link: what it points to, from the archive's top; open: its bytes."""
+    """One entry. kind: file, folder, link or special; link: what it points to, from the archive's top; open: its
+    bytes.
+    """
 
     name: str
     kind: str
@@ -41,11 +57,15 @@ class _Member:
 
 
 def extract(archive: Path, folder: Path) -> int:
-    """Unpack `archive` into `folder`, which is made if need be and into which nobody else writes. Returns the number of files.
+    """Unpack `archive` into `folder`, which is made if need be and into which nobody else writes. Returns the number of
+    files.
 
-    The format is told from the content. Names are kept, modes and owners are not. A link inside the folder becomes a copy of
-    what it points to. Raises KitError, naming the entry, for an absolute path, a path or link that leads out of the folder, a
-    device or pipe, an entry that is both file and folder; and for a broken, encrypted or unknown archive, a missing program
+    The format is told from the content. Names are kept, modes and owners are not. A link inside the folder becomes a
+    copy of
+    what it points to. Raises KitError, naming the entry, for an absolute path, a path or link that leads out of the
+    folder, a
+    device or pipe, an entry that is both file and folder; and for a broken, encrypted or unknown archive, a missing
+    program
     for RAR, and a full disk. What was unpacked until then stays: remove the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +77,9 @@ def extract(archive: Path, folder: Path) -> int:
             for member in _members(archive):
                 target = places.of(member.name)
                 if member.kind == "special":
-                    raise KitError(f"{archive}: {member.name!r} is neither a file nor a folder, no data set needs that: not unpacked")
+                    raise KitError(
+                        f"{archive}: {member.name!r} is neither a file nor a folder, no data set needs that: not unpacked"
+                    )
                 if member.kind == "folder":
                     places.make(target)
                     continue
@@ -68,10 +90,13 @@ def extract(archive: Path, folder: Path) -> int:
                     links.append((places.of(member.link, f"{member.name!r} links to "), target, member.name))
                 else:
                     _write(member, target, archive)
-            # At the end, when what they point to is there; as copies, so that a path through a link is never written to.
+            # At the end, when what they point to is there; as copies, so that a path through a link is never written
+            # to.
             for source, target, name in links:
                 if not source.is_file():
-                    raise KitError(f"{archive}: {name!r} links to something that is not a file of the archive: not unpacked")
+                    raise KitError(
+                        f"{archive}: {name!r} links to something that is not a file of the archive: not unpacked"
+                    )
                 shutil.copyfile(source, target)
     except KitError:
         raise
@@ -79,8 +104,10 @@ def extract(archive: Path, folder: Path) -> int:
         if is_full_disk(error):
             raise full_disk(folder) from error
         reason = " ".join(str(error).split())
-        raise BrokenArchive(f"{archive} cannot be unpacked ({type(error).__name__}: {reason}): it is incomplete or damaged; "
-                            "remove it and fetch it again") from error
+        raise BrokenArchive(
+            f"{archive} cannot be unpacked ({type(error).__name__}: {reason}): it is incomplete or damaged; "
+            "remove it and fetch it again"
+        ) from error
     return count
 
 
@@ -94,8 +121,10 @@ class _Places:
     def of(self, name: str, prefix: str = "") -> Path:
         slashed = name.replace("\\", "/")
         if slashed.startswith("/") or PureWindowsPath(name).drive or ".." in slashed.split("/") or "\0" in name:
-            raise KitError(f"{self.archive}: {prefix}{name!r} leads out of the folder it is unpacked into: not unpacked; "
-                           "do not use this archive, fetch the data set from its own site")
+            raise KitError(
+                f"{self.archive}: {prefix}{name!r} leads out of the folder it is unpacked into: not unpacked; "
+                "do not use this archive, fetch the data set from its own site"
+            )
         return self.folder / PurePosixPath(name)
 
     def make(self, folder: Path) -> None:
@@ -129,13 +158,23 @@ def _members(archive: Path) -> Iterator[_Member]:
     if tarfile.is_tarfile(archive):
         return _tar_members(archive)
     page = " (it is a web page)" if start.lstrip().lower().startswith((b"<!doct", b"<html")) else ""
-    raise BrokenArchive(f"{archive} is neither zip nor tar nor rar{page}: it is incomplete or something else; remove it and fetch it again")
+    raise BrokenArchive(
+        f"{archive} is neither zip nor tar nor rar{page}: it is incomplete or something else; remove it and fetch it again"
+    )
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
     with tarfile.open(archive) as tar:
         for info in tar:
-            kind = "file" if info.isfile() else "folder" if info.isdir() else "link" if info.issym() or info.islnk() else "special"
+            kind = (
+                "file"
+                if info.isfile()
+                else "folder"
+                if info.isdir()
+                else "link"
+                if info.issym() or info.islnk()
+                else "special"
+            )
             # A symbolic link starts at its own folder, a hard link at the archive's top.
             link = info.linkname if info.islnk() else _joined(info.name, info.linkname) if info.issym() else ""
             yield _Member(info.name, kind, info.size, link, lambda info=info: tar.extractfile(info))
@@ -145,8 +184,18 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
             mode = info.external_attr >> 16
-            kind = "folder" if info.is_dir() else "link" if stat.S_ISLNK(mode) else "file" if stat.S_IFMT(mode) in (0, stat.S_IFREG) else "special"
-            link = _joined(info.filename, packed.read(info).decode("utf-8", "surrogateescape")) if kind == "link" else ""
+            kind = (
+                "folder"
+                if info.is_dir()
+                else "link"
+                if stat.S_ISLNK(mode)
+                else "file"
+                if stat.S_IFMT(mode) in (0, stat.S_IFREG)
+                else "special"
+            )
+            link = (
+                _joined(info.filename, packed.read(info).decode("utf-8", "surrogateescape")) if kind == "link" else ""
+            )
             yield _Member(info.filename, kind, info.file_size, link, lambda info=info: packed.open(info))
 
 
@@ -161,16 +210,22 @@ def _rar_members(archive: Path) -> Iterator[_Member]:
     rarfile = _rarfile(archive)
     with rarfile.RarFile(archive) as rar:
         infos = rar.infolist()
-        kinds = ["folder" if info.is_dir() else "file" if info.is_file() and not info.file_redir else "special" for info in infos]
+        kinds = [
+            "folder" if info.is_dir() else "file" if info.is_file() and not info.file_redir else "special"
+            for info in infos
+        ]
         if any(info.needs_password() for info in infos):
             raise KitError(f"{archive} is encrypted: unpack it yourself")
-        # In a solid archive each file needs all before it unpacked: one by one that would take hours, so the program unpacks all
+        # In a solid archive each file needs all before it unpacked: one by one that would take hours, so the program
+        # unpacks all
         # at once, after every name in the list was judged.
         if rar.is_solid():
             yield from _solid_members(archive, infos, kinds)
             return
         for info, kind in zip(infos, kinds, strict=True):
-            yield _Member(info.filename, kind, info.file_size, open=lambda info=info: _open_rar(rarfile, rar, info, archive))
+            yield _Member(
+                info.filename, kind, info.file_size, open=lambda info=info: _open_rar(rarfile, rar, info, archive)
+            )
 
 
 def _open_rar(rarfile: Any, rar: Any, info: Any, archive: Path) -> IO[bytes]:
@@ -189,13 +244,18 @@ def _solid_members(archive: Path, infos: list[Any], kinds: list[str]) -> Iterato
     with tempfile.TemporaryDirectory(prefix=".unrar-", dir=archive.parent) as folder:
         _run_unpacker(archive, Path(folder))
         for info, kind in zip(infos, kinds, strict=True):
-            yield _Member(info.filename, kind, info.file_size, open=lambda info=info: open(Path(folder) / info.filename, "rb"))
+            yield _Member(
+                info.filename, kind, info.file_size, open=lambda info=info: open(Path(folder) / info.filename, "rb")
+            )
 
 
 def _run_unpacker(archive: Path, folder: Path) -> None:
-    commands = {"unrar": ["x", "-y", "-inul", "-p-", str(archive), f"{folder}/"],
-                "unar": ["-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)],
-                "7z": ["x", "-y", "-bd", f"-o{folder}", str(archive)], "7zz": ["x", "-y", "-bd", f"-o{folder}", str(archive)]}  # fmt: skip
+    commands = {
+        "unrar": ["x", "-y", "-inul", "-p-", str(archive), f"{folder}/"],
+        "unar": ["-quiet", "-force-overwrite", "-no-directory", "-output-directory", str(folder), str(archive)],
+        "7z": ["x", "-y", "-bd", f"-o{folder}", str(archive)],
+        "7zz": ["x", "-y", "-bd", f"-o{folder}", str(archive)],
+    }
     program = next((name for name in commands if shutil.which(name)), None)
     if program is None:
         raise _no_rar(archive, "no program that unpacks RAR was found")

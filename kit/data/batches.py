@@ -20,16 +20,21 @@ class Batches:
 
     Each epoch is one permutation; the incomplete last batch is dropped. The order comes from a private CPU generator
     seeded by one draw from `generator`, so it is the same on every device, and resuming does not rewind a generator
-    that others share. A set that streams gives the same batches in the same order, prefetched by a thread that starts with the
-    first batch. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch: the state is what was handed
-    out, not what was fetched. On several ranks each takes its share of every batch. Raises KitError where `batch_size` exceeds the set, the
+    that others share. A set that streams gives the same batches in the same order, prefetched by a thread that starts
+    with the
+    first batch. `state_dict` and `load_state_dict` resume bit-identically in the middle of an epoch: the state is what
+    was handed
+    out, not what was fetched. On several ranks each takes its share of every batch. Raises KitError where `batch_size`
+    exceeds the set, the
     ranks do not divide it, or `generator` is not on the CPU.
     """
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
-            raise KitError(f"batch_size is {batch_size} but the set has {len(data)} images: "
-                           f"choose batch_size from 1 to {len(data)}")
+            raise KitError(
+                f"batch_size is {batch_size} but the set has {len(data)} images: "
+                f"choose batch_size from 1 to {len(data)}"
+            )
         distributed.check(batch_size)
         if generator.device.type != "cpu":
             raise KitError(f"Batches needs a CPU generator, got one on {generator.device}: use torch.Generator()")
@@ -54,14 +59,21 @@ class Batches:
         """generator: uint8, its state before the epoch's permutation; position: batches taken from this epoch;
         images and batch_size: what the state is for."""
         generator, position = self._mark
-        return {"generator": generator.clone(), "position": position, "images": len(self.data), "batch_size": self.batch_size}
+        return {
+            "generator": generator.clone(),
+            "position": position,
+            "images": len(self.data),
+            "batch_size": self.batch_size,
+        }
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         """Go on where `state` was taken. Raises KitError if it is of another set size or batch size."""
         for name, own in (("images", len(self.data)), ("batch_size", self.batch_size)):
             if int(state[name]) != own:
-                raise KitError(f"the saved data order is for {name}={int(state[name])}, this one has {name}={own}: "
-                               "resume with the configuration of the saved run, or start a new run")
+                raise KitError(
+                    f"the saved data order is for {name}={int(state[name])}, this one has {name}={own}: "
+                    "resume with the configuration of the saved run, or start a new run"
+                )
         self._go_on(state["generator"].cpu(), int(state["position"]))
 
     def _go_on(self, generator: Tensor, position: int) -> None:

@@ -1,4 +1,6 @@
-"""Sets of small images, or that a package brings: digits, Fashion-MNIST, CIFAR, SVHN, ELPV. Each loader takes (root, image_size)."""
+"""Sets of small images, or that a package brings: digits, Fashion-MNIST, CIFAR, SVHN, ELPV. Each loader takes (root,
+image_size).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def digits(root: Path, image_size: int | None = None) -> Source:
 
 
 def _digits_of_sklearn() -> tuple[np.ndarray, np.ndarray]:
-    """Grey values 0..16 [N, 64] and labels [N]. The table is read where the package lies: importing scikit-learn takes longer than a
+    """Grey values 0..16 [N, 64] and labels [N]. The table is read where the package lies: importing scikit-learn takes
+    longer than a
     run's whole start, and every run of a sweep would pay it."""
     package = importlib.util.find_spec("sklearn")
     if package is None:
@@ -48,7 +51,9 @@ def _digits_of_sklearn() -> tuple[np.ndarray, np.ndarray]:
 
 
 def fashion_mnist(root: Path, image_size: int | None = None) -> Source:
-    """Fashion-MNIST (Xiao et al. 2017), 60,000 + 10,000 grey 28x28 images: from root, from Debian's package, else downloaded."""
+    """Fashion-MNIST (Xiao et al. 2017), 60,000 + 10,000 grey 28x28 images: from root, from Debian's package, else
+    downloaded.
+    """
     raw = root / "FashionMNIST" / "raw"
 
     def read() -> Source:
@@ -61,10 +66,15 @@ def fashion_mnist(root: Path, image_size: int | None = None) -> Source:
                 failures.append(_reason(error))
         raise Absent("; ".join(failures))
 
-    remotes = [Remote(file, tv.FashionMNIST.mirrors[0] + file, md5, unpack=False, into="FashionMNIST/raw") for file, md5 in tv.FashionMNIST.resources]
-    mend = (f"put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
-            f"(or their .gz) into {raw}, or set root= or KIT_DATA to a folder that has FashionMNIST/raw/, "
-            "or apt install dataset-fashion-mnist")
+    remotes = [
+        Remote(file, tv.FashionMNIST.mirrors[0] + file, md5, unpack=False, into="FashionMNIST/raw")
+        for file, md5 in tv.FashionMNIST.resources
+    ]
+    mend = (
+        f"put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
+        f"(or their .gz) into {raw}, or set root= or KIT_DATA to a folder that has FashionMNIST/raw/, "
+        "or apt install dataset-fashion-mnist"
+    )
     return obtain("fashion_mnist", root, read, remotes, [str(raw), str(DEBIAN_FASHION_MNIST)], mend)
 
 
@@ -79,7 +89,9 @@ def cifar100(root: Path, image_size: int | None = None) -> Source:
 
 
 def svhn(root: Path, image_size: int | None = None) -> Source:
-    """SVHN (Netzer et al. 2011), 73,257 + 26,032 RGB 32x32 images of cropped house-number digits; the extra images are not used."""
+    """SVHN (Netzer et al. 2011), 73,257 + 26,032 RGB 32x32 images of cropped house-number digits; the extra images are
+    not used.
+    """
     files = {part: tv.SVHN.split_list[part] for part in ("train", "test")}
     remotes = [Remote(file, url, md5, unpack=False, into="svhn") for url, file, md5 in files.values()]
 
@@ -98,9 +110,11 @@ def svhn(root: Path, image_size: int | None = None) -> Source:
 
 
 def elpv(root: Path, image_size: int | None = None) -> Files:
-    """ELPV (Deitsch et al. 2019), solar cells in two classes: functional (defect probability 0 or 1/3) and defective (2/3 or 1).
+    """ELPV (Deitsch et al. 2019), solar cells in two classes: functional (defect probability 0 or 1/3) and defective
+    (2/3 or 1).
 
-    The probabilities come from experts: 0 and 1 where they were sure, 1/3 where they thought a cell functional and 2/3 where they
+    The probabilities come from experts: 0 and 1 where they were sure, 1/3 where they thought a cell functional and 2/3
+    where they
     thought it defective without being sure. So the two classes are what the experts thought of each cell.
     """
     return _elpv(root, ("functional", "defective"), lambda probability: int(probability >= DEFECTIVE))
@@ -108,36 +122,55 @@ def elpv(root: Path, image_size: int | None = None) -> Files:
 
 def elpv4(root: Path, image_size: int | None = None) -> Files:
     """ELPV in four classes, one for each published defect probability: 0, 1/3, 2/3, 1."""
-    return _elpv(root, ("functional", "possibly defective", "likely defective", "defective"), lambda probability: round(3 * probability))
+    return _elpv(
+        root,
+        ("functional", "possibly defective", "likely defective", "defective"),
+        lambda probability: round(3 * probability),
+    )
 
 
 def _elpv(root: Path, classes: tuple[str, ...], label: Callable[[float], int]) -> Files:
     cells = _elpv_cells(root)
-    # Stratified by probability and by module type (mono- or polycrystalline), a quarter for test as in the paper, whose own draw is
-    # not published. Which of the 44 modules a cell is of is not published either: cells of one module may be in training and test.
+    # Stratified by probability and by module type (mono- or polycrystalline), a quarter for test as in the paper, whose
+    # own draw is
+    # not published. Which of the 44 modules a cell is of is not published either: cells of one module may be in
+    # training and test.
     groups = torch.tensor([2 * round(3 * probability) + (kind == "poly") for _, probability, kind in cells])
     kept, test = stratified_split(groups, 0.25)
     parts = [[(cells[i][0], label(cells[i][1])) for i in part.tolist()] for part in (kept, test)]
-    return Files(classes, parts[0], test=parts[1], val_fraction=0.1 / 0.75,
-                 split=f"the source has no split: a quarter for test, stratified by defect probability and cell type (split seed {SPLIT_SEED})")
+    return Files(
+        classes,
+        parts[0],
+        test=parts[1],
+        val_fraction=0.1 / 0.75,
+        split=f"the source has no split: a quarter for test, stratified by defect probability and cell type (split seed {SPLIT_SEED})",
+    )
 
 
 def _elpv_cells(root: Path) -> list[tuple[Path, float, str]]:
-    """(image, defect probability, mono or poly) of every cell: from root/elpv, else from where the package elpv-dataset lies."""
+    """(image, defect probability, mono or poly) of every cell: from root/elpv, else from where the package elpv-dataset
+    lies.
+    """
     package = importlib.util.find_spec("elpv_dataset")
-    places = [root / "elpv"] + ([Path(package.origin).parent / "data"] if package is not None and package.origin else [])
+    places = [root / "elpv"] + (
+        [Path(package.origin).parent / "data"] if package is not None and package.origin else []
+    )
     table = next((place / "labels.csv" for place in places if (place / "labels.csv").is_file()), None)
     if table is None:
-        raise KitError(f"dataset 'elpv' was not found in {root / 'elpv'} and its package is not installed: pip install elpv-dataset (91 MB), "
-                       f"or put labels.csv and images/ of its repository into {root / 'elpv'}")
+        raise KitError(
+            f"dataset 'elpv' was not found in {root / 'elpv'} and its package is not installed: pip install elpv-dataset (91 MB), "
+            f"or put labels.csv and images/ of its repository into {root / 'elpv'}"
+        )
     have = {file.name: file for file in images_in(table.parent / "images")}
     rows = [line.split() for line in table.read_text().splitlines() if line.strip()]
     try:
         cells = [(have[Path(path).name], float(probability), kind) for path, probability, kind in rows]
         expect("elpv", {"all": len(cells)})
     except (KeyError, ValueError, Absent) as error:
-        raise KitError(f"{table} and {table.parent / 'images'} do not fit ({_reason(error)}): "
-                       "pip install --force-reinstall elpv-dataset, or fetch the folder again") from error
+        raise KitError(
+            f"{table} and {table.parent / 'images'} do not fit ({_reason(error)}): "
+            "pip install --force-reinstall elpv-dataset, or fetch the folder again"
+        ) from error
     return cells
 
 
@@ -145,12 +178,17 @@ def _cifar(name: str, dataset: type[tv.CIFAR10], root: Path) -> Source:
     def read() -> Source:
         try:
             return _read_cifar(dataset, root)
-        except (RuntimeError, OSError) as error:  # torchvision compares checksums, so a half-written file is refused too
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # torchvision compares checksums, so a half-written file is refused too
             raise Absent(_reason(error)) from error
 
     remotes = [Remote(dataset.filename, dataset.url, dataset.tgz_md5, there=(dataset.base_folder,))]
-    mend = (f"put {dataset.filename} (or {dataset.base_folder}/ unpacked) into {root}, "
-            f"or set root= or KIT_DATA to a folder that has it")
+    mend = (
+        f"put {dataset.filename} (or {dataset.base_folder}/ unpacked) into {root}, "
+        f"or set root= or KIT_DATA to a folder that has it"
+    )
     return obtain(name, root, read, remotes, [str(root / dataset.base_folder)], mend)
 
 
@@ -187,7 +225,7 @@ def _read_idx(file: Path, dimensions: int) -> Tensor:
     else:
         with gzip.open(file.with_name(file.name + ".gz")) as packed:
             content = packed.read()
-    header = np.frombuffer(content[:4 * (1 + dimensions)], ">i4")
+    header = np.frombuffer(content[: 4 * (1 + dimensions)], ">i4")
     body = np.frombuffer(content, np.uint8, offset=min(len(content), 4 * (1 + dimensions)))
     if len(header) != 1 + dimensions or header[0] != _IDX_MAGIC[dimensions] or header[1:].prod() != len(body):
         raise ValueError(f"{file.name} is incomplete or not an idx file")

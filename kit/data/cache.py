@@ -1,8 +1,11 @@
-"""Decoded images on the disk: one file of raw uint8 images, read by mapping it into memory, and a JSON file beside it that vouches for it.
+"""Decoded images on the disk: one file of raw uint8 images, read by mapping it into memory, and a JSON file beside it
+that vouches for it.
 
-    NAME.images   N x C x H x W bytes; then int64 [N, C, 2], each image's sums of values and of squares; then uint32 [N], each
+    NAME.images   N x C x H x W bytes; then int64 [N, C, 2], each image's sums of values and of squares; then uint32
+    [N], each
                   image's CRC-32
-    NAME.json     version, digest of the files that were decoded, shape, bad images, the CRC-32 of the tail, when it was written
+    NAME.json     version, digest of the files that were decoded, shape, bad images, the CRC-32 of the tail, when it was
+    written
     NAME.bad_images.txt, where there are any
 
 Both are written under a temporary name, flushed and renamed, the JSON file last. Nothing is unpickled.
@@ -34,7 +37,9 @@ from kit.data.stream import free_memory
 from kit.errors import KitError
 
 VERSION = 1
-FULL_CHECK = 2**28  # bytes up to which every image's checksum is compared at each start; above, that of every image of a sample
+FULL_CHECK = (
+    2**28
+)  # bytes up to which every image's checksum is compared at each start; above, that of every image of a sample
 SAMPLE = 256  # images
 _DIFFERS = {"version": "another version of kit wrote it", "digest": "the image files changed"}
 
@@ -45,7 +50,8 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """images: uint8 [N, C, H, W], mapped read-only or in memory; sums: int64 [N, C, 2]; bad: row → why it holds no image (it is black);
+    """images: uint8 [N, C, H, W], mapped read-only or in memory; sums: int64 [N, C, 2]; bad: row → why it holds no
+    image (it is black);
     announce: rows int64 [B] → has the disk begin to read them; None for images in memory."""
 
     images: Tensor
@@ -55,13 +61,17 @@ class Pool:
 
 
 class Memory:
-    """Images [N, C, H, W] that are put in row by row, from any thread. Raises KitError where they do not fit into half of the free memory."""
+    """Images [N, C, H, W] that are put in row by row, from any thread. Raises KitError where they do not fit into half
+    of the free memory.
+    """
 
     def __init__(self, name: str, shape: tuple[int, ...]):
         size, free = math.prod(shape), free_memory("cpu")
         if size > free / 2:
-            raise KitError(f"{name}: {shape[0]:,} images of {shape[3]}x{shape[2]} pixels take {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of "
-                           "memory are free: pass a smaller image_size=, or set root= or KIT_DATA to a folder with room for a cache")
+            raise KitError(
+                f"{name}: {shape[0]:,} images of {shape[3]}x{shape[2]} pixels take {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of "
+                "memory are free: pass a smaller image_size=, or set root= or KIT_DATA to a folder with room for a cache"
+            )
         self.shape = shape
         self.sums, self.checks = np.zeros((*shape[:2], 2), np.int64), np.zeros(shape[0], np.uint32)
         self._open()
@@ -110,7 +120,10 @@ class _File(Memory):
         os.fsync(self.descriptor)
         self._close()
         os.replace(self.temporary, self.place.images)
-        self.place.describe(self.about | {"shape": list(self.shape), "tail": zlib.crc32(tail), "bad": {str(k): v for k, v in bad.items()}})
+        self.place.describe(
+            self.about
+            | {"shape": list(self.shape), "tail": zlib.crc32(tail), "bad": {str(k): v for k, v in bad.items()}}
+        )
         try:
             return self.place.read(self.about)
         except Unusable as reason:
@@ -148,10 +161,14 @@ class Place:
 
     def __init__(self, folder: Path, stem: str):
         self.folder, self.stem = folder, stem
-        self.images, self.about, self.bad_list = (folder / f"{stem}.{kind}" for kind in ("images", "json", "bad_images.txt"))
+        self.images, self.about, self.bad_list = (
+            folder / f"{stem}.{kind}" for kind in ("images", "json", "bad_images.txt")
+        )
 
     def read(self, expected: dict) -> Pool:
-        """Map the cache. expected: what its JSON file must say (version, digest of the files, image_size). Raises Unusable with the reason."""
+        """Map the cache. expected: what its JSON file must say (version, digest of the files, image_size). Raises
+        Unusable with the reason.
+        """
         if not self.about.is_file():
             raise Unusable("there is none")
         try:
@@ -178,7 +195,10 @@ class Place:
         tail = mapped[size:]
         if zlib.crc32(tail) != about["tail"]:
             raise Unusable("its checksums differ")
-        sums, checks = np.frombuffer(tail[: n * channels * 16], np.int64), np.frombuffer(tail[n * channels * 16 :], np.uint32)
+        sums, checks = (
+            np.frombuffer(tail[: n * channels * 16], np.int64),
+            np.frombuffer(tail[n * channels * 16 :], np.uint32),
+        )
         images = np.frombuffer(mapped, np.uint8, size).reshape(shape)
         touched = state.st_mtime_ns != about["written"]
         rows = range(n) if touched or size <= FULL_CHECK else np.linspace(0, n - 1, SAMPLE).astype(int).tolist()
@@ -189,8 +209,15 @@ class Place:
             with contextlib.suppress(OSError):
                 self.describe(about)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch knows no read-only tensors; all that is done with this one is to gather from it
-            return Pool(torch.from_numpy(images), torch.from_numpy(sums.reshape(n, channels, 2).copy()), bad, _announcer(mapped, size // n))
+            warnings.simplefilter(
+                "ignore"
+            )  # torch knows no read-only tensors; all that is done with this one is to gather from it
+            return Pool(
+                torch.from_numpy(images),
+                torch.from_numpy(sums.reshape(n, channels, 2).copy()),
+                bad,
+                _announcer(mapped, size // n),
+            )
 
     def describe(self, about: dict) -> None:
         about = about | {"written": self.images.stat().st_mtime_ns}
@@ -198,7 +225,9 @@ class Place:
 
     def writer(self, shape: tuple[int, ...], about: dict) -> _File:
         """A file to put images of `shape` in; `finish` makes it the cache."""
-        for left in self.folder.glob(f".{glob.escape(self.images.name)}.*.tmp"):  # of a process that was killed: the lock is ours
+        for left in self.folder.glob(
+            f".{glob.escape(self.images.name)}.*.tmp"
+        ):  # of a process that was killed: the lock is ours
             left.unlink(missing_ok=True)
         return _File(self, shape, about)
 
@@ -216,7 +245,8 @@ class Place:
 
 
 def _announcer(mapped: mmap.mmap, row_bytes: int) -> Callable[[Tensor], None] | None:
-    """Reading a page at the moment of its use waits for the disk each time; told of a batch's pages before, it reads them at once
+    """Reading a page at the moment of its use waits for the disk each time; told of a batch's pages before, it reads
+    them at once
     (measured on a cold 3 GB file: 1,000 images of 150 kB a second without, 4,000 with)."""
     if not hasattr(mmap, "MADV_WILLNEED"):
         return None

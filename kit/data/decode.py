@@ -1,4 +1,6 @@
-"""From image files to a `Source`: decoded once, by several threads, into a cache; what cannot be read is listed with its reason."""
+"""From image files to a `Source`: decoded once, by several threads, into a cache; what cannot be read is listed with
+its reason.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,17 @@ class _Colour(Exception):
     """A set that looked grey has an RGB image."""
 
 
-def to_source(files: Files, *, name: str, root: str | os.PathLike, image_size: int | None = None, on_bad_image: str = "error") -> Source:
+def to_source(
+    files: Files, *, name: str, root: str | os.PathLike, image_size: int | None = None, on_bad_image: str = "error"
+) -> Source:
     """Decode image files, or map the cache of an earlier call; its place is `root`/cache.
 
-    Images become RGB, or one grey channel if all are grey; see `kit.data.image.decode`. Without image_size they must agree in size.
-    on_bad_image: "error" raises one KitError that lists images which cannot be read, with reasons; "skip" leaves them out, says how many
-    and writes the list beside the cache. Raises KitError also for a file that is listed twice, a class with too few images to split, and
+    Images become RGB, or one grey channel if all are grey; see `kit.data.image.decode`. Without image_size they must
+    agree in size.
+    on_bad_image: "error" raises one KitError that lists images which cannot be read, with reasons; "skip" leaves them
+    out, says how many
+    and writes the list beside the cache. Raises KitError also for a file that is listed twice, a class with too few
+    images to split, and
     images that fit neither the disk nor the memory.
     """
     if on_bad_image not in ON_BAD_IMAGE:
@@ -46,7 +53,9 @@ def to_source(files: Files, *, name: str, root: str | os.PathLike, image_size: i
     listed = [file for part in files.parts().values() for file, _ in part]
     twice = next((file for file, n in Counter(listed).items() if n > 1), None)
     if twice is not None:
-        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one of the lines")
+        raise KitError(
+            f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one of the lines"
+        )
     _check_counts(files, files.train)
     place = Place(Path(root) / "cache", _stem(listed, name, Path(root), image_size))
     pool = _pool(listed, name, place, image_size)
@@ -72,23 +81,29 @@ def _check_counts(files: Files, train: Sequence[tuple[Path, int]], kind: str = "
     for label, name in enumerate(files.classes):
         if counts[label] < needed:
             where = f", the first {first[label]}" if label in first else ""
-            raise KitError(f"class {name!r} has {counts[label]} {kind}{where}: at least {needed} are needed to split it; "
-                           "add images, or remove the class, or give train, val and test")
+            raise KitError(
+                f"class {name!r} has {counts[label]} {kind}{where}: at least {needed} are needed to split it; "
+                "add images, or remove the class, or give train, val and test"
+            )
 
 
-# ---- decoded once --------------------------------------------------------------------------------------------------------------------
+# ---- decoded once --------------------------------------------------------------------------------
 
 
 def _stem(files: list[Path], name: str, root: Path, image_size: int | None) -> str:
     """The cache's file name: the same while the folder is; what is in the files is compared apart."""
     common = os.path.commonpath([os.path.abspath(file) for file in files])
     inside = os.path.relpath(common, os.path.abspath(root))  # a root may be mounted elsewhere
-    key = hashlib.sha256(f"{common if inside.startswith('..') else inside}\0{name}".encode(errors="surrogateescape")).hexdigest()[:8]
+    key = hashlib.sha256(
+        f"{common if inside.startswith('..') else inside}\0{name}".encode(errors="surrogateescape")
+    ).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{image_size or 'own'}-{key}"
 
 
 def _identity(files: list[Path], image_size: int | None) -> tuple[dict, int]:
-    """What a cache of these files must say of itself, and the files' bytes: by path, size and time of change, nothing is read."""
+    """What a cache of these files must say of itself, and the files' bytes: by path, size and time of change, nothing
+    is read.
+    """
     digest, size = hashlib.sha256(), 0
     for file in files:
         try:
@@ -109,11 +124,16 @@ def _pool(files: list[Path], name: str, place: Place, image_size: int | None) ->
         return found
     try:
         with place.building(name):
-            found = _found(files, name, place, about, image_size, say=True)  # another process may have made it meanwhile
+            found = _found(
+                files, name, place, about, image_size, say=True
+            )  # another process may have made it meanwhile
             return found or _filled(files, name, image_size, lambda shape: place.writer(shape, about))
     except OSError as error:
-        print(f"{name}: no cache can be written in {place.folder} ({error.strerror or error}): the images are decoded into memory, this time "
-              "and the next; set root= or KIT_DATA to a folder with room", flush=True)  # fmt: skip
+        print(
+            f"{name}: no cache can be written in {place.folder} ({error.strerror or error}): the images are decoded into memory, this time "
+            "and the next; set root= or KIT_DATA to a folder with room",
+            flush=True,
+        )
     return _filled(files, name, image_size, lambda shape: Memory(name, shape))
 
 
@@ -139,7 +159,8 @@ def _attempt(file: Path, image_size: int | None) -> np.ndarray | str:
 
 
 def _filled(files: list[Path], name: str, image_size: int | None, make: Callable[[tuple[int, ...]], Memory]) -> Pool:
-    """make(shape): what the images are put in. The first image that can be read says how many channels, and without image_size how
+    """make(shape): what the images are put in. The first image that can be read says how many channels, and without
+    image_size how
     large, the others are to be."""
     bad: dict[int, str] = {}
     with quietly():
@@ -156,8 +177,15 @@ def _filled(files: list[Path], name: str, image_size: int | None, make: Callable
             return _with_channels(3, files, row, first, image_size, name, make)
 
 
-def _with_channels(channels: int, files: list[Path], lead: int, first: np.ndarray, image_size: int | None, name: str,
-                   make: Callable[[tuple[int, ...]], Memory]) -> Pool:  # fmt: skip
+def _with_channels(
+    channels: int,
+    files: list[Path],
+    lead: int,
+    first: np.ndarray,
+    image_size: int | None,
+    name: str,
+    make: Callable[[tuple[int, ...]], Memory],
+) -> Pool:
     shape, bad = (channels, *first.shape[1:]), {}
     writer = make((len(files), *shape))
 
@@ -170,8 +198,10 @@ def _with_channels(channels: int, files: list[Path], lead: int, first: np.ndarra
                 continue
             if image.shape[1:] != shape[1:]:
                 (h, w), (h0, w0) = image.shape[1:], shape[1:]
-                raise KitError(f"images differ in size: {files[lead]} is {w0}x{h0}, {files[row]} is {w}x{h}: "
-                               "pass image_size=... to resize and crop them, such as image_size=32")
+                raise KitError(
+                    f"images differ in size: {files[lead]} is {w0}x{h0}, {files[row]} is {w}x{h}: "
+                    "pass image_size=... to resize and crop them, such as image_size=32"
+                )
             if len(image) > channels:
                 raise _Colour
             writer.put(row, np.ascontiguousarray(np.broadcast_to(image, shape)))
@@ -211,13 +241,15 @@ def _progress(blocks: Iterator[dict[int, str]], total: int, name: str) -> Iterat
         yield block
 
 
-# ---- images that cannot be read ------------------------------------------------------------------------------------------------------
+# ---- images that cannot be read ------------------------------------------------------------------
 
 
 def _report(bad: dict[int, str], files: list[Path], name: str, place: Place, on_bad_image: str) -> None:
     if on_bad_image == "error":
-        raise KitError(f"{name}: {len(bad)} of {len(files)} images are unreadable: {_listed(bad, files)}: replace or remove them, or pass "
-                       "on_bad_image='skip' to leave them out")  # fmt: skip
+        raise KitError(
+            f"{name}: {len(bad)} of {len(files)} images are unreadable: {_listed(bad, files)}: replace or remove them, or pass "
+            "on_bad_image='skip' to leave them out"
+        )
     text = "".join(f"{files[row]}\t{reason}\n" for row, reason in sorted(bad.items()))
     try:
         store.atomically(place.bad_list, lambda path: path.write_text(text, errors="surrogateescape"))
@@ -230,4 +262,8 @@ def _report(bad: dict[int, str], files: list[Path], name: str, place: Place, on_
 def _listed(bad: dict[int, str], files: list[Path]) -> str:
     common, rows = os.path.commonpath([os.path.abspath(file.parent) for file in files]), sorted(bad)
     more = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
-    return f"in {common}: " + "; ".join(f"{os.path.relpath(files[row], common)} ({bad[row]})" for row in rows[:NAMED]) + more
+    return (
+        f"in {common}: "
+        + "; ".join(f"{os.path.relpath(files[row], common)} ({bad[row]})" for row in rows[:NAMED])
+        + more
+    )

@@ -45,9 +45,12 @@ class _Transient(Exception):
 def fetch(url: str, target: Path, md5: str | None = None) -> Path:
     """Download `url` to `target`, which appears whole or not at all. Returns target.
 
-    The bytes gather in `target`.part; a later call goes on where an earlier one broke off if the server can (Range) and the
-    file there is still the same (If-Range). md5: hexadecimal; None where none is published: what is in the file is then for
-    the caller to check. Raises DownloadError if the server refuses, stays away, or sends something else; KitError if the disk is full.
+    The bytes gather in `target`.part; a later call goes on where an earlier one broke off if the server can (Range) and
+    the
+    file there is still the same (If-Range). md5: hexadecimal; None where none is published: what is in the file is then
+    for
+    the caller to check. Raises DownloadError if the server refuses, stays away, or sends something else; KitError if
+    the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -97,7 +100,9 @@ def full_disk(folder: Path, needed: int | None = None) -> KitError:
     """The error for a disk without room. needed: bytes, where known."""
     wants = f"{size_text(needed)} more are needed and " if needed is not None else ""
     free = size_text(shutil.disk_usage(folder).free)
-    return KitError(f"no room in {folder}: {wants}{free} are free: free some, or set root= or KIT_DATA to a folder on a larger disk")
+    return KitError(
+        f"no room in {folder}: {wants}{free} are free: free some, or set root= or KIT_DATA to a folder on a larger disk"
+    )
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -105,7 +110,9 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 class Meter:
-    """Progress in bytes or files: a bar for people, for logs a first and a last line and at most one every ten seconds between."""
+    """Progress in bytes or files: a bar for people, for logs a first and a last line and at most one every ten seconds
+    between.
+    """
 
     def __init__(self, what: str, total: int | None = None, done: int = 0, unit: str = "B", every: float = 10.0):
         self.what, self.total, self.done, self.unit, self.every = what, total, done, unit, every
@@ -117,7 +124,10 @@ class Meter:
             self.bar = tqdm(total=total, initial=done, desc=what, unit=unit, unit_scale=True)
         else:
             size = f", {self._amount(total)}" if total is not None else ""
-            print(f"{what}: " + (f"goes on after {self._amount(done)}{self._of_total()}" if done else f"starts{size}"), flush=True)
+            print(
+                f"{what}: " + (f"goes on after {self._amount(done)}{self._of_total()}" if done else f"starts{size}"),
+                flush=True,
+            )
 
     def add(self, amount: int) -> None:
         self.done += amount
@@ -197,7 +207,10 @@ def _transfer(url: str, part: Path) -> None:
         _judge_status(error, part, url)
     except urllib.error.URLError as error:
         _judge_reason(error, url)
-    except (OSError, http.client.HTTPException) as error:  # of the connection: `_writing` has turned those of the disk into others
+    except (
+        OSError,
+        http.client.HTTPException,
+    ) as error:  # of the connection: `_writing` has turned those of the disk into others
         raise _Transient(_reason(error)) from error
     size = part.stat().st_size
     if total is not None and size != total:  # http.client ends a read that was cut short as if it were whole
@@ -211,7 +224,9 @@ def _extent(answer: Any, have: int) -> tuple[int, int | None]:
         return 0, int(length) if length and length.isdigit() else None
     first, _, rest = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")
     if first != str(have):
-        raise DownloadError(f"the server was asked for bytes from {have} and answered with {answer.headers.get('Content-Range')!r}")
+        raise DownloadError(
+            f"the server was asked for bytes from {have} and answered with {answer.headers.get('Content-Range')!r}"
+        )
     size = rest.rpartition("/")[2]
     return have, int(size) if size.isdigit() else None
 
@@ -236,7 +251,9 @@ def _writing(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise full_disk(part.parent) if is_full_disk(error) else DownloadError(f"{_reason(error)} while writing {part}") from error
+        raise (
+            full_disk(part.parent) if is_full_disk(error) else DownloadError(f"{_reason(error)} while writing {part}")
+        ) from error
 
 
 def _judge_status(error: urllib.error.HTTPError, part: Path, url: str) -> None:
@@ -251,7 +268,9 @@ def _judge_status(error: urllib.error.HTTPError, part: Path, url: str) -> None:
 
 def _judge_reason(error: urllib.error.URLError, url: str) -> None:
     cause = error.reason
-    hopeless = isinstance(cause, ssl.SSLCertVerificationError) or (isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN)
+    hopeless = isinstance(cause, ssl.SSLCertVerificationError) or (
+        isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
+    )
     if isinstance(cause, OSError) and not hopeless:
         raise _Transient(_reason(cause)) from error
     raise DownloadError(f"{_reason(cause) if isinstance(cause, BaseException) else cause} for {url}") from error

@@ -18,9 +18,12 @@ Classes = dict[str, list[Path]]  # class name -> its image files, both sorted
 def read_folder(path: str | os.PathLike, image_size: int | None = None) -> Files:
     """The image files of a folder of class folders (.jpg, .png, .bmp, .webp, .gif, .tif or .ppm), undecoded.
 
-    Classes and files are sorted by name; names that start with a dot are skipped. image_size is not used here: the files are decoded at
-    the size that `load_dataset` is asked for. Raises KitError, naming the file or folder and what to do, if the folder is missing or
-    empty, cannot be listed, has images outside class folders, a class without images, fewer than two classes, or splits that differ
+    Classes and files are sorted by name; names that start with a dot are skipped. image_size is not used here: the
+    files are decoded at
+    the size that `load_dataset` is asked for. Raises KitError, naming the file or folder and what to do, if the folder
+    is missing or
+    empty, cannot be listed, has images outside class folders, a class without images, fewer than two classes, or splits
+    that differ
     in classes.
     """
     folder = Path(os.path.expanduser(path))
@@ -34,8 +37,13 @@ def read_folder(path: str | os.PathLike, image_size: int | None = None) -> Files
         raise KitError(f"folder {folder} cannot be listed: {error}: check its rights") from None
     _check_classes(folder, found)
     classes = tuple(found["train"])
-    return Files(classes, **{split: [(file, label) for label, name in enumerate(classes) for file in part[name]]
-                             for split, part in found.items()})  # fmt: skip
+    return Files(
+        classes,
+        **{
+            split: [(file, label) for label, name in enumerate(classes) for file in part[name]]
+            for split, part in found.items()
+        },
+    )
 
 
 def _splits(folder: Path) -> dict[str, Path]:
@@ -51,8 +59,9 @@ def _splits(folder: Path) -> dict[str, Path]:
         stray = (list(folders.values()) + val)[0]
         raise KitError(f"{stray}: beside train/, kit reads one val/ and test/ only: move it elsewhere")
     if test is None:
-        raise KitError(f"{folder} has train/ but no test/: add test/ (or rename val/), "
-                       f"or load {train} alone and kit will split it")
+        raise KitError(
+            f"{folder} has train/ but no test/: add test/ (or rename val/), or load {train} alone and kit will split it"
+        )
     return {"train": train} | ({"val": val[0]} if val else {}) | {"test": test}
 
 
@@ -63,15 +72,19 @@ def _class_files(folder: Path) -> Classes:
     if not items:
         raise KitError(f"folder {folder} is empty: {_LAYOUT}")
     if loose:
-        raise KitError(f"images without class folders: {loose[0]} and {len(loose) - 1} more lie directly in {folder}: "
-                       f"move each into a folder named after its class; {_LAYOUT}")
+        raise KitError(
+            f"images without class folders: {loose[0]} and {len(loose) - 1} more lie directly in {folder}: "
+            f"move each into a folder named after its class; {_LAYOUT}"
+        )
     if not folders:
         raise KitError(f"labels without images: {folder} holds {items[0].name} but no class folders: {_LAYOUT}")
     found = {item.name: [file for file in _visible(item) if _is_image(file)] for item in folders}
     for name, files in found.items():
         if not files:
-            raise KitError(f"class folder {folder / name} has no images ({', '.join(EXTENSIONS)}) directly in it: "
-                           f"add some or remove the folder; {_LAYOUT}")
+            raise KitError(
+                f"class folder {folder / name} has no images ({', '.join(EXTENSIONS)}) directly in it: "
+                f"add some or remove the folder; {_LAYOUT}"
+            )
     return found
 
 
@@ -83,13 +96,16 @@ def _check_classes(folder: Path, found: dict[str, Classes]) -> None:
         differ = sorted(set(classes) ^ set(part))
         if differ:
             have, lack = ("train", split) if differ[0] in classes else (split, "train")
-            raise KitError(f"{folder}: class folder {differ[0]!r} is in {have}/ but not in {lack}/: "
-                           "the splits need the same class folders")
+            raise KitError(
+                f"{folder}: class folder {differ[0]!r} is in {have}/ but not in {lack}/: "
+                "the splits need the same class folders"
+            )
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted((item for item in folder.iterdir() if not item.name.startswith((".", "__MACOSX"))),
-                  key=lambda item: item.name)
+    return sorted(
+        (item for item in folder.iterdir() if not item.name.startswith((".", "__MACOSX"))), key=lambda item: item.name
+    )
 
 
 def _is_image(item: Path) -> bool:

@@ -1,6 +1,7 @@
 """Image files to uint8 arrays: what a file holds decides, not its name; what cannot be used has one clear reason.
 
-Nothing in a file is ever executed: only the seven formats below are tried (PIL alone would hand PostScript to an interpreter), and the
+Nothing in a file is ever executed: only the seven formats below are tried (PIL alone would hand PostScript to an
+interpreter), and the
 header is judged before memory is taken.
 """
 
@@ -26,7 +27,15 @@ BACKGROUND = 255  # white, under what is transparent
 _GREY = ("1", "L", "LA", "La")
 _TOO_DEEP = ("I", "F")
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 class BadImage(Exception):
@@ -36,9 +45,12 @@ class BadImage(Exception):
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
     """One image, uint8 [1 or 3, H, W]: grey images keep one channel, all others become RGB.
 
-    Of an animation the first frame counts; transparency is laid on white; the image is turned as its EXIF says. image_size: the shorter
-    side is resized to it and the centre cropped, as `kit.data.fit` does. Raises BadImage with the reason for what is not a regular
-    file, cannot be opened, is none of `FORMATS`, is cut short, has more than 8 bits a channel or more than `MAX_PIXELS` pixels.
+    Of an animation the first frame counts; transparency is laid on white; the image is turned as its EXIF says.
+    image_size: the shorter
+    side is resized to it and the centre cropped, as `kit.data.fit` does. Raises BadImage with the reason for what is
+    not a regular
+    file, cannot be opened, is none of `FORMATS`, is cut short, has more than 8 bits a channel or more than `MAX_PIXELS`
+    pixels.
     """
     file = Path(file)
     try:

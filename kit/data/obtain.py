@@ -23,9 +23,12 @@ class Absent(Exception):
 class Remote:
     """A file that its publisher offers.
 
-    url: None if it must be fetched by hand (a registration, a dead address); md5: None where none is published, then what is in
-    it is counted once it is unpacked; unpack: it is an archive; into: the folder under root where it or its content belongs;
-    there: paths under root, one of which says that it is there already; needed: without it the set is not whole (otherwise a note
+    url: None if it must be fetched by hand (a registration, a dead address); md5: None where none is published, then
+    what is in
+    it is counted once it is unpacked; unpack: it is an archive; into: the folder under root where it or its content
+    belongs;
+    there: paths under root, one of which says that it is there already; needed: without it the set is not whole
+    (otherwise a note
     is printed and the reader does without).
     """
 
@@ -41,12 +44,17 @@ class Remote:
         return any((root / path).exists() for path in self.there or (f"{self.into}/{self.file}",))
 
 
-def obtain(name: str, root: Path, read: Callable[[], Source | Files], remotes: list[Remote], looked: list[str], mend: str) -> Source | Files:
+def obtain(
+    name: str, root: Path, read: Callable[[], Source | Files], remotes: list[Remote], looked: list[str], mend: str
+) -> Source | Files:
     """What `read` returns, once the files are there.
 
-    read: looks under root and raises Absent if the set is not (wholly) there; looked: where it looks, for the message; mend: what
-    the user may do where nothing helps. One process fetches, others wait for it. Files appear under root whole, each or as a
-    folder; a start that was stopped at any moment is repeated by the next, and its downloads go on where they broke off.
+    read: looks under root and raises Absent if the set is not (wholly) there; looked: where it looks, for the message;
+    mend: what
+    the user may do where nothing helps. One process fetches, others wait for it. Files appear under root whole, each or
+    as a
+    folder; a start that was stopped at any moment is repeated by the next, and its downloads go on where they broke
+    off.
     Raises KitError with every place that was looked at and the reason of the failure.
     """
     try:
@@ -64,12 +72,16 @@ def obtain(name: str, root: Path, read: Callable[[], Source | Files], remotes: l
     except download.DownloadError as error:
         raise KitError(f"{found}, and the download failed ({error}): {mend}") from error
     except Absent as absent:
-        raise KitError(f"dataset {name!r}: {root} was filled from {', '.join(r.file for r in remotes)}, but {absent}: {mend}") from None
+        raise KitError(
+            f"dataset {name!r}: {root} was filled from {', '.join(r.file for r in remotes)}, but {absent}: {mend}"
+        ) from None
     except OSError as error:
         if download.is_full_disk(error):
             raise download.full_disk(root) from error
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise KitError(f"{found}, and the download failed ({text}; is {root} a folder that you may write to?): {mend}") from error
+        raise KitError(
+            f"{found}, and the download failed ({text}; is {root} a folder that you may write to?): {mend}"
+        ) from error
 
 
 def _filled(name: str, root: Path, read: Callable[[], Source | Files], attempts: list[list[Remote]]) -> Source | Files:

@@ -19,8 +19,10 @@ from kit.errors import KitError
 class ImageSet:
     """Labelled images on one device.
 
-    images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` (too large for it: slices and rows of it come to the device when
-    they are asked for); labels: int64 [N], from 0; index: int64 [N], each sample's identity in its source pool (0 .. N-1 if left out).
+    images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` (too large for it: slices and rows of it come to
+    the device when
+    they are asked for); labels: int64 [N], from 0; index: int64 [N], each sample's identity in its source pool (0 ..
+    N-1 if left out).
     Raises KitError where types, dtypes, shapes or devices do not fit, or N is 0.
     """
 
@@ -67,7 +69,8 @@ class ImageSet:
         return ImageSet(images, self.labels[rows], self.index[rows])
 
     def chunks(self, size: int, turn: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """All of the set in order: (images uint8 [B, C, H, W], labels int64 [B]) on the device, B = size but for the last; prefetched
+        """All of the set in order: (images uint8 [B, C, H, W], labels int64 [B]) on the device, B = size but for the
+        last; prefetched
         where the set streams. turn (i, k): only every k-th chunk from the i-th."""
         starts = range(0, len(self), size)[turn[0] :: turn[1]]
         if isinstance(self.images, Tensor):
@@ -108,16 +111,22 @@ class ImageSets:
             raise KitError(f"{self.name}: at least two classes are needed, got {list(self.classes)}")
         for name, part in splits.items():
             if part.images.shape[1:] != self.train.images.shape[1:] or part.device != self.train.device:
-                raise KitError(f"{self.name}: images must agree in [C, H, W] and device, train has "
-                               f"{_describe(self.train.images)}, {name} has {_describe(part.images)}")
+                raise KitError(
+                    f"{self.name}: images must agree in [C, H, W] and device, train has "
+                    f"{_describe(self.train.images)}, {name} has {_describe(part.images)}"
+                )
             if part.labels.max() >= len(self.classes):
-                raise KitError(f"{self.name}: {name} has label {int(part.labels.max())}, "
-                               f"allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes")
+                raise KitError(
+                    f"{self.name}: {name} has label {int(part.labels.max())}, "
+                    f"allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes"
+                )
         for (first, a), (second, b) in combinations(splits.items(), 2):
             shared = a.index[torch.isin(a.index, b.index)]
             if len(shared):
-                raise KitError(f"{self.name}: {len(shared)} samples are in both {first} and {second} (index "
-                               f"{shared[:5].tolist()}): number each sample once in its source pool")
+                raise KitError(
+                    f"{self.name}: {len(shared)} samples are in both {first} and {second} (index "
+                    f"{shared[:5].tolist()}): number each sample once in its source pool"
+                )
 
     def __repr__(self) -> str:
         parts = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
@@ -139,7 +148,8 @@ class ImageSets:
     def to(self, device: torch.device | str, resident_gb: float | None = None) -> ImageSets:
         """The same sets on another device: as tensors where they fit, else streamed from where they lie.
 
-        They fit below `resident_gb` (GB), else the environment's KIT_RESIDENT_GB, else a quarter of the device's free memory. The
+        They fit below `resident_gb` (GB), else the environment's KIT_RESIDENT_GB, else a quarter of the device's free
+        memory. The
         numbers that come out are the same either way.
         """
         device, parts = torch.device(device), (self.train, self.val, self.test)
@@ -148,23 +158,29 @@ class ImageSets:
         if allowed is None:  # tensors that are there already have found room
             allowed = size if there else int(stream.free_memory(device) * stream.RESIDENT_SHARE)
         if size > allowed and self.train.device != device:
-            print(f"{self.name}: {size / 1e9:.2f} GB of images stream to {device} (more than {allowed / 1e9:.2f} GB; KIT_RESIDENT_GB sets it)",
-                  flush=True)  # fmt: skip
+            print(
+                f"{self.name}: {size / 1e9:.2f} GB of images stream to {device} (more than {allowed / 1e9:.2f} GB; KIT_RESIDENT_GB sets it)",
+                flush=True,
+            )
         train, val, test = (part._placed(device, size <= allowed) for part in parts)
         return replace(self, train=train, val=val, test=test)
 
     def train_val(self) -> ImageSet:
         """train and val together, for a method that holds nothing out (its report says so)."""
         images = stream.join(self.train.images, self.val.images)
-        return ImageSet(images, torch.cat([self.train.labels, self.val.labels]), torch.cat([self.train.index, self.val.index]))
+        return ImageSet(
+            images, torch.cat([self.train.labels, self.val.labels]), torch.cat([self.train.index, self.val.index])
+        )
 
 
 def normalization(data: ImageSet) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over all pixels, to be taken from training images.
 
     Returns float32 [C] and [C] on the set's device, in units of [0, 1] pixels. Exact: pixel values are counted and
-    summed as integers, so the result depends on neither the device nor the order, nor on whether the set streams (a cache
-    knows each image's sums). The deviation is at least one grey level (1/255), so that a constant channel divides by no zero.
+    summed as integers, so the result depends on neither the device nor the order, nor on whether the set streams (a
+    cache
+    knows each image's sums). The deviation is at least one grey level (1/255), so that a constant channel divides by no
+    zero.
     """
     n, mean, std = data.images.numel() // data.images.shape[1], [], []
     for total, squares in _sums(data).tolist():
@@ -180,7 +196,10 @@ def _sums(data: ImageSet) -> Tensor:
         return data.images.sums[data.images.rows].sum(0)
     level, counts = torch.arange(256), 0
     for images, _ in data.chunks(1024):  # in chunks: bincount widens its input to int64, eight times the images' memory
-        counts = counts + torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]).cpu()
+        counts = (
+            counts
+            + torch.stack([torch.bincount(images[:, c].flatten(), minlength=256) for c in range(images.shape[1])]).cpu()
+        )
     return torch.stack([counts @ level, counts @ level**2], dim=1)
 
 

@@ -43,9 +43,12 @@ class Source:
 class Files:
     """What a loader returns instead of a `Source` where it knows image files: they are decoded, cached and then split.
 
-    classes: the name of each label; train, val, test: the parts that the source publishes, each a list of (file, label from 0).
-    The parts and fractions follow the rules of `Source`; split: one sentence saying whose split this is, for reports (None: said
-    by what was held out). Raises KitError where a part is empty, a label has no class name, fewer than two classes are named, two
+    classes: the name of each label; train, val, test: the parts that the source publishes, each a list of (file, label
+    from 0).
+    The parts and fractions follow the rules of `Source`; split: one sentence saying whose split this is, for reports
+    (None: said
+    by what was held out). Raises KitError where a part is empty, a label has no class name, fewer than two classes are
+    named, two
     classes share a name, or val comes without test.
     """
 
@@ -67,10 +70,14 @@ class Files:
             raise KitError(f"two classes are called {twice[0]!r}: give each class a name of its own")
         for name, part in self.parts().items():
             if not part:
-                raise KitError(f"{name} has no image files: give at least one, or None for a part that the source does not publish")
+                raise KitError(
+                    f"{name} has no image files: give at least one, or None for a part that the source does not publish"
+                )
             for file, label in part:
                 if not 0 <= label < len(self.classes):
-                    raise KitError(f"{name}: {file} has label {label}, allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes")
+                    raise KitError(
+                        f"{name}: {file} has label {label}, allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes"
+                    )
 
     def parts(self) -> dict[str, LabelledFiles]:
         """The parts that are given, by name: train, val, test, in this order."""
@@ -123,18 +130,24 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
         fraction = source.val_fraction / (1 - source.test_fraction)
         inner_train, inner_val = stratified_split(pool.labels[kept], fraction)
         parts = [pool.take(kept[inner_train]), pool.take(kept[inner_val]), pool.take(test)]
-        split = (f"the source has no split: stratified {1 - source.val_fraction - source.test_fraction:.0%} train, "
-                 f"{source.val_fraction:.0%} val, {source.test_fraction:.0%} test (split seed {SPLIT_SEED})")
+        split = (
+            f"the source has no split: stratified {1 - source.val_fraction - source.test_fraction:.0%} train, "
+            f"{source.val_fraction:.0%} val, {source.test_fraction:.0%} test (split seed {SPLIT_SEED})"
+        )
     elif source.val is None:
         train, val = stratified_split(pool.labels, source.val_fraction)
         parts = [pool.take(train), pool.take(val), _numbered(source.test, len(pool), image_size)]
-        split = (f"test as the source gives it; val is a stratified {source.val_fraction:.0%} of its training images "
-                 f"(split seed {SPLIT_SEED})")
+        split = (
+            f"test as the source gives it; val is a stratified {source.val_fraction:.0%} of its training images "
+            f"(split seed {SPLIT_SEED})"
+        )
     else:
         val = _numbered(source.val, len(pool), image_size)
         parts = [pool, val, _numbered(source.test, len(pool) + len(val), image_size)]
         split = "train, val and test as the source gives them"
-    return ImageSets(*parts, classes=tuple(source.classes), name=name, flip=flip, split=split).to("cpu")  # what fits becomes tensors
+    return ImageSets(*parts, classes=tuple(source.classes), name=name, flip=flip, split=split).to(
+        "cpu"
+    )  # what fits becomes tensors
 
 
 def _numbered(part: Labelled, start: int, image_size: int | None) -> ImageSet:

@@ -21,15 +21,24 @@ _PIECE = 2**28  # bytes copied at a time when a whole set moves to the device
 
 
 class Streamed:
-    """N images of a pool, read like a tensor along the first axis: slices and `index_select` give uint8 tensors on `device`.
+    """N images of a pool, read like a tensor along the first axis: slices and `index_select` give uint8 tensors on
+    `device`.
 
-    pool: uint8 [P, C, H, W] on the CPU, may be memory-mapped and read-only; rows: int64 [N] on the CPU, which of the pool's images
-    these are (None: all); sums: int64 [P, C, 2], each image's sum of values and of their squares, where the cache knows them;
+    pool: uint8 [P, C, H, W] on the CPU, may be memory-mapped and read-only; rows: int64 [N] on the CPU, which of the
+    pool's images
+    these are (None: all); sums: int64 [P, C, 2], each image's sum of values and of their squares, where the cache knows
+    them;
     announce: has the disk begin to read rows of the pool.
     """
 
-    def __init__(self, pool: Tensor, rows: Tensor | None = None, device: torch.device | str = "cpu", sums: Tensor | None = None,
-                 announce: Callable[[Tensor], None] | None = None):  # fmt: skip
+    def __init__(
+        self,
+        pool: Tensor,
+        rows: Tensor | None = None,
+        device: torch.device | str = "cpu",
+        sums: Tensor | None = None,
+        announce: Callable[[Tensor], None] | None = None,
+    ):
         self.pool, self.sums, self.announce, self.device = pool, sums, announce, torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())  # as tensors there say it
@@ -115,12 +124,16 @@ def budget(device: torch.device | str, resident_gb: float | None = None) -> int 
         value = -1.0
     if not 0 <= value < float("inf"):
         source = "KIT_RESIDENT_GB" if resident_gb is None else "resident_gb"
-        raise KitError(f"{source}={given!r} is not a number of gigabytes: give a number from 0 (0 streams every set), or leave it out")
+        raise KitError(
+            f"{source}={given!r} is not a number of gigabytes: give a number from 0 (0 streams every set), or leave it out"
+        )
     return int(value * 1e9)
 
 
 def free_memory(device: torch.device | str) -> int:
-    """Bytes that are free on the device: what CUDA says, or the machine's available memory within the container's limit."""
+    """Bytes that are free on the device: what CUDA says, or the machine's available memory within the container's
+    limit.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -139,8 +152,10 @@ def free_memory(device: torch.device | str) -> int:
 class Ahead:
     """An iterator that gathers and transfers in a thread of its own, at most `DEPTH` batches ahead.
 
-    order: yields (mark, rows int64 [B] on the CPU); each step gives (mark, images uint8 [B, C, H, W], labels int64 [B]) on the images'
-    device. An exception of the thread is raised by the step that would have had its batch; the thread ends with the object.
+    order: yields (mark, rows int64 [B] on the CPU); each step gives (mark, images uint8 [B, C, H, W], labels int64 [B])
+    on the images'
+    device. An exception of the thread is raised by the step that would have had its batch; the thread ends with the
+    object.
     """
 
     def __init__(self, images: Streamed, labels: Tensor, order: Iterator[tuple[Any, Tensor]]):
@@ -149,7 +164,9 @@ class Ahead:
         self._device = images.device
         stop = threading.Event()
         # The thread knows nothing of this object: else neither would ever go.
-        thread = threading.Thread(target=_fill, args=(images, labels, order, self._waiting, stop), daemon=True, name="kit-prefetch")
+        thread = threading.Thread(
+            target=_fill, args=(images, labels, order, self._waiting, stop), daemon=True, name="kit-prefetch"
+        )
         self.close = weakref.finalize(self, _stop, thread, stop)
         thread.start()
 
@@ -169,12 +186,17 @@ class Ahead:
         if ready is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_event(ready)
-            for tensor in (images, labels):  # its memory is the side stream's: not to be reused before this stream is done with it
+            for tensor in (
+                images,
+                labels,
+            ):  # its memory is the side stream's: not to be reused before this stream is done with it
                 tensor.record_stream(here)
         return mark, images, labels
 
 
-def _fill(images: Streamed, labels: Tensor, order: Iterator[tuple[Any, Tensor]], waiting: queue.Queue, stop: threading.Event) -> None:
+def _fill(
+    images: Streamed, labels: Tensor, order: Iterator[tuple[Any, Tensor]], waiting: queue.Queue, stop: threading.Event
+) -> None:
     try:
         deliver = _ToGPU(images, labels) if images.device.type == "cuda" else _ToCPU(images, labels)
         for mark, rows in order:
@@ -222,8 +244,13 @@ class _ToGPU:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event]:
         if not self.buffers:  # rows of a later batch never outnumber those of the first
-            self.buffers = [(torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True),
-                             torch.empty(len(rows), dtype=torch.int64, pin_memory=True)) for _ in range(2)]  # fmt: skip
+            self.buffers = [
+                (
+                    torch.empty((len(rows), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True),
+                    torch.empty(len(rows), dtype=torch.int64, pin_memory=True),
+                )
+                for _ in range(2)
+            ]
         self.turn = 1 - self.turn
         pixels, classes = (buffer[: len(rows)] for buffer in self.buffers[self.turn])
         if (last := self.copied[self.turn]) is not None:

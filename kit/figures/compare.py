@@ -1,4 +1,6 @@
-"""Runs side by side: test accuracy against what it cost, with Pareto fronts, and how much the found architectures agree."""
+"""Runs side by side: test accuracy against what it cost, with Pareto fronts, and how much the found architectures
+agree.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +31,33 @@ COSTS = {
     "params": Cost("parameters", "params"),
     "macs": Cost("multiply-adds", "macs"),
 }
-NEEDED = ("run", "data", "method", "title", "seed", "budget", "machine", "test_accuracy", *COSTS, *(f"front_{cost}" for cost in COSTS))
+NEEDED = (
+    "run",
+    "data",
+    "method",
+    "title",
+    "seed",
+    "budget",
+    "machine",
+    "test_accuracy",
+    *COSTS,
+    *(f"front_{cost}" for cost in COSTS),
+)
 RANGE = 20  # largest by smallest, from which an axis is logarithmic
 COUNTS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 FRONT = "Pareto front"
-NOTE = ("Up and left is better; no run reaches as much as one on a front for less. Test accuracy is reported, nothing is selected by it.<br>"
-        "A front joins runs of one budget, and for wall-clock of one machine.")  # fmt: skip
+NOTE = (
+    "Up and left is better; no run reaches as much as one on a front for less. Test accuracy is reported, nothing is selected by it.<br>"
+    "A front joins runs of one budget, and for wall-clock of one machine."
+)
 
 
 def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") -> go.Figure:
-    """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set and image size.
+    """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set and
+    image size.
 
-    table: `report.compare(runs).table`. Rings and the dotted line mark the Pareto fronts that the table names. Raises KitError naming
+    table: `report.compare(runs).table`. Rings and the dotted line mark the Pareto fronts that the table names. Raises
+    KitError naming
     columns that are missing.
     """
     missing = [name for name in NEEDED if name not in table]
@@ -50,8 +67,14 @@ def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") ->
     if shown.empty:
         return blank(f"none of the {len(table)} runs is finished: there is no test accuracy yet", title)
     groups = {str(name): group for name, group in shown.groupby("data", sort=False)}
-    figure = make_subplots(len(groups), len(COSTS), subplot_titles=_row_titles(groups), shared_yaxes=True, horizontal_spacing=0.035,
-                           vertical_spacing=0.24 / len(groups))  # fmt: skip
+    figure = make_subplots(
+        len(groups),
+        len(COSTS),
+        subplot_titles=_row_titles(groups),
+        shared_yaxes=True,
+        horizontal_spacing=0.035,
+        vertical_spacing=0.24 / len(groups),
+    )
     figure.update_annotations(font={"size": 14}, x=0, xanchor="left", yshift=6)
     legend: set[str] = set()
     for row, group in enumerate(groups.values(), start=1):
@@ -61,14 +84,35 @@ def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") ->
                 figure.add_trace(trace.update(showlegend=trace.name not in legend), row, column)
                 legend.add(trace.name)
         figure.update_yaxes(title_text="test accuracy [%]", row=row, col=1)
-    figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines+markers", name=FRONT, line={"color": GREY, "width": 1.5, "dash": "dot"},
-                                marker={"symbol": "circle-open", "size": 14, "color": INK}))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="lines+markers",
+            name=FRONT,
+            line={"color": GREY, "width": 1.5, "dash": "dot"},
+            marker={"symbol": "circle-open", "size": 14, "color": INK},
+        )
+    )
     lines = 1 + sum(90 + 7 * len(name) for name in [*legend, FRONT]) // 1080
     height = 165 + 22 * lines + 340 * len(groups)
     legend_place = {**legend_below_title(height), "xref": "container", "x": 0.01}  # the figure's whole width
-    figure.update_layout(template=TEMPLATE, height=height, title_text=title, legend=legend_place, margin={"t": 90 + 22 * lines, "b": 95})
-    return figure.add_annotation(text=NOTE, xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-52, showarrow=False,
-                                 align="left", font={"size": 12, "color": GREY})  # fmt: skip
+    figure.update_layout(
+        template=TEMPLATE, height=height, title_text=title, legend=legend_place, margin={"t": 90 + 22 * lines, "b": 95}
+    )
+    return figure.add_annotation(
+        text=NOTE,
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=0,
+        xanchor="left",
+        yanchor="top",
+        yshift=-52,
+        showarrow=False,
+        align="left",
+        font={"size": 12, "color": GREY},
+    )
 
 
 def _row_titles(groups: dict[str, pd.DataFrame]) -> list[str]:
@@ -90,16 +134,31 @@ def _panel(figure: go.Figure, group: pd.DataFrame, cost: str, row: int, column: 
     factor, unit = _scale(cost, known[cost])
     wide = len(known) > 0 and known[cost].min() > 0 and known[cost].max() / known[cost].min() >= RANGE
     ticks = _log_ticks(known[cost].min() / factor, known[cost].max() / factor) if wide else None
-    figure.update_xaxes(title_text=COSTS[cost].title + unit, type="log" if wide else "linear", tickvals=ticks, row=row, col=column)
+    figure.update_xaxes(
+        title_text=COSTS[cost].title + unit, type="log" if wide else "linear", tickvals=ticks, row=row, col=column
+    )
     for _, members in known[known[f"front_{cost}"]].groupby(list(COSTS[cost].within), dropna=False):
         members = members.sort_values([cost, "test_accuracy"])
-        words = [""] * (len(members) - 1) + [members["budget"].iloc[0] if group["budget"].nunique() > 1 else ""]  # whose front it is
-        figure.add_trace(go.Scatter(
-            x=(members[cost] / factor).tolist(), y=(members["test_accuracy"] * 100).tolist(), mode="lines+markers+text", name=FRONT, showlegend=False,
-            hoverinfo="skip", text=words, textposition="bottom center", textfont={"size": 11, "color": GREY},
-            line={"color": GREY, "width": 1.5, "dash": "dot", "shape": "hv"},
-            marker={"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 1.5}},
-        ), row, column)  # fmt: skip
+        words = [""] * (len(members) - 1) + [
+            members["budget"].iloc[0] if group["budget"].nunique() > 1 else ""
+        ]  # whose front it is
+        figure.add_trace(
+            go.Scatter(
+                x=(members[cost] / factor).tolist(),
+                y=(members["test_accuracy"] * 100).tolist(),
+                mode="lines+markers+text",
+                name=FRONT,
+                showlegend=False,
+                hoverinfo="skip",
+                text=words,
+                textposition="bottom center",
+                textfont={"size": 11, "color": GREY},
+                line={"color": GREY, "width": 1.5, "dash": "dot", "shape": "hv"},
+                marker={"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 1.5}},
+            ),
+            row,
+            column,
+        )
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -115,24 +174,44 @@ def _dots(group: pd.DataFrame, everything: pd.DataFrame, cost: str) -> list[go.S
         color, dash = method_look(str(method))
         symbol = {"solid": "circle", "dash": "circle-open"}.get(dash, "diamond")
         hover = [_hover(row) for row in rows.to_dict("records")]
-        traces.append(go.Scatter(x=(rows[cost] / factor).tolist(), y=(rows["test_accuracy"] * 100).tolist(), mode="markers", text=hover,
-                                 name=_entry(everything[everything["method"] == method]), legendgroup=str(method),
-                                 hovertemplate="%{text}<extra></extra>",
-                                 marker={"symbol": symbol, "size": 10, "color": color,
-                                         "line": {"width": 2 if symbol != "circle" else 0}}))  # fmt: skip
+        traces.append(
+            go.Scatter(
+                x=(rows[cost] / factor).tolist(),
+                y=(rows["test_accuracy"] * 100).tolist(),
+                mode="markers",
+                text=hover,
+                name=_entry(everything[everything["method"] == method]),
+                legendgroup=str(method),
+                hovertemplate="%{text}<extra></extra>",
+                marker={
+                    "symbol": symbol,
+                    "size": 10,
+                    "color": color,
+                    "line": {"width": 2 if symbol != "circle" else 0},
+                },
+            )
+        )
     return traces
 
 
 def _hover(row: dict) -> str:
     units = {"seconds": "s", "params": "parameters", "macs": "multiply-adds"}
-    facts = [f"{row['test_accuracy']:.2%}", *(f"{row[name]:,.0f} {unit}" for name, unit in units.items() if pd.notna(row[name]))]
+    facts = [
+        f"{row['test_accuracy']:.2%}",
+        *(f"{row[name]:,.0f} {unit}" for name, unit in units.items() if pd.notna(row[name])),
+    ]
     return f"<b>{row['run']}</b><br>{row['title']}, seed {row['seed']:.0f}<br>{' · '.join(facts)}<br>{row['budget']}; {row['machine']}"
 
 
 def _entry(rows: pd.DataFrame) -> str:
     """Method, n and seeds; per data set where there are several."""
-    said = [f"n = {len(group)}, seed{'s' * (len(group) > 1)} {_seeds(group['seed'])}" for _, group in rows.groupby("data", sort=False)]
-    return f"{rows['title'].iloc[0]} ({said[0]})" if len(set(said)) == 1 else f"{rows['title'].iloc[0]} (n = {len(rows)})"
+    said = [
+        f"n = {len(group)}, seed{'s' * (len(group) > 1)} {_seeds(group['seed'])}"
+        for _, group in rows.groupby("data", sort=False)
+    ]
+    return (
+        f"{rows['title'].iloc[0]} ({said[0]})" if len(set(said)) == 1 else f"{rows['title'].iloc[0]} (n = {len(rows)})"
+    )
 
 
 def _seeds(values: pd.Series) -> str:
@@ -141,10 +220,12 @@ def _seeds(values: pd.Series) -> str:
     return f"{seeds[0]}–{seeds[-1]}" if run else ", ".join(map(str, seeds[:6])) + (", …" if len(seeds) > 6 else "")
 
 
-# ---- architectures -----------------------------------------------------------------------------------------------------------
+# ---- architectures -------------------------------------------------------------------------------
 
 
-def agreement(pairs: pd.DataFrame, table: pd.DataFrame, title: str = "How many choices two architectures share") -> go.Figure:
+def agreement(
+    pairs: pd.DataFrame, table: pd.DataFrame, title: str = "How many choices two architectures share"
+) -> go.Figure:
     """Choices that two runs' architectures have in common, of all; blank between search spaces.
 
     pairs, table: `report.compare(runs).agreement` and `.table`.
@@ -162,12 +243,23 @@ def agreement(pairs: pd.DataFrame, table: pd.DataFrame, title: str = "How many c
             hover[i, j] = f"{pair.run}<br>{pair.other}<br>{pair.shared} of {pair.of} choices{inputs}"
     names = _names(rows)
     texts = [["" if np.isnan(v) or len(rows) > 24 else f"{v:.0f}" for v in line] for line in shared]
-    figure = go.Figure(go.Heatmap(
-        z=[[None if np.isnan(v) else float(v) for v in line] for line in shared], x=names, y=names, zmin=0, zmax=100, xgap=1, ygap=1, text=texts,
-        texttemplate="%{text}", customdata=hover.tolist(), hovertemplate="%{customdata}<extra></extra>",
-        colorscale=[[0, "#F7F7F7"], [1, PALETTE["sky"]]],
-        colorbar={"title": {"text": "shared [%]", "side": "right"}, "thickness": 16, "outlinewidth": 0},
-    ))  # fmt: skip
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[None if np.isnan(v) else float(v) for v in line] for line in shared],
+            x=names,
+            y=names,
+            zmin=0,
+            zmax=100,
+            xgap=1,
+            ygap=1,
+            text=texts,
+            texttemplate="%{text}",
+            customdata=hover.tolist(),
+            hovertemplate="%{customdata}<extra></extra>",
+            colorscale=[[0, "#F7F7F7"], [1, PALETTE["sky"]]],
+            colorbar={"title": {"text": "shared [%]", "side": "right"}, "thickness": 16, "outlinewidth": 0},
+        )
+    )
     side = 130 + max(34 if len(rows) <= 12 else 22, 0) * len(rows)
     figure.update_layout(template=TEMPLATE, height=max(320, side + 110), title_text=title)
     figure.update_xaxes(tickangle=-35, showgrid=False, title_text="run: method, seed")
@@ -177,4 +269,7 @@ def agreement(pairs: pd.DataFrame, table: pd.DataFrame, title: str = "How many c
 def _names(rows: pd.DataFrame) -> list[str]:
     """Method and seed, with the data and the end of the run's name where these do not tell runs apart."""
     short = [f"{r.method} {r.seed:.0f}" for r in rows.itertuples()]
-    return [name if short.count(name) == 1 else f"{name} ({r.data}, {r.run[-8:]})" for name, r in zip(short, rows.itertuples())]
+    return [
+        name if short.count(name) == 1 else f"{name} ({r.data}, {r.run[-8:]})"
+        for name, r in zip(short, rows.itertuples())
+    ]

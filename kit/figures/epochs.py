@@ -12,8 +12,18 @@ from plotly.subplots import make_subplots
 
 from kit.errors import KitError
 from kit.figures.style import (
-    GREY, PALETTE, TEMPLATE, by_epoch, headline, legend_below_title, log_ticks, mark_stages, method_look, method_of, stage_spans,
-)  # fmt: skip
+    GREY,
+    PALETTE,
+    TEMPLATE,
+    by_epoch,
+    headline,
+    legend_below_title,
+    log_ticks,
+    mark_stages,
+    method_look,
+    method_of,
+    stage_spans,
+)
 from kit.run import Run
 from kit.space.cell import cell_slots
 
@@ -64,9 +74,10 @@ PANELS = (
 )
 # title and axis of the panels that several names share
 SHARED = {
-    "loss": ("loss", "cross-entropy [nats]"), "train_accuracy": ("accuracy", "accuracy [%]"),
+    "loss": ("loss", "cross-entropy [nats]"),
+    "train_accuracy": ("accuracy", "accuracy [%]"),
     "alpha/frozen": ("α: frozen nodes, skips chosen", "share [%]"),
-}  # fmt: skip
+}
 
 RING = "end of the search stage"
 
@@ -84,8 +95,13 @@ def curves(run: Run) -> go.Figure:
     panels = [panel for panel in PANELS if panel[0][0] in frame and _moves(panel[0][0], run)]
     rows = -(-len(panels) // COLUMNS)
     titles = [f"<b>{_heading(panel)[0]}</b>" for panel in panels]
-    figure = make_subplots(rows, min(COLUMNS, len(panels)), subplot_titles=titles, horizontal_spacing=0.105,
-                           vertical_spacing=0.36 / max(1, rows))  # fmt: skip
+    figure = make_subplots(
+        rows,
+        min(COLUMNS, len(panels)),
+        subplot_titles=titles,
+        horizontal_spacing=0.105,
+        vertical_spacing=0.36 / max(1, rows),
+    )
     figure.update_annotations(font={"size": 14}, yshift=14)
     for k, panel in enumerate(panels):
         _panel(figure, run, frame, panel, k)
@@ -94,14 +110,20 @@ def curves(run: Run) -> go.Figure:
     figure.update_xaxes(matches="x", range=[0, float(frame.index.max())])
     figure.update_layout(xaxis_matches=None)
     height = 145 + 235 * rows
-    figure.update_layout(template=TEMPLATE, title_text=headline(run), height=height, margin={"t": 125}, legend=legend_below_title(height))
+    figure.update_layout(
+        template=TEMPLATE, title_text=headline(run), height=height, margin={"t": 125}, legend=legend_below_title(height)
+    )
     return figure
 
 
 def _moves(name: str, run: Run) -> bool:
-    """Whether the run's configuration lets the quantity move: a fixed η or α would fill a panel with a straight line."""
+    """Whether the run's configuration lets the quantity move: a fixed η or α would fill a panel with a straight
+    line.
+    """
     if name.startswith("eta/"):
-        return getattr(run.config, "hyper", "") != "fixed" and not (name == "eta/weight_decay" and getattr(run.config, "weight_decay", None) == 0)
+        return getattr(run.config, "hyper", "") != "fixed" and not (
+            name == "eta/weight_decay" and getattr(run.config, "weight_decay", None) == 0
+        )
     method = method_of(run)
     return not name.startswith("alpha/") or method is None or any(stage.search for stage in method.stages)
 
@@ -117,13 +139,27 @@ def _panel(figure: go.Figure, run: Run, frame: pd.DataFrame, panel: tuple, k: in
     for name, label, color in panel:
         if name in frame:
             shown = bool(label) and panel[0][0] != "train_accuracy"  # whose colours are those of the loss
-            figure.add_trace(_line(frame[name], quantity(name), label or quantity(name).title, PALETTE[color], shown), row, column)
+            figure.add_trace(
+                _line(frame[name], quantity(name), label or quantity(name).title, PALETTE[color], shown), row, column
+            )
     if panel[0][0] == "train_accuracy" and run.finished:
-        point = go.Scatter(x=[run.metrics["epochs"]], y=[run.metrics["test_accuracy"] * 100], mode="markers", name="test (once, at the end)",
-                           cliponaxis=False, marker={"symbol": "star", "size": 13, "color": PALETTE["vermillion"]})  # fmt: skip
+        point = go.Scatter(
+            x=[run.metrics["epochs"]],
+            y=[run.metrics["test_accuracy"] * 100],
+            mode="markers",
+            name="test (once, at the end)",
+            cliponaxis=False,
+            marker={"symbol": "star", "size": 13, "color": PALETTE["vermillion"]},
+        )
         figure.add_trace(point, row, column)
-    figure.update_yaxes(title_text=_heading(panel)[1], type="log" if look.log else "linear", exponentformat="power", tickformat=look.ticks,
-                        row=row, col=column)  # fmt: skip
+    figure.update_yaxes(
+        title_text=_heading(panel)[1],
+        type="log" if look.log else "linear",
+        exponentformat="power",
+        tickformat=look.ticks,
+        row=row,
+        col=column,
+    )
     if panel[0][0] == "lr":
         top, least = np.log10(frame["lr"].max()), np.log10(frame["lr"].clip(lower=1e-300).min())
         low, high = max(least - 0.1, top - DECADES), top + 0.15
@@ -136,17 +172,28 @@ def _line(values: pd.Series, look: Quantity, name: str, color: str, shown: bool 
     values = values.dropna()
     if look.log:  # a frozen α changes by 0, which no logarithmic axis shows
         values = values[values > 0]
-    return go.Scatter(x=values.index.tolist(), y=(values * look.scale).tolist(), mode="lines+markers", name=name, legendgroup=name,
-                      showlegend=shown, cliponaxis=look.log, line={"color": color, "width": 2}, marker={"size": 5})  # fmt: skip
+    return go.Scatter(
+        x=values.index.tolist(),
+        y=(values * look.scale).tolist(),
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        showlegend=shown,
+        cliponaxis=look.log,
+        line={"color": color, "width": 2},
+        marker={"size": 5},
+    )
 
 
-# ---- many runs ---------------------------------------------------------------------------------------------------------------
+# ---- many runs -----------------------------------------------------------------------------------
 
 
 def overlay(runs: Sequence[Run], name: str) -> go.Figure:
-    """One quantity of many runs: a thin line per seed, the mean of a method's seeds bold, a ring where a search stage ends.
+    """One quantity of many runs: a thin line per seed, the mean of a method's seeds bold, a ring where a search stage
+    ends.
 
-    name: a name of the history, such as "loss", "eta/lr" or "step/lr". The mean covers the epochs that all seeds reached.
+    name: a name of the history, such as "loss", "eta/lr" or "step/lr". The mean covers the epochs that all seeds
+    reached.
     Raises KitError when no run has that name; runs without it (whose method leaves it fixed) are left out.
     """
     groups: dict[str, list[Run]] = {}
@@ -155,7 +202,9 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
             groups.setdefault(run.config.method, []).append(run)
     if not groups:
         known = sorted({n for run in runs for n in run.history["name"].unique()})
-        raise KitError(f"none of the {len(runs)} runs has a curve {name!r}; they have: {', '.join(known) or 'nothing yet'}")
+        raise KitError(
+            f"none of the {len(runs)} runs has a curve {name!r}; they have: {', '.join(known) or 'nothing yet'}"
+        )
     look = quantity(name)
     figure = go.Figure()
     for method, members in groups.items():
@@ -164,8 +213,12 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
         ring = {"symbol": "circle-open", "size": 9, "color": GREY}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=RING, marker=ring))
     datasets = sorted({run.config.dataset for members in groups.values() for run in members})
-    figure.update_layout(template=TEMPLATE, height=480, title_text=f"{', '.join(datasets)} · {look.title}",
-                         legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"})  # fmt: skip
+    figure.update_layout(
+        template=TEMPLATE,
+        height=480,
+        title_text=f"{', '.join(datasets)} · {look.title}",
+        legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"},
+    )
     figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
     figure.update_yaxes(title_text=look.axis, type="log" if look.log else "linear", tickformat=look.ticks)
     return figure
@@ -177,15 +230,44 @@ def _method_lines(figure: go.Figure, method: str, members: list[Run], name: str,
     series = [s[s > 0] if look.log else s for s in series]
     for run, values in zip(members, series):
         if len(members) > 1:  # one seed alone is its mean
-            figure.add_trace(go.Scatter(x=values.index.tolist(), y=values.tolist(), mode="lines", name=f"{method} seed {run.config.seed}",
-                                        legendgroup=method, showlegend=False, opacity=0.4,
-                                        line={"color": color, "width": 1, "dash": dash}))  # fmt: skip
-        ends = [] if name.startswith("step/") else [last for _, _, last in stage_spans(run, by_epoch(run))[:-1] if last in values.index]
+            figure.add_trace(
+                go.Scatter(
+                    x=values.index.tolist(),
+                    y=values.tolist(),
+                    mode="lines",
+                    name=f"{method} seed {run.config.seed}",
+                    legendgroup=method,
+                    showlegend=False,
+                    opacity=0.4,
+                    line={"color": color, "width": 1, "dash": dash},
+                )
+            )
+        ends = (
+            []
+            if name.startswith("step/")
+            else [last for _, _, last in stage_spans(run, by_epoch(run))[:-1] if last in values.index]
+        )
         if ends:
-            figure.add_trace(go.Scatter(x=ends, y=[float(values[e]) for e in ends], mode="markers", name=RING,
-                                        legendgroup=method, showlegend=False,
-                                        marker={"symbol": "circle-open", "size": 9, "color": color}))  # fmt: skip
+            figure.add_trace(
+                go.Scatter(
+                    x=ends,
+                    y=[float(values[e]) for e in ends],
+                    mode="markers",
+                    name=RING,
+                    legendgroup=method,
+                    showlegend=False,
+                    marker={"symbol": "circle-open", "size": 9, "color": color},
+                )
+            )
     mean = pd.concat(series, axis=1, join="inner").mean(axis=1)
     label = f"{members[0].config.composition.title} (n = {len(members)})"
-    figure.add_trace(go.Scatter(x=mean.index.tolist(), y=mean.tolist(), mode="lines", name=label, legendgroup=method,
-                                line={"color": color, "width": 3, "dash": dash}))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=mean.index.tolist(),
+            y=mean.tolist(),
+            mode="lines",
+            name=label,
+            legendgroup=method,
+            line={"color": color, "width": 3, "dash": dash},
+        )
+    )

@@ -36,12 +36,28 @@ def overlaid(runs: Sequence[Run]) -> go.Figure:
     panels.add(figure, drawn, Column(0, 1), tall, [], last, cursor=False)
     notes = [f"not comparable: {text}" for text in differences(seen)]
     for k, text in enumerate(notes):
-        figure.add_annotation(text=text, xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="top", yshift=-52 - 20 * k, showarrow=False,
-                              font={"size": 12, "color": GREY})  # fmt: skip
+        figure.add_annotation(
+            text=text,
+            xref="paper",
+            yref="paper",
+            x=0,
+            y=0,
+            xanchor="left",
+            yanchor="top",
+            yshift=-52 - 20 * k,
+            showarrow=False,
+            font={"size": 12, "color": GREY},
+        )
     legend = 24 * -(-len(runs) // 3)
     height = tall + 74 + legend + 66 + 20 * len(notes)
     margin = {"t": 74 + legend, "b": 66 + 20 * len(notes), "l": 90, "r": 50}
-    figure.update_layout(height=height, margin=margin, title_text=f"{len(runs)} runs side by side", legend=legend_below_title(height), showlegend=True)
+    figure.update_layout(
+        height=height,
+        margin=margin,
+        title_text=f"{len(runs)} runs side by side",
+        legend=legend_below_title(height),
+        showlegend=True,
+    )
     return figure
 
 
@@ -49,27 +65,47 @@ def comparable(runs: Sequence[Run]) -> str:
     """What of these runs stands side by side and what does not, in a few lines of text."""
     seen = [need(run) for run in runs]
     found = differences(seen)
-    return "\n".join([f"{len(seen)} runs. " + ("Everything that they recorded is comparable." if not found else "Not comparable:"),
-                      *(f"- {text}" for text in found)])  # fmt: skip
+    return "\n".join(
+        [
+            f"{len(seen)} runs. "
+            + ("Everything that they recorded is comparable." if not found else "Not comparable:"),
+            *(f"- {text}" for text in found),
+        ]
+    )
 
 
 def differences(seen: Sequence[Recorded]) -> list[str]:
     """What must not be read as a difference between the methods, and what of it may, each in a line."""
     found = []
-    data = {(dataset_of(one.run), getattr(one.run.config, "image_size", None), getattr(one.run.config, "train_images", None)) for one in seen}
+    data = {
+        (
+            dataset_of(one.run),
+            getattr(one.run.config, "image_size", None),
+            getattr(one.run.config, "train_images", None),
+        )
+        for one in seen
+    }
     policies = sorted({str(getattr(one.run.config, "augment", "?")) for one in seen})
     spaces = sorted({space_of(one) for one in seen})
     if len(data) > 1:
-        found.append(f"losses: the runs learn from different data ({', '.join(sorted({_data(*entry) for entry in data}))})")
+        found.append(
+            f"losses: the runs learn from different data ({', '.join(sorted({_data(*entry) for entry in data}))})"
+        )
     elif len(policies) > 1:
-        found.append(f"training losses: the images are augmented differently ({', '.join(policies)}); validation losses can be compared")
+        found.append(
+            f"training losses: the images are augmented differently ({', '.join(policies)}); validation losses can be compared"
+        )
     if len(spaces) > 1:
-        found.append(f"α's entropy, skips and picks: the spaces offer different candidates ({', '.join(spaces)}); the share of frozen slots can "
-                     "be compared")  # fmt: skip
+        found.append(
+            f"α's entropy, skips and picks: the spaces offer different candidates ({', '.join(spaces)}); the share of frozen slots can "
+            "be compared"
+        )
     sizes = sorted({one.tau["probabilities"].shape[1] for one in seen if "probabilities" in one.tau})
     if len(sizes) > 1:
-        found.append(f"τ's single operations: the runs have {' and '.join(map(str, sizes))} of them; the distance from a uniform policy can "
-                     "be compared")  # fmt: skip
+        found.append(
+            f"τ's single operations: the runs have {' and '.join(map(str, sizes))} of them; the distance from a uniform policy can "
+            "be compared"
+        )
     return found
 
 
@@ -82,7 +118,7 @@ def _data(name: str, size: int | None, images: int | None) -> str:
     return name + (f" at {size}×{size}" if size else "") + (f", {images:,} images" if images else "")
 
 
-# ---- panels ------------------------------------------------------------------------------------------------------------------
+# ---- panels --------------------------------------------------------------------------------------
 
 
 def _panels(seen: Sequence[Recorded], colors: Sequence[str]) -> list[Panel]:
@@ -94,21 +130,52 @@ def _panels(seen: Sequence[Recorded], colors: Sequence[str]) -> list[Panel]:
     names = dict.fromkeys(name.removeprefix("eta/") for name in moving)
     for name in names:
         title = HYPER.get(name, name.replace("_", " ").replace("/", ": "))
-        curves = [(lambda one, name=name: _series(one, f"eta/{name}"), "solid"), (lambda one, name=name: _series(one, name), "dot")]
-        found.append(_overlay(f"η: {title}", title, seen, colors, curves, [("━ learned", GREY), ("··· effective", GREY)], log=True))
-    found.append(_overlay("τ: distance of the pairs from a uniform policy", "nats", seen, colors, [(_distance, "solid")]))
+        curves = [
+            (lambda one, name=name: _series(one, f"eta/{name}"), "solid"),
+            (lambda one, name=name: _series(one, name), "dot"),
+        ]
+        found.append(
+            _overlay(
+                f"η: {title}", title, seen, colors, curves, [("━ learned", GREY), ("··· effective", GREY)], log=True
+            )
+        )
+    found.append(
+        _overlay("τ: distance of the pairs from a uniform policy", "nats", seen, colors, [(_distance, "solid")])
+    )
     if same:
         found.append(_overlay("α: mean entropy of a slot", "nats", seen, colors, [(_alpha_entropy, "solid")]))
     found.append(_overlay("α: frozen slots", "%", seen, colors, [(_frozen, "solid")], zero=True))
     if same:
         cells = [(lambda one: _skips(one, "normal"), "solid"), (lambda one: _skips(one, "reduce"), "dash")]
-        found.append(_overlay("α: share of skips", "%", seen, colors, cells, [("━ normal cell", GREY), ("- - reduction cell", GREY)], zero=True))
+        found.append(
+            _overlay(
+                "α: share of skips",
+                "%",
+                seen,
+                colors,
+                cells,
+                [("━ normal cell", GREY), ("- - reduction cell", GREY)],
+                zero=True,
+            )
+        )
     return found
 
 
-def _overlay(heading: str, unit: str, seen: Sequence[Recorded], colors: Sequence[str], curves: Sequence[tuple[Callable[[Recorded], Curve], str]],
-             keys: Sequence[tuple[str, str]] = (), log: bool = False, zero: bool = False, rings: bool = False, height: float = 105) -> Panel:  # fmt: skip
-    """The same curves of every run, in its colour; a run without one is left out. curves: what gives each, and its dash."""
+def _overlay(
+    heading: str,
+    unit: str,
+    seen: Sequence[Recorded],
+    colors: Sequence[str],
+    curves: Sequence[tuple[Callable[[Recorded], Curve], str]],
+    keys: Sequence[tuple[str, str]] = (),
+    log: bool = False,
+    zero: bool = False,
+    rings: bool = False,
+    height: float = 105,
+) -> Panel:
+    """The same curves of every run, in its colour; a run without one is left out. curves: what gives each, and its
+    dash.
+    """
     traces: list[dict[str, Any]] = []
     values: list[np.ndarray] = []
     for get, dash in curves:
@@ -126,14 +193,33 @@ def _overlay(heading: str, unit: str, seen: Sequence[Recorded], colors: Sequence
         axis |= {"type": "log", "range": [low, high], **log_ticks(low, high)}
     else:
         axis["range"] = span(values, zero=zero)
-    return Panel(heading + (", log scale" if log else ""), height, traces, axis, [*keys, *([("○ end of the search", GREY)] if rings else [])])
+    return Panel(
+        heading + (", log scale" if log else ""),
+        height,
+        traces,
+        axis,
+        [*keys, *([("○ end of the search", GREY)] if rings else [])],
+    )
 
 
 def _ring(one: Recorded, x: Sequence[int], y: np.ndarray, color: str) -> list[dict[str, Any]]:
     ends = [last for _, _, last in one.spans[:-1]]
     at = [int(np.argmin(np.abs(np.asarray(x) - end))) for end in ends]
-    return [{"type": "scatter", "x": ends, "y": [float(y[k]) for k in at], "mode": "markers", "showlegend": False, "hoverinfo": "skip",
-             "marker": {"symbol": "circle-open", "size": 10, "color": color, "line": {"width": 2}}}] if ends else []  # fmt: skip
+    return (
+        [
+            {
+                "type": "scatter",
+                "x": ends,
+                "y": [float(y[k]) for k in at],
+                "mode": "markers",
+                "showlegend": False,
+                "hoverinfo": "skip",
+                "marker": {"symbol": "circle-open", "size": 10, "color": color, "line": {"width": 2}},
+            }
+        ]
+        if ends
+        else []
+    )
 
 
 def _series(one: Recorded, name: str) -> Curve:
@@ -150,7 +236,11 @@ def _distance(one: Recorded) -> Curve:
 
 
 def _alpha_entropy(one: Recorded) -> Curve:
-    return _at(one.alpha["epoch"], entropy(shares(one.alpha["alpha"])).mean(axis=1)) if one.alpha and searched(one) else ([], np.zeros(0))
+    return (
+        _at(one.alpha["epoch"], entropy(shares(one.alpha["alpha"])).mean(axis=1))
+        if one.alpha and searched(one)
+        else ([], np.zeros(0))
+    )
 
 
 def _frozen(one: Recorded) -> Curve:
@@ -159,7 +249,11 @@ def _frozen(one: Recorded) -> Curve:
 
 
 def _skips(one: Recorded, kind: str) -> Curve:
-    return _at(one.alpha["epoch"], 100 * one.skips[kind]) if one.alpha and kind in one.skips and searched(one) else ([], np.zeros(0))
+    return (
+        _at(one.alpha["epoch"], 100 * one.skips[kind])
+        if one.alpha and kind in one.skips and searched(one)
+        else ([], np.zeros(0))
+    )
 
 
 def _at(epochs: np.ndarray, values: np.ndarray) -> Curve:

@@ -24,17 +24,31 @@ def loss_panel(seen: Recorded) -> Panel | None:
     traces = [line(x, y, name, color) for name, color, (x, y) in drawn]
     keys = [(f"━ {name}", color) for name, color, _ in drawn]
     if len(drawn) == 1:
-        keys.append(("(no validation loss: nothing was held out)" if "loss" in seen.frame else "(no training loss recorded)", GREY))
-    return Panel("loss", 125, traces, {"title": {"text": "nats"}, "range": span([y for *_, (_, y) in drawn], zero=True)}, keys)
+        keys.append(
+            (
+                "(no validation loss: nothing was held out)" if "loss" in seen.frame else "(no training loss recorded)",
+                GREY,
+            )
+        )
+    return Panel(
+        "loss", 125, traces, {"title": {"text": "nats"}, "range": span([y for *_, (_, y) in drawn], zero=True)}, keys
+    )
 
 
 def hyper_panels(seen: Recorded) -> list[Panel]:
-    """One for each hyper-parameter that moves: the learned value and the effective one; one for each that is chosen from a list."""
+    """One for each hyper-parameter that moves: the learned value and the effective one; one for each that is chosen
+    from a list.
+    """
     moving = [name for name in seen.frame if name.startswith("eta/") and seen.series(name).nunique() > 1]
     learned = [name.removeprefix("eta/") for name in moving]
     lists = dict.fromkeys(name.split("/")[0] for name in learned if "/" in name)
-    names = dict.fromkeys([*(name for name in learned if "/" not in name), *(name for name in HYPER if seen.series(name).nunique() > 1)])
-    return [*(_hyper_panel(seen, name, name in learned) for name in names), *(_list_panel(seen, name) for name in lists)]
+    names = dict.fromkeys(
+        [*(name for name in learned if "/" not in name), *(name for name in HYPER if seen.series(name).nunique() > 1)]
+    )
+    return [
+        *(_hyper_panel(seen, name, name in learned) for name in names),
+        *(_list_panel(seen, name) for name in lists),
+    ]
 
 
 def _hyper_panel(seen: Recorded, name: str, learned: bool) -> Panel:
@@ -57,7 +71,13 @@ def _hyper_panel(seen: Recorded, name: str, learned: bool) -> Panel:
         axis |= {"type": "log", "range": [low, high], **log_ticks(low, high)}
     else:
         axis["range"] = span(values)
-    return Panel(f"η: {title}" + (", log scale" if logarithmic else "") + ("" if learned else ", not learned"), 105, traces, axis, keys)
+    return Panel(
+        f"η: {title}" + (", log scale" if logarithmic else "") + ("" if learned else ", not learned"),
+        105,
+        traces,
+        axis,
+        keys,
+    )
 
 
 def _list_panel(seen: Recorded, name: str) -> Panel:
@@ -66,7 +86,9 @@ def _list_panel(seen: Recorded, name: str) -> Panel:
     looks = list(zip(options, (color for key, color in PALETTE.items() if key not in ("yellow", "black"))))
     traces = [line(*thin(seen, option), option.rsplit("/", 1)[1], color) for option, color in looks]
     keys = [(f"━ {option.rsplit('/', 1)[1]}", color) for option, color in looks]
-    return Panel(f"η: {name.replace('_', ' ')}", 90, traces, {"title": {"text": "probability"}, "range": [-0.03, 1.03]}, keys)
+    return Panel(
+        f"η: {name.replace('_', ' ')}", 90, traces, {"title": {"text": "probability"}, "range": [-0.03, 1.03]}, keys
+    )
 
 
 def alpha_panel(seen: Recorded) -> Panel | None:
@@ -78,8 +100,13 @@ def alpha_panel(seen: Recorded) -> Panel | None:
     settled = 100 * seen.alpha["frozen"].mean(axis=1)
     traces = [line(seen.alpha["epoch"][at].tolist(), values[at].tolist(), "entropy", PALETTE["purple"])]
     slot = "node" if seen.cells else "block"
-    return Panel(f"α: mean entropy of a {slot}", 80, traces, {"title": {"text": "nats"}, "range": span([values], pad=0.15)},
-                 [(f"{settled[-1]:.0f}% frozen", GREY)] if settled[-1] else [])  # fmt: skip
+    return Panel(
+        f"α: mean entropy of a {slot}",
+        80,
+        traces,
+        {"title": {"text": "nats"}, "range": span([values], pad=0.15)},
+        [(f"{settled[-1]:.0f}% frozen", GREY)] if settled[-1] else [],
+    )
 
 
 def skip_panel(seen: Recorded) -> Panel | None:
@@ -99,7 +126,9 @@ def skip_panel(seen: Recorded) -> Panel | None:
 
 
 def picks_panel(seen: Recorded) -> Panel | None:
-    """A row for each pick of each slot, with a bar of the operation's colour as long as it is in use; a diamond where the slot froze."""
+    """A row for each pick of each slot, with a bar of the operation's colour as long as it is in use; a diamond where
+    the slot froze.
+    """
     if not seen.alpha:
         return None
     rows, places, marks, points = 0, [], [], ([], [], [])
@@ -122,12 +151,34 @@ def picks_panel(seen: Recorded) -> Panel | None:
     traces.append(tiles.values(*points, "epoch %{x}, %{customdata}"))
     if marks:
         look = {"symbol": "diamond", "size": 11, "color": "white", "line": {"color": INK, "width": 1.5}}
-        traces.append({"type": "scatter", "x": [x for x, _ in marks], "y": [y for _, y in marks], "mode": "markers", "showlegend": False, "marker": look,
-                       "cliponaxis": False, "hovertemplate": "frozen at epoch %{x}<extra></extra>"})  # fmt: skip
+        traces.append(
+            {
+                "type": "scatter",
+                "x": [x for x, _ in marks],
+                "y": [y for _, y in marks],
+                "mode": "markers",
+                "showlegend": False,
+                "marker": look,
+                "cliponaxis": False,
+                "hovertemplate": "frozen at epoch %{x}<extra></extra>",
+            }
+        )
     what = "operations of each node's two inputs" if seen.cells else "operation of each block"
-    axis = {"tickvals": [y for y, _ in places], "ticktext": [text for _, text in places], "range": [rows - 0.5, -0.5], "showgrid": False,
-            "tickfont": {"size": 10 if len(places) > 12 else 11}, "title": {"text": "node" if seen.cells else "block"}}  # fmt: skip
-    return Panel(f"α: {what}", 13 * rows, traces, axis, [("◇ the node froze" if seen.cells else "◇ the block froze", INK)] if marks else [])
+    axis = {
+        "tickvals": [y for y, _ in places],
+        "ticktext": [text for _, text in places],
+        "range": [rows - 0.5, -0.5],
+        "showgrid": False,
+        "tickfont": {"size": 10 if len(places) > 12 else 11},
+        "title": {"text": "node" if seen.cells else "block"},
+    }
+    return Panel(
+        f"α: {what}",
+        13 * rows,
+        traces,
+        axis,
+        [("◇ the node froze" if seen.cells else "◇ the block froze", INK)] if marks else [],
+    )
 
 
 def _stretches(picks: np.ndarray, edges: list[float]) -> list[tuple[int, float, float]]:

@@ -1,4 +1,6 @@
-"""What a run has recorded, read once for a figure: a run that still goes on, failed or is of an older layout opens with what it has."""
+"""What a run has recorded, read once for a figure: a run that still goes on, failed or is of an older layout opens with
+what it has.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,22 @@ from kit.space.network import Slot
 POINTS = 240  # of a curve, at most: more than a panel has pixels between two points that could be told apart
 FRAMES = 60  # of an animation, at most
 COLLAPSE = 0.5  # of a cell's picks: more skips than that is what Zela et al. (ICLR 2020) show as DARTS's collapse
-DIMENSIONS = {"alpha": 3, "support": 3, "frozen": 2, "probabilities": 3, "counts": 3, "apply": 2, "magnitude": 3}  # of the recorded arrays
+DIMENSIONS = {
+    "alpha": 3,
+    "support": 3,
+    "frozen": 2,
+    "probabilities": 3,
+    "counts": 3,
+    "apply": 2,
+    "magnitude": 3,
+}  # of the recorded arrays
 CHAINS: dict[str, type[BlockNetwork]] = {network.space: network for network in (ChoiceNetwork, MobileNetwork)}
 
 
 @dataclass
 class Recorded:
-    """frame: the history by epoch, one column per name. alpha, tau: as `Run.alpha`, `Run.tau`, {} where there is none. missing: what the
+    """frame: the history by epoch, one column per name. alpha, tau: as `Run.alpha`, `Run.tau`, {} where there is none.
+    missing: what the
     run's method would have written and is not there, in words."""
 
     run: Run
@@ -52,7 +63,9 @@ class Recorded:
 
     @functools.cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """The slots that α's rows stand for, with their candidates' names; numbered where the space does not tell them."""
+        """The slots that α's rows stand for, with their candidates' names; numbered where the space does not tell
+        them.
+        """
         count, widest = self.alpha["alpha"].shape[1:] if self.alpha else (0, 0)
         cells = cell_slots()
         if (count, widest) == (len(cells), max(len(slot.candidates) for slot in cells)):
@@ -69,15 +82,21 @@ class Recorded:
 
     @functools.cached_property
     def picked(self) -> list[np.ndarray]:
-        """Per slot int64 [epochs, picks]: the candidates in use, each in one column as long as it stays; -1 where there is none.
+        """Per slot int64 [epochs, picks]: the candidates in use, each in one column as long as it stays; -1 where there
+        is none.
 
         Of a support wider than a slot's picks (mixtures), the strongest.
         """
-        return [_columns(slot, np.abs(self.alpha["alpha"][:, i]), self.alpha["support"][:, i].astype(bool)) for i, slot in enumerate(self.slots)]
+        return [
+            _columns(slot, np.abs(self.alpha["alpha"][:, i]), self.alpha["support"][:, i].astype(bool))
+            for i, slot in enumerate(self.slots)
+        ]
 
     @functools.cached_property
     def skips(self) -> dict[str, np.ndarray]:
-        """Per kind of cell float [epochs]: the share of skips among its picks, in [0, 1]. Empty where no candidate is a skip."""
+        """Per kind of cell float [epochs]: the share of skips among its picks, in [0, 1]. Empty where no candidate is a
+        skip.
+        """
         found: dict[str, list[np.ndarray]] = {}
         for slot, columns in zip(self.slots, self.picked):
             skip = np.array([op == "skip_connect" for op, _ in slot.candidates] + [False])  # the last: none picked
@@ -127,15 +146,25 @@ def _attempt(get: Any, otherwise: Any, name: str, missing: list[str]) -> Any:
 
 
 def _usable(arrays: dict[str, np.ndarray], file: str, missing: list[str]) -> dict[str, np.ndarray]:
-    """The arrays that have the shape they should, with epochs counted and nodes open where an older layout does not tell."""
+    """The arrays that have the shape they should, with epochs counted and nodes open where an older layout does not
+    tell.
+    """
     if not arrays:
         return {}
     length = max((len(value) for value in arrays.values() if value.ndim), default=0)
-    kept = {name: value for name, value in arrays.items() if value.ndim == DIMENSIONS.get(name, value.ndim) and value.ndim and len(value) == length}
+    kept = {
+        name: value
+        for name, value in arrays.items()
+        if value.ndim == DIMENSIONS.get(name, value.ndim) and value.ndim and len(value) == length
+    }
     square = kept.get("probabilities")
     if square is not None and square.shape[1] != square.shape[2]:
         del kept["probabilities"]
-    missing += [f"{file}: {name} (of shape {list(arrays[name].shape)})" for name in arrays if name not in kept and name in DIMENSIONS]
+    missing += [
+        f"{file}: {name} (of shape {list(arrays[name].shape)})"
+        for name in arrays
+        if name not in kept and name in DIMENSIONS
+    ]
     if not length:
         return {}
     if "epoch" not in kept:
@@ -149,7 +178,12 @@ def _alpha(arrays: dict[str, np.ndarray], run: Run, missing: list[str]) -> dict[
     kept, method = _usable(arrays, "alpha.npz", missing), method_of(run)
     if not kept or (method is not None and not any(stage.search for stage in method.stages)):
         return {}
-    if "alpha" not in kept or "support" not in kept or kept["alpha"].shape != kept["support"].shape or not kept["alpha"].size:
+    if (
+        "alpha" not in kept
+        or "support" not in kept
+        or kept["alpha"].shape != kept["support"].shape
+        or not kept["alpha"].size
+    ):
         missing.append("alpha.npz: alpha and support of one shape")
         return {}
     if "frozen" not in kept:
@@ -177,7 +211,7 @@ def _expected(seen: Recorded) -> list[str]:
     return lacks
 
 
-# ---- in words ----------------------------------------------------------------------------------------------------------------
+# ---- in words ------------------------------------------------------------------------------------
 
 
 def standing(run: Run) -> str:
@@ -185,7 +219,9 @@ def standing(run: Run) -> str:
     seen = read(run)
     done = int(seen.frame.index.max()) if len(seen.frame) else 0
     planned = getattr(run.config, "epochs", None)
-    status = {"finished": "finished", "failed": "failed", "interrupted": "not finished (stopped, or still going on)"}[run.status]
+    status = {"finished": "finished", "failed": "failed", "interrupted": "not finished (stopped, or still going on)"}[
+        run.status
+    ]
     text = f"{run.path.name}: {status}, {done}{f' of {planned}' if planned else ''} epochs"
     spans = ", ".join(f"{name} {first + 1}–{last}" for name, first, last in seen.spans)
     text += f" ({spans})" if spans else ""
@@ -212,14 +248,19 @@ def _failure(run: Run) -> str:
 def collapse(run: Run, seen: Recorded | None = None) -> str:
     """A warning where more than half of a cell's picks are skips at the last epoch, else "".
 
-    Source of the criterion: Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR 2020.
+    Source of the criterion: Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR
+    2020.
     """
     seen = seen or read(run)
     cells = [f"{kind} {values[-1]:.0%}" for kind, values in seen.skips.items() if values[-1] > COLLAPSE]
-    return f"Collapse: more than half of the picks are skips ({', '.join(cells)} of the cell's; Zela et al., ICLR 2020)" if cells else ""
+    return (
+        f"Collapse: more than half of the picks are skips ({', '.join(cells)} of the cell's; Zela et al., ICLR 2020)"
+        if cells
+        else ""
+    )
 
 
-# ---- arithmetic -------------------------------------------------------------------------------------------------------------
+# ---- arithmetic ----------------------------------------------------------------------------------
 
 
 def shares(alpha: np.ndarray) -> np.ndarray:
@@ -251,4 +292,3 @@ def thinned(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(i) for i in np.linspace(0, count - 1, most)})
-

@@ -1,6 +1,7 @@
 """Static twins of plotly figures, drawn by matplotlib: no browser, so that servers and containers have pictures too.
 
-What it draws: scatter (lines, markers, text, error bars, fills), bar, heatmap, contour, image; subplots, secondary, logarithmic and category
+What it draws: scatter (lines, markers, text, error bars, fills), bar, heatmap, contour, image; subplots, secondary,
+logarithmic and category
 axes; titles, legend, annotations with arrows, lines and rectangles. Anything else raises KitError, which names it.
 """
 
@@ -25,7 +26,9 @@ HEIGHT, MARGINS = 450, {"l": 80, "r": 80, "t": 100, "b": 80}  # plotly's default
 
 
 def png(figure: go.Figure, path: str | Path | None = None, width: int = 1200, height: int | None = None) -> bytes:
-    """The figure as PNG bytes, `width` × `height` pixels (height: the figure's own by default); also written to `path` if given."""
+    """The figure as PNG bytes, `width` × `height` pixels (height: the figure's own by default); also written to `path`
+    if given.
+    """
     sheet = Sheet(figure, width, height)
     sheet.draw()
     if sheet.grow_margins():  # as plotly's automargin: labels that would be cut off push the plot inwards
@@ -40,22 +43,30 @@ def png(figure: go.Figure, path: str | Path | None = None, width: int = 1200, he
 
 
 class Sheet:
-    """One picture in the making: the figure's layout with its template filled in, and matplotlib's axes per pair of plotly axes."""
+    """One picture in the making: the figure's layout with its template filled in, and matplotlib's axes per pair of
+    plotly axes.
+    """
 
     def __init__(self, figure: go.Figure, width: int, height: int | None):
-        figure = go.Figure(data=figure.data, layout=figure.layout) if isinstance(figure, go.Figure) else go.Figure(figure)  # no copy of frames
+        figure = (
+            go.Figure(data=figure.data, layout=figure.layout) if isinstance(figure, go.Figure) else go.Figure(figure)
+        )  # no copy of frames
         layout = plain(figure.layout.to_plotly_json())
         template = plain(figure.layout.template.to_plotly_json()) if figure.layout.template else {}
         self.defaults = template.get("layout", {})
         self.layout = merged(self.defaults, layout)
-        self.traces = [trace for trace in (plain(t.to_plotly_json()) for t in figure.data) if trace.get("visible", True) is True]
+        self.traces = [
+            trace for trace in (plain(t.to_plotly_json()) for t in figure.data) if trace.get("visible", True) is True
+        ]
         controls = (self.layout.get("meta") or {}).get("controls", 0)  # the room of a slider, which no picture needs
         self.width, self.height = int(width), int(height or (self.layout.get("height") or HEIGHT) - controls)
         self.margins = {**MARGINS, **{k: v for k, v in self.layout.get("margin", {}).items() if k in MARGINS}}
         self.margins["t"] -= controls
 
     def draw(self) -> None:
-        self.picture = Figure(figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor=self.layout.get("paper_bgcolor", "white"))
+        self.picture = Figure(
+            figsize=(self.width / DPI, self.height / DPI), dpi=DPI, facecolor=self.layout.get("paper_bgcolor", "white")
+        )
         self.canvas = FigureCanvasAgg(self.picture)
         self.pairs: dict[tuple[str, str], Axes] = {}
         self.categories: dict[str, dict[str, int]] = {}
@@ -79,7 +90,7 @@ class Sheet:
                 self.margins[side] += pixels + 8
         return any(pixels > 0 for pixels in over.values())
 
-    # ---- where things are ----------------------------------------------------------------------------------------------------
+    # ---- where things are ------------------------------------------------------------------------
 
     @property
     def area(self) -> tuple[float, float, float, float]:
@@ -138,5 +149,7 @@ def plain(value: Any) -> Any:
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(under)
     for key, value in over.items():
-        result[key] = merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+        result[key] = (
+            merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+        )
     return result

@@ -20,7 +20,9 @@ def collect_categories(sheet: Sheet) -> None:
         for letter in "xy":
             name = trace.get(f"{letter}axis", letter)
             values = trace.get(letter)
-            if values is None or not (sheet.axis(name).get("type") == "category" or any(isinstance(v, str) for v in values)):
+            if values is None or not (
+                sheet.axis(name).get("type") == "category" or any(isinstance(v, str) for v in values)
+            ):
                 continue
             places = sheet.categories.setdefault(name, {})
             for value in values:
@@ -69,8 +71,13 @@ def _range(sheet: Sheet, letter: str, members: list[str]) -> tuple[float, float]
     if "range" in settings and None not in settings["range"]:
         low, high = (float(v) for v in settings["range"])
         return (10**low, 10**high) if settings.get("type") == "log" else (low, high)
-    limits = [limit for name in members for axes in _on(sheet, name) if axes.has_data()
-              for limit in (axes.get_xlim() if letter == "x" else axes.get_ylim())]  # fmt: skip
+    limits = [
+        limit
+        for name in members
+        for axes in _on(sheet, name)
+        if axes.has_data()
+        for limit in (axes.get_xlim() if letter == "x" else axes.get_ylim())
+    ]
     low, high = (min(limits), max(limits)) if limits else (0.0, 1.0)
     if settings.get("rangemode") in ("tozero", "nonnegative") and settings.get("type") != "log":
         low = min(0.0, low) if settings["rangemode"] == "tozero" else max(0.0, low)
@@ -84,7 +91,10 @@ def _dress(sheet: Sheet, axes: Axes, x: str, y: str) -> None:
         axes.patch.set_visible(False)
     for name, other in ((x, y), (y, x)):
         settings = sheet.axis(name)
-        written = settings.get("visible", True) and settings.get("anchor", "y" if name[0] == "x" else "x") in (other, "free")
+        written = settings.get("visible", True) and settings.get("anchor", "y" if name[0] == "x" else "x") in (
+            other,
+            "free",
+        )
         _along(sheet, axes, name, settings, written)
 
 
@@ -98,10 +108,20 @@ def _along(sheet: Sheet, axes: Axes, name: str, settings: dict[str, Any], writte
     default = sheet.layout.get("font", {})
     text = font(settings.get("tickfont"), default)
     outside = written and settings.get("ticks") == "outside"
-    axis.set_tick_params(which="major", length=settings.get("ticklen", 5) * POINTS if outside else 0, color=color(settings.get("tickcolor", "#444")),
-                         labelsize=text["fontsize"], labelcolor=text["color"], width=0.7, pad=3)  # fmt: skip
-    axis.set_tick_params(which="both", **{k: labels and k == f"label{side}" for k in _sides(letter, "label")},
-                         **{k: outside and k == side for k in _sides(letter)})  # fmt: skip
+    axis.set_tick_params(
+        which="major",
+        length=settings.get("ticklen", 5) * POINTS if outside else 0,
+        color=color(settings.get("tickcolor", "#444")),
+        labelsize=text["fontsize"],
+        labelcolor=text["color"],
+        width=0.7,
+        pad=3,
+    )
+    axis.set_tick_params(
+        which="both",
+        **{k: labels and k == f"label{side}" for k in _sides(letter, "label")},
+        **{k: outside and k == side for k in _sides(letter)},
+    )
     if shown and settings.get("showgrid", True) and name not in sheet.categories:
         axis.grid(True, which="major", color=color(settings.get("gridcolor", "#eee")), linewidth=0.8)
     if written and settings.get("showline"):
@@ -111,7 +131,11 @@ def _along(sheet: Sheet, axes: Axes, name: str, settings: dict[str, Any], writte
     angle = settings.get("tickangle")
     if labels and angle:
         for label in axis.get_ticklabels():
-            label.set(rotation=-angle, ha="right" if letter == "x" and angle < 0 else "left" if letter == "x" else "right", rotation_mode="anchor")
+            label.set(
+                rotation=-angle,
+                ha="right" if letter == "x" and angle < 0 else "left" if letter == "x" else "right",
+                rotation_mode="anchor",
+            )
     title = settings.get("title") or {}
     if written and title.get("text"):
         axis.set_label_position(side)
@@ -130,12 +154,16 @@ def _ticks(sheet: Sheet, axis: Any, name: str, settings: dict[str, Any]) -> None
         values = sheet.numbers(settings["tickvals"], name)
         texts = [words(t) for t in settings.get("ticktext") or [number(v, pattern) for v in values]]
         axis.set_major_locator(FixedLocator(values))
-        axis.set_major_formatter(FuncFormatter(lambda value, at: texts[at] if at is not None and at < len(texts) else ""))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, at: texts[at] if at is not None and at < len(texts) else "")
+        )
         return
     if name in sheet.categories:
         names = list(sheet.categories[name])
         axis.set_major_locator(FixedLocator(range(len(names))))
-        axis.set_major_formatter(FuncFormatter(lambda value, at: words(names[int(value)]) if 0 <= value < len(names) else ""))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, at: words(names[int(value)]) if 0 <= value < len(names) else "")
+        )
         return
     low, high = sorted(axis.get_view_interval())
     if settings.get("type") == "log":
@@ -145,7 +173,9 @@ def _ticks(sheet: Sheet, axis: Any, name: str, settings: dict[str, Any]) -> None
     dtick = settings.get("dtick")
     free = MaxNLocator(max(3, min(10, int(pixels))), steps=[1, 2, 5, 10])
     axis.set_major_locator(MultipleLocator(dtick) if isinstance(dtick, (int, float)) else free)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: prefix + number(0.0 if abs(value) < 1e-12 else value, pattern) + suffix))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: prefix + number(0.0 if abs(value) < 1e-12 else value, pattern) + suffix)
+    )
 
 
 def _log_ticks(axis: Any, low: float, high: float, text: Any, plain: bool) -> None:

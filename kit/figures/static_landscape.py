@@ -1,4 +1,6 @@
-"""The static twin of surfaces: matplotlib's 3D axes where plotly has a scene; the rest of the picture as `kit.figures.static` draws it."""
+"""The static twin of surfaces: matplotlib's 3D axes where plotly has a scene; the rest of the picture as
+`kit.figures.static` draws it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ import plotly.graph_objects as go
 from matplotlib.cm import ScalarMappable
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator
 
-from kit.figures.static import Sheet, png as flat_png
+from kit.figures.static import Sheet
+from kit.figures.static import png as flat_png
 from kit.figures.static_text import color, font, words
 from kit.figures.static_traces import _colorbar, _norm, _scale
 
@@ -52,14 +55,30 @@ class SurfaceSheet(Sheet):
     def _surface(self, trace: dict[str, Any]) -> None:
         scene = self.layout.get(trace.get("scene", "scene"), {})
         z = np.array(trace["z"], dtype=float)
-        x, y = (np.array(trace[k] if trace.get(k) is not None else range(n), dtype=float) for k, n in zip("xy", z.T.shape))
-        settings = {"zmin": trace.get("cmin"), "zmax": trace.get("cmax"), "colorscale": trace.get("colorscale"),
-                    "colorbar": trace.get("colorbar"), "showscale": trace.get("showscale", True)}  # fmt: skip
+        x, y = (
+            np.array(trace[k] if trace.get(k) is not None else range(n), dtype=float) for k, n in zip("xy", z.T.shape)
+        )
+        settings = {
+            "zmin": trace.get("cmin"),
+            "zmax": trace.get("cmax"),
+            "colorscale": trace.get("colorscale"),
+            "colorbar": trace.get("colorbar"),
+            "showscale": trace.get("showscale", True),
+        }
         norm, scale = _norm(z, settings), _scale(settings["colorscale"])
         axes = self._axes3d(scene)
         # unshaded: a colour is a loss, as the colour bar says; the mesh gives the shape
-        axes.plot_surface(*np.meshgrid(x, y), z, rcount=len(y), ccount=len(x), facecolors=scale(norm(z)), shade=False, linewidth=0.35,
-                          edgecolor=(1, 1, 1, 0.6), antialiased=True)  # fmt: skip
+        axes.plot_surface(
+            *np.meshgrid(x, y),
+            z,
+            rcount=len(y),
+            ccount=len(x),
+            facecolors=scale(norm(z)),
+            shade=False,
+            linewidth=0.35,
+            edgecolor=(1, 1, 1, 0.6),
+            antialiased=True,
+        )
         self._dress3d(axes, scene, z)
         if settings["showscale"] is not False:
             _colorbar(self, ScalarMappable(norm, scale), settings)
@@ -70,7 +89,10 @@ class SurfaceSheet(Sheet):
         rect = (left + x0 * wide, bottom + y0 * high, (x1 - x0) * wide, (y1 - y0) * high)
         axes = self.picture.add_axes(rect, projection="3d", computed_zorder=True, facecolor="none")
         eye = {"x": 1.25, "y": 1.25, "z": 1.25, **((scene.get("camera") or {}).get("eye") or {})}  # plotly's default
-        axes.view_init(elev=math.degrees(math.atan2(eye["z"], math.hypot(eye["x"], eye["y"]))), azim=math.degrees(math.atan2(eye["y"], eye["x"])))
+        axes.view_init(
+            elev=math.degrees(math.atan2(eye["z"], math.hypot(eye["x"], eye["y"]))),
+            azim=math.degrees(math.atan2(eye["y"], eye["x"])),
+        )
         ratio = {"x": 1, "y": 1, "z": 1, **(scene.get("aspectratio") or {})}
         axes.set_box_aspect([ratio[k] for k in "xyz"], zoom=SIGHT)
         return axes
@@ -83,7 +105,9 @@ class SurfaceSheet(Sheet):
                 getattr(axes, f"set_{letter}lim")(*settings["range"])
             if settings.get("tickvals") is not None:
                 axis.set_major_locator(FixedLocator(settings["tickvals"]))
-                axis.set_major_formatter(FixedFormatter([words(t) for t in settings.get("ticktext") or settings["tickvals"]]))
+                axis.set_major_formatter(
+                    FixedFormatter([words(t) for t in settings.get("ticktext") or settings["tickvals"]])
+                )
             else:
                 axis.set_major_locator(MaxNLocator(settings.get("nticks", 5), steps=[1, 2, 2.5, 5, 10]))
             text = font(settings.get("tickfont"), default)

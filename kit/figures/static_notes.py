@@ -39,11 +39,17 @@ def _transform(sheet: Sheet, note: dict[str, Any], axes: Axes | None, prefix: st
     parts = []
     for letter in "xy":
         ref = str(note.get(f"{prefix}{letter}ref") or letter)
-        parts.append(sheet.paper() if ref == "paper" or axes is None else axes.transAxes if ref.endswith(" domain") else axes.transData)
+        parts.append(
+            sheet.paper()
+            if ref == "paper" or axes is None
+            else axes.transAxes
+            if ref.endswith(" domain")
+            else axes.transData
+        )
     return blended_transform_factory(*parts)
 
 
-# ---- shapes ------------------------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 def shapes(sheet: Sheet) -> None:
@@ -51,15 +57,27 @@ def shapes(sheet: Sheet) -> None:
         axes = _axes_of(sheet, shape)
         where = _transform(sheet, shape, axes)
         line, opacity = shape.get("line") or {}, shape.get("opacity", 1.0)
-        stroke = {"linewidth": line.get("width", 2) * POINTS, "linestyle": dash(line.get("dash")), "transform": where,
-                  "zorder": 0.6 if shape.get("layer") == "below" else 3.5}  # fmt: skip
-        x0, x1, y0, y1 = ((sheet.numbers([shape[k]], str(shape.get(f"{k[0]}ref", k[0])))[0]) for k in ("x0", "x1", "y0", "y1"))
+        stroke = {
+            "linewidth": line.get("width", 2) * POINTS,
+            "linestyle": dash(line.get("dash")),
+            "transform": where,
+            "zorder": 0.6 if shape.get("layer") == "below" else 3.5,
+        }
+        x0, x1, y0, y1 = (
+            (sheet.numbers([shape[k]], str(shape.get(f"{k[0]}ref", k[0])))[0]) for k in ("x0", "x1", "y0", "y1")
+        )
         ink = color(line.get("color", "#444"), opacity)
         if shape.get("type") == "line":
             artist: Any = Line2D([x0, x1], [y0, y1], color=ink, **stroke)
         elif shape.get("type") == "rect":
-            artist = Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=color(shape.get("fillcolor"), opacity),
-                               edgecolor=ink if line.get("width", 2) else "none", **stroke)  # fmt: skip
+            artist = Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                facecolor=color(shape.get("fillcolor"), opacity),
+                edgecolor=ink if line.get("width", 2) else "none",
+                **stroke,
+            )
         else:
             raise refuse(f"a shape of type {shape.get('type')!r}")
         if axes is None:
@@ -70,7 +88,7 @@ def shapes(sheet: Sheet) -> None:
             artist.set_clip_on("paper" not in (shape.get("xref"), shape.get("yref")))
 
 
-# ---- annotations -------------------------------------------------------------------------------------------------------------
+# ---- annotations ---------------------------------------------------------------------------------
 
 
 def annotations(sheet: Sheet) -> None:
@@ -88,8 +106,14 @@ def _annotate(sheet: Sheet, note: dict[str, Any]) -> None:
     arrow = None
     if note.get("showarrow", True):
         head = {0: "-", 1: "->"}.get(note.get("arrowhead", 1), "-|>")
-        arrow = {"arrowstyle": head, "color": color(note.get("arrowcolor", default.get("color", "#444"))), "shrinkA": 0,
-                 "shrinkB": note.get("standoff", 0), "linewidth": note.get("arrowwidth", 1.5) * POINTS, "mutation_scale": 9 * note.get("arrowsize", 1)}  # fmt: skip
+        arrow = {
+            "arrowstyle": head,
+            "color": color(note.get("arrowcolor", default.get("color", "#444"))),
+            "shrinkA": 0,
+            "shrinkB": note.get("standoff", 0),
+            "linewidth": note.get("arrowwidth", 1.5) * POINTS,
+            "mutation_scale": 9 * note.get("arrowsize", 1),
+        }
     ha, va = _anchors(note)
     rows = lines(note.get("text") or "")
     blocks = [(note.get("text") or "", 0.0)]
@@ -102,8 +126,17 @@ def _annotate(sheet: Sheet, note: dict[str, Any]) -> None:
         arrow = None
 
 
-def _place(sheet: Sheet, owner: Axes, note: dict[str, Any], text: str, xy: tuple[float, ...], shift: tuple[float, float],
-           anchors: tuple[str, str], arrow: dict[str, Any] | None, axes: Axes | None) -> None:  # fmt: skip
+def _place(
+    sheet: Sheet,
+    owner: Axes,
+    note: dict[str, Any],
+    text: str,
+    xy: tuple[float, ...],
+    shift: tuple[float, float],
+    anchors: tuple[str, str],
+    arrow: dict[str, Any] | None,
+    axes: Axes | None,
+) -> None:
     where = _transform(sheet, note, axes)
     offset, coords = shift, "offset points"
     if arrow:
@@ -113,12 +146,28 @@ def _place(sheet: Sheet, owner: Axes, note: dict[str, Any], text: str, xy: tuple
             offset, coords = (note["ax"], note["ay"]), where
     box = None
     if note.get("bgcolor") or note.get("bordercolor"):
-        box = {"boxstyle": f"square,pad={note.get('borderpad', 1) / max(1, (note.get('font') or {}).get('size', 12)):.3f}",
-               "facecolor": color(note.get("bgcolor")), "edgecolor": color(note.get("bordercolor")),
-               "linewidth": note.get("borderwidth", 1) * POINTS}  # fmt: skip
-    owner.annotate(words(text), xy, xytext=offset, xycoords=where, textcoords=coords, ha=anchors[0], va=anchors[1], bbox=box, arrowprops=arrow,
-                   annotation_clip=False, zorder=5, rotation=-note.get("textangle", 0), rotation_mode="default",
-                   **font(note.get("font"), sheet.layout.get("font", {}), text))  # fmt: skip
+        box = {
+            "boxstyle": f"square,pad={note.get('borderpad', 1) / max(1, (note.get('font') or {}).get('size', 12)):.3f}",
+            "facecolor": color(note.get("bgcolor")),
+            "edgecolor": color(note.get("bordercolor")),
+            "linewidth": note.get("borderwidth", 1) * POINTS,
+        }
+    owner.annotate(
+        words(text),
+        xy,
+        xytext=offset,
+        xycoords=where,
+        textcoords=coords,
+        ha=anchors[0],
+        va=anchors[1],
+        bbox=box,
+        arrowprops=arrow,
+        annotation_clip=False,
+        zorder=5,
+        rotation=-note.get("textangle", 0),
+        rotation_mode="default",
+        **font(note.get("font"), sheet.layout.get("font", {}), text),
+    )
 
 
 def _position(sheet: Sheet, note: dict[str, Any], letter: str) -> float:
@@ -127,7 +176,9 @@ def _position(sheet: Sheet, note: dict[str, Any], letter: str) -> float:
     if ref == "paper" or ref.endswith(" domain"):
         return float(value)
     number = float(sheet.numbers([value], ref)[0])
-    return 10**number if sheet.axis(ref).get("type") == "log" else number  # plotly: annotations on logarithmic axes are in decades
+    return (
+        10**number if sheet.axis(ref).get("type") == "log" else number
+    )  # plotly: annotations on logarithmic axes are in decades
 
 
 def _anchors(note: dict[str, Any]) -> tuple[str, str]:
@@ -135,7 +186,10 @@ def _anchors(note: dict[str, Any]) -> tuple[str, str]:
     for letter, low, high, names in (("x", "left", "right", HORIZONTAL), ("y", "bottom", "top", VERTICAL)):
         anchor = note.get(f"{letter}anchor", "auto")
         if anchor == "auto":
-            at, paper = note.get(letter, 0.5), str(note.get(f"{letter}ref", "")) == "paper" and not note.get("showarrow", True)
+            at, paper = (
+                note.get(letter, 0.5),
+                str(note.get(f"{letter}ref", "")) == "paper" and not note.get("showarrow", True),
+            )
             anchor = "center" if not paper or 1 / 3 < at < 2 / 3 else low if at <= 1 / 3 else high
         result.append(names[anchor])
     return result[0], result[1]
@@ -151,7 +205,7 @@ def _overlay(sheet: Sheet) -> Axes:
     return axes
 
 
-# ---- title and legend --------------------------------------------------------------------------------------------------------
+# ---- title and legend ----------------------------------------------------------------------------
 
 
 def title(sheet: Sheet) -> None:
@@ -162,7 +216,9 @@ def title(sheet: Sheet) -> None:
     ha = HORIZONTAL.get(settings.get("xanchor", "auto"), "left" if x <= 1 / 3 else "right" if x >= 2 / 3 else "center")
     if isinstance(settings.get("y"), (int, float)):
         y = settings["y"] - (pad.get("t", 0) - pad.get("b", 0)) / sheet.height
-        va = VERTICAL.get(settings.get("yanchor", "auto"), "top" if y >= 2 / 3 else "bottom" if y <= 1 / 3 else "center")
+        va = VERTICAL.get(
+            settings.get("yanchor", "auto"), "top" if y >= 2 / 3 else "bottom" if y <= 1 / 3 else "center"
+        )
     else:
         y, va = 1 - sheet.margins["t"] / 2 / sheet.height, "center"
     default = {**sheet.layout.get("font", {}), "size": 17}
@@ -173,8 +229,13 @@ def title(sheet: Sheet) -> None:
 
 
 def legend(sheet: Sheet) -> None:
-    entries = [(_handle(sheet, trace, k), words(trace["name"])) for k, trace in enumerate(sheet.traces)
-               if trace.get("name") and trace.get("showlegend", True) and trace.get("type", "scatter") not in ("heatmap", "contour", "image")]  # fmt: skip
+    entries = [
+        (_handle(sheet, trace, k), words(trace["name"]))
+        for k, trace in enumerate(sheet.traces)
+        if trace.get("name")
+        and trace.get("showlegend", True)
+        and trace.get("type", "scatter") not in ("heatmap", "contour", "image")
+    ]
     asked = any(trace.get("showlegend") for trace in sheet.traces)
     if not entries or not sheet.layout.get("showlegend", asked or len(sheet.traces) > 1):
         return
@@ -184,14 +245,28 @@ def legend(sheet: Sheet) -> None:
     ha = settings.get("xanchor", "left")
     va = settings.get("yanchor", "auto")
     va = ("top" if y >= 2 / 3 or sideways else "bottom" if y <= 1 / 3 else "middle") if va == "auto" else va
-    spot = f"{ {'top': 'upper', 'middle': 'center', 'bottom': 'lower'}[va] } {HORIZONTAL[ha] if ha != 'auto' else 'left'}"
+    spot = (
+        f"{ {'top': 'upper', 'middle': 'center', 'bottom': 'lower'}[va] } {HORIZONTAL[ha] if ha != 'auto' else 'left'}"
+    )
     parts = [sheet.picture.transFigure if settings.get(f"{k}ref") == "container" else sheet.paper() for k in "xy"]
     text = font(settings.get("font"), sheet.layout.get("font", {}))
     for columns in range(len(entries) if sideways else 1, 0, -1):
-        drawn = sheet.picture.legend([h for h, _ in entries], [t for _, t in entries], ncols=columns,
-                                     loc="center" if spot == "center center" else spot, bbox_to_anchor=(x, y), bbox_transform=blended_transform_factory(*parts), prop={"size": text["fontsize"]},
-                                     labelcolor=text["color"], facecolor=color(settings.get("bgcolor", "white")), edgecolor="none",
-                                     framealpha=None, handlelength=1.8, columnspacing=1.4, borderaxespad=0.2)  # fmt: skip
+        drawn = sheet.picture.legend(
+            [h for h, _ in entries],
+            [t for _, t in entries],
+            ncols=columns,
+            loc="center" if spot == "center center" else spot,
+            bbox_to_anchor=(x, y),
+            bbox_transform=blended_transform_factory(*parts),
+            prop={"size": text["fontsize"]},
+            labelcolor=text["color"],
+            facecolor=color(settings.get("bgcolor", "white")),
+            edgecolor="none",
+            framealpha=None,
+            handlelength=1.8,
+            columnspacing=1.4,
+            borderaxespad=0.2,
+        )
         if columns == 1 or drawn.get_window_extent(sheet.canvas.get_renderer()).width <= sheet.width * 0.98:
             return
         drawn.remove()
@@ -208,8 +283,14 @@ def _handle(sheet: Sheet, trace: dict[str, Any], index: int) -> Any:
     symbol = marker.get("symbol", "circle")
     hollow = str(symbol).endswith("-open")
     ink = marker.get("color") if isinstance(marker.get("color"), str) else main
-    return Line2D([], [], color=color(line.get("color") or main, opacity), linewidth=line.get("width", 2) * POINTS if "lines" in modes else 0,
-                  linestyle=dash(line.get("dash")) if "lines" in modes else "none",
-                  marker=SYMBOLS.get(str(symbol).removesuffix("-open"), "o") if "markers" in modes else None,
-                  markersize=(float(np.max(size)) if np.size(size) else 6) * POINTS, markerfacecolor="none" if hollow else color(ink, opacity),
-                  markeredgecolor=color(ink, opacity))  # fmt: skip
+    return Line2D(
+        [],
+        [],
+        color=color(line.get("color") or main, opacity),
+        linewidth=line.get("width", 2) * POINTS if "lines" in modes else 0,
+        linestyle=dash(line.get("dash")) if "lines" in modes else "none",
+        marker=SYMBOLS.get(str(symbol).removesuffix("-open"), "o") if "markers" in modes else None,
+        markersize=(float(np.max(size)) if np.size(size) else 6) * POINTS,
+        markerfacecolor="none" if hollow else color(ink, opacity),
+        markeredgecolor=color(ink, opacity),
+    )

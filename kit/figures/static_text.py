@@ -34,8 +34,12 @@ def font(settings: dict[str, Any] | None, default: dict[str, Any], text: Any = "
     """Keyword arguments for matplotlib's text: size in points, colour, weight, no mathematics between dollars."""
     both = {**default, **(settings or {})}
     bold = any(heavy for _, heavy in lines(text)) or both.get("weight") in ("bold", 700)
-    return {"fontsize": both.get("size", 12) * POINTS, "color": color(both.get("color", "#444")), "parse_math": False,
-            "fontweight": "bold" if bold else "normal"}  # fmt: skip
+    return {
+        "fontsize": both.get("size", 12) * POINTS,
+        "color": color(both.get("color", "#444")),
+        "parse_math": False,
+        "fontweight": "bold" if bold else "normal",
+    }
 
 
 def color(value: Any, opacity: float = 1.0) -> tuple[float, float, float, float]:
@@ -80,4 +84,6 @@ def _prefixed(value: float, digits: int) -> str:
 
 
 def refuse(what: str) -> KitError:
-    return KitError(f"the static picture cannot draw {what}; it draws scatter, bar, heatmap, contour and image. Open the interactive figure instead")
+    return KitError(
+        f"the static picture cannot draw {what}; it draws scatter, bar, heatmap, contour and image. Open the interactive figure instead"
+    )

@@ -19,14 +19,53 @@ from kit.figures.static_text import POINTS, color, dash, font, number, refuse, w
 if TYPE_CHECKING:
     from kit.figures.static import Sheet
 
-SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P", "x": "X", "triangle-up": "^", "triangle-down": "v", "star": "*",
-           "triangle-left": "<", "triangle-right": ">", "line-ns": "|", "line-ew": "_", "pentagon": "p", "hexagon": "h"}  # fmt: skip
-COLORWAY = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
-PLACES = {"left": (-1, "right"), "right": (1, "left"), "center": (0, "center"), "top": (1, "bottom"), "bottom": (-1, "top"), "middle": (0, "center")}
+SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "cross": "P",
+    "x": "X",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "star": "*",
+    "triangle-left": "<",
+    "triangle-right": ">",
+    "line-ns": "|",
+    "line-ew": "_",
+    "pentagon": "p",
+    "hexagon": "h",
+}
+COLORWAY = (
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#17becf",
+)
+PLACES = {
+    "left": (-1, "right"),
+    "right": (1, "left"),
+    "center": (0, "center"),
+    "top": (1, "bottom"),
+    "bottom": (-1, "top"),
+    "middle": (0, "center"),
+}
 
 
 def draw(sheet: Sheet, trace: dict[str, Any], index: int) -> None:
-    kinds = {"scatter": _scatter, "scattergl": _scatter, "bar": _bar, "heatmap": _heatmap, "contour": _contour, "image": _image}
+    kinds = {
+        "scatter": _scatter,
+        "scattergl": _scatter,
+        "bar": _bar,
+        "heatmap": _heatmap,
+        "contour": _contour,
+        "image": _image,
+    }
     kind = trace.get("type", "scatter")
     if kind not in kinds:
         raise refuse(f"a trace of type {kind!r}")
@@ -51,7 +90,7 @@ def _either(trace: dict[str, Any]) -> list[Any]:
     return trace.get("y") if trace.get("y") is not None else trace.get("x") or []
 
 
-# ---- scatter -----------------------------------------------------------------------------------------------------------------
+# ---- scatter -------------------------------------------------------------------------------------
 
 
 def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
@@ -64,11 +103,28 @@ def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
     clip = trace.get("cliponaxis", True)
     fill = trace.get("fill", "none")
     if fill != "none":
-        _fill(axes, x, y, fill, sheet.filled.get(_pair(trace)), color(trace.get("fillcolor") or main, 1.0 if trace.get("fillcolor") else 0.4))
+        _fill(
+            axes,
+            x,
+            y,
+            fill,
+            sheet.filled.get(_pair(trace)),
+            color(trace.get("fillcolor") or main, 1.0 if trace.get("fillcolor") else 0.4),
+        )
     if "lines" in modes:
         step = {"hv": "steps-post", "vh": "steps-pre", "hvh": "steps-mid"}.get(line.get("shape"), "default")
-        axes.plot(x, y, color=color(line.get("color") or main, opacity), linewidth=line.get("width", 2) * POINTS, drawstyle=step,
-                  linestyle=dash(line.get("dash")), solid_capstyle="round", solid_joinstyle="round", clip_on=clip, zorder=2)  # fmt: skip
+        axes.plot(
+            x,
+            y,
+            color=color(line.get("color") or main, opacity),
+            linewidth=line.get("width", 2) * POINTS,
+            drawstyle=step,
+            linestyle=dash(line.get("dash")),
+            solid_capstyle="round",
+            solid_joinstyle="round",
+            clip_on=clip,
+            zorder=2,
+        )
     if "markers" in modes:
         _markers(axes, x, y, trace.get("marker") or {}, main, opacity, clip)
     _errors(trace, axes, x, y, main)
@@ -80,22 +136,32 @@ def _scatter(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
 def _scatter_scale(sheet: Sheet, marker: dict[str, Any]) -> None:
     """The colour bar of markers that ask for one."""
     if marker.get("showscale"):
-        _colorbar(sheet, ScalarMappable(_norm(np.array(marker["color"], float), marker, "c"), _scale(marker.get("colorscale"))), marker)
+        _colorbar(
+            sheet,
+            ScalarMappable(_norm(np.array(marker["color"], float), marker, "c"), _scale(marker.get("colorscale"))),
+            marker,
+        )
 
 
-def _fill(axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, before: tuple[np.ndarray, np.ndarray] | None, shade: Any) -> None:
+def _fill(
+    axes: Axes, x: np.ndarray, y: np.ndarray, fill: str, before: tuple[np.ndarray, np.ndarray] | None, shade: Any
+) -> None:
     if fill == "toself":
         gaps = np.nonzero(~np.isfinite(x + y))[0]
         parts = [np.stack([a, b], axis=1) for a, b in zip(np.split(x, gaps), np.split(y, gaps))]
         parts = [part[np.isfinite(part).all(axis=1)] for part in parts]
         # as high as lines: what is drawn later covers what is drawn before
-        axes.add_collection(PolyCollection([part for part in parts if len(part) > 2], facecolors=shade, edgecolors="none", zorder=2))
+        axes.add_collection(
+            PolyCollection([part for part in parts if len(part) > 2], facecolors=shade, edgecolors="none", zorder=2)
+        )
         return
     under = np.interp(x, *before) if fill == "tonexty" and before is not None else 0.0
     axes.fill_between(x, under, y, facecolor=shade, edgecolor="none", zorder=1)
 
 
-def _markers(axes: Axes, x: np.ndarray, y: np.ndarray, marker: dict[str, Any], main: Any, opacity: float, clip: bool) -> None:
+def _markers(
+    axes: Axes, x: np.ndarray, y: np.ndarray, marker: dict[str, Any], main: Any, opacity: float, clip: bool
+) -> None:
     seen = np.isfinite(x) & np.isfinite(y)
     colors, sizes = marker.get("color"), marker.get("size", 6)
     symbol = marker.get("symbol", "circle")
@@ -113,8 +179,17 @@ def _markers(axes: Axes, x: np.ndarray, y: np.ndarray, marker: dict[str, Any], m
     style = SYMBOLS.get(symbol.removesuffix("-open").removesuffix("-dot"), "o")
     area = area * (1.6 if style == "*" else 0.8 if style in "D" else 1.0)
     edge = ink if open_ or style in "|_" else [color(outline.get("color"), opacity)] if outline.get("width") else "none"
-    axes.scatter(x[seen], y[seen], s=area, marker=style, facecolors="none" if open_ else ink, edgecolors=edge,
-                 linewidths=max(outline.get("width", 0) * POINTS, 1.1 if open_ or style in "|_" else 0), clip_on=clip, zorder=3)  # fmt: skip
+    axes.scatter(
+        x[seen],
+        y[seen],
+        s=area,
+        marker=style,
+        facecolors="none" if open_ else ink,
+        edgecolors=edge,
+        linewidths=max(outline.get("width", 0) * POINTS, 1.1 if open_ or style in "|_" else 0),
+        clip_on=clip,
+        zorder=3,
+    )
 
 
 def _errors(trace: dict[str, Any], axes: Axes, x: np.ndarray, y: np.ndarray, main: Any) -> None:
@@ -124,9 +199,17 @@ def _errors(trace: dict[str, Any], axes: Axes, x: np.ndarray, y: np.ndarray, mai
             up = np.nan_to_num(np.array([v or 0 for v in bars["array"]], float))
             less = bars.get("arrayminus")
             down = up if less is None else np.nan_to_num(np.array([v or 0 for v in less], float))
-            axes.errorbar(x, y, **{f"{letter}err": np.stack([down, up])}, fmt="none", ecolor=color(bars.get("color") or main),
-                          elinewidth=bars.get("thickness", 2) * POINTS, capthick=bars.get("thickness", 2) * POINTS,
-                          capsize=bars.get("width", 4) * POINTS * 0.7, zorder=2.5)  # fmt: skip
+            axes.errorbar(
+                x,
+                y,
+                **{f"{letter}err": np.stack([down, up])},
+                fmt="none",
+                ecolor=color(bars.get("color") or main),
+                elinewidth=bars.get("thickness", 2) * POINTS,
+                capthick=bars.get("thickness", 2) * POINTS,
+                capsize=bars.get("width", 4) * POINTS * 0.7,
+                zorder=2.5,
+            )
 
 
 def _texts(sheet: Sheet, trace: dict[str, Any], axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
@@ -138,24 +221,38 @@ def _texts(sheet: Sheet, trace: dict[str, Any], axes: Axes, x: np.ndarray, y: np
         if text and np.isfinite(x[k]) and np.isfinite(y[k]):
             vertical, horizontal = (places[k] if isinstance(places, list) else places).split()
             (up, va), (right, ha) = PLACES[vertical], PLACES[horizontal]
-            axes.annotate(words(text), (x[k], y[k]), xytext=(right * gap * POINTS, up * gap * POINTS), textcoords="offset points", ha=ha, va=va,
-                          zorder=4, **font(trace.get("textfont"), sheet.layout.get("font", {}), text))  # fmt: skip
+            axes.annotate(
+                words(text),
+                (x[k], y[k]),
+                xytext=(right * gap * POINTS, up * gap * POINTS),
+                textcoords="offset points",
+                ha=ha,
+                va=va,
+                zorder=4,
+                **font(trace.get("textfont"), sheet.layout.get("font", {}), text),
+            )
 
 
-# ---- bars --------------------------------------------------------------------------------------------------------------------
+# ---- bars ----------------------------------------------------------------------------------------
 
 
 def _bar(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     sideways = trace.get("orientation") == "h"
     along, up = ("y", "x") if sideways else ("x", "y")
-    at = sheet.numbers(trace[along] if trace.get(along) is not None else range(len(trace[up])), trace.get(f"{along}axis", along))
+    at = sheet.numbers(
+        trace[along] if trace.get(along) is not None else range(len(trace[up])), trace.get(f"{along}axis", along)
+    )
     value = sheet.numbers(trace[up], trace.get(f"{up}axis", up))
     unit = float(np.diff(np.unique(at)).min()) if len(np.unique(at)) > 1 else 1.0
     peers = [t for t in sheet.traces if t.get("type") == "bar" and _pair(t) == _pair(trace)]
     how = sheet.layout.get("barmode", "group")
     share = len(peers) if how == "group" else 1
     place = next(k for k, t in enumerate(peers) if t is trace) if how == "group" else 0
-    width = trace["width"] if isinstance(trace.get("width"), (int, float)) else 0.96 * unit * (1 - sheet.layout.get("bargap", 0.2)) / share
+    width = (
+        trace["width"]
+        if isinstance(trace.get("width"), (int, float))
+        else 0.96 * unit * (1 - sheet.layout.get("bargap", 0.2)) / share
+    )
     base = np.broadcast_to(np.asarray(trace.get("base") or 0.0, dtype=float), value.shape)
     below = _stacked(sheet.stacked.setdefault(_pair(trace), {}), at, value) if how in ("stack", "relative") else base
     marker = trace.get("marker") or {}
@@ -175,7 +272,7 @@ def _stacked(sums: dict[float, float], at: np.ndarray, value: np.ndarray) -> np.
     return below
 
 
-# ---- maps --------------------------------------------------------------------------------------------------------------------
+# ---- maps ----------------------------------------------------------------------------------------
 
 
 def _scale(given: Any) -> LinearSegmentedColormap:
@@ -201,7 +298,10 @@ def _norm(values: np.ndarray, settings: dict[str, Any], letter: str = "z") -> No
 
 def _grid(sheet: Sheet, trace: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     z = np.array([[np.nan if v is None else v for v in row] for row in trace["z"]], dtype=float)
-    x, y = (sheet.numbers(trace[k] if trace.get(k) is not None else range(n), trace.get(f"{k}axis", k)) for k, n in zip("xy", z.T.shape))
+    x, y = (
+        sheet.numbers(trace[k] if trace.get(k) is not None else range(n), trace.get(f"{k}axis", k))
+        for k, n in zip("xy", z.T.shape)
+    )
     shared = sheet.layout.get(trace["coloraxis"], {}) if trace.get("coloraxis") else {}
     settings = {**trace, **{{"cmin": "zmin", "cmax": "zmax", "cmid": "zmid"}.get(k, k): v for k, v in shared.items()}}
     settings.setdefault("colorscale", (sheet.layout.get("colorscale") or {}).get("sequential"))
@@ -211,8 +311,16 @@ def _grid(sheet: Sheet, trace: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, 
 def _heatmap(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     x, y, z, settings = _grid(sheet, trace)
     gap = max(trace.get("xgap", 0), trace.get("ygap", 0)) * POINTS
-    mesh = axes.pcolormesh(_edges(x, z.shape[1]), _edges(y, z.shape[0]), z, cmap=_scale(settings["colorscale"]), norm=_norm(z, settings),
-                           edgecolors=color(sheet.layout.get("plot_bgcolor", "white")) if gap else "none", linewidth=gap, zorder=1)  # fmt: skip
+    mesh = axes.pcolormesh(
+        _edges(x, z.shape[1]),
+        _edges(y, z.shape[0]),
+        z,
+        cmap=_scale(settings["colorscale"]),
+        norm=_norm(z, settings),
+        edgecolors=color(sheet.layout.get("plot_bgcolor", "white")) if gap else "none",
+        linewidth=gap,
+        zorder=1,
+    )
     axes.set_xmargin(0)
     axes.set_ymargin(0)
     if trace.get("texttemplate") == "%{text}" and trace.get("text"):
@@ -231,15 +339,30 @@ def _contour(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None
         levels = np.linspace(norm.vmin, norm.vmax, min(trace.get("ncontours", 15), 40) + 1)
     shown = np.clip(z, levels[0], levels[-1])
     if how.get("coloring", "fill") in ("fill", "heatmap"):
-        _colorbar(sheet, axes.contourf(x, y, shown, levels=levels, cmap=_scale(settings["colorscale"]), norm=norm, zorder=1), settings)
+        _colorbar(
+            sheet,
+            axes.contourf(x, y, shown, levels=levels, cmap=_scale(settings["colorscale"]), norm=norm, zorder=1),
+            settings,
+        )
     if how.get("showlines", True):
-        axes.contour(x, y, shown, levels=levels, colors=[color((trace.get("line") or {}).get("color", "#444"))], zorder=1.5,
-                     linewidths=(trace.get("line") or {}).get("width", 0.5) * POINTS)  # fmt: skip
+        axes.contour(
+            x,
+            y,
+            shown,
+            levels=levels,
+            colors=[color((trace.get("line") or {}).get("color", "#444"))],
+            zorder=1.5,
+            linewidths=(trace.get("line") or {}).get("width", 0.5) * POINTS,
+        )
 
 
 def _image(sheet: Sheet, trace: dict[str, Any], axes: Axes, main: Any) -> None:
     head, _, data = str(trace.get("source") or "").partition(";base64,")
-    pixels = imread(io.BytesIO(base64.b64decode(data)), format=head.rpartition("/")[2]) if data else np.asarray(trace["z"], dtype=np.uint8)
+    pixels = (
+        imread(io.BytesIO(base64.b64decode(data)), format=head.rpartition("/")[2])
+        if data
+        else np.asarray(trace["z"], dtype=np.uint8)
+    )
     axes.imshow(pixels, interpolation="nearest", aspect="equal", zorder=1)
 
 
@@ -270,10 +393,14 @@ def _colorbar(sheet: Sheet, mappable: Any, settings: dict[str, Any]) -> None:
     if bar.get("tickvals") is not None:
         texts = bar.get("ticktext") or [number(v, bar.get("tickformat")) for v in bar["tickvals"]]
         drawn.ax.yaxis.set_major_locator(FixedLocator(bar["tickvals"]))
-        drawn.ax.yaxis.set_major_formatter(FuncFormatter(lambda _, k: words(texts[k]) if k is not None and k < len(texts) else ""))
+        drawn.ax.yaxis.set_major_formatter(
+            FuncFormatter(lambda _, k: words(texts[k]) if k is not None and k < len(texts) else "")
+        )
     else:
         suffix = bar.get("ticksuffix", "")
-        drawn.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(round(v, 12), bar.get("tickformat")) + suffix))
+        drawn.ax.yaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: number(round(v, 12), bar.get("tickformat")) + suffix)
+        )
     title = bar.get("title") or {}
     if title.get("text"):
         if title.get("side") == "right":

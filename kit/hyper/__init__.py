@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, Mapping
 
 import torch
 
@@ -17,7 +17,9 @@ from kit.hyper.trials import Trials
 
 @dataclass(frozen=True)
 class Settings:
-    """What a learner starts from. step: its own step size; bases: the hyper-parameters that AutoHAS and the trials search."""
+    """What a learner starts from. step: its own step size; bases: the hyper-parameters that AutoHAS and the trials
+    search.
+    """
 
     lr: float
     weight_decay: float
@@ -34,7 +36,8 @@ def _gradient(kind: type[HyperGradient] | type[Hgd]) -> Callable[[Settings], Hyp
 
 @dataclass(frozen=True)
 class Entry:
-    """kind: for what it needs; build: from its settings; bases: it searches the hyper-parameters of `hyper_space`; trials: it runs whole
+    """kind: for what it needs; build: from its settings; bases: it searches the hyper-parameters of `hyper_space`;
+    trials: it runs whole
     stages, one per trial."""
 
     kind: type[HyperLearner]
@@ -50,17 +53,39 @@ HYPER: Mapping[str, Entry] = {
     "validation": Entry(Validation, _gradient(Validation)),
     "hgd": Entry(Hgd, _gradient(Hgd)),
     "ift": Entry(Ift, _gradient(Ift)),
-    "reinforce": Entry(Controller, lambda s: Controller(s.lr, s.weight_decay, s.bases, s.generator, step=s.step, baseline=s.baseline,
-                                                        device=s.device), bases=True),
-    "random-search": Entry(Trials, lambda s: Trials(s.lr, s.weight_decay, s.bases, s.generator, sampler="random", device=s.device),
-                           bases=True, trials=True),
-    "bayesian": Entry(Trials, lambda s: Trials(s.lr, s.weight_decay, s.bases, s.generator, sampler="tpe", device=s.device),
-                      bases=True, trials=True),
-}  # fmt: skip
+    "reinforce": Entry(
+        Controller,
+        lambda s: Controller(
+            s.lr, s.weight_decay, s.bases, s.generator, step=s.step, baseline=s.baseline, device=s.device
+        ),
+        bases=True,
+    ),
+    "random-search": Entry(
+        Trials,
+        lambda s: Trials(s.lr, s.weight_decay, s.bases, s.generator, sampler="random", device=s.device),
+        bases=True,
+        trials=True,
+    ),
+    "bayesian": Entry(
+        Trials,
+        lambda s: Trials(s.lr, s.weight_decay, s.bases, s.generator, sampler="tpe", device=s.device),
+        bases=True,
+        trials=True,
+    ),
+}
 
 
-def build(name: str, lr: float, weight_decay: float, *, step: float, bases: Mapping[str, Basis] | None = None,
-          generator: torch.Generator | None = None, baseline: float = 0.95, device: torch.device | str = "cpu") -> HyperLearner:  # fmt: skip
+def build(
+    name: str,
+    lr: float,
+    weight_decay: float,
+    *,
+    step: float,
+    bases: Mapping[str, Basis] | None = None,
+    generator: torch.Generator | None = None,
+    baseline: float = 0.95,
+    device: torch.device | str = "cpu",
+) -> HyperLearner:
     """An η learner by name, from the starting values; see `Settings`. bases: None takes the default ones."""
     if name not in HYPER:
         raise errors.unknown("hyper", name, HYPER)
@@ -69,6 +94,22 @@ def build(name: str, lr: float, weight_decay: float, *, step: float, bases: Mapp
 
 
 __all__ = [
-    "Basis", "Controller", "DEFAULT_BASES", "DerivedHyper", "Fixed", "Fresh", "HYPER", "Hgd", "HyperGradient", "HyperLearner", "Ift",
-    "LookAhead", "Settings", "Trials", "Validation", "Values", "build", "read_bases",
-]  # fmt: skip
+    "Basis",
+    "Controller",
+    "DEFAULT_BASES",
+    "DerivedHyper",
+    "Fixed",
+    "Fresh",
+    "HYPER",
+    "Hgd",
+    "HyperGradient",
+    "HyperLearner",
+    "Ift",
+    "LookAhead",
+    "Settings",
+    "Trials",
+    "Validation",
+    "Values",
+    "build",
+    "read_bases",
+]

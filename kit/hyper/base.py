@@ -12,7 +12,9 @@ from kit.learner import Derived, Learner
 
 
 class Values(NamedTuple):
-    """What one step of the weights uses: lr (schedule included) and weight_decay, float 0-dim tensors on the device, and the optimizer."""
+    """What one step of the weights uses: lr (schedule included) and weight_decay, float 0-dim tensors on the device,
+    and the optimizer.
+    """
 
     lr: Tensor
     weight_decay: Tensor
@@ -20,7 +22,9 @@ class Values(NamedTuple):
 
 
 class HyperLearner(Learner):
-    """Starts from lr and weight_decay, kept as logarithms so that both stay positive; the learned rate multiplies the schedule."""
+    """Starts from lr and weight_decay, kept as logarithms so that both stay positive; the learned rate multiplies the
+    schedule.
+    """
 
     def __init__(self, lr: float, weight_decay: float, device: torch.device | str = "cpu"):
         # weight decay 0 has no logarithm: it is then a constant and its hyper-gradient is not used
@@ -31,7 +35,9 @@ class HyperLearner(Learner):
         return []
 
     def draw(self) -> dict[str, float]:
-        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides; the others are as configured."""
+        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides; the others
+        are as configured.
+        """
         return {}
 
     def sample(self, schedule: float = 1.0) -> Values:
@@ -44,7 +50,9 @@ class HyperLearner(Learner):
         return self.draw()
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
-        """The step's own gradient before it is used, and the trace of the step before (None at the first): look-ahead's signal."""
+        """The step's own gradient before it is used, and the trace of the step before (None at the first): look-ahead's
+        signal.
+        """
 
     def tell(self, score: float | None) -> None:
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
@@ -63,7 +71,9 @@ class Fixed(HyperLearner):
 
 
 class Searched(HyperLearner):
-    """A learner over named hyper-parameters: from the values chosen by name to a step's. Names that it does not choose stay as configured."""
+    """A learner over named hyper-parameters: from the values chosen by name to a step's. Names that it does not choose
+    stay as configured.
+    """
 
     device: torch.device
 
@@ -72,7 +82,9 @@ class Searched(HyperLearner):
 
     def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
         known = super().found() | chosen
-        lr, decay = (torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay"))
+        lr, decay = (
+            torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay")
+        )
         return Values(lr * schedule, decay, known.get("optimizer", "sgd"))
 
 

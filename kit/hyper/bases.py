@@ -1,10 +1,12 @@
-"""Hyper-parameter spaces: for each name the values whose mixture (continuous) or choice (categorical) is searched (AutoHAS, section 2.2)."""
+"""Hyper-parameter spaces: for each name the values whose mixture (continuous) or choice (categorical) is searched
+(AutoHAS, section 2.2).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Mapping
 
 from kit import errors
 from kit.errors import KitError
@@ -12,14 +14,20 @@ from kit.grads import RATES
 
 #: name → (least, greatest) allowed value; the optimizer is categorical
 RANGES: Mapping[str, tuple[float, float]] = {
-    "lr": (1e-6, 10.0), "weight_decay": (0.0, 1.0), "mixup": (0.0, 1.0), "dropout": (0.0, 0.9), "drop_path": (0.0, 0.9),
-}  # fmt: skip
+    "lr": (1e-6, 10.0),
+    "weight_decay": (0.0, 1.0),
+    "mixup": (0.0, 1.0),
+    "dropout": (0.0, 0.9),
+    "drop_path": (0.0, 0.9),
+}
 NAMES = (*RANGES, "optimizer")
 
 
 @dataclass(frozen=True)
 class Basis:
-    """values: numbers in ascending order, or names of optimizers. Raises KitError when empty, unsorted, repeated or out of range."""
+    """values: numbers in ascending order, or names of optimizers. Raises KitError when empty, unsorted, repeated or out
+    of range.
+    """
 
     name: str
     values: tuple[float, ...] | tuple[str, ...]
@@ -28,7 +36,9 @@ class Basis:
         if self.name not in NAMES:
             raise errors.unknown("hyper-parameter", self.name, NAMES)
         if not self.values:
-            raise KitError(f"the basis of {self.name!r} is empty: give at least one value, e.g. {self.name}={_example(self.name)}")
+            raise KitError(
+                f"the basis of {self.name!r} is empty: give at least one value, e.g. {self.name}={_example(self.name)}"
+            )
         if self.categorical:
             for value in self.values:
                 if value not in RATES:
@@ -63,7 +73,9 @@ DEFAULT_BASES: Mapping[str, Basis] = {
 
 
 def read_bases(text: str) -> dict[str, Basis]:
-    """"lr,mixup" (the default bases) or "lr=0.01:0.05:0.1,optimizer=sgd:adam" → bases by name. Raises KitError for anything else."""
+    """ "lr,mixup" (the default bases) or "lr=0.01:0.05:0.1,optimizer=sgd:adam" → bases by name. Raises KitError for
+    anything else.
+    """
     bases: dict[str, Basis] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
@@ -73,7 +85,9 @@ def read_bases(text: str) -> dict[str, Basis]:
             raise KitError(f"hyper_space={text!r} names {name!r} twice")
         bases[name] = Basis(name, _values(name, values, text)) if given else DEFAULT_BASES[name]
     if not bases:
-        raise KitError(f"hyper_space={text!r} holds no hyper-parameter: name some of {', '.join(NAMES)}, e.g. hyper_space='lr,weight_decay'")
+        raise KitError(
+            f"hyper_space={text!r} holds no hyper-parameter: name some of {', '.join(NAMES)}, e.g. hyper_space='lr,weight_decay'"
+        )
     return bases
 
 
@@ -84,7 +98,9 @@ def _values(name: str, text: str, whole: str) -> tuple[float, ...] | tuple[str, 
     try:
         return tuple(float(part) for part in parts)
     except ValueError:
-        raise KitError(f"hyper_space={whole!r}: the values of {name!r} are numbers with colons between, e.g. {name}={_example(name)}") from None
+        raise KitError(
+            f"hyper_space={whole!r}: the values of {name!r} are numbers with colons between, e.g. {name}={_example(name)}"
+        ) from None
 
 
 def _example(name: str) -> str:

@@ -1,8 +1,10 @@
-"""AutoHAS's controller of the hyper-parameters: independent categoricals over bases, trained with REINFORCE (METHOD section 3)."""
+"""AutoHAS's controller of the hyper-parameters: independent categoricals over bases, trained with REINFORCE (METHOD
+section 3).
+"""
 
 from __future__ import annotations
 
-from typing import Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -14,19 +16,33 @@ from kit.learner import Baseline
 
 
 class Controller(Searched):
-    """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights that this step gives.
+    """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights
+    that this step gives.
 
-    Derived: the basis weighed by the probabilities (continuous), or the likeliest one (the optimizer). Hyper-parameters without a basis
+    Derived: the basis weighed by the probabilities (continuous), or the likeliest one (the optimizer). Hyper-parameters
+    without a basis
     stay as configured. The controller lives on the CPU: its draws decide what the host launches.
     """
 
     needs = frozenset({"val"})
 
-    def __init__(self, lr: float, weight_decay: float, bases: Mapping[str, Basis], generator: torch.Generator, *, step: float,
-                 baseline: float = 0.95, device: torch.device | str = "cpu"):  # fmt: skip
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        bases: Mapping[str, Basis],
+        generator: torch.Generator,
+        *,
+        step: float,
+        baseline: float = 0.95,
+        device: torch.device | str = "cpu",
+    ):
         super().__init__(lr, weight_decay, device)
         self.bases, self.generator, self.device = dict(bases), generator, torch.device(device)
-        self.logits = {name: torch.zeros(len(basis.values), dtype=torch.float64, requires_grad=True) for name, basis in self.bases.items()}
+        self.logits = {
+            name: torch.zeros(len(basis.values), dtype=torch.float64, requires_grad=True)
+            for name, basis in self.bases.items()
+        }
         self.adam = torch.optim.Adam(self.variables(), lr=step)
         self.baseline = Baseline(baseline)
         self.drawn: dict[str, int] = {}
@@ -37,10 +53,12 @@ class Controller(Searched):
     def probabilities(self, name: str) -> Tensor:
         return self.logits[name].detach().softmax(0)
 
-    # ---- the step's values ---------------------------------------------------------------------------------------------------
+    # ---- the step's values -----------------------------------------------------------------------
 
     def draw(self) -> dict[str, float]:
-        self.drawn = {name: int(torch.multinomial(self.probabilities(name), 1, generator=self.generator)) for name in self.bases}
+        self.drawn = {
+            name: int(torch.multinomial(self.probabilities(name), 1, generator=self.generator)) for name in self.bases
+        }
         return self._regular({name: self.bases[name].values[i] for name, i in self.drawn.items()})
 
     def sample(self, schedule: float = 1.0) -> Values:
@@ -58,10 +76,14 @@ class Controller(Searched):
         found: dict[str, float | str] = {}
         for name, basis in self.bases.items():
             p = self.probabilities(name)
-            found[name] = basis.values[int(p.argmax())] if basis.categorical else float(p @ torch.tensor(basis.values, dtype=torch.float64))
+            found[name] = (
+                basis.values[int(p.argmax())]
+                if basis.categorical
+                else float(p @ torch.tensor(basis.values, dtype=torch.float64))
+            )
         return found
 
-    # ---- learning ------------------------------------------------------------------------------------------------------------
+    # ---- learning --------------------------------------------------------------------------------
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]. Returns −(Q − baseline) ∇ log P(h)."""
@@ -77,7 +99,7 @@ class Controller(Searched):
             variable.grad = grad
         self.adam.step()
 
-    # ---- its state -----------------------------------------------------------------------------------------------------------
+    # ---- its state -------------------------------------------------------------------------------
 
     def found(self) -> dict[str, float | str]:
         return super().found() | self._mixture()
@@ -91,8 +113,13 @@ class Controller(Searched):
         return super().summary() | optimizers | {"controller/largest": sum(largest) / len(largest)}
 
     def state_dict(self) -> dict:
-        return {"logits": {name: v.detach() for name, v in self.logits.items()}, "adam": self.adam.state_dict()["state"],
-                "baseline": self.baseline.value, "drawn": dict(self.drawn), "generator": self.generator.get_state()}  # fmt: skip
+        return {
+            "logits": {name: v.detach() for name, v in self.logits.items()},
+            "adam": self.adam.state_dict()["state"],
+            "baseline": self.baseline.value,
+            "drawn": dict(self.drawn),
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         with torch.no_grad():

@@ -1,11 +1,12 @@
-"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), and HGD and IFT beside them.
+"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), and HGD and IFT beside
+them.
 
 A hyper-gradient learner differs from another only in where its outer gradient g' = ∇L(θ'; B') comes from.
 """
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ NEUMANN_TERMS = 5
 class HyperGradient(HyperLearner):
     """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
 
-    The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from `source`.
+    The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from
+    `source`.
     """
 
     source = "fresh"
@@ -68,9 +70,11 @@ class Validation(HyperGradient):
 
 
 class LookAhead(HyperGradient):
-    """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its gradient.
+    """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its
+    gradient.
 
-    No extra pass: two scalar products. The next step's gradient is taken at θ', just what eq. 4 asks for, on the next batch (and child).
+    No extra pass: two scalar products. The next step's gradient is taken at θ', just what eq. 4 asks for, on the next
+    batch (and child).
     """
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
@@ -84,7 +88,8 @@ class LookAhead(HyperGradient):
 class Hgd(HyperLearner):
     """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
 
-    −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step · cos(g', v')).
+    −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step
+    · cos(g', v')).
     """
 
     def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
@@ -101,7 +106,10 @@ class Hgd(HyperLearner):
             return
         velocity = {id(p): v for p, v in zip(trace.parameters, trace.momentum)}
         pairs = [(g, velocity[id(p)]) for p, g in zip(gradient.parameters, gradient.theta) if id(p) in velocity]
-        along, size_g, size_v = (sum((a * b).sum() for a, b in terms) for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs]))
+        along, size_g, size_v = (
+            sum((a * b).sum() for a, b in terms)
+            for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs])
+        )
         (cosine,) = distributed.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
         self.log[0] += self.step * cosine.to(self.log.dtype)
 
@@ -114,29 +122,48 @@ class Hgd(HyperLearner):
 
 
 class Ift(HyperGradient):
-    """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train + wd/2 ‖θ‖²,
+    """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
+    wd/2 ‖θ‖²,
 
-    ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with the step's
+    ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with
+    the step's
     learning rate. The learning rate has no such gradient and stays as it is.
     """
 
     needs = frozenset({"val"})
     source = "val"
 
-    def update(self, trace: Trace, *, outer: Callable[[str], Gradient], curvature: Callable[[list[nn.Parameter], list[Tensor]], list[Tensor]],
-               **_: object) -> None:  # fmt: skip
+    def update(
+        self,
+        trace: Trace,
+        *,
+        outer: Callable[[str], Gradient],
+        curvature: Callable[[list[nn.Parameter], list[Tensor]], list[Tensor]],
+        **_: object,
+    ) -> None:
         """curvature(parameters, v): H v on the training batch."""
         if not self.learns_decay:
             return
         gradient = outer(self.source)
-        by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v))
-        (self.log.grad,) = distributed.mean([torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)])
+        by_decay = implicit_gradient(
+            gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v)
+        )
+        (self.log.grad,) = distributed.mean(
+            [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
+        )
         self.adam.step()
 
 
-def implicit_gradient(outer: Gradient, weight_decay: Tensor | float, step: Tensor | float, hessian: Callable[[list[Tensor]], list[Tensor]],
-                      terms: int = NEUMANN_TERMS) -> Tensor:  # fmt: skip
-    """−⟨p, θ⟩ with p = step · Σ_{j ≤ terms} (I − step (H + wd I))ʲ ∇L_val, which tends to (H + wd I)⁻¹ ∇L_val for step < 2/‖H + wd I‖."""
+def implicit_gradient(
+    outer: Gradient,
+    weight_decay: Tensor | float,
+    step: Tensor | float,
+    hessian: Callable[[list[Tensor]], list[Tensor]],
+    terms: int = NEUMANN_TERMS,
+) -> Tensor:
+    """−⟨p, θ⟩ with p = step · Σ_{j ≤ terms} (I − step (H + wd I))ʲ ∇L_val, which tends to (H + wd I)⁻¹ ∇L_val for step
+    < 2/‖H + wd I‖.
+    """
     v = list(outer.theta)
     p = list(v)
     for _ in range(terms):

@@ -1,12 +1,15 @@
-"""Multi-trial search of the hyper-parameters by Optuna: random search and Bayesian optimisation, AutoHAS's comparisons (its Fig. 2).
+"""Multi-trial search of the hyper-parameters by Optuna: random search and Bayesian optimisation, AutoHAS's comparisons
+(its Fig. 2).
 
-Each trial is a stage of its own: new weights, one setting, its validation accuracy told at the end. The last stage trains with the best.
+Each trial is a stage of its own: new weights, one setting, its validation accuracy told at the end. The last stage
+trains with the best.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -19,15 +22,25 @@ STARTUP = 3  # trials that Optuna's TPE draws at random; its own 10 would be all
 
 
 class Trials(Searched):
-    """sampler: "random" or "tpe" (Optuna's Bayesian sampler). Bases give the ranges, sampled continuously; the optimizer's give choices.
+    """sampler: "random" or "tpe" (Optuna's Bayesian sampler). Bases give the ranges, sampled continuously; the
+    optimizer's give choices.
 
-    Optuna's study is built anew from the trials told so far, with a seed of their number, so that a resumed search asks the same.
+    Optuna's study is built anew from the trials told so far, with a seed of their number, so that a resumed search asks
+    the same.
     """
 
     needs = frozenset({"val"})
 
-    def __init__(self, lr: float, weight_decay: float, bases: Mapping[str, Basis], generator: torch.Generator, *, sampler: str,
-                 device: torch.device | str = "cpu"):  # fmt: skip
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        bases: Mapping[str, Basis],
+        generator: torch.Generator,
+        *,
+        sampler: str,
+        device: torch.device | str = "cpu",
+    ):
         super().__init__(lr, weight_decay, device)
         if importlib.util.find_spec("optuna") is None:
             raise KitError("random search and Bayesian optimisation run on Optuna: pip install optuna")
@@ -36,7 +49,7 @@ class Trials(Searched):
         self.told: list[dict[str, Any]] = []  # {"params": …, "score": …}
         self.asked: dict[str, float | str] | None = None
 
-    # ---- the step's values ---------------------------------------------------------------------------------------------------
+    # ---- the step's values -----------------------------------------------------------------------
 
     def draw(self) -> dict[str, float]:
         return self._regular(self._current())
@@ -50,7 +63,7 @@ class Trials(Searched):
     def derived(self, schedule: float = 1.0) -> Values:
         return self._values(self.best(), schedule)
 
-    # ---- asking and telling --------------------------------------------------------------------------------------------------
+    # ---- asking and telling ----------------------------------------------------------------------
 
     def _current(self) -> dict[str, float | str]:
         if self.asked is None:
@@ -62,11 +75,17 @@ class Trials(Searched):
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = self.seed + len(self.told)
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP) if self.sampler == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+        sampler = (
+            optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            if self.sampler == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed)
+        )
         study = optuna.create_study(direction="maximize", sampler=sampler)
         space = self._distributions(optuna)
         for trial in self.told:
-            study.add_trial(optuna.trial.create_trial(params=trial["params"], distributions=space, value=trial["score"]))
+            study.add_trial(
+                optuna.trial.create_trial(params=trial["params"], distributions=space, value=trial["score"])
+            )
         return dict(study.ask(space).params)
 
     def _distributions(self, optuna: Any) -> dict[str, Any]:
@@ -84,7 +103,9 @@ class Trials(Searched):
         self.asked = None
 
     def best(self) -> dict[str, float | str]:
-        """The setting with the highest validation accuracy, the earliest of equals; before any is told, the one being tried."""
+        """The setting with the highest validation accuracy, the earliest of equals; before any is told, the one being
+        tried.
+        """
         return max(self.told, key=lambda trial: trial["score"])["params"] if self.told else self._current()
 
     def found(self) -> dict[str, float | str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Plane:
-    """f(a, b) = L(θ* + a δ + b η). coordinates: float64 [n], both axes, 0 in the middle; values: float64 [n, n], row a, column b
+    """f(a, b) = L(θ* + a δ + b η). coordinates: float64 [n], both axes, 0 in the middle; values: float64 [n, n], row a,
+    column b
     (and further axes where a metric gives arrays)."""
 
     coordinates: np.ndarray
@@ -42,8 +43,10 @@ class Plane:
 
 @dataclass(frozen=True)
 class Lines:
-    """f_k(t) = L(θ* + t d_k) along independent directions. coordinates: float64 [n], ascending, 0 among them; values: float64
-    [directions, n] (and further axes where a metric gives arrays). The first two directions are the axes of the plane of the same seed."""
+    """f_k(t) = L(θ* + t d_k) along independent directions. coordinates: float64 [n], ascending, 0 among them; values:
+    float64
+    [directions, n] (and further axes where a metric gives arrays). The first two directions are the axes of the plane
+    of the same seed."""
 
     coordinates: np.ndarray
     values: np.ndarray
@@ -59,11 +62,15 @@ class Lines:
         return len(self.values)
 
     def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean over the directions at each coordinate, and Student's t interval of that mean: low, high; NaN for one direction."""
+        """Mean over the directions at each coordinate, and Student's t interval of that mean: low, high; NaN for one
+        direction.
+        """
         return interval(self.values, level)
 
     def rises(self, radius: float) -> np.ndarray:
-        """Each direction's rise (f(r) + f(−r)) / 2 − f(0): float64 [directions]. Raises KitError for a radius that was not evaluated."""
+        """Each direction's rise (f(r) + f(−r)) / 2 − f(0): float64 [directions]. Raises KitError for a radius that was
+        not evaluated.
+        """
         low, high = np.flatnonzero(self.coordinates == -radius), np.flatnonzero(self.coordinates == radius)
         if not len(low) or not len(high):
             radii = ", ".join(f"{t:g}" for t in self.coordinates if t > 0)
@@ -76,16 +83,31 @@ class Lines:
         return float(mean), float(low), float(high)
 
 
-def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 1.0, seed: int = 0, batch_size: int = 256,
-          metric: Metric | None = None, points_per_pass: int | None = None, path: str | Path | None = None,
-          progress: Progress | None = None) -> Plane:  # fmt: skip
+def plane(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    steps: int = 21,
+    radius: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 256,
+    metric: Metric | None = None,
+    points_per_pass: int | None = None,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Plane:
     """Evaluate the model on a (steps × steps) grid of a, b ∈ [−radius, radius], in evaluation mode.
 
-    model: images → scores, on the device of its parameters; data: the images that the mean cross-entropy is taken over. steps: odd, so
-    that the centre is the trained model itself. metric: any function of a loss_landscapes model wrapper to a number or an array of
-    numbers (its own metrics among them) in place of the cross-entropy. points_per_pass: grid points evaluated together by
-    torch.func.vmap (equal up to rounding; the centre is always evaluated alone); None: 1 on the CPU, by free memory on a GPU. path: a
-    .npz that keeps what is done; the same call goes on from it. progress: called with points done and all. Raises KitError for an even
+    model: images → scores, on the device of its parameters; data: the images that the mean cross-entropy is taken over.
+    steps: odd, so
+    that the centre is the trained model itself. metric: any function of a loss_landscapes model wrapper to a number or
+    an array of
+    numbers (its own metrics among them) in place of the cross-entropy. points_per_pass: grid points evaluated together
+    by
+    torch.func.vmap (equal up to rounding; the centre is always evaluated alone); None: 1 on the CPU, by free memory on
+    a GPU. path: a
+    .npz that keeps what is done; the same call goes on from it. progress: called with points done and all. Raises
+    KitError for an even
     number of steps and for a path that belongs to another plane.
     """
     coordinates = grid(steps, radius)
@@ -95,12 +117,26 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
     return Plane(coordinates, values.reshape(steps, steps, *values.shape[2:]), seed)
 
 
-def line(model: nn.Module, data: ImageSet, *, directions: int = 10, steps: int = 21, radius: float = 1.0, radii: Sequence[float] = (),
-         seed: int = 0, batch_size: int = 256, metric: Metric | None = None, points_per_pass: int | None = None,
-         path: str | Path | None = None, progress: Progress | None = None) -> Lines:  # fmt: skip
-    """Evaluate the model along `directions` independent filter-normalised lines through it, at `steps` points of [−radius, radius].
+def line(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    directions: int = 10,
+    steps: int = 21,
+    radius: float = 1.0,
+    radii: Sequence[float] = (),
+    seed: int = 0,
+    batch_size: int = 256,
+    metric: Metric | None = None,
+    points_per_pass: int | None = None,
+    path: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Lines:
+    """Evaluate the model along `directions` independent filter-normalised lines through it, at `steps` points of
+    [−radius, radius].
 
-    radii: distances that are evaluated as well, on both sides, so that `Lines.rise` knows them. The rest as for `plane`.
+    radii: distances that are evaluated as well, on both sides, so that `Lines.rise` knows them. The rest as for
+    `plane`.
     """
     check_lines(directions, radii)
     coordinates = np.unique(np.concatenate([grid(steps, radius), np.asarray(radii, float), -np.asarray(radii, float)]))
@@ -110,10 +146,14 @@ def line(model: nn.Module, data: ImageSet, *, directions: int = 10, steps: int =
 
 
 def grid(steps: int, radius: float) -> np.ndarray:
-    """`steps` coordinates in [−radius, radius], 0 in the middle exactly. Raises KitError for an even number of steps."""
+    """`steps` coordinates in [−radius, radius], 0 in the middle exactly. Raises KitError for an even number of
+    steps.
+    """
     if steps < 3 or steps % 2 == 0:
         odd = max(3, steps + 1)
-        raise KitError(f"steps={steps}: give an odd number from 3, so that the grid's centre is the trained model; e.g. steps={odd}")
+        raise KitError(
+            f"steps={steps}: give an odd number from 3, so that the grid's centre is the trained model; e.g. steps={odd}"
+        )
     if not (radius > 0 and math.isfinite(radius)):
         raise KitError(f"radius={radius}: give a positive number; 1 moves every filter by its own norm")
     # built from whole numbers: the middle is 0 exactly
@@ -130,7 +170,16 @@ def check_lines(directions: int, radii: Sequence[float]) -> None:
 class _Job:
     """Points in groups [groups, n, axes], and the values found so far [groups, n, …]: NaN where there is none yet."""
 
-    def __init__(self, model: nn.Module, data: ImageSet, points: np.ndarray, seed: int, metric: Metric | None, path: str | Path | None, what: tuple):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        points: np.ndarray,
+        seed: int,
+        metric: Metric | None,
+        path: str | Path | None,
+        what: tuple,
+    ):
         self.model, self.data, self.points, self.seed, self.metric = model, data, points, seed, metric
         self.path, self.values = None if path is None else Path(path), None
         if self.path is not None:
@@ -138,8 +187,17 @@ class _Job:
             if self.path.is_file():
                 self.values = self._resume()
 
-    def run(self, axes_of: Callable[[int], tuple[str, ...]], batch_size: int, points_per_pass: int | None, progress: Progress | None) -> np.ndarray:
-        walker, total = Walker(self.model, self.data, batch_size, self.metric, points_per_pass), math.prod(self.points.shape[:2])
+    def run(
+        self,
+        axes_of: Callable[[int], tuple[str, ...]],
+        batch_size: int,
+        points_per_pass: int | None,
+        progress: Progress | None,
+    ) -> np.ndarray:
+        walker, total = (
+            Walker(self.model, self.data, batch_size, self.metric, points_per_pass),
+            math.prod(self.points.shape[:2]),
+        )
         if self.values is None:
             # alone and first: exact, and a metric shows what it gives
             centre = walker.value()
@@ -165,12 +223,16 @@ class _Job:
 
     def _save(self) -> None:
         if self.path is not None:
-            store.write_arrays(self.path, {"points": self.points, "values": self.values, "identity": np.array(self.identity)})
+            store.write_arrays(
+                self.path, {"points": self.points, "values": self.values, "identity": np.array(self.identity)}
+            )
 
     def _resume(self) -> np.ndarray:
         arrays = store.read_arrays(self.path)
         if str(arrays.get("identity")) != self.identity:
-            raise KitError(f"{self.path} holds the landscape of another model, data set or grid: give another path, or delete it")
+            raise KitError(
+                f"{self.path} holds the landscape of another model, data set or grid: give another path, or delete it"
+            )
         return arrays["values"]
 
 
@@ -197,5 +259,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nd
 
 def _number(value: np.ndarray) -> float:
     if np.ndim(value):
-        raise KitError(f"the metric gives arrays of shape {list(np.shape(value))}: read `values` at the centre instead of one number")
+        raise KitError(
+            f"the metric gives arrays of shape {list(np.shape(value))}: read `values` at the centre instead of one number"
+        )
     return float(value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +26,25 @@ class Walker:
     """θ* + c₁ d₁ + c₂ d₂ + … in a copy of the model, in evaluation mode; the caller's model is never moved.
 
     All weights of the copy lie in one buffer, so a move is one addition per direction, whatever the number of layers.
-    points_per_pass: None takes 1 on the CPU and for a metric, and what the memory holds on a GPU. Raises KitError where several points
+    points_per_pass: None takes 1 on the CPU and for a metric, and what the memory holds on a GPU. Raises KitError where
+    several points
     in one pass cannot work.
     """
 
-    def __init__(self, model: nn.Module, data: ImageSet, batch_size: int = 256, metric: Metric | None = None, points_per_pass: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageSet,
+        batch_size: int = 256,
+        metric: Metric | None = None,
+        points_per_pass: int | None = None,
+    ):
         if points_per_pass is not None and points_per_pass < 1:
             raise KitError(f"points_per_pass={points_per_pass}: give 1 or more, or leave it out")
         if metric is not None and (points_per_pass or 1) > 1:
-            raise KitError(f"points_per_pass={points_per_pass} with a metric: it sees one model at a time; leave points_per_pass out")
+            raise KitError(
+                f"points_per_pass={points_per_pass} with a metric: it sees one model at a time; leave points_per_pass out"
+            )
         self.twin = copy.deepcopy(model).eval().requires_grad_(False)
         self.metric, self.count, self.chosen = metric, len(data), points_per_pass
         self.data, self.batch_size = data, batch_size
@@ -45,7 +56,9 @@ class Walker:
         kinds = {(p.dtype, p.device) for p in named.values()}
         if len(kinds) != 1:
             found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds)) or "none"
-            raise KitError(f"the model's parameters must share one dtype and device, got: {found}; use model.float() or .to(device)")
+            raise KitError(
+                f"the model's parameters must share one dtype and device, got: {found}; use model.float() or .to(device)"
+            )
         self.offsets, end = {}, 0
         for name, p in named.items():
             self.offsets[name], end = end, end + -(-p.numel() // ALIGNED) * ALIGNED
@@ -58,7 +71,9 @@ class Walker:
 
     def _view(self, flat: Tensor, name: str, like: Tensor) -> Tensor:
         """A parameter's place in a buffer [n] or, for each of several points, [points, n]."""
-        return flat.as_strided((*flat.shape[:-1], *like.shape), (*flat.stride()[:-1], *like.stride()), self.offsets[name])
+        return flat.as_strided(
+            (*flat.shape[:-1], *like.shape), (*flat.stride()[:-1], *like.stride()), self.offsets[name]
+        )
 
     def axis(self, seed: int, which: str) -> Tensor:
         """The filter-normalised direction as a buffer like that of the weights."""
@@ -69,7 +84,7 @@ class Walker:
             self._view(flat, name, shapes[name]).copy_(values)
         return flat
 
-    # ---- one point -----------------------------------------------------------------------------------------------------------
+    # ---- one point -------------------------------------------------------------------------------
 
     def stand(self, axes: Sequence[Tensor], at: Sequence[float]) -> None:
         if not axes:
@@ -81,9 +96,13 @@ class Walker:
 
     @torch.no_grad()
     def loss(self, axes: Sequence[Tensor], at: Sequence[float]) -> Tensor:
-        """Sum of the cross-entropies, 0-dim; batch by batch as `kit.search` sums the test loss, so that it is the same number."""
+        """Sum of the cross-entropies, 0-dim; batch by batch as `kit.search` sums the test loss, so that it is the same
+        number.
+        """
         self.stand(axes, at)
-        return sum(F.cross_entropy(self.twin(x), y, reduction="none").sum() for x, y in self.data.chunks(self.batch_size))
+        return sum(
+            F.cross_entropy(self.twin(x), y, reduction="none").sum() for x, y in self.data.chunks(self.batch_size)
+        )
 
     def value(self, axes: Sequence[Tensor] = (), at: Sequence[float] = ()) -> np.ndarray:
         """The mean loss, or what the metric gives: a number or an array of them, float64."""
@@ -94,7 +113,7 @@ class Walker:
         self.stand(axes, at)
         return np.asarray(self.metric(SimpleModelWrapper(self.twin)), dtype=float)
 
-    # ---- several points in a pass --------------------------------------------------------------------------------------------
+    # ---- several points in a pass ----------------------------------------------------------------
 
     def values(self, axes: Sequence[Tensor], points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """(rows, values of these rows) for points float64 [n, axes], a pass at a time."""
@@ -116,7 +135,9 @@ class Walker:
 
     @torch.no_grad()
     def stacked(self, axes: Sequence[Tensor], points: np.ndarray) -> np.ndarray:
-        """The mean loss at each of the points [n, axes], evaluated together: float64 [n]. Equal to `value` up to rounding."""
+        """The mean loss at each of the points [n, axes], evaluated together: float64 [n]. Equal to `value` up to
+        rounding.
+        """
         coefficients = torch.as_tensor(points, dtype=self.start.dtype, device=self.start.device)
         flat = self.start.repeat(len(points), 1)
         for k, axis in enumerate(axes):
@@ -146,8 +167,15 @@ class Walker:
         try:
             self.stacked(axes, np.zeros((1, len(axes))))
         except RuntimeError as error:
-            print(f"one point per pass: torch.func.vmap cannot run this model ({str(error).splitlines()[0]:.120})", flush=True)
+            print(
+                f"one point per pass: torch.func.vmap cannot run this model ({str(error).splitlines()[0]:.120})",
+                flush=True,
+            )
             return 1
         needed = max(torch.cuda.max_memory_allocated(device) - before, 1)
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
         return max(1, min(MOST, int(SHARE * free / needed)))

@@ -1,6 +1,7 @@
 """Figures that are redrawn in place, as one widget.
 
-plotly's FigureWidget sends plotly.js, 5 MB, with every figure; here it travels once per page, when the page asks for it, so that the
+plotly's FigureWidget sends plotly.js, 5 MB, with every figure; here it travels once per page, when the page asks for
+it, so that the
 widget's state is the figures alone. The browser draws them (`Plotly.react`: zoom and hover survive), not the kernel.
 """
 

@@ -1,4 +1,6 @@
-"""The form of the panel: every field of `kit.Config` as a text, with what the preset and the method fill in shown where it is empty."""
+"""The form of the panel: every field of `kit.Config` as a text, with what the preset and the method fill in shown where
+it is empty.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,21 @@ BOOLEAN = ("true", "false")
 def choices(name: str) -> tuple[str, ...]:
     """Names to offer for a field; others can be typed."""
     kinds, listed, _ = _kinds(name)
-    known = {"dataset": data.datasets(), "space": space.SPACES, "arch": ARCH, "augment": augment.AUGMENT, "hyper": hyper.HYPER,
-             "genotype": space.GENOTYPES, "device": ("auto", "cpu", "cuda")}  # fmt: skip
+    known = {
+        "dataset": data.datasets(),
+        "space": space.SPACES,
+        "arch": ARCH,
+        "augment": augment.AUGMENT,
+        "hyper": hyper.HYPER,
+        "genotype": space.GENOTYPES,
+        "device": ("auto", "cpu", "cuda"),
+    }
     return tuple(known.get(name, listed or (BOOLEAN if bool in kinds else ())))
 
 
 class Form:
-    """`config()` reads it; `changed` is called after every change by hand. main: the widget of the fields that every run has, rest: of
+    """`config()` reads it; `changed` is called after every change by hand. main: the widget of the fields that every
+    run has, rest: of
     the others, folded."""
 
     def __init__(self, config: Config, changed: Callable[[], None]):
@@ -35,9 +45,15 @@ class Form:
         self.fields = {name: _field(name) for name in Config.model_fields}
         for widget in self.fields.values():
             widget.observe(self._on_change, "value")
-        self.main = widgets.HBox([self.fields[name] for name in MAIN], layout=widgets.Layout(flex_flow="row wrap", width="100%"))
-        grid = widgets.GridBox([self.fields[name] for name in REST], layout=widgets.Layout(
-            grid_template_columns="repeat(auto-fill, minmax(285px, 1fr))", grid_gap="2px 10px", width="100%"))  # fmt: skip
+        self.main = widgets.HBox(
+            [self.fields[name] for name in MAIN], layout=widgets.Layout(flex_flow="row wrap", width="100%")
+        )
+        grid = widgets.GridBox(
+            [self.fields[name] for name in REST],
+            layout=widgets.Layout(
+                grid_template_columns="repeat(auto-fill, minmax(285px, 1fr))", grid_gap="2px 10px", width="100%"
+            ),
+        )
         self.rest = widgets.Accordion([grid], titles=("",), selected_index=None, layout=widgets.Layout(width="100%"))
         self.fill(config)
 
@@ -53,12 +69,16 @@ class Form:
         return config
 
     def fill(self, config: Config) -> None:
-        """Show a configuration: the main fields, and of the others those that differ from what preset and method fill in."""
+        """Show a configuration: the main fields, and of the others those that differ from what preset and method fill
+        in.
+        """
         values = vars(config)  # a run of another version may lack some
         usual = _usual(config)
         self.filling = True
         for name, widget in self.fields.items():
-            text = _text(values.get(name)) if name in MAIN or values.get(name) != usual.get(name, values.get(name)) else ""
+            text = (
+                _text(values.get(name)) if name in MAIN or values.get(name) != usual.get(name, values.get(name)) else ""
+            )
             if not isinstance(widget, widgets.Dropdown) or text in widget.options:
                 widget.value = text
         self.filling = False
@@ -77,13 +97,21 @@ class Form:
             value = getattr(config, name, None)
             self.fields[name].placeholder = "–" if value is None else _text(value)
         given = [name for name in REST if self.fields[name].value.strip()]
-        self.rest.set_title(0, "All settings" + (f" · given: {', '.join(given)}" if given else " · all as the preset and the method have them"))
+        self.rest.set_title(
+            0,
+            "All settings"
+            + (f" · given: {', '.join(given)}" if given else " · all as the preset and the method have them"),
+        )
 
 
 def _field(name: str) -> widgets.Widget:
     about = Config.model_fields[name].description or name.replace("_", " ")
-    look = {"description": name, "tooltip": about, "style": {"description_width": "118px" if name not in MAIN else "initial"},
-            "layout": widgets.Layout(width="auto", min_width="0")}  # fmt: skip
+    look = {
+        "description": name,
+        "tooltip": about,
+        "style": {"description_width": "118px" if name not in MAIN else "initial"},
+        "layout": widgets.Layout(width="auto", min_width="0"),
+    }
     if name in ("method", "preset"):
         return widgets.Dropdown(options=list(METHODS if name == "method" else PRESETS), **look)
     if offered := choices(name):

@@ -23,27 +23,46 @@ from kit.run import Run
 
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
 ASK = 15.0  # seconds without news after which a run that another process has in hand is looked at again
-ALLOWED = {"start": ("idle",), "open": ("idle",), "pause": ("running",), "resume": ("paused",), "stop": ("running", "paused")}
-LOOKS = {"start": ("play", "success"), "pause": ("pause", ""), "resume": ("step-forward", ""), "stop": ("stop", "danger"),
-         "open": ("folder-open", "")}  # fmt: skip
-WILL = {"finished": "Start shows this finished run", "interrupted": "Start goes on with this run", "failed": "Start tries this failed run again"}
+ALLOWED = {
+    "start": ("idle",),
+    "open": ("idle",),
+    "pause": ("running",),
+    "resume": ("paused",),
+    "stop": ("running", "paused"),
+}
+LOOKS = {
+    "start": ("play", "success"),
+    "pause": ("pause", ""),
+    "resume": ("step-forward", ""),
+    "stop": ("stop", "danger"),
+    "open": ("folder-open", ""),
+}
+WILL = {
+    "finished": "Start shows this finished run",
+    "interrupted": "Start goes on with this run",
+    "failed": "Start tries this failed run again",
+}
 
 CLOSING, POLLERS = threading.Event(), set[threading.Thread]()
 
 
 @atexit.register
 def _close() -> None:
-    """A thread that reads a file while the interpreter goes away would leave the process hanging (pyarrow waits for its pool)."""
+    """A thread that reads a file while the interpreter goes away would leave the process hanging (pyarrow waits for its
+    pool).
+    """
     CLOSING.set()
     for thread in list(POLLERS):
         thread.join(timeout=10)
 
 
 class Dashboard:
-    """What `kit.dashboard` returns in JupyterLab. `start`, `pause`, `resume`, `stop` and `open` are the buttons; `run` is the run shown;
+    """What `kit.dashboard` returns in JupyterLab. `start`, `pause`, `resume`, `stop` and `open` are the buttons; `run`
+    is the run shown;
     `show()` displays its figures as ordinary outputs, which a saved notebook keeps.
 
-    A thread brings the panel up to date every `every` seconds while anything can change; whatever it or a button meets stands in
+    A thread brings the panel up to date every `every` seconds while anything can change; whatever it or a button meets
+    stands in
     `message`, since neither has a cell for a traceback.
     """
 
@@ -64,7 +83,7 @@ class Dashboard:
     def _repr_mimebundle_(self, **wanted: object) -> dict[str, object]:
         return {**self.box._repr_mimebundle_(**wanted), "text/plain": repr(self)}
 
-    # ---- the buttons ---------------------------------------------------------------------------------------------------------
+    # ---- the buttons -----------------------------------------------------------------------------
 
     def start(self) -> None:
         """Run the form's configuration beside the kernel, or go on with it; a finished run is opened."""
@@ -73,7 +92,9 @@ class Dashboard:
             folder = folder_of(config)
             if (folder / "metrics.json").is_file():
                 self.open(folder)
-                self._say(f"{folder.name} finished before, so it is shown. Another seed or value makes another run.", "note")
+                self._say(
+                    f"{folder.name} finished before, so it is shown. Another seed or value makes another run.", "note"
+                )
             elif not self._adopt(folder):
                 self._take(Worker(config))
 
@@ -88,11 +109,15 @@ class Dashboard:
         self._tell(Worker.stop)
 
     def open(self, path: str | Path | None = None) -> None:
-        """Show a run, finished or not. Raises KitError when there is none at `path` (None: at the path that is filled in)."""
+        """Show a run, finished or not. Raises KitError when there is none at `path` (None: at the path that is filled
+        in).
+        """
         with self.lock:
             path = path or self.path.value.strip()
             if not path:
-                raise KitError(f"no run to open: choose one, or type a run directory's path (runs are made in {self.form.config().out!r})")
+                raise KitError(
+                    f"no run to open: choose one, or type a run directory's path (runs are made in {self.form.config().out!r})"
+                )
             run = opened(path)
             self.form.fill(run.config)
             self.path.value = str(path)
@@ -113,7 +138,7 @@ class Dashboard:
         for figure in views(Run.load(self.run.path)).values():
             figures.show(figure)
 
-    # ---- up to date ----------------------------------------------------------------------------------------------------------
+    # ---- up to date ------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
@@ -121,7 +146,9 @@ class Dashboard:
         return self.worker.state if self.worker else "idle"
 
     def refresh(self, now: bool = False) -> None:
-        """Bring line, buttons and views up to date; the views only so often that drawing stays a fraction of the time (now: at once)."""
+        """Bring line, buttons and views up to date; the views only so often that drawing stays a fraction of the time
+        (now: at once).
+        """
         with self.lock:
             if self.state == "ended":
                 self._ended()
@@ -170,7 +197,7 @@ class Dashboard:
                 self.poller = None
             return moving
 
-    # ---- the process ---------------------------------------------------------------------------------------------------------
+    # ---- the process -----------------------------------------------------------------------------
 
     def _begin(self, run: Run | None) -> None:
         folder = run.path if run else folder_of(self.form.config())
@@ -180,7 +207,9 @@ class Dashboard:
         self._describe()
 
     def _adopt(self, folder: Path) -> bool:
-        """Take over a search that this kernel runs already: its cell was run again, or its panel, which lets go, stands elsewhere."""
+        """Take over a search that this kernel runs already: its cell was run again, or its panel, which lets go, stands
+        elsewhere.
+        """
         worker = WORKERS.get(folder.resolve())
         if worker is None or worker.state == "ended":
             return False
@@ -215,22 +244,40 @@ class Dashboard:
         worker.close()
         self._list_runs()
 
-    # ---- widgets -------------------------------------------------------------------------------------------------------------
+    # ---- widgets ---------------------------------------------------------------------------------
 
     def _build(self) -> None:
         self.board = Board()
-        self.buttons = {name: widgets.Button(description=name, icon=icon, button_style=style, layout=widgets.Layout(width="100px"))
-                        for name, (icon, style) in LOOKS.items()}  # fmt: skip
+        self.buttons = {
+            name: widgets.Button(description=name, icon=icon, button_style=style, layout=widgets.Layout(width="100px"))
+            for name, (icon, style) in LOOKS.items()
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._guarded(getattr(self, name)))
-        self.path = widgets.Combobox(description="open a run", placeholder="path of a run directory", style={"description_width": "initial"},
-                                     layout=widgets.Layout(flex="1 1 260px", width="auto", margin="2px 2px 2px 24px"))  # fmt: skip
+        self.path = widgets.Combobox(
+            description="open a run",
+            placeholder="path of a run directory",
+            style={"description_width": "initial"},
+            layout=widgets.Layout(flex="1 1 260px", width="auto", margin="2px 2px 2px 24px"),
+        )
         self.bar = widgets.IntProgress(0, 0, 1, layout=widgets.Layout(width="206px"))
         self.line, self.message = widgets.HTML(), widgets.HTML()
         row = widgets.Layout(flex_flow="row wrap", width="100%", align_items="center")
-        actions = [*(self.buttons[name] for name in ("start", "pause", "resume", "stop")), self.path, self.buttons["open"]]
-        self.box = widgets.VBox([self.form.main, widgets.HBox(actions, layout=row), widgets.HBox([self.bar, self.line], layout=row),
-                                 self.message, self.form.rest, self.board])  # fmt: skip
+        actions = [
+            *(self.buttons[name] for name in ("start", "pause", "resume", "stop")),
+            self.path,
+            self.buttons["open"],
+        ]
+        self.box = widgets.VBox(
+            [
+                self.form.main,
+                widgets.HBox(actions, layout=row),
+                widgets.HBox([self.bar, self.line], layout=row),
+                self.message,
+                self.form.rest,
+                self.board,
+            ]
+        )
 
     def _changed(self) -> None:
         """After a change in the form: whether it is a configuration, and what start would do with it."""
@@ -260,7 +307,9 @@ class Dashboard:
         planned = int(getattr(run.config, "epochs", 0) or 1) if run else 1
         self.bar.max, self.bar.value = planned, min(self.done, planned)
         self.bar.bar_style = "success" if run and run.finished else "warning" if state == "paused" else "info"
-        standing = run.status if run and state == "idle" else "ready" if state == "idle" else state if run else "starting"
+        standing = (
+            run.status if run and state == "idle" else "ready" if state == "idle" else state if run else "starting"
+        )
         words = [f"<b>{standing}</b>", *map(html.escape, self._numbers(state, planned))]
         self.line.value = f"<span class='kit-line' style='color: var(--jp-ui-font-color1)'>{' · '.join(words)}</span>"
 
@@ -278,8 +327,12 @@ class Dashboard:
 
     def _say(self, text: str, kind: str = "error") -> None:
         color = "--jp-error-color1, #c62828" if kind == "error" else "--jp-info-color1, #0288d1"
-        style = f"border-left: 4px solid var({color}); padding: 2px 8px; color: var(--jp-ui-font-color1); line-height: 1.4"
-        self.message.value = f"<div class='kit-{kind}' role='status' style='{style}'>{html.escape(text)}</div>" if text else ""
+        style = (
+            f"border-left: 4px solid var({color}); padding: 2px 8px; color: var(--jp-ui-font-color1); line-height: 1.4"
+        )
+        self.message.value = (
+            f"<div class='kit-{kind}' role='status' style='{style}'>{html.escape(text)}</div>" if text else ""
+        )
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -307,7 +360,9 @@ class Pace:
         if not self.epochs:
             return "time left: not known yet"
         seconds = epochs * self.seconds / self.epochs
-        unit, size = next((u, s) for u, s, top in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, float("inf"))) if seconds < top)
+        unit, size = next(
+            (u, s) for u, s, top in (("s", 1, 100), ("min", 60, 6000), ("h", 3600, float("inf"))) if seconds < top
+        )
         return f"about {seconds / size:.0f} {unit} left"
 
 

@@ -26,7 +26,9 @@ WITHOUT_MAGNITUDE = ("AutoContrast", "Equalize", "Identity", "Invert")
 
 @dataclass(frozen=True)
 class Few:
-    """images: uint8 [n, C, H, W], of different classes as far as there are any; names: their classes; mean: uint8 [C] of all."""
+    """images: uint8 [n, C, H, W], of different classes as far as there are any; names: their classes; mean: uint8 [C]
+    of all.
+    """
 
     images: Tensor
     names: tuple[str, ...]
@@ -46,9 +48,11 @@ def few(dataset: str, root: str | None, image_size: int | None, n: int = COLUMNS
 
 
 def augmented(run: Run) -> go.Figure:
-    """Images as the policy of the newest checkpoint augments them, with the names of the operations: what the next epoch trains on.
+    """Images as the policy of the newest checkpoint augments them, with the names of the operations: what the next
+    epoch trains on.
 
-    The same checkpoint gives the same draws. Raises KitError where there is no checkpoint, or the data set is not here any more.
+    The same checkpoint gives the same draws. Raises KitError where there is no checkpoint, or the data set is not here
+    any more.
     """
     config = run.config
     state = newest(run)
@@ -57,15 +61,21 @@ def augmented(run: Run) -> go.Figure:
     images = shown.images.repeat(ROWS, 1, 1, 1)
     policy, draw = draw_from(run, state, shown, len(images))
     changed = policy.apply(images, draw)
-    titles = [f"<b>{_short(name)}</b>" for name in shown.names] + [describe(draw, i, shown.flip) for i in range(len(images))]
+    titles = [f"<b>{_short(name)}</b>" for name in shown.names] + [
+        describe(draw, i, shown.flip) for i in range(len(images))
+    ]
     figure = make_subplots(ROWS + 1, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.1)
     figure.update_annotations(font={"size": 10, "color": INK})
     for k, image in enumerate(torch.cat([shown.images, changed])):
         figure.add_trace(go.Image(source=_source(_small(image)), hoverinfo="skip"), k // columns + 1, k % columns + 1)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(template=TEMPLATE, height=640, margin={"l": 15, "r": 15, "t": 75, "b": 12},
-                         title_text=f"Augmented by the policy after epoch {state['epoch']}")  # fmt: skip
+    figure.update_layout(
+        template=TEMPLATE,
+        height=640,
+        margin={"l": 15, "r": 15, "t": 75, "b": 12},
+        title_text=f"Augmented by the policy after epoch {state['epoch']}",
+    )
     return figure
 
 
@@ -80,7 +90,9 @@ def newest(run: Run) -> dict:
 
 
 def draw_from(run: Run, state: dict, shown: Few, n: int) -> tuple[augment.Policy, Draw]:
-    """The policy of the stage that the checkpoint is in, as far as it has learned, and n draws of it, each image its own."""
+    """The policy of the stage that the checkpoint is in, as far as it has learned, and n draws of it, each image its
+    own.
+    """
     config, stage = run.config, run.config.stages[int(state["stage"])]
     generator = torch.Generator().manual_seed(int(state["epoch"]))
     name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment

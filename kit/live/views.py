@@ -15,16 +15,24 @@ VIEWS = ("curves", "policy", "samples", "cells")
 SHRUNK, LEAST = {"curves": 0.75, "cells": 0.7}, 320  # of their own height, and pixels
 COMPACT: dict[str, dict[str, Any]] = {
     "curves": {"margin": {"t": 92, "b": 48}},
-    "policy": {"title": {"text": "τ: probability of each pair (dashed: uniform)"}, "height": 560, "margin": {"t": 52, "b": 100, "l": 105, "r": 76},
-               "xaxis": {"domain": [0, 0.86]}, "yaxis": {"domain": [0, 0.86]}, "yaxis2": {"domain": [0.88, 1], "nticks": 3},
-               "xaxis2": {"domain": [0.875, 1], "nticks": 2}},
+    "policy": {
+        "title": {"text": "τ: probability of each pair (dashed: uniform)"},
+        "height": 560,
+        "margin": {"t": 52, "b": 100, "l": 105, "r": 76},
+        "xaxis": {"domain": [0, 0.86]},
+        "yaxis": {"domain": [0, 0.86]},
+        "yaxis2": {"domain": [0.88, 1], "nticks": 3},
+        "xaxis2": {"domain": [0.875, 1], "nticks": 2},
+    },
     "samples": {"height": 560},
     "cells": {"margin": {"t": 62}},
-}  # fmt: skip
+}
 
 
 def views(run: Run, compact: bool = False) -> dict[str, go.Figure]:
-    """One figure per name of VIEWS; one that cannot be drawn (yet) says why. compact: to be seen together, τ and samples side by side."""
+    """One figure per name of VIEWS; one that cannot be drawn (yet) says why. compact: to be seen together, τ and
+    samples side by side.
+    """
     makers = {"curves": figures.curves, "policy": figures.policy, "samples": samples.augmented, "cells": cells}
     drawn = {name: _attempt(makers[name], run) for name in VIEWS}
     if compact:
@@ -51,7 +59,9 @@ def _attempt(make: Any, run: Run) -> go.Figure:
 
 
 def cells(run: Run) -> go.Figure:
-    """The architecture that stands at the last epoch, or that the configuration gives: before the end, a run records none of the latter."""
+    """The architecture that stands at the last epoch, or that the configuration gives: before the end, a run records
+    none of the latter.
+    """
     config = run.config
     if run.finished or config.arch != "given":
         return figures.cells(run)

@@ -2,9 +2,12 @@
 
     python -m kit.live.worker PID < config.json
 
-runs `kit.search` while process PID, its parent, lives. The process has a group of its own, so that interrupting a kernel does not reach
-it; signals go to the group, so that they reach whatever the search starts. It cannot outlive the kernel: it looks for its parent once a
-second, and one that is paused is hung up on by the system, as every stopped group is whose last tie to its session ends (POSIX, _exit).
+runs `kit.search` while process PID, its parent, lives. The process has a group of its own, so that interrupting a
+kernel does not reach
+it; signals go to the group, so that they reach whatever the search starts. It cannot outlive the kernel: it looks for
+its parent once a
+second, and one that is paused is hung up on by the system, as every stopped group is whose last tie to its session ends
+(POSIX, _exit).
 Killed at any moment, a run keeps its last completed epoch: `kit.search` of the same configuration goes on from there.
 """
 
@@ -31,10 +34,14 @@ WORKERS: dict[Path, Worker] = {}  # of this kernel, by run directory
 
 
 class Worker:
-    """state: running, paused, stopping or ended. A stopped search is no failure; `cause()` tells why one ended by itself."""
+    """state: running, paused, stopping or ended. A stopped search is no failure; `cause()` tells why one ended by
+    itself.
+    """
 
     def __init__(self, config: Config):
-        """Start the search, or go on with it. Raises KitError when its run directory is in use, or its data set is known here alone."""
+        """Start the search, or go on with it. Raises KitError when its run directory is in use, or its data set is
+        known here alone.
+        """
         self.folder = folder_of(config)
         refuse_what_it_cannot_see(config)
         if user := in_use(self.folder):
@@ -42,11 +49,20 @@ class Worker:
         self.log = tempfile.TemporaryFile()  # of what it prints; the run directory keeps the run alone
         path = [str(Path(kit.__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen([sys.executable, "-m", "kit.live.worker", str(os.getpid())], stdin=subprocess.PIPE, stdout=self.log,
-                                        stderr=subprocess.STDOUT, process_group=0, env=environment)  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kit.live.worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=environment,
+        )
         self.paused, self.deadline = False, 0.0  # deadline: when a stopping one is killed
         self.owner: object = None  # the panel that has it in hand
-        with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:  # of a process that could not even begin: see `cause`
+        with (
+            contextlib.suppress(BrokenPipeError),
+            self.process.stdin as pipe,
+        ):  # of a process that could not even begin: see `cause`
             pipe.write(json.dumps(config.model_dump()).encode())
         WORKERS[self.folder.resolve()] = self
 
@@ -74,20 +90,26 @@ class Worker:
             self.paused = False
 
     def stop(self) -> None:
-        """Ask the search to end, also a paused one; `state` kills it after a grace period. What it has not checkpointed is lost."""
+        """Ask the search to end, also a paused one; `state` kills it after a grace period. What it has not checkpointed
+        is lost.
+        """
         if self.state in ("running", "paused"):
             self._send(signal.SIGTERM)
             self._send(signal.SIGCONT)
             self.paused, self.deadline = False, time.monotonic() + GRACE
 
     def cause(self) -> str:
-        """Why an ended search has no result: its last words, or the signal that killed it. "" for one that finished or was stopped."""
+        """Why an ended search has no result: its last words, or the signal that killed it. "" for one that finished or
+        was stopped.
+        """
         code = self.process.returncode
         if not code or self.deadline:
             return ""
         if code < 0:
             name = signal.Signals(-code).name
-            return f"the search was killed by {name}" + (" (the system may have run out of memory)" if name == "SIGKILL" else "")
+            return f"the search was killed by {name}" + (
+                " (the system may have run out of memory)" if name == "SIGKILL" else ""
+            )
         lines = self.said()
         return lines[-1] if lines else f"the search ended with exit code {code}"
 
@@ -125,11 +147,13 @@ def refuse_what_it_cannot_see(config: Config) -> None:
     from kit.live import BUILT_IN
 
     if config.dataset in data.datasets() and config.dataset not in BUILT_IN:
-        raise KitError(f"the data set {config.dataset!r} was registered in this notebook, and the search runs in a process of its own that "
-                       "does not know it: give the path of a folder of class folders, or run kit.search(config) in a cell")  # fmt: skip
+        raise KitError(
+            f"the data set {config.dataset!r} was registered in this notebook, and the search runs in a process of its own that "
+            "does not know it: give the path of a folder of class folders, or run kit.search(config) in a cell"
+        )
 
 
-# ---- in the process ----------------------------------------------------------------------------------------------------------
+# ---- in the process ------------------------------------------------------------------------------
 
 
 def main() -> None:

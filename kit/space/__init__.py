@@ -5,7 +5,8 @@ A space is added by one function in `SPACES`: (classes, image, settings) → Net
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -20,23 +21,48 @@ from kit.space.operations import CELL_OPS
 Builder = Callable[..., Network]
 
 
-def _cell(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, *, channels: int,
-          cells: int, reductions: int | None = None, stem: str | None = None, auxiliary: float = 0.0, genotype: dict | None = None,
-          **_: Any) -> Network:  # fmt: skip
-    return CellNetwork(classes, image, channels, cells, 2 if reductions is None else reductions, stem, auxiliary, genotype, mean, std)
+def _cell(
+    classes: int,
+    image: tuple[int, int, int],
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    *,
+    channels: int,
+    cells: int,
+    reductions: int | None = None,
+    stem: str | None = None,
+    auxiliary: float = 0.0,
+    genotype: dict | None = None,
+    **_: Any,
+) -> Network:
+    return CellNetwork(
+        classes, image, channels, cells, 2 if reductions is None else reductions, stem, auxiliary, genotype, mean, std
+    )
 
 
 def _chain(network: type[BlockNetwork]) -> Builder:
-    def build_chain(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, *, channels: int,
-                    cells: int, reductions: int | None = None, stem: str | None = None, genotype: dict | None = None,
-                    **_: Any) -> Network:  # fmt: skip
+    def build_chain(
+        classes: int,
+        image: tuple[int, int, int],
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        *,
+        channels: int,
+        cells: int,
+        reductions: int | None = None,
+        stem: str | None = None,
+        genotype: dict | None = None,
+        **_: Any,
+    ) -> Network:
         return network(classes, image, channels, cells, reductions, stem, genotype, mean, std)
 
     return build_chain
 
 
 def _wrn(depth: int, width: int) -> Builder:
-    def build_wrn(classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, **_: Any) -> Network:
+    def build_wrn(
+        classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None, **_: Any
+    ) -> Network:
         return WideResNet(classes, image, depth, width, mean, std)
 
     return build_wrn
@@ -56,12 +82,23 @@ SEARCHABLE = {name: name in KINDS for name in SPACES}
 ABSORBS = {name: name in KINDS and KINDS[name].absorbs_gates for name in SPACES}
 REPEATS = {name: name in KINDS and KINDS[name].repeats for name in SPACES}
 GENOTYPES = {"darts-v2": DARTS_V2, "shufflenet-v2": {"blocks": "shuffle_3x3"}, "mobilenet-v2": {"blocks": "k3_e6"}}
-USUAL = {"cell": "darts-v2", "choice": "shufflenet-v2", "mobile": "mobilenet-v2"}  # for arch='given' where none is named
+USUAL = {
+    "cell": "darts-v2",
+    "choice": "shufflenet-v2",
+    "mobile": "mobilenet-v2",
+}  # for arch='given' where none is named
 
 
-def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None,
-          **settings: Any) -> Network:  # fmt: skip
-    """A network of the named space. `settings` are the space's own (channels, cells, genotype, …); others do not concern it.
+def build(
+    space: str,
+    classes: int,
+    image: tuple[int, int, int],
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    **settings: Any,
+) -> Network:
+    """A network of the named space. `settings` are the space's own (channels, cells, genotype, …); others do not
+    concern it.
 
     image: [C, H, W]. mean, std: float [C] in [0, 1] units, the normalisation that becomes part of the model.
     """
@@ -71,6 +108,20 @@ def build(space: str, classes: int, image: tuple[int, int, int], mean: Tensor | 
 
 
 __all__ = [
-    "ABSORBS", "CELL_OPS", "Child", "Cost", "DARTS_V2", "GENOTYPES", "Network", "Picks", "REPEATS", "SEARCHABLE", "SPACES", "Slot", "USUAL",
-    "build", "check_genotype", "picks_of",
-]  # fmt: skip
+    "ABSORBS",
+    "CELL_OPS",
+    "Child",
+    "Cost",
+    "DARTS_V2",
+    "GENOTYPES",
+    "Network",
+    "Picks",
+    "REPEATS",
+    "SEARCHABLE",
+    "SPACES",
+    "Slot",
+    "USUAL",
+    "build",
+    "check_genotype",
+    "picks_of",
+]

@@ -1,12 +1,14 @@
-"""Chains of blocks with one choice per block: the base of such spaces, and the ShuffleNetV2 choice blocks of DSNAS and DiffAutoML
+"""Chains of blocks with one choice per block: the base of such spaces, and the ShuffleNetV2 choice blocks of DSNAS and
+DiffAutoML
 (METHOD section 2b)."""
 
 from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,8 @@ class Stage:
 
 
 def shares(blocks: int, weights: Sequence[int]) -> list[int]:
-    """`blocks` dealt out in proportion to `weights`, at least one each: every next one where most is missing, the earliest first.
+    """`blocks` dealt out in proportion to `weights`, at least one each: every next one where most is missing, the
+    earliest first.
 
     >>> shares(20, (1, 1, 2, 1)), shares(6, (1, 1, 2, 1))
     ([4, 4, 8, 4], [1, 1, 3, 1])
@@ -48,14 +51,19 @@ def rounded(width: float, least: int = 4) -> int:
 
 
 class BlockNetwork(Network):
-    """Stem, blocks in stages, 1×1 head, global pool, classifier; each block is one slot with the same candidates, of which one is picked.
+    """Stem, blocks in stages, 1×1 head, global pool, classifier; each block is one slot with the same candidates, of
+    which one is picked.
 
-    channels: the width that all others scale with. blocks: how many, over all stages. reductions: how many stages halve the resolution,
-    the last ones; None takes all at 128 pixels and above, below that up to three as long as 2×2 is left. stem: "small" (stride 1, below
-    128 pixels) or "imagenet" (stride 2). genotype=None builds the supernet; a genotype builds that child alone, its parameters named as
+    channels: the width that all others scale with. blocks: how many, over all stages. reductions: how many stages halve
+    the resolution,
+    the last ones; None takes all at 128 pixels and above, below that up to three as long as 2×2 is left. stem: "small"
+    (stride 1, below
+    128 pixels) or "imagenet" (stride 2). genotype=None builds the supernet; a genotype builds that child alone, its
+    parameters named as
     in the supernet. Raises KitError for blocks and reductions that the space or the image is too small for.
 
-    A child that picks several candidates of a block gets the sum of their outputs, each times its gate. BatchNorms train their affine
+    A child that picks several candidates of a block gets the sum of their outputs, each times its gate. BatchNorms
+    train their affine
     parts from the start (DSNAS), so that a frozen slot has nothing to switch on.
     """
 
@@ -65,18 +73,32 @@ class BlockNetwork(Network):
     activation: type[nn.Module] = nn.ReLU
     eps: float = 1e-5  # of the BatchNorms
 
-    def __init__(self, classes: int, image: tuple[int, int, int], channels: int, blocks: int, reductions: int | None = None,
-                 stem: str | None = None, genotype: Mapping | None = None, mean: Tensor | None = None, std: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        classes: int,
+        image: tuple[int, int, int],
+        channels: int,
+        blocks: int,
+        reductions: int | None = None,
+        stem: str | None = None,
+        genotype: Mapping | None = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ):
         super().__init__(classes, image, mean, std)
         if blocks < self.least_blocks:
-            raise KitError(f"space {self.space!r} needs {self.least_blocks} blocks or more, got {blocks}: set cells to {self.least_blocks} or more")
+            raise KitError(
+                f"space {self.space!r} needs {self.least_blocks} blocks or more, got {blocks}: set cells to {self.least_blocks} or more"
+            )
         self.channels, self.block_count = channels, blocks
         self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
         c, stages, c_head = self.plan(channels, blocks)
         self.reductions = self._checked_reductions(reductions, stages)
         self.slots = _all_slots(stages, self.labels)
         if genotype is not None:
-            self.slots = tuple(Slot(slot.name, (slot.candidates[c],), 1) for slot, (c,) in zip(self.slots, self.picks_of(genotype)))
+            self.slots = tuple(
+                Slot(slot.name, (slot.candidates[c],), 1) for slot, (c,) in zip(self.slots, self.picks_of(genotype))
+            )
         self.stem = self.build_stem(c, 2 if self.stem_kind == "imagenet" else 1)
         self._build_blocks(self.stem_width(c), stages)
         self.head = conv_norm(stages[-1].width, c_head, 1, 1, self.activation)
@@ -85,7 +107,7 @@ class BlockNetwork(Network):
             norm.eps = self.eps
         self._measured: dict[tuple, Cost] = {}
 
-    # ---- what a space says of itself -----------------------------------------------------------------------------------------
+    # ---- what a space says of itself -------------------------------------------------------------
 
     @staticmethod
     @abstractmethod
@@ -106,7 +128,7 @@ class BlockNetwork(Network):
     def run_block(self, block: nn.Module, x: Tensor, slot: int) -> Tensor:
         return block(x)
 
-    # ---- building ------------------------------------------------------------------------------------------------------------
+    # ---- building --------------------------------------------------------------------------------
 
     def _checked_reductions(self, reductions: int | None, stages: tuple[Stage, ...]) -> int:
         stem = 1 if self.stem_kind == "imagenet" else 0
@@ -114,8 +136,10 @@ class BlockNetwork(Network):
         if reductions is None:
             reductions = max(0, min(most, 4 if stem else 3, fitting_halvings(self.image) - stem))
         if not 0 <= reductions <= most:
-            raise KitError(f"reductions={reductions}: {most} stages of space {self.space!r} with {self.block_count} blocks can halve the "
-                           f"resolution; set reductions to 0…{most}, or leave it out")  # fmt: skip
+            raise KitError(
+                f"reductions={reductions}: {most} stages of space {self.space!r} with {self.block_count} blocks can halve the "
+                f"resolution; set reductions to 0…{most}, or leave it out"
+            )
         check_halvings(self.image, stem, reductions)
         return reductions
 
@@ -127,7 +151,9 @@ class BlockNetwork(Network):
         for i, stage in enumerate(stages):
             for b in range(stage.blocks):
                 stride = 2 if b == 0 and i in halving else 1
-                candidates = {label: self.build_block(label, c, stage.width, stride) for label, _ in next(slots).candidates}
+                candidates = {
+                    label: self.build_block(label, c, stage.width, stride) for label, _ in next(slots).candidates
+                }
                 self.blocks.append(nn.ModuleDict(candidates))
                 self.strides.append((c, stage.width, stride))
                 c = stage.width
@@ -135,7 +161,7 @@ class BlockNetwork(Network):
     def block(self, slot: int, candidate: int) -> nn.Module:
         return self.blocks[slot][self.slots[slot].candidates[candidate][0]]
 
-    # ---- running -------------------------------------------------------------------------------------------------------------
+    # ---- running ---------------------------------------------------------------------------------
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
         x = self.stem(x)
@@ -150,14 +176,15 @@ class BlockNetwork(Network):
             outputs = [gate_output(y, g, child.unit) for y, g in zip(outputs, gate.unbind())]
         return functools.reduce(torch.add, outputs)
 
-    # ---- the child -----------------------------------------------------------------------------------------------------------
+    # ---- the child -------------------------------------------------------------------------------
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         picked = [self.block(slot, candidate) for slot, chosen in enumerate(picks) for candidate in chosen]
         return [self.stem, *picked, self.head, self.classifier]
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        """All affine parts train already. A gate is not absorbed: the unit's half that passes by has no layer to take it, and the
+        """All affine parts train already. A gate is not absorbed: the unit's half that passes by has no layer to take
+        it, and the
         estimators of these spaces have gates of 1."""
         self.forget_parameters()
 
@@ -170,18 +197,30 @@ class BlockNetwork(Network):
         names = genotype.get("blocks") if isinstance(genotype, Mapping) else None
         names = [names] * len(self.slots) if isinstance(names, str) else names
         if not isinstance(names, (list, tuple)) or len(names) != len(self.slots):
-            raise KitError(f"a genotype of space {self.space!r} is {{'blocks': [{len(self.slots)} names]}}, or {{'blocks': name}} for the same "
-                           f"everywhere, names from {', '.join(self.labels)}; got {genotype!r}")  # fmt: skip
+            raise KitError(
+                f"a genotype of space {self.space!r} is {{'blocks': [{len(self.slots)} names]}}, or {{'blocks': name}} for the same "
+                f"everywhere, names from {', '.join(self.labels)}; got {genotype!r}"
+            )
         for slot, name in zip(self.slots, names):
             if name not in self.labels:
-                raise KitError(f"genotype {slot.name}: {name!r} is not a block of space {self.space!r}; blocks: {', '.join(self.labels)}")
+                raise KitError(
+                    f"genotype {slot.name}: {name!r} is not a block of space {self.space!r}; blocks: {', '.join(self.labels)}"
+                )
         return tuple((self.labels.index(name),) for name in names)
 
     def spec(self, picks: Picks) -> dict:
-        return {"space": self.space, "classes": self.classes, "image": list(self.image), "channels": self.channels, "cells": self.block_count,
-                "reductions": self.reductions, "stem": self.stem_kind, "genotype": self.genotype(picks)}  # fmt: skip
+        return {
+            "space": self.space,
+            "classes": self.classes,
+            "image": list(self.image),
+            "channels": self.channels,
+            "cells": self.block_count,
+            "reductions": self.reductions,
+            "stem": self.stem_kind,
+            "genotype": self.genotype(picks),
+        }
 
-    # ---- cost ----------------------------------------------------------------------------------------------------------------
+    # ---- cost ------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _layout(self) -> tuple[Cost, list[tuple[int, ...]]]:
@@ -203,18 +242,26 @@ class BlockNetwork(Network):
         return self._measured[key]
 
     def cost(self, picks: Picks) -> Cost:
-        return total([self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)])
+        return total(
+            [self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)]
+        )
 
 
 def _all_slots(stages: tuple[Stage, ...], labels: tuple[str, ...]) -> tuple[Slot, ...]:
     candidates = tuple((label, 0) for label in labels)
-    return tuple(Slot(f"stage{i}/block{b}", candidates, 1) for i, stage in enumerate(stages, start=1) for b in range(stage.blocks))
+    return tuple(
+        Slot(f"stage{i}/block{b}", candidates, 1)
+        for i, stage in enumerate(stages, start=1)
+        for b in range(stage.blocks)
+    )
 
 
-# ---- layers ------------------------------------------------------------------------------------------------------------------
+# ---- layers --------------------------------------------------------------------------------------
 
 
-def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, activation: type[nn.Module] | None = None) -> nn.Sequential:
+def conv_norm(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, activation: type[nn.Module] | None = None
+) -> nn.Sequential:
     return _normed(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), activation)
 
 
@@ -238,9 +285,11 @@ def shuffle(left: Tensor, right: Tensor) -> Tensor:
 
 
 class ShuffleUnit(nn.Module):
-    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] → [N, c_out, ceil(H/stride), ceil(W/stride)].
+    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] → [N, c_out, ceil(H/stride),
+    ceil(W/stride)].
 
-    Where nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes two branches,
+    Where nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes
+    two branches,
     of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's first stage).
     """
 
@@ -263,23 +312,30 @@ class ShuffleUnit(nn.Module):
 
 
 def _pointwise_pair(c_in: int, c: int, c_out: int, kernel: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(conv_norm(c_in, c, 1, 1, nn.ReLU), depthwise(c, kernel, stride), conv_norm(c, c_out, 1, 1, nn.ReLU))
+    return nn.Sequential(
+        conv_norm(c_in, c, 1, 1, nn.ReLU), depthwise(c, kernel, stride), conv_norm(c, c_out, 1, 1, nn.ReLU)
+    )
 
 
 def _xception(c_in: int, c: int, c_out: int, kernel: int, stride: int) -> nn.Sequential:
     """Three depthwise-separable convolutions (Xception), the stride on the first."""
     return nn.Sequential(
-        depthwise(c_in, kernel, stride), conv_norm(c_in, c, 1, 1, nn.ReLU),
-        depthwise(c, kernel, 1), conv_norm(c, c, 1, 1, nn.ReLU),
-        depthwise(c, kernel, 1), conv_norm(c, c_out, 1, 1, nn.ReLU),
-    )  # fmt: skip
+        depthwise(c_in, kernel, stride),
+        conv_norm(c_in, c, 1, 1, nn.ReLU),
+        depthwise(c, kernel, 1),
+        conv_norm(c, c, 1, 1, nn.ReLU),
+        depthwise(c, kernel, 1),
+        conv_norm(c, c_out, 1, 1, nn.ReLU),
+    )
 
 
 class ChoiceNetwork(BlockNetwork):
-    """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C and 10 C, the stem's
+    """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
+    and 10 C, the stem's
     C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
 
-    The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage) has no scale of
+    The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage)
+    has no scale of
     its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.
     """
 

@@ -1,4 +1,6 @@
-"""The cell space of DARTS with DHA's seven operations, as one supernet of which only the sampled child runs (METHOD section 2a)."""
+"""The cell space of DARTS with DHA's seven operations, as one supernet of which only the sampled child runs (METHOD
+section 2a).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ NODES = 4
 INPUTS = 2
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
-# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain` and `da+hpo`.
+# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain`
+# and `da+hpo`.
 DARTS_V2: Genotype = {
     "normal": [
         [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
@@ -53,7 +56,9 @@ def reduction_positions(cells: int, reductions: int) -> list[int]:
 
 
 class Cell(nn.Module):
-    def __init__(self, kind: str, c_before: int, c_last: int, c: int, halved: bool, slots: tuple[Slot, ...], trained: bool):
+    def __init__(
+        self, kind: str, c_before: int, c_last: int, c: int, halved: bool, slots: tuple[Slot, ...], trained: bool
+    ):
         super().__init__()
         self.stride = 2 if kind == "reduce" else 1
         self.first_slot = 0 if kind == "normal" else NODES
@@ -72,12 +77,12 @@ class Cell(nn.Module):
 
     def picked(self, picks: Picks) -> list[nn.Module]:
         return [
-            self.operation(node, candidate)[0]
-            for node in range(NODES)
-            for candidate in picks[self.first_slot + node]
+            self.operation(node, candidate)[0] for node in range(NODES) for candidate in picks[self.first_slot + node]
         ]
 
-    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath) -> Tensor:
+    def forward(
+        self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath
+    ) -> Tensor:
         """before, last: the two cells' outputs, rectified."""
         states = [self.before(before), self.last(last)]
         rectified: dict[int, Tensor] = {}
@@ -117,12 +122,21 @@ class AuxiliaryHead(nn.Sequential):
 
 
 def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, bool]:
-    """Stem modules (two outputs feed the first cell), their channels, and whether the second is half the first's resolution."""
+    """Stem modules (two outputs feed the first cell), their channels, and whether the second is half the first's
+    resolution.
+    """
     if kind == "small":
-        return nn.ModuleList([nn.Sequential(nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False), batch_norm(3 * c))]), 3 * c, False
+        return (
+            nn.ModuleList([nn.Sequential(nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False), batch_norm(3 * c))]),
+            3 * c,
+            False,
+        )
     first = nn.Sequential(
-        nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False), batch_norm(c // 2),
-        nn.ReLU(), nn.Conv2d(c // 2, c, 3, 2, 1, bias=False), batch_norm(c),
+        nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False),
+        batch_norm(c // 2),
+        nn.ReLU(),
+        nn.Conv2d(c // 2, c, 3, 2, 1, bias=False),
+        batch_norm(c),
     )
     return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
 
@@ -130,16 +144,27 @@ def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, b
 class CellNetwork(Network):
     """Stem, cells, global pool, classifier.
 
-    genotype=None builds the supernet (all candidates, their affine parts at rest); a genotype builds that child alone, ready to
+    genotype=None builds the supernet (all candidates, their affine parts at rest); a genotype builds that child alone,
+    ready to
     train from scratch or to receive the child's weights. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above.
     """
 
     absorbs_gates = True
     repeats = True
 
-    def __init__(self, classes: int, image: tuple[int, int, int], channels: int, cells: int, reductions: int = 2,
-                 stem: str | None = None, auxiliary: float = 0.0, genotype: Genotype | None = None,
-                 mean: Tensor | None = None, std: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        classes: int,
+        image: tuple[int, int, int],
+        channels: int,
+        cells: int,
+        reductions: int = 2,
+        stem: str | None = None,
+        auxiliary: float = 0.0,
+        genotype: Genotype | None = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ):
         super().__init__(classes, image, mean, std)
         self.channels, self.cell_count, self.reductions = channels, cells, reductions
         self.auxiliary = auxiliary
@@ -179,7 +204,7 @@ class CellNetwork(Network):
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
 
-    # ---- the child -----------------------------------------------------------------------------------------------------------
+    # ---- the child -------------------------------------------------------------------------------
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         modules: list[nn.Module] = [*self.stem]
@@ -202,7 +227,9 @@ class CellNetwork(Network):
         self.forget_parameters()
 
     def genotype(self, picks: Picks) -> Genotype:
-        """{"normal": four nodes of [(operation, input), (operation, input)], "reduce": …}; inputs 0, 1 are the two cells before."""
+        """{"normal": four nodes of [(operation, input), (operation, input)], "reduce": …}; inputs 0, 1 are the two
+        cells before.
+        """
         nodes = [[slot.candidates[c] for c in chosen] for slot, chosen in zip(self.slots, picks)]
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
 
@@ -211,16 +238,25 @@ class CellNetwork(Network):
 
     def spec(self, picks: Picks) -> dict:
         return {
-            "space": "cell", "classes": self.classes, "image": list(self.image), "channels": self.channels,
-            "cells": self.cell_count, "reductions": self.reductions, "stem": self.stem_kind,
-            "genotype": {kind: [[list(e) for e in node] for node in nodes] for kind, nodes in self.genotype(picks).items()},
-        }  # fmt: skip
+            "space": "cell",
+            "classes": self.classes,
+            "image": list(self.image),
+            "channels": self.channels,
+            "cells": self.cell_count,
+            "reductions": self.reductions,
+            "stem": self.stem_kind,
+            "genotype": {
+                kind: [[list(e) for e in node] for node in nodes] for kind, nodes in self.genotype(picks).items()
+            },
+        }
 
-    # ---- cost ----------------------------------------------------------------------------------------------------------------
+    # ---- cost ------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _layout(self) -> tuple[Cost, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-        """The cost that every child has, and for each cell the shapes of its inputs and of its nodes after preprocessing."""
+        """The cost that every child has, and for each cell the shapes of its inputs and of its nodes after
+        preprocessing.
+        """
         fixed, shapes, shape = [], [], self.image
         for module in self.stem:
             cost, shape = measure(module, shape)
@@ -252,7 +288,9 @@ class CellNetwork(Network):
         return total(costs)
 
     def cost(self, picks: Picks) -> Cost:
-        return total([self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)])
+        return total(
+            [self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)]
+        )
 
 
 def _slots_of(genotype: Genotype) -> tuple[Slot, ...]:
@@ -282,7 +320,9 @@ def check_genotype(genotype: Genotype) -> None:
         for node, entries in enumerate(nodes):
             pairs = isinstance(entries, (list, tuple)) and all(isinstance(entry, (list, tuple)) for entry in entries)
             if not pairs or len(entries) != 2 or tuple(entries[0]) == tuple(entries[1]):
-                raise KitError(f"genotype {kind}/{node}: a node takes two different [operation, input] pairs; got {entries!r}")
+                raise KitError(
+                    f"genotype {kind}/{node}: a node takes two different [operation, input] pairs; got {entries!r}"
+                )
             for entry in entries:
                 if tuple(entry) not in all_candidates(node):
                     raise KitError(
@@ -294,5 +334,7 @@ def check_genotype(genotype: Genotype) -> None:
 def check_depth(image: tuple[int, int, int], cells: int, reductions: int, stem: str) -> None:
     """Refuse what cannot be built, before anything is."""
     if reductions >= cells:
-        raise KitError(f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more")
+        raise KitError(
+            f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more"
+        )
     check_halvings(image, 3 if stem == "imagenet" else 0, reductions)

@@ -14,7 +14,8 @@ from kit.space.network import Cost
 def measure(module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...]]:
     """Cost of `module` on one input of `shape` [C, H, W], and the output's shape.
 
-    Multiply-adds are those of convolutions and linear layers, the usual convention of the NAS literature; parameters are all of
+    Multiply-adds are those of convolutions and linear layers, the usual convention of the NAS literature; parameters
+    are all of
     them, also those whose training has not begun (an operation's affine part before its node freezes).
     """
     twin = copy.deepcopy(module).to("meta").eval()

@@ -1,8 +1,11 @@
 """Depthwise convolutions whose backward pass on the CPU costs about what the forward pass does.
 
-oneDNN has kernels for depthwise gradients, but only for the weight of 3×3 kernels without dilation and for the input without dilation (in
-bfloat16 also without stride); for the rest it falls back on grouped convolutions that waste 16 lanes of 16. Here every gradient is put in terms
-of those kernels, on the same numbers: autograd's own way stays beside it as the reference and serves whatever is not float training on the CPU.
+oneDNN has kernels for depthwise gradients, but only for the weight of 3×3 kernels without dilation and for the input
+without dilation (in
+bfloat16 also without stride); for the rest it falls back on grouped convolutions that waste 16 lanes of 16. Here every
+gradient is put in terms
+of those kernels, on the same numbers: autograd's own way stays beside it as the reference and serves whatever is not
+float training on the CPU.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ _backward = torch.ops.aten.convolution_backward
 
 
 class DepthwiseConv(nn.Conv2d):
-    """Depthwise k×k, k odd, "same" padding, stride 1 or 2, without bias: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)]."""
+    """Depthwise k×k, k odd, "same" padding, stride 1 or 2, without bias: [N, C, H, W] → [N, C, ceil(H/stride),
+    ceil(W/stride)].
+    """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1):
-        super().__init__(channels, channels, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=channels, bias=False)
+        super().__init__(
+            channels, channels, kernel, stride, dilation * (kernel - 1) // 2, dilation, groups=channels, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         stride, dilation = self.stride[0], self.dilation[0]
@@ -65,9 +72,23 @@ class _Depthwise(torch.autograd.Function):
         return grad_x, weight_gradient(g, x, weight, stride, ctx.dilation) if for_weight else None, None, None
 
 
-def _slow(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, for_x: bool, for_weight: bool) -> tuple[Tensor | None, Tensor | None]:
+def _slow(
+    g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, for_x: bool, for_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
     padding = dilation * (weight.shape[-1] - 1) // 2
-    return _backward(g, x, weight, None, [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], weight.shape[0], [for_x, for_weight, False])[:2]
+    return _backward(
+        g,
+        x,
+        weight,
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [dilation] * 2,
+        False,
+        [0, 0],
+        weight.shape[0],
+        [for_x, for_weight, False],
+    )[:2]
 
 
 def input_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -78,7 +99,9 @@ def input_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: 
 
 
 def weight_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """∂L/∂weight [C, 1, k, k]: dilation 2 on the four grids of every second pixel; 5×5 and more as the 3×3 parts that cover it."""
+    """∂L/∂weight [C, 1, k, k]: dilation 2 on the four grids of every second pixel; 5×5 and more as the 3×3 parts that
+    cover it.
+    """
     kernel = weight.shape[-1]
     if stride == 1 and kernel > 3 and dilation <= 2:
         return _by_parts(g, x, weight, dilation)
@@ -93,14 +116,18 @@ def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
 
 
 def _between_zeros(g: Tensor, x: Tensor) -> Tensor:
-    """g of a convolution of stride 2 as that of the same one of stride 1 over x, of whose outputs every second pixel alone is used."""
+    """g of a convolution of stride 2 as that of the same one of stride 1 over x, of whose outputs every second pixel
+    alone is used.
+    """
     out = torch.zeros_like(x)
     out[:, :, ::2, ::2] = g
     return out
 
 
 def _split(t: Tensor, d: int) -> Tensor:
-    """[N, C, H, W] seen as [d, d, N, H/d, W/d, C]: the d² grids of every d-th pixel; odd sides gain a row or column of zeros."""
+    """[N, C, H, W] seen as [d, d, N, H/d, W/d, C]: the d² grids of every d-th pixel; odd sides gain a row or column of
+    zeros.
+    """
     n, c, h, w = t.shape
     if h % d or w % d:
         t = F.pad(t, (0, -w % d, 0, -h % d))
@@ -129,7 +156,8 @@ def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[in
 
 
 def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
-    # In its frame an image may be shifted by rows and pixels by starting to read earlier or later: what then comes from a neighbouring
+    # In its frame an image may be shifted by rows and pixels by starting to read earlier or later: what then comes from
+    # a neighbouring
     # row or image is zero, or meets the zeros of g's frame. So the shifted inputs, one per 3×3 part, cost no copy.
     reach = (weight.shape[-1] - 1) // 2
     frame, shift = (reach + 1) // 2, reach - 1
@@ -146,8 +174,10 @@ def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
 
 
 def dense_gradient(x: Tensor) -> Tensor:
-    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps. The CPU's BatchNorm takes ten times as long over a slice of
-    a wider tensor's channels, as the gradient of a concatenation's part is, and its ReLU over the other order, which slices' gradients have."""
+    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps. The CPU's BatchNorm takes ten
+    times as long over a slice of
+    a wider tensor's channels, as the gradient of a concatenation's part is, and its ReLU over the other order, which
+    slices' gradients have."""
     if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
         # None: a second derivative that does not depend on x
         x.register_hook(lambda g: None if g is None else g.contiguous(memory_format=torch.channels_last))

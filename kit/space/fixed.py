@@ -1,4 +1,6 @@
-"""Fixed networks: Wide-ResNets (Zagoruyko & Komodakis 2016), on which DHA's Table 4 compares augmentation and hyper-parameters."""
+"""Fixed networks: Wide-ResNets (Zagoruyko & Komodakis 2016), on which DHA's Table 4 compares augmentation and
+hyper-parameters.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,22 @@ class WideBlock(nn.Module):
 class WideResNet(Network):
     """WRN-depth-width for 8…64 pixels: three groups of (depth − 4) / 6 blocks with 16, 32, 64 × width channels."""
 
-    def __init__(self, classes: int, image: tuple[int, int, int], depth: int, width: int,
-                 mean: Tensor | None = None, std: Tensor | None = None):  # fmt: skip
+    def __init__(
+        self,
+        classes: int,
+        image: tuple[int, int, int],
+        depth: int,
+        width: int,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ):
         super().__init__(classes, image, mean, std)
         if (depth - 4) % 6:
             raise KitError(f"a Wide-ResNet's depth is 6 n + 4 (16, 22, 28, 40, …), got {depth}")
         if min(image[1:]) < 8:
-            raise KitError(f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}")
+            raise KitError(
+                f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}"
+            )
         self.depth, self.width = depth, width
         layers: list[nn.Module] = [nn.Conv2d(image[0], 16, 3, 1, 1, bias=False)]
         c = 16
@@ -71,5 +82,3 @@ class WideResNet(Network):
 
     def spec(self, picks: Picks) -> dict:
         return {"space": f"wrn-{self.depth}-{self.width}", "classes": self.classes, "image": list(self.image)}
-
-

@@ -1,11 +1,17 @@
-"""Latency of a space's children on the device that will run them: a table of its candidates, and whole children timed for real.
+"""Latency of a space's children on the device that will run them: a table of its candidates, and whole children timed
+for real.
 
-A search asks for the latency of thousands of children, so it adds up a table: every candidate operation is timed alone, once per operation
-and shape, and whole children give the fixed part and the scale of the sum (as in FBNet and ProxylessNAS). What such a sum misses is in
-`error` and `margin`, measured on children that did not make the table; what must hold is timed for real (`LatencyTable.measure`).
+A search asks for the latency of thousands of children, so it adds up a table: every candidate operation is timed alone,
+once per operation
+and shape, and whole children give the fixed part and the scale of the sum (as in FBNet and ProxylessNAS). What such a
+sum misses is in
+`error` and `margin`, measured on children that did not make the table; what must hold is timed for real
+(`LatencyTable.measure`).
 
-All numbers are milliseconds of one forward pass of a batch of uint8 images in evaluation mode, float32, with a stated number of threads:
-after a warm-up, the smallest of three or more medians of ten passes, since other processes only ever add time. One CPU thread is timed by its
+All numbers are milliseconds of one forward pass of a batch of uint8 images in evaluation mode, float32, with a stated
+number of threads:
+after a warm-up, the smallest of three or more medians of ten passes, since other processes only ever add time. One CPU
+thread is timed by its
 own clock, which stands still while another process has the core; several threads by the wall's; a GPU by its events.
 """
 
@@ -16,9 +22,10 @@ import copy
 import math
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,9 +45,11 @@ TRIES = 3  # times that a child may be over a limit before it counts
 
 @dataclass
 class LatencyTable:
-    """candidates_ms: [slot][candidate], what each adds; fixed_ms: what every child has. timed: whole children, in milliseconds.
+    """candidates_ms: [slot][candidate], what each adds; fixed_ms: what every child has. timed: whole children, in
+    milliseconds.
 
-    margin: the most that a timed child exceeded its prediction by, as a factor ≥ 1. error: {"children", "median", "max"}, |predicted /
+    margin: the most that a timed child exceeded its prediction by, as a factor ≥ 1. error: {"children", "median",
+    "max"}, |predicted /
     measured − 1| on `CHECKS` random children that are not in the fit (None where the space has too few).
     """
 
@@ -83,17 +92,24 @@ class LatencyTable:
             store.write_json(self.path, self.values())
 
     def values(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("device", "hardware", "batch", "threads", "fixed_ms", "candidates_ms", "margin", "error")}
+        plain = {
+            name: getattr(self, name)
+            for name in ("device", "hardware", "batch", "threads", "fixed_ms", "candidates_ms", "margin", "error")
+        }
         return {**plain, "timed": [{"picks": picks, "ms": ms} for picks, ms in self.timed.items()]}
 
     def __str__(self) -> str:
         return f"batch {self.batch}, {self.hardware}, {self.threads} thread(s)"
 
 
-def table(network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None, threads: int | None = None) -> LatencyTable:
-    """The table in `path` if there is one, else measured now and written there. threads: of the CPU; None: as many as torch has now.
+def table(
+    network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None, threads: int | None = None
+) -> LatencyTable:
+    """The table in `path` if there is one, else measured now and written there. threads: of the CPU; None: as many as
+    torch has now.
 
-    A table measured again has other numbers, and a resumed search would decide otherwise: so it lives with the run. Raises KitError for a
+    A table measured again has other numbers, and a resumed search would decide otherwise: so it lives with the run.
+    Raises KitError for a
     file that is not a table of this network.
     """
     if path is None or not path.is_file():
@@ -113,13 +129,19 @@ def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
     values = store.read_json(path)
     try:
         ms = _timed(values).get(picks)
-        return None if ms is None else (ms, f"batch {values['batch']}, {values['hardware']}, {values['threads']} thread(s)")
+        return (
+            None
+            if ms is None
+            else (ms, f"batch {values['batch']}, {values['hardware']}, {values['threads']} thread(s)")
+        )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise KitError(f"{path} is not a latency table: the run directory was altered") from None
 
 
 def _timed(values: dict[str, Any]) -> dict[Picks, float]:
-    return {tuple(tuple(int(c) for c in slot) for slot in entry["picks"]): float(entry["ms"]) for entry in values["timed"]}
+    return {
+        tuple(tuple(int(c) for c in slot) for slot in entry["picks"]): float(entry["ms"]) for entry in values["timed"]
+    }
 
 
 def read(network: Network, path: Path) -> LatencyTable:
@@ -129,16 +151,20 @@ def read(network: Network, path: Path) -> LatencyTable:
         timed = _timed(values)
         values.pop("timed")
         found = LatencyTable(network, timed=timed, path=path, **values)
-        fits = [len(row) for row in found.candidates_ms] == [len(slot.candidates) for slot in network.slots] and found.margin >= 1.0
+        fits = [len(row) for row in found.candidates_ms] == [
+            len(slot.candidates) for slot in network.slots
+        ] and found.margin >= 1.0
     except (AttributeError, KeyError, TypeError, ValueError):
         fits = False
     if not fits:
-        raise KitError(f"{path} is not a latency table of this network: the run directory was altered; remove the file to measure again "
-                       "(the search may then take another architecture)")  # fmt: skip
+        raise KitError(
+            f"{path} is not a latency table of this network: the run directory was altered; remove the file to measure again "
+            "(the search may then take another architecture)"
+        )
     return found
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def _measured(network: Network, device: torch.device, batch: int, threads: int) -> LatencyTable:
@@ -159,12 +185,16 @@ def _measured(network: Network, device: torch.device, batch: int, threads: int) 
 
 
 def _fit(made: LatencyTable, alone: list[list[float]], children: list[Picks]) -> None:
-    """fixed + scale · Σ, by least squares of the relative error; a launch-bound GPU runs operations faster in a row than alone."""
+    """fixed + scale · Σ, by least squares of the relative error; a launch-bound GPU runs operations faster in a row
+    than alone.
+    """
     x = np.array([sum(alone[slot][c] for slot, chosen in enumerate(picks) for c in chosen) for picks in children])
     y = np.array([made.timed[picks] for picks in children])
     scale, fixed = 0.0, float(1.0 / np.mean(1.0 / y))
     if np.ptp(x) > 0:
-        (slope, start), *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], axis=1) / y[:, None], np.ones_like(y), rcond=None)
+        (slope, start), *_ = np.linalg.lstsq(
+            np.stack([x, np.ones_like(x)], axis=1) / y[:, None], np.ones_like(y), rcond=None
+        )
         if slope > 0:  # else the operations are lost in what every child has
             scale, fixed = float(slope), float(start)
     made.fixed_ms, made.candidates_ms = fixed, [[scale * ms for ms in row] for row in alone]
@@ -172,18 +202,27 @@ def _fit(made: LatencyTable, alone: list[list[float]], children: list[Picks]) ->
 
 def _children(slots: tuple[Slot, ...], alone: list[list[float]]) -> list[Picks]:
     """The fastest and the slowest by the sum, then random ones, all different."""
-    ends = [tuple(tuple(sorted(sorted(range(len(row)), key=lambda c, row=row: sign * row[c])[: slot.picks])) for slot, row in zip(slots, alone))
-            for sign in (1, -1)]  # fmt: skip
+    ends = [
+        tuple(
+            tuple(sorted(sorted(range(len(row)), key=lambda c, row=row: sign * row[c])[: slot.picks]))
+            for slot, row in zip(slots, alone)
+        )
+        for sign in (1, -1)
+    ]
     chance, found = np.random.RandomState(0), dict.fromkeys(ends)
     for _ in range(10 * (CALIBRATION + CHECKS)):
         if len(found) == CALIBRATION + CHECKS:
             break
-        found.setdefault(tuple(tuple(sorted(chance.permutation(len(slot.candidates))[: slot.picks].tolist())) for slot in slots))
+        found.setdefault(
+            tuple(tuple(sorted(chance.permutation(len(slot.candidates))[: slot.picks].tolist())) for slot in slots)
+        )
     return list(found)
 
 
 def candidate_times(network: Network, device: torch.device, batch: int, threads: int) -> list[list[float]]:
-    """Milliseconds of every candidate alone, [slot][candidate]: the modules that only run when it is picked, one timing per shape."""
+    """Milliseconds of every candidate alone, [slot][candidate]: the modules that only run when it is picked, one timing
+    per shape.
+    """
     inputs = inputs_of_modules(network, device, batch)
     known: dict[tuple, float] = {}
 
@@ -221,10 +260,13 @@ Inputs = tuple[tuple[tuple[int, ...], torch.memory_format], ...]
 
 @torch.no_grad()
 def inputs_of_modules(network: Network, device: torch.device, batch: int) -> dict[str, Inputs]:
-    """For every module that some child runs, by name, its inputs' shapes and memory layouts: convolutions differ by both."""
+    """For every module that some child runs, by name, its inputs' shapes and memory layouts: convolutions differ by
+    both.
+    """
     twin, seen = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval(), {}
 
     for name, module in twin.named_modules():
+
         def note(_: nn.Module, inputs: tuple, name: str = name) -> None:
             tensors = [x for x in inputs if isinstance(x, Tensor)]
             seen.setdefault(name, tuple((tuple(x.shape), _layout(x)) for x in tensors))
@@ -248,11 +290,13 @@ def hardware(device: torch.device) -> str:
     return where["device"] if device.type == "cuda" else where["processor"]
 
 
-# ---- the clock ---------------------------------------------------------------------------------------------------------------
+# ---- the clock -----------------------------------------------------------------------------------
 
 
 def time_child(network: Network, picks: Picks, device: torch.device, batch: int, threads: int) -> float:
-    """Milliseconds of a forward pass of the child alone, as it is deployed: weights laid out as `Run.model()` has them."""
+    """Milliseconds of a forward pass of the child alone, as it is deployed: weights laid out as `Run.model()` has
+    them.
+    """
     with torch.random.fork_rng(devices=[]):  # its weights do not matter and must not shift the search's draws
         alone = build(**network.spec(picks))
     return time_model(alone.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch, threads)
@@ -260,13 +304,18 @@ def time_child(network: Network, picks: Picks, device: torch.device, batch: int,
 
 def time_model(model: nn.Module, image: tuple[int, ...], device: torch.device, batch: int, threads: int) -> float:
     """Milliseconds of a forward pass of a batch of uint8 images [batch, *image] that lie on the device."""
-    images = torch.randint(0, 256, (batch, *image), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.randint(0, 256, (batch, *image), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     with torch.no_grad(), _threads(threads):
         return _milliseconds(lambda: model(images), device)
 
 
 def _time_module(module: nn.Module, inputs: Inputs, device: torch.device, threads: int) -> float:
-    alone, g = copy.deepcopy(module).to(device, memory_format=torch.channels_last).eval(), torch.Generator().manual_seed(0)
+    alone, g = (
+        copy.deepcopy(module).to(device, memory_format=torch.channels_last).eval(),
+        torch.Generator().manual_seed(0),
+    )
     tensors = [torch.randn(shape, generator=g).to(device).contiguous(memory_format=layout) for shape, layout in inputs]
     with torch.no_grad(), _threads(threads):
         return _milliseconds(lambda: alone(*tensors), device)

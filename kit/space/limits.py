@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,8 +26,10 @@ ROUNDS = 100
 class Limits:
     """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind.
 
-    latency: the table that `max_latency_ms` is compared with; its predictions carry a margin (see `kit.space.latency`), and `confirm` times a
-    child for real. Raises KitError on construction when no child of the space can keep to the limits, with the range that the space reaches.
+    latency: the table that `max_latency_ms` is compared with; its predictions carry a margin (see `kit.space.latency`),
+    and `confirm` times a
+    child for real. Raises KitError on construction when no child of the space can keep to the limits, with the range
+    that the space reaches.
     """
 
     network: Network
@@ -39,13 +42,17 @@ class Limits:
         for position, bound in self._bounds.items():
             low, high = self.reach(BOUNDS[position])
             if bound < low:
-                raise KitError(f"{_named(position, bound)} is less than any architecture needs: this space reaches {_number(low)} to "
-                               f"{_number(high)}{f' ({self.latency})' if position == 2 else ''}")  # fmt: skip
+                raise KitError(
+                    f"{_named(position, bound)} is less than any architecture needs: this space reaches {_number(low)} to "
+                    f"{_number(high)}{f' ({self.latency})' if position == 2 else ''}"
+                )
         if len(self._bounds) > 1 and self.witness is None:
-            ranges = "; ".join(f"{BOUNDS[p]} alone can go down to {_number(self.reach(BOUNDS[p])[0])}" for p in self._bounds)
+            ranges = "; ".join(
+                f"{BOUNDS[p]} alone can go down to {_number(self.reach(BOUNDS[p])[0])}" for p in self._bounds
+            )
             raise KitError(f"no architecture of this space keeps to {self} at once: loosen one of them ({ranges})")
 
-    # ---- one child -----------------------------------------------------------------------------------------------------------
+    # ---- one child -------------------------------------------------------------------------------
 
     def excess(self, picks: Picks) -> float:
         """How far a child is over the limits: the sum of the relative excesses; 0 when it keeps to all of them."""
@@ -55,7 +62,8 @@ class Limits:
         return self.excess(picks) == 0.0
 
     def confirm(self, picks: Picks) -> bool:
-        """As `allow`, with the child's latency timed for real: what a search asks before an architecture becomes its result.
+        """As `allow`, with the child's latency timed for real: what a search asks before an architecture becomes its
+        result.
 
         Once timed, a child is judged by its own time, so that `allow` refuses from then on what failed here.
         """
@@ -64,7 +72,8 @@ class Limits:
         return self.allow(picks)
 
     def settle(self, choose: Callable[[], Picks]) -> Picks:
-        """The first of choose()'s children that `confirm` confirms; it is asked again after each one that fails, which `allow` now refuses.
+        """The first of choose()'s children that `confirm` confirms; it is asked again after each one that fails, which
+        `allow` now refuses.
 
         Raises KitError after `ROUNDS` of them: the table is then far from what the machine does.
         """
@@ -72,13 +81,17 @@ class Limits:
             picks = choose()
             if self.confirm(picks):
                 return picks
-        raise KitError(f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is busier than when "
-                       "the table was made; stop what else runs, or loosen max_latency_ms")  # fmt: skip
+        raise KitError(
+            f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is busier than when "
+            "the table was made; stop what else runs, or loosen max_latency_ms"
+        )
 
     def repaired(self, picks: Picks, order: Sequence[int] | None = None) -> Picks:
-        """An admissible child that takes over slots of `witness`, in `order` (None: as they come), until it keeps to the limits.
+        """An admissible child that takes over slots of `witness`, in `order` (None: as they come), until it keeps to
+        the limits.
 
-        Ends at the witness itself, so there always is one; only where that was timed and failed is there none, and a KitError.
+        Ends at the witness itself, so there always is one; only where that was timed and failed is there none, and a
+        KitError.
         """
         if not self._bounds:
             return picks
@@ -92,7 +105,10 @@ class Limits:
 
     def costs(self, picks: Picks) -> str:
         """In words, what a child costs of what is limited."""
-        return ", ".join(f"{self._cost(picks, p):,.4g} {UNITS[p]}" if p == 2 else f"{self._cost(picks, p):,} {UNITS[p]}" for p in self._bounds)
+        return ", ".join(
+            f"{self._cost(picks, p):,.4g} {UNITS[p]}" if p == 2 else f"{self._cost(picks, p):,} {UNITS[p]}"
+            for p in self._bounds
+        )
 
     def _cost(self, picks: Picks, position: int) -> float:
         return self.latency.bound(picks) if position == 2 else self.network.cost(picks)[position]
@@ -103,35 +119,51 @@ class Limits:
         given = (self.max_params, self.max_macs, self.max_latency_ms)
         return {position: bound for position, bound in enumerate(given) if bound is not None}
 
-    # ---- the space -----------------------------------------------------------------------------------------------------------
+    # ---- the space -------------------------------------------------------------------------------
 
     def reach(self, name: str) -> tuple[float, float]:
-        """The least and the most that a child of the space costs; name: one of `BOUNDS`. Latency: by the table, margin included."""
+        """The least and the most that a child of the space costs; name: one of `BOUNDS`. Latency: by the table, margin
+        included.
+        """
         position = BOUNDS.index(name)
         if position == 2 and self.latency is None:
-            raise KitError("max_latency_ms needs a latency table: Limits(…, latency=kit.space.latency.table(network, device, batch))")
+            raise KitError(
+                "max_latency_ms needs a latency table: Limits(…, latency=kit.space.latency.table(network, device, batch))"
+            )
         ends = (self._extreme(position, sign) for sign in (1, -1))
         return tuple(self._added(picks, position) for picks in ends)  # type: ignore[return-value]
 
     def _extreme(self, position: int, sign: int) -> Picks:
         """The cheapest (sign 1) or most expensive child by one cost: costs add up over slots, so slot by slot."""
         tables = _candidate_costs(self.network.slots, lambda picks: self._added(picks, position))
-        return tuple(tuple(sorted(np.argsort(sign * row, kind="stable")[: slot.picks].tolist())) for slot, row in zip(self.network.slots, tables))
+        return tuple(
+            tuple(sorted(np.argsort(sign * row, kind="stable")[: slot.picks].tolist()))
+            for slot, row in zip(self.network.slots, tables)
+        )
 
     def _added(self, picks: Picks, position: int) -> float:
         """The cost as a sum over slots: without the times that single children were given."""
-        return self.latency.margin * self.latency.predict(picks) if position == 2 else self.network.cost(picks)[position]
+        return (
+            self.latency.margin * self.latency.predict(picks) if position == 2 else self.network.cost(picks)[position]
+        )
 
     @functools.cached_property
     def witness(self) -> Picks | None:
         """A child that keeps to all limits at once, or None if there is none.
 
-        Costs add up over slots, so a weighted sum of the limits is minimised slot by slot. Weights under which even that minimum is over
-        the limits prove that there is no child; a minimiser that keeps to them proves that there is one (Lagrangian relaxation). Between the
-        two, partial children that are no worse than others in every cost are carried from slot to slot: exact while there are at most
-        `FRONT` of them. Beyond that only the most promising are kept, and a child may be missed: never a wrong one returned.
+        Costs add up over slots, so a weighted sum of the limits is minimised slot by slot. Weights under which even
+        that minimum is over
+        the limits prove that there is no child; a minimiser that keeps to them proves that there is one (Lagrangian
+        relaxation). Between the
+        two, partial children that are no worse than others in every cost are carried from slot to slot: exact while
+        there are at most
+        `FRONT` of them. Beyond that only the most promising are kept, and a child may be missed: never a wrong one
+        returned.
         """
-        relative = [_candidate_costs(self.network.slots, lambda picks, p=p, b=b: self._added(picks, p) / b) for p, b in self._bounds.items()]
+        relative = [
+            _candidate_costs(self.network.slots, lambda picks, p=p, b=b: self._added(picks, p) / b)
+            for p, b in self._bounds.items()
+        ]
         start = tuple(tuple(range(slot.picks)) for slot in self.network.slots)
         offset = np.array([self._added(start, p) / b for p, b in self._bounds.items()])
         offset -= [sum(row[list(chosen)].sum() for row, chosen in zip(rows, start)) for rows in relative]
@@ -151,7 +183,9 @@ Fits = Callable[[Picks], bool]
 
 
 def _candidate_costs(slots: tuple[Slot, ...], cost: Callable[[Picks], float]) -> list[np.ndarray]:
-    """What each candidate of a slot adds over the slot's first, float64 [candidates]; zeros where there is no choice."""
+    """What each candidate of a slot adds over the slot's first, float64 [candidates]; zeros where there is no
+    choice.
+    """
     start = [tuple(range(slot.picks)) for slot in slots]
     base, rows = cost(tuple(start)), []
     for i, slot in enumerate(slots):
@@ -170,12 +204,17 @@ def _candidate_costs(slots: tuple[Slot, ...], cost: Callable[[Picks], float]) ->
 
 
 def _relaxed(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: Fits) -> tuple[Picks | None, bool]:
-    """(a child within the limits or None, whether it is proven that there is none), by the weights of a Lagrangian relaxation."""
+    """(a child within the limits or None, whether it is proven that there is none), by the weights of a Lagrangian
+    relaxation.
+    """
     log = np.zeros(len(offset))
     for round_ in range(1, ROUNDS + 1):
         weights = np.exp(log - log.max())
         weights /= weights.sum()
-        picks = tuple(tuple(sorted(np.argsort(weights @ table, kind="stable")[: slot.picks].tolist())) for slot, table in zip(slots, tables))
+        picks = tuple(
+            tuple(sorted(np.argsort(weights @ table, kind="stable")[: slot.picks].tolist()))
+            for slot, table in zip(slots, tables)
+        )
         if fits(picks):
             return picks, False
         relative = offset + sum(table[:, list(chosen)].sum(axis=1) for table, chosen in zip(tables, picks))
@@ -189,8 +228,12 @@ def _relaxed(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: 
 def _enumerated(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: Fits) -> Picks | None:
     """A child within the limits: slot by slot, the combinations that no other one beats in every cost."""
     options = [list(itertools.combinations(range(len(slot.candidates)), slot.picks)) for slot in slots]
-    sums = [np.stack([table[:, list(chosen)].sum(axis=1) for chosen in chosens]) for table, chosens in zip(tables, options)]
-    rest = np.cumsum([part.min(axis=0) for part in reversed(sums)], axis=0)[::-1]  # the least that a slot and those after it add
+    sums = [
+        np.stack([table[:, list(chosen)].sum(axis=1) for chosen in chosens]) for table, chosens in zip(tables, options)
+    ]
+    rest = np.cumsum([part.min(axis=0) for part in reversed(sums)], axis=0)[
+        ::-1
+    ]  # the least that a slot and those after it add
     costs, chosen = offset[None, :], np.zeros((1, 0), dtype=np.int64)
     for index, part in enumerate(sums):
         after = rest[index + 1] if index + 1 < len(sums) else np.zeros_like(offset)

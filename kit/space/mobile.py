@@ -1,4 +1,6 @@
-"""MobileNetV2 (Sandler et al. 2018) with a choice of kernel and expansion for every block: AutoHAS's architecture space."""
+"""MobileNetV2 (Sandler et al. 2018) with a choice of kernel and expansion for every block: AutoHAS's architecture
+space.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,12 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetwork(BlockNetwork):
-    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it, rounded to multiples
-    of 4, and the head has four times the last stage's. `blocks` counts the fixed first block (expansion 1, without a choice): 17 in
-    the paper. Fewer take from the stages in proportion, and below 7 the last stages are left out, since each has one block at least.
+    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it,
+    rounded to multiples
+    of 4, and the head has four times the last stage's. `blocks` counts the fixed first block (expansion 1, without a
+    choice): 17 in
+    the paper. Fewer take from the stages in proportion, and below 7 the last stages are left out, since each has one
+    block at least.
     """
 
     space = "mobile"

@@ -1,7 +1,9 @@
 """What every searchable or fixed network has in common: slots, children, losses, statistics, costs.
 
-A network is a list of *slots*. A slot offers candidates and a child picks some of them: two (edge, operation) pairs for a node of
-the cell space, one block for a choice-block space, none at all for a fixed network. Architecture learners see slots only, so any of
+A network is a list of *slots*. A slot offers candidates and a child picks some of them: two (edge, operation) pairs for
+a node of
+the cell space, one block for a choice-block space, none at all for a fixed network. Architecture learners see slots
+only, so any of
 them works on any space whose slots it understands.
 """
 
@@ -9,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +38,14 @@ class Slot:
 class Child:
     """An architecture, and how the learner weighs its operations.
 
-    picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the candidates'
-    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit: every gate is
-    exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to be multiplied.
-    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS). memory: what the learner that drew it
+    picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the
+    candidates'
+    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit:
+    every gate is
+    exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to
+    be multiplied.
+    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS). memory: what the
+    learner that drew it
     remembers of the draw.
     """
 
@@ -52,7 +59,11 @@ class Child:
 
     def still(self) -> Child:
         """The same function with constant gates."""
-        return Child(self.picks) if self.unit else Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
+        return (
+            Child(self.picks)
+            if self.unit
+            else Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
+        )
 
 
 class Cost(NamedTuple):
@@ -63,7 +74,9 @@ class Cost(NamedTuple):
 
 
 class _UnitGate(torch.autograd.Function):
-    """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, which the next layer keeps too, and makes no new tensor."""
+    """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, which the next layer keeps too, and makes no
+    new tensor.
+    """
 
     @staticmethod
     def forward(y: Tensor, gate: Tensor) -> Tensor:
@@ -83,14 +96,17 @@ class _UnitGate(torch.autograd.Function):
 
 
 def gate_output(y: Tensor, gate: Tensor, unit: bool = False) -> Tensor:
-    """gate · y for a candidate's output y (float, any shape) and its 0-dim gate; unit: y itself, and ∂L/∂gate as if multiplied."""
+    """gate · y for a candidate's output y (float, any shape) and its 0-dim gate; unit: y itself, and ∂L/∂gate as if
+    multiplied.
+    """
     if not unit:
         return y * gate
     return _UnitGate.apply(y, gate) if gate.requires_grad else y
 
 
 def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """x with the parts of a mask of `shape` (broadcast against x) set to zero with probability p < 1, the rest rescaled by 1 / (1 − p).
+    """x with the parts of a mask of `shape` (broadcast against x) set to zero with probability p < 1, the rest rescaled
+    by 1 / (1 − p).
 
     p may be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw.
     """
@@ -112,16 +128,22 @@ class DropPath:
 
 
 class Network(nn.Module, ABC):
-    """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is ready to use."""
+    """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is
+    ready to use.
+    """
 
-    def __init__(self, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None):
+    def __init__(
+        self, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None
+    ):
         super().__init__()
         channels = image[0]
         self.classes, self.image = classes, tuple(image)
         self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
         self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
+        self.drop_path: float | Tensor = (
+            0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
+        )
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
@@ -148,7 +170,9 @@ class Network(nn.Module, ABC):
         """Parameters and multiply-adds of a child; a table look-up, nothing is run."""
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have none."""
+        """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have
+        none.
+        """
 
     @abstractmethod
     def genotype(self, picks: Picks) -> dict:
@@ -156,13 +180,15 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def picks_of(self, genotype: Any) -> Picks:
-        """A genotype as the supernet's candidate indices; () for a fixed network. Raises KitError that names the valid entries."""
+        """A genotype as the supernet's candidate indices; () for a fixed network. Raises KitError that names the valid
+        entries.
+        """
 
     @abstractmethod
     def spec(self, picks: Picks) -> dict:
         """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
 
-    # ---- running -------------------------------------------------------------------------------------------------------------
+    # ---- running ---------------------------------------------------------------------------------
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (or float in 0…255) [N, C, H, W] → normalised float in the memory layout that convolutions like."""
@@ -173,7 +199,9 @@ class Network(nn.Module, ABC):
         return self._run(images, child or self.only_child())[0]
 
     def drop_features(self, features: Tensor) -> Tensor:
-        """Dropout of the pooled features [N, C] while training, drawn from the network's own generator so that a run resumes exactly."""
+        """Dropout of the pooled features [N, C] while training, drawn from the network's own generator so that a run
+        resumes exactly.
+        """
         return drop(features, self.dropout, features.shape, self.generator) if self.training else features
 
     def drop_paths(self) -> DropPath:
@@ -201,7 +229,7 @@ class Network(nn.Module, ABC):
             raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
         return Child(tuple(tuple(range(slot.picks)) for slot in self.slots))
 
-    # ---- parameters and statistics -------------------------------------------------------------------------------------------
+    # ---- parameters and statistics ---------------------------------------------------------------
 
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
@@ -225,7 +253,9 @@ class Network(nn.Module, ABC):
 
     @contextlib.contextmanager
     def still_statistics(self, picks: Picks) -> Iterator[None]:
-        """Training-mode forward passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
+        """Training-mode forward passes by the batch's statistics that leave the running ones alone (outer losses,
+        rewards).
+        """
         norms = self.norms_of(picks)
         for norm in norms:
             norm.track_running_stats = False
@@ -237,7 +267,9 @@ class Network(nn.Module, ABC):
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
-        """Replace the child's BatchNorm statistics by those of `batches` (uint8): operations that entered late have stale ones."""
+        """Replace the child's BatchNorm statistics by those of `batches` (uint8): operations that entered late have
+        stale ones.
+        """
         norms, was_training = self.norms_of(child.picks), self.training
         momentum = [norm.momentum for norm in norms]
         for norm in norms:
@@ -262,7 +294,9 @@ def fitting_halvings(image: tuple[int, int, int]) -> int:
 
 
 def check_halvings(image: tuple[int, int, int], stem: int, reductions: int) -> None:
-    """Refuse a network whose feature map would shrink below 2×2: said before anything is built. stem: how often the stem halves."""
+    """Refuse a network whose feature map would shrink below 2×2: said before anything is built. stem: how often the
+    stem halves.
+    """
     strides = stem + reductions
     left = -(-min(image[1:]) // 2**strides)
     if left < 2:

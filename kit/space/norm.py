@@ -1,21 +1,27 @@
 """BatchNorm that can carry a gate, and that costs on the CPU what its passes over memory do.
 
-torch's channels-last kernels for the CPU go through a pixel's channels by the width of a vector register, and let each thread add into sums of
-its own that lie side by side. With 36 channels (DHA's CIFAR size) both go wrong: rest loops, and two threads that write to one cache line, so
-that two threads take longer than one. The same kernels run well on wider pixels. Here k neighbouring pixels are seen as one of k·C channels, k·C
-a multiple of 16, and the statistics of the k groups are put together. torch's own way stays beside it as the reference and serves the rest.
+torch's channels-last kernels for the CPU go through a pixel's channels by the width of a vector register, and let each
+thread add into sums of
+its own that lie side by side. With 36 channels (DHA's CIFAR size) both go wrong: rest loops, and two threads that write
+to one cache line, so
+that two threads take longer than one. The same kernels run well on wider pixels. Here k neighbouring pixels are seen as
+one of k·C channels, k·C
+a multiple of 16, and the statistics of the k groups are put together. torch's own way stays beside it as the reference
+and serves the rest.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LANES = 16  # of float32, in the widest vector register
-# where the calls that this adds cost less than it saves, by measurement: elements, and, for a thread that is alone, channels
+# where the calls that this adds cost less than it saves, by measurement: elements, and, for a thread that is alone,
+# channels
 WORTH, NARROW = 2**17, 40
 
 _norm, _norm_backward = torch.ops.aten.native_batch_norm, torch.ops.aten.native_batch_norm_backward
@@ -24,8 +30,10 @@ _norm, _norm_backward = torch.ops.aten.native_batch_norm, torch.ops.aten.native_
 class GatedNorm(nn.BatchNorm2d):
     """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, in the place of its affine part.
 
-    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here the gate's
-    gradient is the affine weight's, summed. An affine part that does not train is at rest (1, 0) and needs no product at all.
+    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here
+    the gate's
+    gradient is the affine weight's, summed. An affine part that does not train is at rest (1, 0) and needs no product
+    at all.
     """
 
     gate: Tensor | None = None
@@ -61,7 +69,9 @@ class GatedNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Move the running statistics toward a batch's mean and biased variance, both [C], over n values per channel."""
+        """Move the running statistics toward a batch's mean and biased variance, both [C], over n values per
+        channel.
+        """
         if self.track_running_stats:
             factor = self._factor()
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
@@ -69,7 +79,9 @@ class GatedNorm(nn.BatchNorm2d):
 
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
-    """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node freezes)."""
+    """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node
+    freezes).
+    """
     norm = GatedNorm(channels)
     norm.weight.requires_grad_(trained)
     norm.bias.requires_grad_(trained)
@@ -79,7 +91,12 @@ def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
 def pixels_at_once(x: Tensor, weight: Tensor) -> int:
     """How many neighbouring pixels of x [N, C, H, W] to see as one; 1: leave it to torch."""
     trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not trains or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.is_contiguous(memory_format=torch.channels_last):
+    if (
+        not trains
+        or x.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or not x.is_contiguous(memory_format=torch.channels_last)
+    ):
         return 1
     channels, alone = x.shape[1], torch.get_num_threads() == 1
     if channels % LANES == 0 or x.numel() < (4 * WORTH if alone else WORTH) or (alone and channels >= NARROW):
@@ -113,7 +130,8 @@ class _Wide(torch.autograd.Function):
             return (*_norm_backward(g, x, weight, None, None, mean, inverse, True, ctx.eps, wanted), None, None)
         k, n = ctx.k, x.numel() // x.shape[1]
         wide, g = _widen(x, k), _widen(g.contiguous(memory_format=torch.channels_last), k)
-        # sums of g and of g · x̂; in bfloat16 also the gradient as it were if the statistics were constants, since that product is to be rounded once
+        # sums of g and of g · x̂; in bfloat16 also the gradient as it were if the statistics were constants, since that
+        # product is to be rounded once
         mixed = x.dtype != weight.dtype
         wide_weight, _bias, wide_mean, wide_var = per_channel
         part, for_weight, for_bias = _norm_backward(
@@ -126,7 +144,9 @@ class _Wide(torch.autograd.Function):
         scale = weight * inverse
         slope = scale * inverse * for_weight / -n
         shift = scale * for_bias / -n - slope * mean
-        *line, wide_scale = torch.stack((slope, shift, torch.zeros_like(mean), torch.ones_like(var), scale)).repeat(1, k)
+        *line, wide_scale = torch.stack((slope, shift, torch.zeros_like(mean), torch.ones_like(var), scale)).repeat(
+            1, k
+        )
         grad = _line(wide, line, 0.0, x)
         if mixed:
             _widen(grad, k).add_(part)
@@ -141,7 +161,9 @@ def _widen(x: Tensor, k: int) -> Tensor:
 
 
 def _line(wide: Tensor, per_channel: Iterable[Tensor], eps: float, like: Tensor) -> Tensor:
-    """weight · (x − mean) / √(var + eps) + bias, those four in this order, laid out as `like`. No view: it may be changed in place."""
+    """weight · (x − mean) / √(var + eps) + bias, those four in this order, laid out as `like`. No view: it may be
+    changed in place.
+    """
     out = torch.empty_like(like)
     weight, bias, mean, var = per_channel
     unused = {name: weight.new_empty(0) for name in ("save_mean", "save_invstd")}

@@ -1,8 +1,11 @@
 """Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS).
 
-Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs of
-different operations have the same scale and the affine part of the last one can take over a node's weight when the node freezes.
-Convolutions read relu(x) (`reads_relu`), pools and skips x itself; whoever runs them rectifies a tensor once for all its readers.
+Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs
+of
+different operations have the same scale and the affine part of the last one can take over a node's weight when the node
+freezes.
+Convolutions read relu(x) (`reads_relu`), pools and skips x itself; whoever runs them rectifies a tensor once for all
+its readers.
 """
 
 from __future__ import annotations
@@ -15,7 +18,15 @@ from kit.space.depthwise import DepthwiseConv
 from kit.space.norm import GatedNorm, batch_norm
 from kit.space.pools import AveragePool, MaxPool
 
-CELL_OPS = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "max_pool_3x3", "avg_pool_3x3", "skip_connect")
+CELL_OPS = (
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+)
 
 
 class ConvNorm(nn.Sequential):
@@ -51,9 +62,11 @@ class Pool(nn.Sequential):
 
 
 class HalvingConv(nn.Conv2d):
-    """1×1 convolution of stride 2 of which the first half of the outputs reads the even pixels and the other the odd ones.
+    """1×1 convolution of stride 2 of which the first half of the outputs reads the even pixels and the other the odd
+    ones.
 
-    Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied forward, and filled up
+    Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied
+    forward, and filled up
     with zeros and added up backward. weight [c_out, c_in, 1, 1].
     """
 
@@ -69,7 +82,9 @@ class HalvingConv(nn.Conv2d):
 
 
 class FactorizedReduce(nn.Sequential):
-    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart, concatenated."""
+    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart,
+    concatenated.
+    """
 
     reads_relu = True
 

@@ -1,4 +1,6 @@
-"""3×3 pools whose kernels on the CPU are as fast as a depthwise convolution's; torch's own are the reference, and serve the rest."""
+"""3×3 pools whose kernels on the CPU are as fast as a depthwise convolution's; torch's own are the reference, and serve
+the rest.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ from kit.space.depthwise import depthwise
 class AveragePool(nn.AvgPool2d):
     """Mean of the pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)].
 
-    While training on the CPU a depthwise convolution by 1/9, whose border is then scaled up: in bfloat16, a tenth of the time of torch's
-    average pooling with its gradient. There 1/9 is rounded, too (by 0.2%): the BatchNorm that follows takes it out again.
+    While training on the CPU a depthwise convolution by 1/9, whose border is then scaled up: in bfloat16, a tenth of
+    the time of torch's
+    average pooling with its gradient. There 1/9 is rounded, too (by 0.2%): the BatchNorm that follows takes it out
+    again.
     """
 
     def __init__(self, stride: int):
@@ -26,13 +30,16 @@ class AveragePool(nn.AvgPool2d):
             return super().forward(x)
         ninth = x.new_full((channels, 1, 3, 3), 1 / 9)
         # the last window of a side hangs over unless steps of 2 end on the last pixel but one
-        return _Border.apply(depthwise(x, ninth, self.stride, 1), *(self.stride == 1 or side % 2 == 1 for side in sides))
+        return _Border.apply(
+            depthwise(x, ninth, self.stride, 1), *(self.stride == 1 or side % 2 == 1 for side in sides)
+        )
 
 
 class MaxPool(nn.MaxPool2d):
     """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)].
 
-    bfloat16 goes by way of float32, in which torch's kernels for the CPU take half the time; a maximum is exact in both.
+    bfloat16 goes by way of float32, in which torch's kernels for the CPU take half the time; a maximum is exact in
+    both.
     """
 
     def __init__(self, stride: int):
@@ -49,7 +56,9 @@ def _trains_on_the_cpu(x: Tensor) -> bool:
 
 
 class _Border(torch.autograd.Function):
-    """Sums over nine pixels of which three lie outside, six of five in a corner, times 9/6 and 9/4; the first row and column always, the last if so said."""
+    """Sums over nine pixels of which three lie outside, six of five in a corner, times 9/6 and 9/4; the first row and
+    column always, the last if so said.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, last_row: bool, last_column: bool) -> Tensor:

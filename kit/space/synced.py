@@ -1,8 +1,10 @@
-"""BatchNorm over the whole batch of a search on several ranks (`sync_batchnorm`), and what is done with the statistics without it."""
+"""BatchNorm over the whole batch of a search on several ranks (`sync_batchnorm`), and what is done with the statistics
+without it.
+"""
 
 from __future__ import annotations
 
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from kit.space.norm import GatedNorm
 
 
 class SyncedNorm(GatedNorm):
-    """While training, by the moments of all ranks' samples: the same numbers as one process with the whole batch, one message per pass.
+    """While training, by the moments of all ranks' samples: the same numbers as one process with the whole batch, one
+    message per pass.
 
-    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated twice and forward.
+    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated
+    twice and forward.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,14 +37,18 @@ class SyncedNorm(GatedNorm):
 
 
 def synchronize(net: nn.Module) -> None:
-    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, so that whoever holds one holds it still."""
+    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, so that whoever holds one holds it
+    still.
+    """
     for norm in norms(net):
         norm.__class__ = SyncedNorm
 
 
 @torch.no_grad()
 def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
-    """Running statistics that each rank took of its own samples become their mean over ranks; those of `SyncedNorm` are the same already."""
+    """Running statistics that each rank took of its own samples become their mean over ranks; those of `SyncedNorm` are
+    the same already.
+    """
     buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
     if distributed.count() > 1 and buffers:
         torch._foreach_copy_(buffers, distributed.mean(buffers))

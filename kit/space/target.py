@@ -1,4 +1,6 @@
-"""A target for the multiply-adds that a search steers to, softly: DSNAS's penalty and TuNAS's absolute reward (METHOD section 3)."""
+"""A target for the multiply-adds that a search steers to, softly: DSNAS's penalty and TuNAS's absolute reward (METHOD
+section 3).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from kit.space.network import Network, Picks
 
 
 class Target:
-    """macs: multiply-adds per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child meets it."""
+    """macs: multiply-adds per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no
+    child meets it.
+    """
 
     def __init__(self, network: Network, macs: int, weight: float):
         self.network, self.macs, self.weight = network, macs, weight
@@ -24,16 +28,22 @@ class Target:
                 self.table[i, c] = network.cost((*base[:i], (c,) * slot.picks, *base[i + 1 :])).macs - self.base
         ends = [self._extreme(sign) for sign in (1, -1)]
         if not ends[0] <= macs <= ends[1]:
-            raise KitError(f"target_macs={macs:,} is met by no architecture: this space reaches {ends[0]:,} to {ends[1]:,} multiply-adds")
+            raise KitError(
+                f"target_macs={macs:,} is met by no architecture: this space reaches {ends[0]:,} to {ends[1]:,} multiply-adds"
+            )
 
     def _extreme(self, sign: int) -> int:
         """The least (1) or most (−1) that a child costs."""
-        chosen = [sorted(range(len(slot.candidates)), key=lambda c, i=i: sign * float(self.table[i, c]))[: slot.picks]
-                  for i, slot in enumerate(self.network.slots)]  # fmt: skip
+        chosen = [
+            sorted(range(len(slot.candidates)), key=lambda c, i=i: sign * float(self.table[i, c]))[: slot.picks]
+            for i, slot in enumerate(self.network.slots)
+        ]
         return self.network.cost(tuple(tuple(sorted(c)) for c in chosen)).macs
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """Expected multiply-adds: float64 0-dim, differentiable. probabilities: [slots, widest]. Exact where slots take one candidate."""
+        """Expected multiply-adds: float64 0-dim, differentiable. probabilities: [slots, widest]. Exact where slots take
+        one candidate.
+        """
         return self.base + (probabilities * self.table).sum()
 
     def penalty(self, probabilities: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Many runs: each in a process of its own, on this machine or on a Ray cluster; finished ones are read, interrupted ones go on.
+"""Many runs: each in a process of its own, on this machine or on a Ray cluster; finished ones are read, interrupted
+ones go on.
 
-    result = sweep.run(sweep.grid(method=["dha", "ista"], dataset="digits", seed=range(5)), backend="local")
+result = sweep.run(sweep.grid(method=["dha", "ista"], dataset="digits", seed=range(5)), backend="local")
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 from kit import errors
 from kit.config import Config
@@ -38,7 +40,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """runs: the finished ones, in the order of the configurations; failures: the others; attempts: how often each was started, by name."""
+    """runs: the finished ones, in the order of the configurations; failures: the others; attempts: how often each was
+    started, by name.
+    """
 
     runs: list[Run]
     failures: list[Failure]
@@ -47,7 +51,8 @@ class Result:
 
 
 class Backend(Protocol):
-    """slots: runs at a time. wait: the jobs that ended within so many seconds, each with the cause of its failure and whether that was
+    """slots: runs at a time. wait: the jobs that ended within so many seconds, each with the cause of its failure and
+    whether that was
     the loss of its machine."""
 
     slots: int
@@ -79,24 +84,40 @@ def grid(**axes: Any) -> list[Config]:
     return [Config(**c) for c in combinations]
 
 
-def run(configs: list[Config], out: str | Path | None = None, workers: int | None = None, threads: int = 1, quiet: bool = False,
-        backend: str = "local", address: str = "auto", gpus: float | None = None, retries: int = 0, notebook: str | None = None) -> Result:  # fmt: skip
+def run(
+    configs: list[Config],
+    out: str | Path | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    quiet: bool = False,
+    backend: str = "local",
+    address: str = "auto",
+    gpus: float | None = None,
+    retries: int = 0,
+    notebook: str | None = None,
+) -> Result:
     """Run all configurations, `workers` at a time, and return what finished.
 
     out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share.
     workers: None takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
     threads: of each process; one is as fast as two on small images.
     backend: "local" or "ray"; address: of the Ray cluster, see `OnRay`.
-    gpus: of each run, a whole number or a fraction of one; None: one where there are any on this machine, and the configurations use them.
-    retries: how often a run that failed is started again (it goes on from its last checkpoint). A run that loses its Ray worker or node
+    gpus: of each run, a whole number or a fraction of one; None: one where there are any on this machine, and the
+    configurations use them.
+    retries: how often a run that failed is started again (it goes on from its last checkpoint). A run that loses its
+    Ray worker or node
     is started again without being asked.
-    notebook: papermill executes it for each run, with the configuration as its parameters; <out>/<run>.ipynb is kept, also of a failure.
+    notebook: papermill executes it for each run, with the configuration as its parameters; <out>/<run>.ipynb is kept,
+    also of a failure.
 
-    A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before anything starts
+    A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
+    anything starts
     for what cannot be.
     """
     gpus = _check(workers, threads, gpus, retries, notebook, backend, configs)
-    jobs = list({job.folder: job for job in (Job(config, _folder(config, out), notebook) for config in configs)}.values())
+    jobs = list(
+        {job.folder: job for job in (Job(config, _folder(config, out), notebook) for config in configs)}.values()
+    )
     for folder in {job.folder.parent for job in jobs}:
         _check_writable(folder)
     began = time.monotonic()
@@ -112,7 +133,11 @@ def run(configs: list[Config], out: str | Path | None = None, workers: int | Non
             shown.close(sum(job.finished for job in jobs), len(failures), time.monotonic() - began)
     elif not quiet:
         print(f"{len(configs)} runs, {len(configs)} of them finished before", flush=True)
-    runs = [Run.load(folder) for folder in (_folder(config, out) for config in configs) if (folder / "metrics.json").is_file()]
+    runs = [
+        Run.load(folder)
+        for folder in (_folder(config, out) for config in configs)
+        if (folder / "metrics.json").is_file()
+    ]
     return Result(runs, failures, time.monotonic() - began, {job.name: job.attempts for job in jobs})
 
 
@@ -147,19 +172,37 @@ def _work_off(todo: list[Job], engine: Backend, retries: int, shown: table.Shown
         shown.tick()
 
 
-def _check(workers: int | None, threads: int, gpus: float | None, retries: int, notebook: str | None, backend: str, configs: list[Config]) -> float:
-    """The GPUs of each run. Raises KitError for numbers that make no sense, an unknown backend or a notebook that is not there."""
+def _check(
+    workers: int | None,
+    threads: int,
+    gpus: float | None,
+    retries: int,
+    notebook: str | None,
+    backend: str,
+    configs: list[Config],
+) -> float:
+    """The GPUs of each run. Raises KitError for numbers that make no sense, an unknown backend or a notebook that is
+    not there.
+    """
     if backend not in BACKENDS:
         raise errors.unknown("backend", backend, BACKENDS)
-    for name, value, least in (("workers", 1 if workers is None else workers, 1), ("threads", threads, 1), ("retries", retries, 0)):
+    for name, value, least in (
+        ("workers", 1 if workers is None else workers, 1),
+        ("threads", threads, 1),
+        ("retries", retries, 0),
+    ):
         if type(value) is not int or value < least:
             raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
     if notebook is not None and not Path(notebook).is_file():
-        raise KitError(f"notebook={notebook!r} is no file: give the path of a notebook with a parameters cell, such as notebooks/search.ipynb")
+        raise KitError(
+            f"notebook={notebook!r} is no file: give the path of a notebook with a parameters cell, such as notebooks/search.ipynb"
+        )
     if gpus is None:
         return float(bool(visible_gpus()) and any(config.device != "cpu" for config in configs))
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two runs share it) nor a whole number")
+        raise KitError(
+            f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two runs share it) nor a whole number"
+        )
     return gpus
 
 
@@ -173,4 +216,6 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise KitError(f"out={str(folder)!r} cannot be written ({error.strerror}): give a folder that can, out='runs'") from None
+        raise KitError(
+            f"out={str(folder)!r} cannot be written ({error.strerror}): give a folder that can, out='runs'"
+        ) from None

@@ -11,14 +11,22 @@ from kit.errors import KitError
 def read(datasets: str, methods: str, seeds: int | str, overrides: str, values: dict[str, Any]) -> dict[str, Any]:
     """The axes for `sweep.grid`.
 
-    datasets, methods: names with commas. seeds: a number of them, from 0, or a list with commas. overrides: further axes,
-    "lr=0.01:0.1,channels=8:16", fields of `kit.Config`. values: the same for all runs. Raises KitError for what cannot be read, and for a name given twice.
+    datasets, methods: names with commas. seeds: a number of them, from 0, or a list with commas. overrides: further
+    axes,
+    "lr=0.01:0.1,channels=8:16", fields of `kit.Config`. values: the same for all runs. Raises KitError for what cannot
+    be read, and for a name given twice.
     """
-    axes: dict[str, Any] = {"dataset": _names("datasets", datasets), "method": _names("methods", methods), "seed": _seeds(seeds)}
+    axes: dict[str, Any] = {
+        "dataset": _names("datasets", datasets),
+        "method": _names("methods", methods),
+        "seed": _seeds(seeds),
+    }
     for part in filter(None, (part.strip() for part in overrides.split(","))):
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise KitError(f"overrides={overrides!r}: {part!r} is not name=value:value, as in -p overrides lr=0.01:0.1,channels=8:16")
+            raise KitError(
+                f"overrides={overrides!r}: {part!r} is not name=value:value, as in -p overrides lr=0.01:0.1,channels=8:16"
+            )
         if name in axes:
             raise KitError(f"overrides={overrides!r}: {name} is an axis already")
         axes[name] = [notebook.typed(name, value.strip()) for value in given.split(":") if value.strip()]
@@ -34,9 +42,15 @@ def _names(axis: str, text: str) -> list[str]:
 
 def _seeds(seeds: int | str) -> list[int]:
     try:
-        chosen = list(range(int(seeds))) if isinstance(seeds, int) or str(seeds).strip().isdecimal() else [int(seed) for seed in str(seeds).split(",")]
+        chosen = (
+            list(range(int(seeds)))
+            if isinstance(seeds, int) or str(seeds).strip().isdecimal()
+            else [int(seed) for seed in str(seeds).split(",")]
+        )
     except ValueError:
-        raise KitError(f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7") from None
+        raise KitError(
+            f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7"
+        ) from None
     if not chosen:
         raise KitError(f"seeds={seeds!r} makes no runs: give 1 or more")
     return chosen

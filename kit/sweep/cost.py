@@ -1,4 +1,6 @@
-"""What a sweep will cost, before it starts: the multiply-adds of its runs, times the measured seconds of a step per multiply-add."""
+"""What a sweep will cost, before it starts: the multiply-adds of its runs, times the measured seconds of a step per
+multiply-add.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ WARM, TIMED = 1, 3  # steps
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of every run by itself, by name; workers: runs at a time. `wall` is what the sweep takes if it shares them out evenly."""
+    """seconds: of every run by itself, by name; workers: runs at a time. `wall` is what the sweep takes if it shares
+    them out evenly.
+    """
 
     seconds: dict[str, float]
     macs: dict[str, float]
@@ -34,17 +38,25 @@ class Estimate:
         if not self.seconds:
             return "nothing to run: all are finished"
         total = sum(self.seconds.values())
-        return (f"{len(self.seconds)} runs to do, {sum(self.macs.values()):.2g} multiply-adds forward: about {_clock(total)} of computing, "
-                f"{_clock(self.wall)} with {self.workers} at a time (a step of each method measured here)")  # fmt: skip
+        return (
+            f"{len(self.seconds)} runs to do, {sum(self.macs.values()):.2g} multiply-adds forward: about {_clock(total)} of computing, "
+            f"{_clock(self.wall)} with {self.workers} at a time (a step of each method measured here)"
+        )
 
 
 def estimate(configs: list[Config], out: str | Path | None = None, workers: int | None = None) -> Estimate:
-    """Of those that are not finished; workers: runs at a time, None: a GPU or a core each. Times a few steps per stage of one configuration of each method; nothing is written.
+    """Of those that are not finished; workers: runs at a time, None: a GPU or a core each. Times a few steps per stage
+    of one configuration of each method; nothing is written.
 
-    The other configurations of a method scale by the multiply-adds of the architecture that each stage starts with (`space.cost`), its batch
+    The other configurations of a method scale by the multiply-adds of the architecture that each stage starts with
+    (`space.cost`), its batch
     and its steps. Evaluation and checkpoints are not in it. Raises KitError for a configuration that cannot run.
     """
-    todo = [c for c in configs if not (Path(out if out is not None else c.out).expanduser() / c.name / "metrics.json").is_file()]
+    todo = [
+        c
+        for c in configs
+        if not (Path(out if out is not None else c.out).expanduser() / c.name / "metrics.json").is_file()
+    ]
     rates: dict[str, list[float]] = {}
     work: dict[tuple, list[float]] = {}  # the same for all seeds
     seconds, macs = {}, {}
@@ -58,12 +70,16 @@ def estimate(configs: list[Config], out: str | Path | None = None, workers: int 
                 if measure:
                     rates[config.method] = [taken for _, taken in stages]
             macs[config.name] = sum(work[key])
-            seconds[config.name] = sum(amount * rate for amount, rate in zip(work[key], _stretched(rates[config.method], len(work[key]))))
+            seconds[config.name] = sum(
+                amount * rate for amount, rate in zip(work[key], _stretched(rates[config.method], len(work[key])))
+            )
     return Estimate(seconds, macs, workers or room())
 
 
 def _stages(config: Config, folder: Path, measure: bool) -> list[tuple[float, float]]:
-    """Of each stage: multiply-adds forward, and the measured seconds of training per multiply-add (0 where not measured)."""
+    """Of each stage: multiply-adds forward, and the measured seconds of training per multiply-add (0 where not
+    measured).
+    """
     engine = Search(config, folder / config.name)
     found = []
     for index, epochs in enumerate(config.stage_epochs):
@@ -81,7 +97,9 @@ def _step(engine: Any) -> float:
     net = parts.net.train()
     for _ in range(WARM + TIMED):
         began = time.perf_counter()
-        engine.take_step(net, engine.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 0.5, engine.samples)
+        engine.take_step(
+            net, engine.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 0.5, engine.samples
+        )
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)
         taken.append(time.perf_counter() - began)
@@ -89,9 +107,17 @@ def _step(engine: Any) -> float:
 
 
 def _stretched(rates: list[float], stages: int) -> list[float]:
-    """Configurations of a method may repeat its search stage more or less often (`trials`): the rates of the first and the last stay."""
+    """Configurations of a method may repeat its search stage more or less often (`trials`): the rates of the first and
+    the last stay.
+    """
     return rates if len(rates) == stages else [rates[0]] * (stages - 1) + [rates[-1]]
 
 
 def _clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -10,20 +10,28 @@ from kit.sweep.process import Job, Place, Running
 
 
 class Local:
-    """workers: runs at a time, None: as many as the GPUs or, without, the cores allow. gpus: of each run; 0.5: two share one."""
+    """workers: runs at a time, None: as many as the GPUs or, without, the cores allow. gpus: of each run; 0.5: two
+    share one.
+    """
 
     def __init__(self, workers: int | None, threads: int, gpus: float):
         cores = _cores()
         cards = _cards() if gpus else []
         if gpus > len(cards):
-            raise KitError(f"gpus={gpus:g} for each run, and this machine has {len(cards)}: ask for fewer, a fraction, or gpus=0 for the CPU")
+            raise KitError(
+                f"gpus={gpus:g} for each run, and this machine has {len(cards)}: ask for fewer, a fraction, or gpus=0 for the CPU"
+            )
         per_card = int(1 / gpus + 1e-9) if 0 < gpus < 1 else 1
         room = len(cards) // max(1, int(gpus)) * per_card if gpus else max(1, len(cores) // threads)
         self.slots = workers or room
         if gpus and self.slots > room:
-            raise KitError(f"workers={workers} of gpus={gpus:g} each need {self.slots * gpus:g} GPUs, and this machine has {len(cards)}: "
-                           f"workers={room} fit, or a smaller fraction")  # fmt: skip
-        self.free = [Place(threads, _share(cores, i, self.slots, threads), _cut(cards, i, gpus)) for i in range(self.slots)]
+            raise KitError(
+                f"workers={workers} of gpus={gpus:g} each need {self.slots * gpus:g} GPUs, and this machine has {len(cards)}: "
+                f"workers={room} fit, or a smaller fraction"
+            )
+        self.free = [
+            Place(threads, _share(cores, i, self.slots, threads), _cut(cards, i, gpus)) for i in range(self.slots)
+        ]
         self.running: dict[int, tuple[Running, Place]] = {}
 
     def start(self, job: Job) -> None:
@@ -34,7 +42,9 @@ class Local:
         self.running[running.sentinel] = (running, place)
 
     def wait(self, seconds: float) -> list[tuple[Job, str | None, bool]]:
-        """The jobs that ended meanwhile: (job, why it failed or None, False: no run is lost through another's fault here)."""
+        """The jobs that ended meanwhile: (job, why it failed or None, False: no run is lost through another's fault
+        here).
+        """
         ended = []
         for sentinel in wait(list(self.running), timeout=seconds):
             running, place = self.running.pop(sentinel)
@@ -70,7 +80,9 @@ def _cards() -> list[str]:
 
 
 def _share(cores: list[int], slot: int, slots: int, threads: int) -> tuple[int, ...] | None:
-    """The slot's own cores where the slots take all of them; None, so any, elsewhere: two small sweeps would meet on the first ones."""
+    """The slot's own cores where the slots take all of them; None, so any, elsewhere: two small sweeps would meet on
+    the first ones.
+    """
     return tuple(cores[slot * threads : (slot + 1) * threads]) if slots * threads == len(cores) else None
 
 

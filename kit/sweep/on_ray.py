@@ -1,6 +1,8 @@
-"""The backend `ray`: a cluster of several machines gives each run its cores and GPUs, also fractions of one. Needs pip install 'kit[ray]'.
+"""The backend `ray`: a cluster of several machines gives each run its cores and GPUs, also fractions of one. Needs pip
+install 'kit[ray]'.
 
-Ray starts the workers and says when one is lost; each run is a process of its own below its Ray worker, as with the backend `local`.
+Ray starts the workers and says when one is lost; each run is a process of its own below its Ray worker, as with the
+backend `local`.
 The folder of run directories has to be one that all machines share.
 """
 
@@ -11,8 +13,9 @@ import hashlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from kit.errors import KitError
 from kit.sweep.process import Job, Place, Running
@@ -21,7 +24,9 @@ PATIENCE = 5.0  # seconds for a cluster's address to answer
 
 
 class OnRay:
-    """address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a new one here."""
+    """address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a
+    new one here.
+    """
 
     def __init__(self, address: str, workers: int | None, threads: int, gpus: float):
         self.ray, self.workers, self.need = _connect(address), workers, {"CPU": float(threads), "GPU": float(gpus)}
@@ -30,11 +35,15 @@ class OnRay:
         largest = max((node.get("GPU", 0.0) for node in self._nodes()), default=0.0)
         if gpus > largest:
             self._leave()
-            raise KitError(f"gpus={gpus:g} for each run, and no machine of the cluster {address} has more than {largest:g}: ask for fewer, a "
-                           "fraction, or gpus=0 for the CPU")  # fmt: skip
+            raise KitError(
+                f"gpus={gpus:g} for each run, and no machine of the cluster {address} has more than {largest:g}: ask for fewer, a "
+                "fraction, or gpus=0 for the CPU"
+            )
         if not room or (gpus and workers and workers > room):
             self._leave()
-            raise KitError(f"threads={threads}, gpus={gpus:g} for each of {workers or 1} runs at a time: the cluster {address} has room for {room}")
+            raise KitError(
+                f"threads={threads}, gpus={gpus:g} for each of {workers or 1} runs at a time: the cluster {address} has room for {room}"
+            )
         remote = self.ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, max_calls=0)
         self.task = remote(_run)
         self.running: dict[Any, Job] = {}
@@ -46,7 +55,9 @@ class OnRay:
 
     def start(self, job: Job) -> None:
         place = {"threads": self.threads, "cards": bool(self.need["GPU"])}
-        self.running[self.task.remote(job.config.model_dump(), str(job.folder.absolute()), job.notebook, place, code())] = job
+        self.running[
+            self.task.remote(job.config.model_dump(), str(job.folder.absolute()), job.notebook, place, code())
+        ] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, str | None, bool]]:
         """The jobs that ended meanwhile: (job, why it failed or None, whether its worker or node was lost)."""
@@ -75,14 +86,19 @@ class OnRay:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def _room(self) -> int:
-        return sum(int(min(node.get(kind, 0.0) / need + 1e-9 for kind, need in self.need.items() if need)) for node in self._nodes())
+        return sum(
+            int(min(node.get(kind, 0.0) / need + 1e-9 for kind, need in self.need.items() if need))
+            for node in self._nodes()
+        )
 
 
 def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise KitError("backend='ray' needs Ray, which is not installed: pip install 'kit[ray]'; or use backend='local'") from None
+        raise KitError(
+            "backend='ray' needs Ray, which is not installed: pip install 'kit[ray]'; or use backend='local'"
+        ) from None
     if ray.is_initialized():
         raise KitError("this process is connected to a Ray cluster already: call ray.shutdown() first")
     how = "start one with `ray start --head`, give host:port of a running one, or address='local' for one on this machine alone"
@@ -95,7 +111,12 @@ def _connect(address: str) -> Any:
     elif address not in ("auto", "local"):
         raise KitError(f"address={address!r} is not host:port, 'auto' or 'local': {how}")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if address == "local" else None)
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            include_dashboard=False if address == "local" else None,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise KitError(f"no Ray cluster at address={address!r} ({' '.join(str(error).split())[:200]}): {how}") from None
     return ray
@@ -110,11 +131,13 @@ def code() -> str:
     return digest.hexdigest()
 
 
-# ---- in the Ray worker -------------------------------------------------------------------------------------------------------
+# ---- in the Ray worker ---------------------------------------------------------------------------
 
 
 def _run(values: dict[str, Any], folder: str, notebook: str | None, place: dict[str, Any], digest: str) -> str | None:
-    """One run; why it failed, or None. What Ray has given the task of GPUs is in CUDA_VISIBLE_DEVICES, which it changes between tasks."""
+    """One run; why it failed, or None. What Ray has given the task of GPUs is in CUDA_VISIBLE_DEVICES, which it changes
+    between tasks.
+    """
     from kit.config import Config
 
     if code() != digest:
@@ -128,7 +151,9 @@ def _run(values: dict[str, Any], folder: str, notebook: str | None, place: dict[
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """multiprocessing imports the main program in a new process, to find what was pickled of it: Ray's takes seconds, and is not needed."""
+    """multiprocessing imports the main program in a new process, to find what was pickled of it: Ray's takes seconds,
+    and is not needed.
+    """
     main = sys.modules["__main__"]
     name = vars(main).pop("__file__", None)
     try:

@@ -1,6 +1,7 @@
 """One run in a process, and a process group, of its own: as a search, or as a notebook that papermill executes.
 
-A fork server imports kit once; every run is forked from it in milliseconds, before any thread or GPU context exists. A run dies with the
+A fork server imports kit once; every run is forked from it in milliseconds, before any thread or GPU context exists. A
+run dies with the
 fork server and with the process that started the sweep; what a run has started itself is killed with the run's group.
 """
 
@@ -31,7 +32,9 @@ LOCK_PATIENCE = 20.0  # seconds for a predecessor on a node that was lost to let
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run computes. cores: its CPU set (None: any); cards: its GPUs as CUDA_VISIBLE_DEVICES has them (None: left alone)."""
+    """Where a run computes. cores: its CPU set (None: any); cards: its GPUs as CUDA_VISIBLE_DEVICES has them (None:
+    left alone).
+    """
 
     threads: int = 1
     cores: tuple[int, ...] | None = None
@@ -40,7 +43,9 @@ class Place:
 
 @dataclass
 class Job:
-    """A configuration to be run in `folder`; attempts so far; causes: of those that failed. notebook: that executes it, if any."""
+    """A configuration to be run in `folder`; attempts so far; causes: of those that failed. notebook: that executes it,
+    if any.
+    """
 
     config: Config
     folder: Path
@@ -73,7 +78,9 @@ class Running:
         self.said, says = context.Pipe(duplex=False)
         lifeline, self.lifeline = context.Pipe(duplex=False)  # its end tells the run that this process is no more
         values = {name: value for name, value in job.config.model_dump().items() if value is not None}
-        self.process = context.Process(target=_execute, args=(values, str(job.folder.absolute()), job.notebook, place, os.getcwd(), says, lifeline))
+        self.process = context.Process(
+            target=_execute, args=(values, str(job.folder.absolute()), job.notebook, place, os.getcwd(), says, lifeline)
+        )
         self.process.start()
         says.close()
         lifeline.close()
@@ -120,11 +127,18 @@ def _record_kill(job: Job, cause: str) -> None:
             store.write_json(job.folder / "failure.json", {"error": "Killed", "message": cause, "epoch": job.epoch})
 
 
-# ---- in the process ----------------------------------------------------------------------------------------------------------
+# ---- in the process ------------------------------------------------------------------------------
 
 
-def _execute(values: dict[str, Any], folder: str, notebook: str | None, place: Place, cwd: str, says: Connection,
-             lifeline: Connection) -> None:  # fmt: skip
+def _execute(
+    values: dict[str, Any],
+    folder: str,
+    notebook: str | None,
+    place: Place,
+    cwd: str,
+    says: Connection,
+    lifeline: Connection,
+) -> None:
     os.setsid()  # a group of its own: it gets no Ctrl-C of the terminal, and can be killed as a whole
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
     if sys.platform == "linux":
@@ -144,7 +158,9 @@ def _execute(values: dict[str, Any], folder: str, notebook: str | None, place: P
 
 
 def _die_with(lifeline: Connection) -> None:
-    """When the sweep (or the Ray worker) ends, however it ends, so does this group. The fork server would live as long as one run does."""
+    """When the sweep (or the Ray worker) ends, however it ends, so does this group. The fork server would live as long
+    as one run does.
+    """
     with contextlib.suppress(EOFError, OSError):
         lifeline.recv_bytes()
     os.killpg(0, signal.SIGKILL)
@@ -190,7 +206,7 @@ def _said(error: Exception) -> str:
     return f"{name}: {' '.join(str(value).split())}"
 
 
-# ---- a notebook per run ------------------------------------------------------------------------------------------------------
+# ---- a notebook per run --------------------------------------------------------------------------
 
 
 def notebook_of(folder: Path) -> Path:
@@ -203,7 +219,9 @@ def _unfinished(folder: Path) -> Path:
 
 
 def keep_notebook(folder: Path) -> None:
-    """Make what papermill has saved so far the run's notebook, if it is whole: a kill in the middle of a save leaves half a file."""
+    """Make what papermill has saved so far the run's notebook, if it is whole: a kill in the middle of a save leaves
+    half a file.
+    """
     part = _unfinished(folder)
     with contextlib.suppress(OSError, ValueError):
         json.loads(part.read_text())
@@ -214,12 +232,18 @@ def keep_notebook(folder: Path) -> None:
 def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:
     import papermill
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every field of Config that the parameters cell leaves out
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # it warns of every field of Config that the parameters cell leaves out
     folder.parent.mkdir(parents=True, exist_ok=True)
     values = {**values, "out": str(folder.parent)}
     try:
-        papermill.execute_notebook(notebook, str(_unfinished(folder)), parameters=values, progress_bar=False, cwd=os.getcwd())
+        papermill.execute_notebook(
+            notebook, str(_unfinished(folder)), parameters=values, progress_bar=False, cwd=os.getcwd()
+        )
     finally:
         keep_notebook(folder)
     if not (folder / "metrics.json").is_file():
-        raise KitError(f"{notebook} ended without the run {folder.name}: it has to call kit.search(kit.Config(**values)) with its parameters")
+        raise KitError(
+            f"{notebook} ended without the run {folder.name}: it has to call kit.search(kit.Config(**values)) with its parameters"
+        )

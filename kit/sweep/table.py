@@ -46,7 +46,10 @@ class Lines(Nothing):
 
     def open(self, known: int, todo: list[Job], slots: int, threads: int) -> None:
         self.began, self.jobs = time.monotonic(), {job.name: job for job in todo}
-        print(f"{known} runs, {known - len(todo)} of them finished before; {min(slots, len(todo))} at a time, {threads} thread(s) each", flush=True)
+        print(
+            f"{known} runs, {known - len(todo)} of them finished before; {min(slots, len(todo))} at a time, {threads} thread(s) each",
+            flush=True,
+        )
 
     def running(self, job: Job) -> None:
         self.started[job.name] = time.monotonic()
@@ -59,13 +62,22 @@ class Lines(Nothing):
         self.done += 1
         what = f"failed: {cause}" if cause else f"test accuracy {Run.load(job.folder).metrics['test_accuracy']:.4f}"
         left = (time.monotonic() - self.began) / self.done * (len(self.jobs) - self.done)
-        print(f"[{self.done}/{len(self.jobs)}, about {left / 60:.1f} min left] {job.name}: {what} ({took:.0f} s)", flush=True)
+        print(
+            f"[{self.done}/{len(self.jobs)}, about {left / 60:.1f} min left] {job.name}: {what} ({took:.0f} s)",
+            flush=True,
+        )
 
     def tick(self) -> None:
         if time.monotonic() - self.last < self.every or not self.started:
             return
         self.last = time.monotonic()
-        print("running: " + ", ".join(f"{name} epoch {self.jobs[name].epoch}/{self.jobs[name].config.epochs}" for name in self.started), flush=True)
+        print(
+            "running: "
+            + ", ".join(
+                f"{name} epoch {self.jobs[name].epoch}/{self.jobs[name].config.epochs}" for name in self.started
+            ),
+            flush=True,
+        )
 
     def close(self, finished: int, failed: int, seconds: float) -> None:
         print(f"{finished} runs finished, {failed} failed, in {seconds / 60:.1f} min", flush=True)
@@ -91,7 +103,9 @@ class Live(Nothing):
 
     def ended(self, job: Job, cause: str | None, again: bool) -> None:
         accuracy = "" if cause else f"test accuracy {Run.load(job.folder).metrics['test_accuracy']:.4f}"
-        self.state[job.name] = ("queued", f"again after: {cause}") if again else ("failed", cause) if cause else ("done", accuracy)
+        self.state[job.name] = (
+            ("queued", f"again after: {cause}") if again else ("failed", cause) if cause else ("done", accuracy)
+        )
         self.tick()
 
     def tick(self) -> None:
@@ -110,14 +124,19 @@ class Live(Nothing):
         for name, (state, _) in self.state.items():
             if state == "running":
                 self.state[name] = ("queued", "stopped; goes on next time")
-        self.handle.update(self.markup(self._page(f" — {finished} runs finished, {failed} failed, in {seconds / 60:.1f} min")))
+        self.handle.update(
+            self.markup(self._page(f" — {finished} runs finished, {failed} failed, in {seconds / 60:.1f} min"))
+        )
 
     def _page(self, more: str = "") -> str:
         states = [state for state, _ in self.state.values()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in self.ORDER)
         order = sorted(self.state, key=lambda name: self.ORDER.index(self.state[name][0]))
-        rows = "".join(f"<tr><td>{html.escape(name)}</td><td>{self.state[name][0]}</td>"
-                       f"<td style='text-align:left'>{html.escape(self.state[name][1][:SHOWN_FAILURE])}</td></tr>" for name in order)  # fmt: skip
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{self.state[name][0]}</td>"
+            f"<td style='text-align:left'>{html.escape(self.state[name][1][:SHOWN_FAILURE])}</td></tr>"
+            for name in order
+        )
         head = "<tr><th>run</th><th>state</th><th style='text-align:left'>epoch, result or cause</th></tr>"
         scroll = "<div style='max-height:24em;overflow:auto'>"
         return f"<p>{counts}, {self.before} finished before{more}</p>{scroll}<table>{head}{rows}</table></div>"
