@@ -30,7 +30,7 @@ study: $(INSTALLED)
 REPORTS := ablation-digits ablation-fashion_mnist ablation-fashion_mnist-full methods-digits methods-fashion_mnist limits-digits-params limits-digits-latency_ms landscape-digits
 reports: $(INSTALLED)
 	$(MAKE) $(foreach name,$(REPORTS),reports/$(name).json)
-	$(BIN)/python -m kit.report reports
+	$(BIN)/python -m kit.studies.report reports
 
 reports/%.json:
 	$(MAKE) study STUDY=$(word 1,$(subst -, ,$*)) DATASET=$(word 2,$(subst -, ,$*)) $(SIZE_$*)
@@ -54,7 +54,7 @@ SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epo
 
 # one self-contained HTML page of a run: make report RUN=runs/digits-dha-s0-… [OUT=page.html]; without OUT, report.html in the run directory
 report: $(INSTALLED)
-	$(BIN)/python -m kit.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
+	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
 # pytest and nbval together; the notebooks run on real data, only smaller and shorter
 SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \

@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kit import memory
 from kit.augment.fixed import NoOps
 from kit.augment.ops import ALL_OPS, OPS
 from kit.augment.policy import Basics, Draw, PairSoftmax, Policy, fast_path
-from kit.learner import generator
-from kit.search import pick_device
+from kit.fast import memory
+from kit.search.engine import pick_device
+from kit.search.learner import generator
 
 BATCH = {32: 512, 64: 256, 224: 64}
 KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws

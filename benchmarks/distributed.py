@@ -25,11 +25,14 @@ from step import SIZES, parts_of, synthetic, take
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kit import distributed, grads, memory, store
 from kit.config import Config
 from kit.data import Batches, ImageSets
-from kit.learner import generator
-from kit.search import pick_device
+from kit.fast import memory
+from kit.run import store
+from kit.search import grads
+from kit.search import ranks as distributed
+from kit.search.engine import pick_device
+from kit.search.learner import generator
 from kit.space import Child
 
 RANKS = 2

@@ -22,12 +22,13 @@ from loss_landscapes.metrics import Loss
 from torch import nn
 from torch.nn import functional as F
 
-from kit import memory, space
+from kit import space
 from kit.data import ImageSet
-from kit.landscape.walker import Walker
-from kit.run import TrainedModel
-from kit.search import pick_device
+from kit.fast import memory
+from kit.run.run import TrainedModel
+from kit.search.engine import pick_device
 from kit.space import GENOTYPES
+from kit.studies.landscape.walker import Walker
 
 
 def network(a: argparse.Namespace, device: torch.device) -> nn.Module:

@@ -17,8 +17,9 @@ import common
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from kit import arch, grads, space
-from kit.learner import generator
+from kit import arch, space
+from kit.search import grads
+from kit.search.learner import generator
 from kit.space import Child, Network
 from kit.space.limits import Limits
 

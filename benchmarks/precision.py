@@ -12,9 +12,10 @@ from pathlib import Path
 
 import common
 
-from kit import store, sweep
+from kit.lab import sweep
 from kit.methods import METHODS
-from kit.tables import interval
+from kit.run import store
+from kit.studies.tables import interval
 
 PRECISIONS = ("float32", "bfloat16")
 

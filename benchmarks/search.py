@@ -18,7 +18,7 @@ from typing import Any
 import common
 import torch
 
-from kit.search import pick_device
+from kit.search.engine import pick_device
 
 IMAGES = 50_000
 SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}
@@ -27,10 +27,10 @@ SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}
 def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: str) -> tuple[Callable[[], None], dict]:
     import step
 
-    from kit import memory
     from kit.config import Config
     from kit.data import Batches
-    from kit.learner import generator
+    from kit.fast import memory
+    from kit.search.learner import generator
 
     if device.type == "cpu":
         memory.keep_freed()

@@ -16,10 +16,10 @@ FIRST = """
 import time
 began = time.perf_counter()
 import kit, torch
-from kit.progress import Silent
+from kit.search.progress import Silent
 imported = time.perf_counter()
 torch.set_num_threads(1)
-from kit.search import Search, pick_device
+from kit.search.engine import Search, pick_device
 from pathlib import Path
 search = Search(kit.Config(device={device!r}), Path("unused"))
 built = time.perf_counter()

@@ -17,17 +17,20 @@ from typing import Any
 import common
 import torch
 
-from kit import augment, compose, grads, memory
+from kit import augment
 from kit.arch import Given
 from kit.arch.lasso import lasso
-from kit.compose import Parts
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
-from kit.grads import Momentum
+from kit.fast import memory
 from kit.hyper import Fixed
-from kit.learner import generator
-from kit.search import pick_device
-from kit.step import Samples, one_level
+from kit.search import build as compose
+from kit.search import grads
+from kit.search.build import Parts
+from kit.search.engine import pick_device
+from kit.search.grads import Momentum
+from kit.search.learner import generator
+from kit.search.step import Samples, one_level
 
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},

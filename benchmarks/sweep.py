@@ -4,7 +4,7 @@ Prints the scheduling overhead, wall-clock time against the runs' own time share
 server stands (a first
 sweep of one run starts it), and the start of a run: of a sweep of one run, all but the seconds that the run counts
 itself (training and evaluation),
-beside what a fresh Python takes to import kit.search.
+beside what a fresh Python takes to import kit.search.engine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from kit import provenance, store, sweep
-from kit.search import pick_device
+from kit.lab import sweep
+from kit.run import provenance, store
+from kit.search.engine import pick_device
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     imported = []
     for _ in range(a.repeats):
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import kit.search, pyarrow.parquet"], check=True)
+        subprocess.run([sys.executable, "-c", "import kit.search.engine, pyarrow.parquet"], check=True)
         imported.append(time.perf_counter() - began)
     small = dict(dataset="digits", method="plain", channels=4, cells=3, batch_size=64, device="cpu")
     for i in range(a.repeats):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from kit import Config, KitError, distributed, notebook, search
+from kit import Config, KitError, search
+from kit.lab import notebook
+from kit.search import ranks as distributed
 
 
 def parameters(arguments: list[str]) -> dict:

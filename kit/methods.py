@@ -17,7 +17,7 @@ class Stage:
     it, the preset's
     fixed ones stand in (default), or what the stage before found is used (derived). restart: begins with new weights
     and a schedule of
-    its own. step: see `kit.step`. warm_up: the share of the stage before its τ (bi-level) or its controllers (reward)
+    its own. step: see `kit.search.step`. warm_up: the share of the stage before its τ (bi-level) or its controllers (reward)
     learn. repeat:
     once for every one of the configuration's trials.
     """

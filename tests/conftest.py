@@ -44,7 +44,7 @@ def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
     from tests_micro import micro_config
 
     import kit
-    from kit.progress import Silent
+    from kit.search.progress import Silent
 
     return kit.search(micro_config(), out=tmp_path_factory.mktemp("finished"), progress=Silent())
 

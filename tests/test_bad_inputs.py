@@ -27,7 +27,7 @@ from kit import KitError, Run
 from kit.config import Config
 from kit.data import Batches, Files, ImageSet, ImageSets, Source, load_dataset, to_sets
 from kit.data.decode import to_source
-from kit.progress import Silent
+from kit.search.progress import Silent
 
 
 class Hang(BaseException):

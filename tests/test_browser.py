@@ -15,7 +15,7 @@ from test_dashboard import process_state
 from tests_browser import CHROMIUM, Notebook, chromium, copy_notebook, jupyter, until
 
 import kit
-from kit.progress import Silent
+from kit.search.progress import Silent
 
 MISSING = [
     what

@@ -8,8 +8,9 @@ import re
 import pytest
 
 import kit
-from kit import KitError, Run, store
-from kit.card import accuracy_interval, card
+from kit import KitError, Run
+from kit.run import store
+from kit.run.card import accuracy_interval, card
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_genotype_can_be_taken_back(finished: Run, text: str, tmp_path):
 
 def test_the_policy_is_named_with_its_likeliest_pairs(finished: Run):
     policy = {"name": "pair-softmax", "ops": ["Rotate", "Identity"], "probabilities": [[0.1, 0.6], [0.25, 0.05]]}
-    from kit.card import _policy
+    from kit.run.card import _policy
 
     said = _policy(policy)
     assert "the likeliest: Rotate then Identity 60.0%, Identity then Rotate 25.0%, Rotate then Rotate 10.0%" in said

@@ -14,9 +14,10 @@ import pytest
 from tests_pages import GENOTYPE, Fetched, browser, write_run
 
 import kit
-from kit import compare, figures, report
+from kit import figures
 from kit.errors import KitError
 from kit.space.cell import cell_slots
+from kit.studies import compare, report
 
 
 def rows(comparison: compare.Comparison) -> dict:

@@ -14,7 +14,7 @@ from tests_micro import micro_config
 import kit
 from kit import Config, KitError
 from kit.methods import BRINGS, METHODS, PRESETS
-from kit.search import Search
+from kit.search.engine import Search
 
 
 @pytest.mark.parametrize(

@@ -21,19 +21,20 @@ import torch
 from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
-from kit import KitError, Run, store
+from kit import KitError, Run
 from kit.augment import ALL_OPS
 from kit.figures.style import op_title
-from kit.live import samples, views
-from kit.progress import Silent
+from kit.lab.live import samples, views
+from kit.run import store
+from kit.search.progress import Silent
 from kit.space.cell import cell_slots
 
 widgets = pytest.importorskip("ipywidgets.widgets")
 pytest.importorskip("anywidget")
-from kit.live import panel as panel_module  # noqa: E402
-from kit.live import worker as worker_module  # noqa: E402
-from kit.live.panel import Dashboard, Pace  # noqa: E402
-from kit.live.worker import Worker  # noqa: E402
+from kit.lab.live import panel as panel_module  # noqa: E402
+from kit.lab.live import worker as worker_module  # noqa: E402
+from kit.lab.live.panel import Dashboard, Pace  # noqa: E402
+from kit.lab.live.worker import Worker  # noqa: E402
 
 # digits themselves: a data set that this process registered is not known to another one
 TINY = {
@@ -138,7 +139,7 @@ import json, os, sys, time
 sys.path.insert(0, {root!r})
 import kit
 print(json.dumps([name for name in ("plotly", "ipywidgets", "anywidget", "matplotlib", "IPython") if name in sys.modules]))
-from kit.live.worker import Worker
+from kit.lab.live.worker import Worker
 workers = [Worker(kit.Config(**{tiny!r}, seed=seed, out={out!r})) for seed in (0, 1)]
 workers[1].pause()
 print(json.dumps([worker.process.pid for worker in workers]), flush=True)

@@ -274,7 +274,7 @@ def test_a_search_that_streams_is_the_search_that_does_not(finished, tmp_path, m
     from tests_micro import micro_config
 
     import kit
-    from kit.progress import Silent
+    from kit.search.progress import Silent
 
     monkeypatch.setenv("KIT_RESIDENT_GB", "0")
     asked = []

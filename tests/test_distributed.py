@@ -18,8 +18,10 @@ from tests_micro import Stop, StopAfterEachEpoch
 from tests_ranks import CASES, searched, stepped, steps_of, whole_run
 
 import kit
-from kit import KitError, Run, distributed, store
+from kit import KitError, Run
 from kit.config import NOT_HASHED, VERSION
+from kit.run import store
+from kit.search import ranks as distributed
 
 TESTS = Path(__file__).resolve().parent
 

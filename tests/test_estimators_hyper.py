@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kit
-from kit import compose, data, grads
+from kit import data
 from kit.errors import KitError
-from kit.grads import RATES, Gradient, Momentum, Trace
 from kit.hyper import Basis, Controller, Hgd, Trials, read_bases
 from kit.hyper.gradients import implicit_gradient
-from kit.learner import Baseline, WarmUp, generator
+from kit.search import build as compose
+from kit.search import grads
+from kit.search.grads import RATES, Gradient, Momentum, Trace
+from kit.search.learner import Baseline, WarmUp, generator
+from kit.search.step import STEPS, Samples, _beta, mixed
 from kit.space import Child
-from kit.step import STEPS, Samples, _beta, mixed
 
 BASES = {
     "lr": Basis("lr", (0.01, 0.1)),

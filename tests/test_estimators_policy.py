@@ -15,10 +15,10 @@ from scipy import stats
 from tests_toy import Plain, batch, batches, child_of, normal, stream, supernet
 from torch import Tensor
 
-from kit import grads, step
 from kit.arch import Darts
 from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient, gradient
-from kit.grads import Gradient, Momentum
+from kit.search import grads, step
+from kit.search.grads import Gradient, Momentum
 from kit.space import Child
 from kit.space.limits import Limits
 

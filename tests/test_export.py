@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import kit
-from kit import KitError, Run, export, space, store
-from kit.export import Exported, load
-from kit.run import TrainedModel
+from kit import KitError, Run, space
+from kit.run import export, store
+from kit.run.export import Exported, load
+from kit.run.run import TrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +73,7 @@ def test_the_file_is_read_where_neither_run_nor_data_nor_supernet_are(finished: 
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import torch
 torch.set_num_threads(1)
-from kit.export import load
+from kit.run.export import load
 import kit, kit.space.cell, kit.compose
 def refuse(*a, **k): raise SystemExit("not without the run")
 real = kit.space.cell.CellNetwork.__init__

@@ -15,7 +15,7 @@ import kit
 from kit import figures
 from kit.errors import KitError
 from kit.figures import static
-from kit.progress import Silent
+from kit.search.progress import Silent
 
 TINY = {
     "dataset": "digits",

@@ -16,8 +16,8 @@ from kit import figures
 from kit.errors import KitError
 from kit.figures import landscape as drawn
 from kit.figures import static_landscape
-from kit.landscape import Landscape, Lines, Plane
 from kit.methods import METHODS
+from kit.studies.landscape import Landscape, Lines, Plane
 
 
 def bowl(label: str, method: str, steepness: float, seed: int = 0, n: int = 11, classes: int = 10) -> Landscape:

@@ -32,7 +32,7 @@ def test_deterministic_runs_on_the_gpu_are_equal(tmp_path):
 def test_the_step_never_waits_for_the_device(augment):
     from pathlib import Path
 
-    from kit.search import Search
+    from kit.search.engine import Search
 
     engine = Search(kit.Config(**SMALL, augment=augment), Path("unused"))
     parts = engine.parts

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from kit import grads, space
+from kit import space
 from kit.arch import random_picks
-from kit.grads import Gradient, Momentum
+from kit.search import grads
+from kit.search.grads import Gradient, Momentum
 from kit.space import Child
 from kit.space.limits import Limits
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from kit import grads, space
+from kit import space
 from kit.arch import random_picks
-from kit.grads import Gradient, Momentum, Trace
 from kit.hyper import Values, build
+from kit.search import grads
+from kit.search.grads import Gradient, Momentum, Trace
+from kit.search.step import outer_gradient
 from kit.space import Child
 from kit.space.limits import Limits
-from kit.step import outer_gradient
 
 LR, DECAY, SCHEDULE, MU = 0.3, 0.02, 0.37, 0.9
 

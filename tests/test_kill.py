@@ -17,8 +17,9 @@ from tests_micro import assert_same_run, micro_config, register_micro
 from torture import Torture
 
 import kit
-from kit import KitError, Run, store
-from kit.progress import Silent
+from kit import KitError, Run
+from kit.run import store
+from kit.search.progress import Silent
 
 TESTS = Path(__file__).resolve().parent
 
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path, fi
     """A real short write, in the middle of a tensor file."""
     folder = tmp_path / finished.path.name
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kit.search", "pyarrow.parquet"])
+    context.set_forkserver_preload(["kit.search.engine", "pyarrow.parquet"])
     process = context.Process(target=limited, args=(finished.config.model_dump(), str(tmp_path), 100_000), daemon=True)
     process.start()
     process.join()

@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import kit
-from kit import landscape
 from kit.data import ImageSet
 from kit.errors import KitError
-from kit.landscape import grid, walker
-from kit.landscape import runs as several
+from kit.studies import landscape
+from kit.studies.landscape import grid, walker
+from kit.studies.landscape import runs as several
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_runs_centre_is_its_recorded_test_loss(finished):
 
 
 def test_a_model_trained_in_bfloat16_is_evaluated_in_float32(micro, tmp_path, no_hessian):
-    from kit.progress import Silent
+    from kit.search.progress import Silent
 
     run = kit.search(
         micro_config("plain", precision="bfloat16", epochs=1, search_epochs=1), out=tmp_path, progress=Silent()
@@ -600,8 +600,8 @@ def test_gather_reads_paths_or_searches_methods(two, finished):
 
 
 def test_the_report_says_the_numbers_and_what_they_rest_on(two, tmp_path, no_hessian):
-    from kit import report as kit_report
-    from kit.landscape import report
+    from kit.studies import report as kit_report
+    from kit.studies.landscape import report
 
     found = landscape.compare(two, steps=5, directions=3, eigenvalue_images=20, progress=lambda *_: None)
     path = report.write(found, tmp_path / "reports", note="Alone on the machine.")

@@ -16,7 +16,7 @@ from tests_micro import micro_config
 import kit
 from kit import KitError, space
 from kit.arch import random_picks
-from kit.progress import Silent
+from kit.search.progress import Silent
 from kit.space import latency
 from kit.space.limits import BOUNDS, Limits, _candidate_costs
 from kit.space.network import Cost, Picks, Slot

@@ -16,7 +16,7 @@ import kit
 from kit import KitError, space
 from kit.arch import random_picks
 from kit.methods import METHODS
-from kit.progress import Silent
+from kit.search.progress import Silent
 from kit.space import latency
 from kit.space.limits import BOUNDS, Limits
 from kit.space.network import Network, Picks

@@ -15,14 +15,15 @@ import torch
 from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
-from kit import Config, Run, store
+from kit import Config, Run
 from kit.augment import AUGMENT
 from kit.hyper import HYPER, read_bases
 from kit.methods import METHODS
-from kit.progress import Silent
-from kit.search import Search
+from kit.run import store
+from kit.search.engine import Search
+from kit.search.progress import Silent
+from kit.search.stages import holds_out, horizon
 from kit.space import check_genotype
-from kit.stages import holds_out, horizon
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
 BEFORE = {

@@ -21,7 +21,7 @@ import kit
 from kit import arch, augment
 from kit.arch import ARCH, ArchLearner, strongest_picks
 from kit.augment import ALL_OPS, AUGMENT, OPS, Basics, Draw, Policy
-from kit.progress import Silent
+from kit.search.progress import Silent
 from kit.space import Child, Slot
 from kit.space.limits import Limits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kit import notebook
 from kit.errors import KitError
+from kit.lab import notebook
 
 DECLARED = {"dataset": "digits", "method": "dha", "preset": "laptop", "seed": 0, "out": "runs"}
 

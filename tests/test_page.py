@@ -14,9 +14,9 @@ from tests_micro import micro_config
 from tests_pages import Fetched, browser, write_run
 
 import kit
-from kit import markup, page
 from kit.errors import KitError
-from kit.progress import Silent
+from kit.search.progress import Silent
+from kit.studies import markup, page
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from kit.planted import OPERATIONS, Planted, learn_rate
+from kit.studies.planted import OPERATIONS, Planted, learn_rate
 
 SEEDS = range(5)
 

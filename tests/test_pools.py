@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kit.space.pools import AveragePool, MaxPool
+from kit.fast.pools import AveragePool, MaxPool
 
 SIDES = [(8, 8), (7, 9), (5, 4), (2, 2), (2, 3), (1, 3), (4, 1), (1, 1)]
 

@@ -14,11 +14,12 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 import kit
-from kit import KitError, Run, inputs, space
+from kit import KitError, Run, space
 from kit.data import fit
 from kit.data.image import decode
-from kit.inputs import Inputs
-from kit.run import TrainedModel
+from kit.run import predict as inputs
+from kit.run.predict import Inputs
+from kit.run.run import TrainedModel
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 

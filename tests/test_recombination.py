@@ -12,14 +12,15 @@ import torch
 from tests_micro import micro_config
 
 import kit
-from kit import compose, data
+from kit import data
 from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.learner import generator
+from kit.search import build as compose
+from kit.search.learner import generator
+from kit.search.step import STEPS, Samples
 from kit.space import SEARCHABLE
-from kit.step import STEPS, Samples
 
 ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
 POLICIES = [name for name, entry in AUGMENT.items() if entry.learns] + ["flip-crop"]

@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 import kit
-from kit import report
 from kit.errors import KitError
+from kit.studies import report
 
 MICRO = dict(epochs=2, search_epochs=1, channels=4, cells=3, batch_size=512, search_channels=4, search_cells=3)
 
@@ -172,7 +172,7 @@ def test_the_committed_reports_are_what_their_summaries_say(tmp_path):
     kept = Path(__file__).parents[1] / "reports"
     shutil.copytree(kept, tmp_path / "reports")
     subprocess.run(
-        [sys.executable, "-m", "kit.report", str(tmp_path / "reports")], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "kit.studies.report", str(tmp_path / "reports")], check=True, stdout=subprocess.DEVNULL
     )
     for path in sorted((tmp_path / "reports").iterdir()):
         assert path.read_bytes() == (kept / path.name).read_bytes(), path.name

@@ -16,7 +16,7 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import KitError, Run
-from kit.progress import Silent
+from kit.search.progress import Silent
 
 # ---- broken and foreign files --------------------------------------------------------------------
 

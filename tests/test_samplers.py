@@ -29,10 +29,10 @@ from kit import space
 from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce, Settings
 from kit.augment import Basics
 from kit.augment.fixed import NoOps
-from kit.grads import Momentum
 from kit.hyper import Fixed
+from kit.search.grads import Momentum
+from kit.search.step import STEPS, Samples
 from kit.space.limits import Limits
-from kit.step import STEPS, Samples
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws
 

@@ -12,9 +12,11 @@ import torch
 from reference_cell import Reference
 from torch import nn
 
-from kit import compose, grads, space
+from kit import space
 from kit.arch import random_picks
 from kit.errors import KitError
+from kit.search import build as compose
+from kit.search import grads
 from kit.space import CELL_OPS, DARTS_V2, Child, picks_of
 from kit.space.limits import Limits
 from kit.space.operations import build_operation

@@ -12,8 +12,9 @@ from test_space import counted, images_for, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
-from kit import compose, space
+from kit import space
 from kit.errors import KitError
+from kit.search import build as compose
 from kit.space import DARTS_V2, GENOTYPES, Child
 from kit.space.blocks import shares, shuffle
 

@@ -9,7 +9,8 @@ from test_space_blocks import SPACES, chain, child_of, kept_bytes
 from torch import nn
 from torch.nn import functional as F
 
-from kit import grads, space
+from kit import space
+from kit.search import grads
 from kit.space import Child
 from kit.space.network import drop, gate_output
 

@@ -8,9 +8,9 @@ from test_space import child_of, images_for, supernet, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
+from kit.fast.norm import batch_norm
 from kit.space import DARTS_V2, Child, picks_of
 from kit.space.cell import DropPath
-from kit.space.norm import batch_norm
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():

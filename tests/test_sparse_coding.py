@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kit import grads, space
+from kit import space
 from kit.arch import SparseCoding
 from kit.arch.lasso import violation
 from kit.errors import KitError
-from kit.learner import generator
+from kit.search import grads
+from kit.search.learner import generator
 from kit.space import Child
 from kit.space.limits import Limits
 from kit.space.operations import last_norm

@@ -8,10 +8,12 @@ import pytest
 import torch
 from tests_micro import micro_config
 
-from kit import compose, data, grads
-from kit.learner import Frozen, WarmUp, generator
+from kit import data
+from kit.search import build as compose
+from kit.search import grads
+from kit.search.learner import Frozen, WarmUp, generator
+from kit.search.step import Samples, one_level
 from kit.space import Child
-from kit.step import Samples, one_level
 
 
 def parts_for(**changes):

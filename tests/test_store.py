@@ -13,8 +13,9 @@ import torch
 from tests_micro import assert_same_run
 
 import kit
-from kit import KitError, Run, store
-from kit.progress import Silent
+from kit import KitError, Run
+from kit.run import store
+from kit.search.progress import Silent
 
 STATE = {
     "a": torch.arange(5.0),

@@ -16,12 +16,13 @@ import torch
 from tests_micro import assert_same_run, micro_config
 
 import kit
-from kit import KitError, Run, store
-from kit.progress import Silent
-from kit.search import NonFinite
+from kit import KitError, Run
+from kit.run import store
+from kit.search.engine import NonFinite
+from kit.search.progress import Silent
 
 TESTS = Path(__file__).resolve().parent
-search_module = sys.modules["kit.search"]  # kit.search itself is the function
+search_module = sys.modules["kit.search.engine"]  # kit.search itself is the function
 
 # ---- kills ---------------------------------------------------------------------------------------
 

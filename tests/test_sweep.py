@@ -17,11 +17,12 @@ import pytest
 from tests_micro import assert_same_run
 
 import kit
-from kit import store, sweep
-from kit.progress import Silent
-from kit.search import Search
-from kit.sweep import local, table
-from kit.sweep.process import Job
+from kit.lab import sweep
+from kit.lab.sweep import local, table
+from kit.lab.sweep.process import Job
+from kit.run import store
+from kit.search.engine import Search
+from kit.search.progress import Silent
 
 MICRO = dict(epochs=1, search_epochs=1, channels=4, cells=3, batch_size=512, search_channels=4, search_cells=3)
 
@@ -229,7 +230,7 @@ def test_when_the_sweep_ends_early_nothing_of_it_lives_on(tmp_path, how):
 NOTEBOOK = """
 assert batch_size < 4096, "too large: 4096"
 import kit
-from kit import notebook
+from kit.lab import notebook
 values, _ = notebook.config(globals())
 run = kit.search(kit.Config(**values))
 print("test images", run.metrics["test_images"])

@@ -15,7 +15,8 @@ import pytest
 from tests_micro import assert_same_run
 
 import kit
-from kit import KitError, sweep
+from kit import KitError
+from kit.lab import sweep
 
 try:
     import ray

@@ -11,7 +11,7 @@ from tests_micro import Stop, StopAfterEachEpoch, micro_config
 
 import kit
 from kit.errors import KitError
-from kit.progress import Silent
+from kit.search.progress import Silent
 
 
 def scalars(run: kit.Run) -> dict[str, list[tuple[int, float]]]:

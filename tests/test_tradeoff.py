@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 import kit
-from kit import KitError, Run, figures, report, space, store, tradeoff
+from kit import KitError, Run, figures, space
 from kit.figures.limits import under_limits
-from kit.progress import Silent
+from kit.run import store
+from kit.search.progress import Silent
 from kit.space.limits import Limits
+from kit.studies import report, tradeoff
 
 SMALL = {
     "epochs": 2,

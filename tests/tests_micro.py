@@ -11,9 +11,10 @@ import pandas as pd
 import torch
 
 import kit
-from kit import Run, store
+from kit import Run
 from kit.data import Source, load_dataset, register
-from kit.progress import Silent
+from kit.run import store
+from kit.search.progress import Silent
 
 NAME = "micro_digits"
 

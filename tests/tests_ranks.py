@@ -15,10 +15,11 @@ from tests_micro import NAME, micro_config, register_micro
 from torch import Tensor
 
 import kit
-from kit import distributed, store
 from kit.__main__ import main as command_line
-from kit.progress import Silent
-from kit.search import Search
+from kit.run import store
+from kit.search import ranks as distributed
+from kit.search.engine import Search
+from kit.search.progress import Silent
 
 # name → (method, changes). Every child differs from the one before; drop-path, dropout and mixup draw, too.
 DRAWN = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kit.errors import KitError
-from kit.learner import Learner
+from kit.search.learner import Learner
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 

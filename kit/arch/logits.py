@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kit.arch.base import ArchLearner, strongest_picks
 from kit.errors import KitError
-from kit.learner import Baseline
+from kit.search.learner import Baseline
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 from kit.space.target import Target

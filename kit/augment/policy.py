@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kit.augment.ops import ALL_OPS, OPS, apply_mixed
-from kit.learner import Learner
+from kit.search.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Basics:
 
 @functools.cache
 def fast_path() -> ModuleType | None:
-    """`kit.augment.compiled`, where the extra `fast` is installed; imported on the first batch, for numba takes a
+    """`kit.fast.augment`, where the extra `fast` is installed; imported on the first batch, for numba takes a
     second.
     """
     if importlib.util.find_spec("numba") is None:
         return None
     try:
-        return importlib.import_module("kit.augment.compiled")
+        return importlib.import_module("kit.fast.augment")
     except ImportError as error:  # a numba that does not fit numpy says so here
         warnings.warn(
             f"numba is installed but cannot be used ({error}); augmentation goes on in torch, with the same pixels",

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kit import distributed
 from kit.data.sets import ImageSet
 from kit.data.stream import Ahead, Streamed
 from kit.errors import KitError
+from kit.search import ranks as distributed
 
 Mark = tuple[Tensor, int]  # the generator's state before the epoch's permutation, batches taken from this epoch
 

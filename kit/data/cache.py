@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kit import store
 from kit.data.stream import free_memory
 from kit.errors import KitError
+from kit.run import store
 
 VERSION = 1
 FULL_CHECK = (

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kit import store
 from kit.data.cache import VERSION, Memory, Place, Pool, Unusable
 from kit.data.image import BadImage, decode, quietly
 from kit.data.source import Files, Source
 from kit.data.stream import Streamed
 from kit.errors import KitError, unknown
-from kit.progress import interactive
+from kit.run import store
+from kit.search.progress import interactive
 
 ON_BAD_IMAGE = ("error", "skip")
 WORTH_A_CACHE = 2**22  # bytes of image files: fewer are decoded in a moment and leave nothing behind

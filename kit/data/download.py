@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from kit import progress
 from kit.errors import KitError
+from kit.search import progress
 
 TIMEOUT = 20.0  # seconds without an answer or a byte after which a connection has failed
 RETRIES = 4  # failures in a row, none of which brought a new byte

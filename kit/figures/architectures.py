@@ -19,7 +19,7 @@ from kit.figures.style import (
     op_color,
     op_title,
 )
-from kit.run import Run
+from kit.run.run import Run
 from kit.space.cell import NODES
 from kit.space.network import Slot
 

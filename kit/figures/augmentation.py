@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from kit import augment
 from kit.figures.style import GREY, INK, LOW_TO_HIGH, PALETTE, TEMPLATE, blank, by_epoch, headline
-from kit.run import Run
+from kit.run.run import Run
 
 RATIOS = (1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)  # ticks of the colours, and their inverses
 CAP = 100.0  # colours end here: a policy that has collapsed onto one pair is legible too

@@ -16,7 +16,7 @@ from kit.figures import animation
 from kit.figures.cell_drawing import Drawing, graph, strip
 from kit.figures.recorded import CHAINS, FRAMES, Recorded, need, read, shares, thinned
 from kit.figures.style import GREY, INK, TEMPLATE, blank, headline, legend_below_title, method_of
-from kit.run import Run
+from kit.run.run import Run
 from kit.space.cell import NODES, check_genotype
 
 KINDS = {"normal": "normal cell", "reduce": "reduction cell"}

@@ -24,7 +24,7 @@ from kit.figures.style import (
     method_of,
     stage_spans,
 )
-from kit.run import Run
+from kit.run.run import Run
 from kit.space.cell import cell_slots
 
 COLUMNS = 3

@@ -15,7 +15,7 @@ from kit.figures.evolution_panels import HYPER, searched
 from kit.figures.panels import Column, Panel, line, log_span, span
 from kit.figures.recorded import POINTS, Recorded, entropy, need, shares, thinned
 from kit.figures.style import GREY, PALETTE, TEMPLATE, dataset_of, legend_below_title, log_ticks
-from kit.run import Run
+from kit.run.run import Run
 
 COLORS = [PALETTE[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky", "black")]
 Curve = tuple[Sequence[int], np.ndarray]

@@ -14,7 +14,7 @@ from kit.figures.evolution_panels import alpha_panel, hyper_panels, loss_panel, 
 from kit.figures.panels import Column, Panel
 from kit.figures.recorded import FRAMES, Recorded, need, thinned
 from kit.figures.style import INK, TEMPLATE, headline, legend_below_title
-from kit.run import Run
+from kit.run.run import Run
 
 MAP = 330  # pixels of τ's heat map
 TOP, BOTTOM = 98, 60  # margins, without the slider

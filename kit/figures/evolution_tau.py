@@ -15,7 +15,7 @@ from kit.figures.augmentation import CAP, ticks
 from kit.figures.panels import Column, Panel
 from kit.figures.recorded import FRAMES, POINTS, Recorded, entropy, need, op_names, thinned
 from kit.figures.style import GREY, INK, LOW_TO_HIGH, PALETTE, TEMPLATE, blank, headline
-from kit.run import Run
+from kit.run.run import Run
 
 # of a place in τ's arrays: what changes of each trace, by its number, and of the layout
 Move = Callable[[int], tuple[dict[int, Any], dict[str, Any]]]

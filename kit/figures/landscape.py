@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.figures import static_landscape
 from kit.figures.display import MIME
 from kit.figures.style import GREY, INK, PALETTE, TEMPLATE, legend_below_title, method_look
-from kit.landscape import Landscape
+from kit.studies.landscape import Landscape
 
 COLORS = "Viridis"  # even steps for any kind of colour vision, and in grey
 UNIT = "relative to the filter norm"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kit.errors import KitError
 from kit.figures.style import PALETTE, TEMPLATE
-from kit.run import Prediction
+from kit.run.run import Prediction
 
 COLUMNS = 8
 LONGEST = 16  # letters of a class name

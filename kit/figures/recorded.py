@@ -14,7 +14,7 @@ import pandas as pd
 from kit import augment
 from kit.errors import KitError
 from kit.figures.style import method_of, stage_spans, tidy
-from kit.run import Run
+from kit.run.run import Run
 from kit.space.blocks import BlockNetwork, ChoiceNetwork
 from kit.space.cell import cell_slots
 from kit.space.mobile import MobileNetwork
@@ -236,7 +236,7 @@ def standing(run: Run) -> str:
 
 
 def _failure(run: Run) -> str:
-    from kit import store
+    from kit.run import store
 
     try:
         failure = store.read_json(run.path / "failure.json")

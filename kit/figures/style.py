@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from kit.errors import KitError
 from kit.methods import METHODS, Method
-from kit.run import Run
+from kit.run.run import Run
 
 # Okabe & Ito 2008: eight colours told apart with any kind of colour blindness
 PALETTE = {

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kit.grads import Gradient, Trace
-from kit.learner import Derived, Learner
+from kit.search.grads import Gradient, Trace
+from kit.search.learner import Derived, Learner
 
 
 class Values(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kit import errors
 from kit.errors import KitError
-from kit.grads import RATES
+from kit.search.grads import RATES
 
 #: name → (least, greatest) allowed value; the optimizer is categorical
 RANGES: Mapping[str, tuple[float, float]] = {

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from kit.grads import Trace
 from kit.hyper.base import Searched, Values
 from kit.hyper.bases import Basis
-from kit.learner import Baseline
+from kit.search.grads import Trace
+from kit.search.learner import Baseline
 
 
 class Controller(Searched):

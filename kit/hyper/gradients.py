@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kit import distributed
-from kit.grads import Gradient, Trace
 from kit.hyper.base import HyperLearner
+from kit.search import ranks as distributed
+from kit.search.grads import Gradient, Trace
 
 NEUMANN_TERMS = 5
 

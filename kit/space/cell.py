@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
+from kit.fast.depthwise import dense_gradient
+from kit.fast.norm import batch_norm
 from kit.space.cost import measure, total
-from kit.space.depthwise import dense_gradient
 from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
-from kit.space.norm import batch_norm
 from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, build_operation, gated, last_norm
 
 NODES = 4

@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kit import provenance, store
 from kit.errors import KitError
+from kit.run import provenance, store
 from kit.space import build
 from kit.space.network import Child, Network, Picks, Slot
 

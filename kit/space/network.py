@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit import distributed
 from kit.errors import KitError
+from kit.search import ranks as distributed
 
 Picks = tuple[tuple[int, ...], ...]
 
@@ -145,7 +145,7 @@ class Network(nn.Module, ABC):
             0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
         )
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
-        self.mixup = 0.0  # the parameter of Beta(a, a); see kit.step.mixed
+        self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}

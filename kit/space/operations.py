@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit.space.depthwise import DepthwiseConv
-from kit.space.norm import GatedNorm, batch_norm
-from kit.space.pools import AveragePool, MaxPool
+from kit.fast.depthwise import DepthwiseConv
+from kit.fast.norm import GatedNorm, batch_norm
+from kit.fast.pools import AveragePool, MaxPool
 
 CELL_OPS = (
     "sep_conv_3x3",

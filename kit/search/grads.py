@@ -1,0 +1,305 @@
+"""Gradients and the weights' step: the only copy (METHOD section 3).
+
+The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
+parameters alone.
+What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kit.search import ranks as distributed
+from kit.space.network import Child, Network
+
+# Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
+# serves all
+# three (0.05 for SGD is 0.001 for Adam).
+RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
+EPS = 1e-8
+
+
+@dataclass
+class Gradient:
+    """theta: ∂L/∂θ for `parameters`, in order; gates: ∂L/∂gate per slot, None where the slot has none."""
+
+    parameters: list[nn.Parameter]
+    theta: list[Tensor]
+    gates: list[Tensor | None] = field(default_factory=list)
+
+    @functools.cached_property
+    def flat(self) -> Tensor:
+        """theta end to end: norms and scalar products of it are one kernel, not one per tensor."""
+        return _flat(self.theta)
+
+    @classmethod
+    def mean(cls, gradients: list[Gradient]) -> Gradient:
+        """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
+        if len(gradients) == 1:
+            return gradients[0]
+        parameters: dict[int, nn.Parameter] = {}
+        totals: dict[int, Tensor] = {}
+        for gradient in gradients:
+            for parameter, grad in zip(gradient.parameters, gradient.theta):
+                parameters[id(parameter)] = parameter
+                totals[id(parameter)] = totals[id(parameter)] + grad if id(parameter) in totals else grad
+        return cls(list(parameters.values()), [total / len(gradients) for total in totals.values()])
+
+
+def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
+    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
+    over the batch; on
+    several ranks, over this one's share of it, and the gradients are the whole batch's.
+
+    Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
+    nor weight
+    decay moves them.
+    """
+    parameters = network.child_parameters(child.picks)
+    gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
+    grads = distributed.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
+    theta, rest = grads[: len(parameters)], iter(grads[len(parameters) :])
+    by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
+    used = [(p, g) for p, g in zip(parameters, theta) if g is not None]
+    return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
+
+
+@contextlib.contextmanager
+def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
+    """Within it the weights are θ' = θ − lr · gradient (a plain step); then exactly θ again."""
+    with torch.no_grad():
+        before = [p.detach().clone() for p in gradient.parameters]
+        torch._foreach_sub_(gradient.parameters, torch._foreach_mul(gradient.theta, lr))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(gradient.parameters, before)
+
+
+class _Losses(nn.Module):
+    """`torch.func.functional_call` calls a module; this one's result is the per-sample losses."""
+
+    def __init__(self, net: Network):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, y: Tensor, child: Child) -> Tensor:
+        return self.net.losses(x, y, child)[0]
+
+
+def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
+    """⟨v, ∇_θ ℓ_k⟩ for every image: one forward-mode derivative d/dε ℓ_k(θ + ε v) at 0 (METHOD section 1). Float [n].
+
+    direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
+    alone.
+    """
+    names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
+    primals = {names[id(p)]: p.detach() for p in direction.parameters}
+    tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
+    still, module = child.still(), _Losses(net)
+
+    def losses(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(module, parameters, (x, y, still))
+
+    with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
+        # torch's own forward-mode rules still go through torch.jit.script, which warns of its retirement
+        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
+        return torch.func.jvp(losses, (primals,), (tangents,))[1]
+
+
+def curvature(
+    net: Network, x: Tensor, y: Tensor, child: Child, parameters: list[nn.Parameter], v: list[Tensor]
+) -> list[Tensor]:
+    """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
+    with net.still_statistics(child.picks):
+        loss = net.losses(x, y, child.still())[0].mean()
+    first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    along = sum((g * d).sum() for g, d in zip(first, v))
+    return distributed.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
+
+
+@dataclass
+class Trace:
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
+
+    lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
+    hold θ' until
+    the next step; θ itself is θ' + lr v'.
+    """
+
+    parameters: list[nn.Parameter]
+    momentum: list[Tensor]
+    lr: Tensor
+    weight_decay: Tensor
+
+    def hyper_gradient(
+        self, parameters: list[nn.Parameter], outer: list[Tensor], flat: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ' with respect to
+        `parameters`.
+
+        flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
+        count, although
+        g' may have them (another child).
+        """
+        if _same(parameters, self.parameters):
+            velocity, theta, g = self.momentum, self.parameters, outer
+        else:
+            grads = {id(p): g for p, g in zip(parameters, outer)}
+            kept = [(v, p, grads[id(p)]) for v, p in zip(self.momentum, self.parameters) if id(p) in grads]
+            velocity, theta, g = ([k[i] for k in kept] for i in range(3))
+            flat = None
+        # three copies and two products; a product per tensor would launch hundreds of kernels
+        flat = _flat(g) if flat is None else flat
+        along_v = torch.dot(flat, _flat(velocity))
+        along_theta = torch.dot(flat, _flat([p.detach() for p in theta])) + self.lr * along_v
+        return -along_v, -self.lr * along_theta
+
+
+def _same(a: list[nn.Parameter], b: list[nn.Parameter]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b))
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+class Momentum:
+    """SGD with momentum on whatever parameters a step hands over, with gradient clipping by global norm (DARTS: 5).
+
+    A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
+    take Adam or
+    RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
+    """
+
+    def __init__(self, network: Network, momentum: float, clip: float):
+        self.momentum, self.clip = momentum, clip
+        self.named = dict(network.named_parameters())
+        self.names = {id(p): name for name, p in self.named.items()}
+        self.buffers: dict[str, Tensor] = {}
+        self.moments: dict[str, dict[str, Tensor]] = {
+            "adam/first": {},
+            "adam/second": {},
+            "adam/steps": {},
+            "rmsprop/second": {},
+        }
+        self.trace: Trace | None = None
+
+    @torch.no_grad()
+    def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
+        parameters, grads = gradient.parameters, gradient.theta
+        if self.clip > 0:
+            grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
+        decayed = torch._foreach_mul(parameters, weight_decay)
+        torch._foreach_add_(decayed, grads)
+        buffers = (
+            self._sgd(parameters, decayed)
+            if optimizer == "sgd"
+            else getattr(self, f"_{optimizer}")(parameters, decayed)
+        )
+        rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
+        torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
+        self.trace = Trace(parameters, buffers, rate, weight_decay)
+        return self.trace
+
+    def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
+        buffers = self._kept(self.buffers, parameters)
+        torch._foreach_mul_(buffers, self.momentum)
+        torch._foreach_add_(buffers, decayed)
+        return buffers
+
+    def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
+        """Kingma & Ba's step with β = (0.9, 0.999); a weight's bias correction counts the steps that it took part
+        in.
+        """
+        first, second = (self._kept(self.moments[f"adam/{name}"], parameters) for name in ("first", "second"))
+        steps = self._kept(self.moments["adam/steps"], parameters, scalar=True)
+        torch._foreach_add_(steps, 1.0)
+        torch._foreach_lerp_(first, decayed, 0.1)
+        torch._foreach_mul_(second, 0.999)
+        torch._foreach_addcmul_(second, decayed, decayed, 0.001)
+        return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
+
+    def _rmsprop(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
+        """As torch's RMSprop with α = 0.99, without momentum."""
+        second = self._kept(self.moments["rmsprop/second"], parameters)
+        torch._foreach_mul_(second, 0.99)
+        torch._foreach_addcmul_(second, decayed, decayed, 0.01)
+        return [g / (v.sqrt() + EPS) for g, v in zip(decayed, second)]
+
+    def _kept(self, kept: dict[str, Tensor], parameters: list[nn.Parameter], scalar: bool = False) -> list[Tensor]:
+        found = []
+        for parameter in parameters:
+            name = self.names[id(parameter)]
+            if name not in kept:
+                kept[name] = (
+                    parameter.new_zeros(())
+                    if scalar
+                    else torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                )
+            found.append(kept[name])
+        return found
+
+    @contextlib.contextmanager
+    def trial(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Iterator[None]:
+        """Within it the weights are AutoHAS's temporary weights W*, one step on; then weights and moments are exactly
+        as before.
+        """
+        names = {self.names[id(p)] for p in gradient.parameters}
+        tables = [self.buffers, *self.moments.values()]
+        with torch.no_grad():
+            weights = [p.detach().clone() for p in gradient.parameters]
+            kept = [{name: table[name].clone() for name in names & table.keys()} for table in tables]
+        trace = self.trace
+        self.step(gradient, lr, weight_decay, optimizer)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(gradient.parameters, weights)
+                for table, old in zip(tables, kept):
+                    for name in names & table.keys():
+                        if name in old:
+                            table[name].copy_(old[name])
+                        else:
+                            del table[name]
+            self.trace = trace
+
+    def state_dict(self) -> dict:
+        """Buffers and the last step's trace: the look-ahead hyper-gradient of that step is still to come."""
+        last = None
+        if self.trace is not None and all(
+            v is self.buffers.get(self.names[id(p)]) for p, v in zip(self.trace.parameters, self.trace.momentum)
+        ):
+            names = [self.names[id(p)] for p in self.trace.parameters]
+            last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
+        moments = {rule: dict(table) for rule, table in self.moments.items() if table}
+        return {"buffers": dict(self.buffers), "moments": moments, "trace": last}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.buffers = self._like(state["buffers"])
+        self.moments = {rule: self._like(state["moments"].get(rule, {})) for rule in self.moments}
+        self.trace = None
+        if (last := state["trace"]) is not None:
+            parameters = [self.named[name] for name in last["names"]]
+            buffers = [self.buffers[name] for name in last["names"]]
+            device = parameters[0].device
+            self.trace = Trace(parameters, buffers, last["lr"].to(device), last["weight_decay"].to(device))
+
+    def _like(self, stored: dict[str, Any]) -> dict[str, Tensor]:
+        def like(name: str, value: Tensor) -> Tensor:
+            parameter = self.named[name]
+            return (torch.empty_like(parameter) if value.shape == parameter.shape else parameter.new_zeros(())).copy_(
+                value
+            )
+
+        return {name: like(name, value) for name, value in stored.items()}

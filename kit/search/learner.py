@@ -1,0 +1,212 @@
+"""The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
+
+A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
+a missing one
+fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it. A concrete
+learner is final: to
+change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its random generator included, is in
+`state_dict()`: tensors, numbers, strings, lists and dicts only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kit.search import ranks as distributed
+
+
+def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random stream of its own for each purpose, so that one consumer's draws never shift another's."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class Learner(ABC):
+    """Base of everything that moves with the weights."""
+
+    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation
+    #: batch)
+    needs: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def variables(self) -> list[Tensor]:
+        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not
+        learn.
+        """
+
+    @abstractmethod
+    def sample(self, *args: Any) -> Any:
+        """What the next forward pass uses: transformations, a child, hyper-parameter values."""
+
+    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
+        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, the result of
+        `sample`.
+
+        Steps that average over several draws call this and `move`; empty: nothing to move by.
+        """
+        return []
+
+    def move(self, gradient: list[Tensor]) -> None:
+        """Take the step along `gradient`, as `estimate` gives it."""
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
+        mean removes.
+        """
+        self.move(distributed.mean(self.estimate(drawn, **signals)))
+
+    def derived(self, *args: Any) -> Any:
+        """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
+        return self.sample(*args)
+
+    def observe(self, *signals: Any) -> None:
+        """What is known before the weights' step: look-ahead learns from it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for the history, read once per epoch."""
+        return {}
+
+
+def average(estimates: list[list[Tensor]]) -> list[Tensor]:
+    """The mean of several estimates of the same learner."""
+    return distributed.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
+
+
+class Baseline:
+    """The moving average of rewards that a reward is compared with; it starts at the first reward."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+        self.value: float | None = None
+
+    def advantage(self, reward: float) -> float:
+        """reward − baseline, the baseline without this reward; then it takes the reward in."""
+        before = reward if self.value is None else self.value
+        self.value = self.factor * before + (1 - self.factor) * reward
+        return reward - before
+
+
+class Wrapper(Learner):
+    """A learner that passes everything on to another one except what it changes."""
+
+    def __init__(self, inner: Learner):
+        self.inner = inner
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.inner.needs
+
+    def variables(self) -> list[Tensor]:
+        return self.inner.variables()
+
+    def sample(self, *args: Any) -> Any:
+        return self.inner.sample(*args)
+
+    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
+        return self.inner.estimate(drawn, **signals)
+
+    def move(self, gradient: list[Tensor]) -> None:
+        self.inner.move(gradient)
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        self.inner.update(drawn, **signals)
+
+    def derived(self, *args: Any) -> Any:
+        return self.inner.derived(*args)
+
+    def observe(self, *signals: Any) -> None:
+        self.inner.observe(*signals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state["inner"])
+
+    def summary(self) -> dict[str, float]:
+        return self.inner.summary()
+
+    def __getattr__(self, name: str) -> Any:
+        # what a wrapper does not know is the wrapped learner's (a policy's `apply`, an architecture's `slots`)
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class Frozen(Wrapper):
+    """Goes on being sampled; learns no more."""
+
+    needs = frozenset()  # type: ignore[assignment]
+
+    def variables(self) -> list[Tensor]:
+        return []
+
+    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
+        return []
+
+    def move(self, gradient: list[Tensor]) -> None:
+        pass
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        pass
+
+    def observe(self, *signals: Any) -> None:
+        pass
+
+
+class Derived(Frozen):
+    """What an earlier stage found is used now (DAAS and AutoHAS retrain with it)."""
+
+    def sample(self, *args: Any) -> Any:
+        return self.inner.derived(*args)
+
+
+class WarmUp(Wrapper):
+    """Learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controller)."""
+
+    def __init__(self, inner: Learner, steps: int):
+        super().__init__(inner)
+        self.steps, self.passed = steps, 0
+
+    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
+        return [] if self.passed < self.steps else self.inner.estimate(drawn, **signals)
+
+    def move(self, gradient: list[Tensor]) -> None:
+        self.passed += 1
+        if self.passed > self.steps:
+            self.inner.move(gradient)
+
+    def update(self, drawn: Any, **signals: Any) -> None:
+        self.passed += 1
+        if self.passed > self.steps:
+            self.inner.update(drawn, **signals)
+
+    def observe(self, *signals: Any) -> None:
+        if self.passed > self.steps:
+            self.inner.observe(*signals)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.state_dict(), "passed": self.passed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state["inner"])
+        self.passed = state["passed"]
+
+
+def innermost(learner: Learner) -> Learner:
+    """The learner itself, whatever wraps it."""
+    while isinstance(learner, Wrapper):
+        learner = learner.inner
+    return learner
