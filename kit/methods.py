@@ -152,14 +152,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "clip": 5.0,
         "drop_path": 0.2,
         "auxiliary": 0.4,
-        "recover": "step",
-        "freeze_tol": 1e-3,
-        "tau_lr": 1e-5,
-        "hyper_lr": 1e-3,
-        "children": 10,
-        "arch_samples": 5,
-        "policies": 2,
-        "trials": 10,
         "fixed_augment": "flip-crop-cutout",
         "learned_augment": "pair-softmax",
         "learned_hyper": "fresh",
@@ -179,14 +171,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "clip": 5.0,
         "drop_path": 0.1,
         "auxiliary": 0.4,
-        "recover": "epoch",
-        "freeze_tol": 1e-2,
-        "tau_lr": 1e-2,
-        "hyper_lr": 1e-3,
-        "children": 4,
-        "arch_samples": 2,
-        "policies": 0,
-        "trials": 8,
         "fixed_augment": "flip-crop-cutout",
         "learned_augment": "pair-softmax",
         "learned_hyper": "lookahead",
@@ -208,55 +192,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "clip": 5.0,
         "drop_path": 0.0,
         "auxiliary": 0.0,
-        "recover": "epoch",
-        "freeze_tol": 1e-2,
-        "tau_lr": 3e-2,
-        "hyper_lr": 1e-2,
-        "children": 2,
-        "arch_samples": 1,
-        "policies": 0,
-        "trials": 4,
         "fixed_augment": "flip-crop",
         "learned_augment": "pair-softmax",
         "learned_hyper": "lookahead",
-    },
-}
-
-SNAS = {"temperature": 1.0, "last_temperature": 0.03}
-GDAS = {"temperature": 10.0, "last_temperature": 0.1}
-# What a learner or a space brings along in each preset, before the method's own values: their steps are on different
-# scales.
-# (field, name) → preset → values
-BRINGS: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = {
-    ("arch", "sparse-coding"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 1e-3}, "laptop": {"arch_lr": 3e-3}},
-    ("arch", "dsnas"): {"paper": {"arch_lr": 1e-3}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    ("arch", "snas"): {
-        "paper": {"arch_lr": 3e-4, **SNAS},
-        "server": {"arch_lr": 3e-3, **SNAS},
-        "laptop": {"arch_lr": 2e-2, **SNAS},
-    },
-    ("arch", "darts"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    # GDAS anneals from 10 to 0.1
-    ("arch", "gdas"): {
-        "paper": {"arch_lr": 3e-4, **GDAS},
-        "server": {"arch_lr": 3e-3, **GDAS},
-        "laptop": {"arch_lr": 2e-2, **GDAS},
-    },
-    ("arch", "daas"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    # AutoHAS chooses among 0.01, 0.02, 0.05 and 0.1
-    ("arch", "reinforce"): dict.fromkeys(("paper", "server", "laptop"), {"arch_lr": 0.05}),
-    ("hyper", "reinforce"): dict.fromkeys(("paper", "server", "laptop"), {"hyper_lr": 0.05}),
-    ("hyper", "hgd"): dict.fromkeys(("paper", "server", "laptop"), {"hyper_lr": 0.01}),
-    ("augment", "policy-gradient"): {"paper": {"tau_lr": 1e-3}, "server": {"tau_lr": 5e-3}, "laptop": {"tau_lr": 2e-2}},
-    ("space", "choice"): {
-        "paper": {"channels": 64, "cells": 20, "search_channels": 64, "lr": 0.5, "weight_decay": 4e-5},
-        "server": {"channels": 32, "cells": 20, "search_channels": 32},
-        "laptop": {"channels": 16, "cells": 6, "search_channels": 16},
-    },
-    ("space", "mobile"): {
-        "paper": {"channels": 32, "cells": 17, "search_channels": 32},
-        "server": {"channels": 32, "cells": 17, "search_channels": 32},
-        "laptop": {"channels": 8, "cells": 6, "search_channels": 8},
     },
 }
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.arch.base import ArchLearner, strongest_picks
-from kit.errors import KitError
-from kit.search.learner import Baseline
+from kit.arch.base import ArchLearner, RateOptions, Setting, TargetOptions, register, strongest_picks
+from kit.search.learner import Baseline, BaselineOptions
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 from kit.space.target import Target
@@ -31,6 +31,19 @@ class Logits(ArchLearner):
     limits: a child beyond them is not taken: it is drawn again, and after `TRIES` draws the one that stands is taken.
     """
 
+    Options: type[RateOptions] = RateOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Logits:
+        at.needs_choices(at.config.arch)
+        chosen = settings | cls.chosen(at)
+        return cls(at.slots, at.generator, at.limits, lr=at.config.arch_lr, device=at.device, **chosen)
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        """The keyword arguments of a concrete learner, from its options."""
+        return {}
+
     def __init__(
         self,
         slots: tuple[Slot, ...],
@@ -42,10 +55,6 @@ class Logits(ArchLearner):
         weight_decay: float = 1e-3,
         device: torch.device | str = "cpu",
     ):
-        if not slots:
-            raise KitError(
-                f"{type(self).__name__} needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
-            )
         self.slots, self.generator, self.limits, self.device = slots, generator, limits, torch.device(device)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
         self.valid = torch.arange(int(sizes.max())).unsqueeze(0) < sizes.unsqueeze(1)
@@ -218,6 +227,7 @@ class Categorical(Logits):
         return torch.autograd.grad(value, self.logits)[0]
 
 
+@register("dsnas", title="DSNAS", brings={"arch_lr": {"paper": 1e-3, "server": 3e-3, "laptop": 2e-2}})
 class Dsnas(Categorical):
     """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD
     2b).
@@ -226,6 +236,15 @@ class Dsnas(Categorical):
     (logits). target:
     the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no penalty.
     """
+
+    steers = True
+
+    class Options(TargetOptions):
+        fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        return {"margin": at.config.fix_margin, "target": at.target}
 
     def __init__(self, *args: Any, margin: float = 0.3, target: Target | None = None, **settings: Any):
         super().__init__(*args, **settings)
@@ -257,6 +276,8 @@ class Dsnas(Categorical):
         return taken - logits.scatter(1, picks, -torch.inf).max(1).values >= self.margin
 
 
+# AutoHAS chooses among the rates 0.01, 0.02, 0.05 and 0.1
+@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_lr": 0.05})
 class Reinforce(Categorical):
     """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation
     accuracy.
@@ -266,6 +287,14 @@ class Reinforce(Categorical):
     """
 
     needs = frozenset({"val"})
+    steers = True
+
+    class Options(TargetOptions, BaselineOptions):
+        pass
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        return {"baseline": at.config.reward_baseline, "target": at.target}
 
     def __init__(self, *args: Any, baseline: float = 0.95, target: Target | None = None, **settings: Any):
         super().__init__(*args, **settings)

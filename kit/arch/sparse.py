@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.arch.base import ArchLearner, strongest_picks
+from kit.arch.base import ArchLearner, RateOptions, Setting, register, strongest_picks
 from kit.arch.lasso import lasso
-from kit.errors import KitError
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 
 
+@register(
+    "sparse-coding",
+    title="Sparse coding (DHA, ISTA-NAS)",
+    brings={
+        "arch_lr": {"paper": 3e-4, "server": 1e-3, "laptop": 3e-3},
+        "recover": {"paper": "step"},
+        "freeze_tol": {"paper": 1e-3},
+    },
+)
 class SparseCoding(ArchLearner):
     """α is never trained: each slot keeps a short dense b that is, and α is the sparse vector that b compresses.
 
@@ -22,6 +33,20 @@ class SparseCoding(ArchLearner):
     beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one
     and recovered in one batched LASSO.
     """
+
+    weighs = True
+
+    class Options(RateOptions):
+        recover: Literal["step", "epoch"] = Field("epoch", description="when α is recovered from b")
+        freeze_tol: float = Field(1e-2, ge=0, description="a node freezes when its α moves less than this in an epoch")
+        lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> SparseCoding:
+        at.needs_choices("sparse-coding")
+        c = at.config
+        own = {"lr": c.arch_lr, "lam": c.lam, "recover": c.recover, "freeze_tol": c.freeze_tol}
+        return cls(at.slots, at.generator, at.limits, device=at.device, **own, **settings)
 
     def __init__(
         self,
@@ -37,10 +62,6 @@ class SparseCoding(ArchLearner):
         freeze_tol: float = 1e-3,
         device: torch.device | str = "cpu",
     ):
-        if not slots:
-            raise KitError(
-                "sparse coding needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
-            )
         self.slots, self.lam, self.recover, self.freeze_tol, self.limits = slots, lam, recover, freeze_tol, limits
         sizes = [len(slot.candidates) for slot in slots]
         self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)

@@ -5,16 +5,18 @@ section 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kit.hyper.base import Searched, Values
-from kit.hyper.bases import Basis
+from kit.hyper.base import BasesOptions, RateOptions, Searched, Setting, Values, register
+from kit.hyper.bases import Basis, read_bases
 from kit.search.grads import Trace
-from kit.search.learner import Baseline
+from kit.search.learner import Baseline, BaselineOptions
 
 
+@register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
 class Controller(Searched):
     """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights
     that this step gives.
@@ -25,6 +27,15 @@ class Controller(Searched):
     """
 
     needs = frozenset({"val"})
+
+    class Options(RateOptions, BasesOptions, BaselineOptions):
+        pass
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Controller:
+        c = at.config
+        own = {"step": c.hyper_lr, "baseline": c.reward_baseline, "device": at.device}
+        return cls(at.lr, at.weight_decay, read_bases(c.hyper_space), at.generator, **own, **settings)
 
     def __init__(
         self,

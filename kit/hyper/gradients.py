@@ -7,18 +7,30 @@ A hyper-gradient learner differs from another only in where its outer gradient g
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kit.hyper.base import HyperLearner
-from kit.search import ranks as distributed
+from kit.hyper.base import HyperLearner, RateOptions, Setting, register
+from kit.search import ranks
 from kit.search.grads import Gradient, Trace
 
 NEUMANN_TERMS = 5
+RATE = {"hyper_lr": {"paper": 1e-3, "server": 1e-3, "laptop": 1e-2}}
 
 
-class HyperGradient(HyperLearner):
+class Stepping(HyperLearner):
+    """A learner with a step size of its own."""
+
+    Options = RateOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> HyperLearner:
+        return super().build(at, step=at.config.hyper_lr, **settings)
+
+
+class HyperGradient(Stepping):
     """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
 
     The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from
@@ -43,7 +55,7 @@ class HyperGradient(HyperLearner):
         by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
         grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
-        (self.log.grad,) = distributed.mean([grad])
+        (self.log.grad,) = ranks.mean([grad])
         self.adam.step()
 
     def state_dict(self) -> dict:
@@ -56,12 +68,14 @@ class HyperGradient(HyperLearner):
         self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
 
 
+@register("fresh", title="Hyper-gradient on a fresh training batch", brings=RATE)
 class Fresh(HyperGradient):
     """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
 
     needs = frozenset({"fresh"})
 
 
+@register("validation", title="Hyper-gradient on a validation batch", brings=RATE)
 class Validation(HyperGradient):
     """DiffAutoML: g' on a validation batch."""
 
@@ -69,6 +83,7 @@ class Validation(HyperGradient):
     source = "val"
 
 
+@register("lookahead", title="Hyper-gradient of the next step's own gradient", brings=RATE)
 class LookAhead(HyperGradient):
     """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its
     gradient.
@@ -85,7 +100,8 @@ class LookAhead(HyperGradient):
         """Nothing yet: this step's hyper-gradient is taken by the next one's `observe`."""
 
 
-class Hgd(HyperLearner):
+@register("hgd", title="Hypergradient descent of the learning rate", brings={"hyper_lr": 0.01})
+class Hgd(Stepping):
     """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
 
     −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step
@@ -110,7 +126,7 @@ class Hgd(HyperLearner):
             sum((a * b).sum() for a, b in terms)
             for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs])
         )
-        (cosine,) = distributed.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
+        (cosine,) = ranks.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
         self.log[0] += self.step * cosine.to(self.log.dtype)
 
     def state_dict(self) -> dict:
@@ -121,6 +137,7 @@ class Hgd(HyperLearner):
             self.log.copy_(state["log"])
 
 
+@register("ift", title="Implicit differentiation of the weight decay", brings=RATE)
 class Ift(HyperGradient):
     """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
     wd/2 ‖θ‖²,
@@ -148,7 +165,7 @@ class Ift(HyperGradient):
         by_decay = implicit_gradient(
             gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v)
         )
-        (self.log.grad,) = distributed.mean(
+        (self.log.grad,) = ranks.mean(
             [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
         )
         self.adam.step()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kit.search import ranks as distributed
+from kit.search import ranks
 from kit.space.network import Child, Network
 
 # Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
@@ -65,11 +65,24 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
-    grads = distributed.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
+    grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
     theta, rest = grads[: len(parameters)], iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
     used = [(p, g) for p, g in zip(parameters, theta) if g is not None]
     return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
+
+
+def of_all(losses: Tensor) -> Tensor:
+    """The whole batch's per-sample losses [N], detached, from this rank's share of them."""
+    return ranks.gather(losses.detach())
+
+
+def gathered(losses: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the whole batch: per-sample losses [N], detached, and how many predictions were right (0-dim)."""
+    losses = losses.detach()
+    if ranks.count() > 1:
+        losses, right = ranks.gather(torch.stack([losses, right.to(losses.dtype)], dim=1)).unbind(1)
+    return losses, right.sum()
 
 
 @contextlib.contextmanager
@@ -97,7 +110,8 @@ class _Losses(nn.Module):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for every image: one forward-mode derivative d/dε ℓ_k(θ + ε v) at 0 (METHOD section 1). Float [n].
+    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [N], of the whole
+    batch.
 
     direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
     alone.
@@ -113,18 +127,18 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
         # torch's own forward-mode rules still go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-        return torch.func.jvp(losses, (primals,), (tangents,))[1]
+        return ranks.gather(torch.func.jvp(losses, (primals,), (tangents,))[1])
 
 
 def curvature(
-    net: Network, x: Tensor, y: Tensor, child: Child, parameters: list[nn.Parameter], v: list[Tensor]
+    net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
 ) -> list[Tensor]:
     """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
     with net.still_statistics(child.picks):
-        loss = net.losses(x, y, child.still())[0].mean()
+        loss = net.losses(*batch, child.still())[0].mean()
     first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
-    return distributed.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
+    return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
 
 
 @dataclass

@@ -15,9 +15,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.search import ranks as distributed
+from kit.registry import Options
+from kit.search import ranks
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -58,7 +60,7 @@ class Learner(ABC):
         """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
         mean removes.
         """
-        self.move(distributed.mean(self.estimate(drawn, **signals)))
+        self.move(ranks.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
         """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
@@ -81,7 +83,13 @@ class Learner(ABC):
 
 def average(estimates: list[list[Tensor]]) -> list[Tensor]:
     """The mean of several estimates of the same learner."""
-    return distributed.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
+    return ranks.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
+
+
+class BaselineOptions(Options):
+    reward_baseline: float = Field(
+        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
+    )
 
 
 class Baseline:

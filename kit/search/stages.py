@@ -11,7 +11,7 @@ from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import ranks as distributed
+from kit.search import ranks
 from kit.search.learner import generator
 
 
@@ -20,11 +20,11 @@ def needs(config: Config, index: int) -> frozenset[str]:
     stage = config.stages[index]
     found = frozenset({"val"}) if stage.step == "bi-level" else frozenset()
     if stage.search:
-        found |= ARCH[config.arch].kind.needs
+        found |= ARCH[config.arch].make.needs
     if stage.augment == "learn":
-        found |= AUGMENT[config.augment].kind.needs
+        found |= AUGMENT[config.augment].make.needs
     if stage.hyper == "learn":
-        found |= HYPER[config.hyper].kind.needs
+        found |= HYPER[config.hyper].make.needs
     return found
 
 
@@ -79,7 +79,7 @@ class StageData:
             batches["fresh"] = Batches(train, config.batch_size, generator(config.seed, f"batches/fresh{purpose}"))
         if "val" in read:
             size = min(config.batch_size, len(sets.val))
-            distributed.check(size, "the validation batch's size")
+            ranks.check(size, "the validation batch's size")
             batches["val"] = Batches(sets.val, size, generator(config.seed, f"batches/val{purpose}"))
         return cls(hold_out, train, batches)
 
