@@ -530,7 +530,7 @@ def test_a_given_genotype_that_is_none_is_refused(tmp_path, harm, micro):
     (tmp_path / "genotype.json").write_text(json.dumps(kit.space.GENOTYPES["darts-v2"]))
     bad.HARMS[harm](tmp_path / "genotype.json")
     net = kit.space.build("cell", 10, (1, 8, 8), channels=2, cells=3, reductions=2)
-    refused(lambda: net.picks_of(kit.compose.read_genotype(str(tmp_path / "genotype.json"))), "genotype")
+    refused(lambda: net.picks_of(build.read_genotype(kit.Config(genotype=str(tmp_path / "genotype.json")))), "genotype")
 
 
 # ---------------------------------------------------------------- how many

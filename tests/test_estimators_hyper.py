@@ -20,11 +20,12 @@ from kit import data
 from kit.errors import KitError
 from kit.hyper import Basis, Controller, Hgd, Trials, read_bases
 from kit.hyper.gradients import implicit_gradient
-from kit.search import build as compose
+from kit.search import build
 from kit.search import grads
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import Baseline, WarmUp, generator
-from kit.search.step import STEPS, Samples, _beta, mixed
+from kit.search.signals import mixed
+from kit.search.step import STEPS, Learners
 from kit.space import Child
 
 BASES = {
@@ -116,10 +117,10 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     micro: str, monkeypatch: pytest.MonkeyPatch
 ):
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
-    monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
+    monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
-    parts = compose.compose(config, 0, sets, torch.device("cpu"), data.normalization(sets.train), steps=10)
+    parts = build.compose(build.Plan(config, 0, sets, torch.device("cpu"), steps=10))
     assert isinstance(parts.arch, WarmUp) and isinstance(parts.hyper, WarmUp) and parts.hyper.steps == 3
     batches = {
         name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))
@@ -128,7 +129,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     moved = []
     for _ in range(6):
         before = [v.detach().clone() for v in (*parts.arch.variables(), *parts.hyper.variables())]
-        STEPS["reward"](parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
+        STEPS["reward"].make(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
         moved.append(
             [bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)]
         )
@@ -190,7 +191,7 @@ def test_curvature_is_the_hessian_of_the_mean_loss_times_a_vector():
     ]
     hessian = torch.stack(rows)
     torch.testing.assert_close(hessian, hessian.T)
-    found = grads.curvature(net, x, y, Child(()), parameters, v)
+    found = grads.curvature(net, (x, y), Child(()), parameters, v)
     torch.testing.assert_close(
         torch.cat([f.flatten() for f in found]), hessian @ torch.cat([d.flatten() for d in v]), rtol=1e-10, atol=1e-12
     )
@@ -209,7 +210,7 @@ def test_curvature_through_batch_norm_is_the_slope_of_the_gradient(where: str):
         [normal(*p.shape, seed=i) for i, p in enumerate(parameters)],
         {k: b.clone() for k, b in net.named_buffers()},
     )
-    found = grads.curvature(net, x, y, Child(child.picks, gates, unit=True), parameters, v)
+    found = grads.curvature(net, (x, y), Child(child.picks, gates, unit=True), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
         with grads.ahead(Gradient(parameters, v), -h), net.still_statistics(child.picks):

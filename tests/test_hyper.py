@@ -15,7 +15,7 @@ from kit.arch import random_picks
 from kit.hyper import Values, build
 from kit.search import grads
 from kit.search.grads import Gradient, Momentum, Trace
-from kit.search.step import outer_gradient
+from kit.search.signals import outer_gradient
 from kit.space import Child
 from kit.space.limits import Limits
 

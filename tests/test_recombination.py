@@ -17,9 +17,9 @@ from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import build as compose
+from kit.search import build
 from kit.search.learner import generator
-from kit.search.step import STEPS, Samples
+from kit.search.step import STEPS, Learners, Samples
 from kit.space import SEARCHABLE
 
 ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
@@ -67,8 +67,8 @@ class Scene:
             for name, part in (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))
         }
 
-    def _parts(self) -> compose.Parts:
-        parts = compose.compose(self.config, 0, self.sets, torch.device("cpu"), data.normalization(self.sets.train))
+    def _parts(self) -> build.Parts:
+        parts = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
         parts.net.train()
         return parts
 
@@ -79,7 +79,7 @@ class Scene:
         ]
 
 
-def variables(parts: compose.Parts) -> dict[str, list[torch.Tensor]]:
+def variables(parts: build.Parts) -> dict[str, list[torch.Tensor]]:
     return {
         name: [v.detach().clone() for v in getattr(parts, name).variables()] for name in ("arch", "augment", "hyper")
     }
@@ -90,7 +90,7 @@ def test_a_pair_steps_moves_and_resumes(chosen: dict[str, str], micro: str, monk
     # an untrained network's accuracy may be the same twice, and a reward that does not differ from its baseline moves
     # nothing
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
-    monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
+    monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     try:
         scene = Scene(chosen)
     except KitError as error:

@@ -31,7 +31,7 @@ from kit.augment import Basics
 from kit.augment.fixed import NoOps
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.step import STEPS, Samples
+from kit.search.step import STEPS, Learners, Samples
 from kit.space.limits import Limits
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws
