@@ -39,6 +39,12 @@ class Setting:
     target: Target | None = None
     steps: int = 0
 
+    @property
+    def lr(self) -> float:
+        """The learner's step size: given, or so that it covers its reach in the stage's steps."""
+        given = self.config.arch_lr
+        return given if given is not None else self.config.arch_reach / max(1, self.steps)
+
     def needs_choices(self, name: str) -> None:
         """Raises KitError where there is nothing to choose."""
         if not self.slots:
@@ -48,7 +54,10 @@ class Setting:
 
 
 class RateOptions(registry.Options):
-    arch_lr: float = Field(1e-3, gt=0, description="Adam on b, or on the logits of α")
+    arch_reach: float = Field(
+        6.0, gt=0, description="how far Adam can move b, or a logit of α, over the search stage: its rate × its steps"
+    )
+    arch_lr: float | None = Field(None, gt=0, description="Adam's rate on b or the logits; None: from arch_reach")
 
 
 class TargetOptions(RateOptions):

@@ -37,7 +37,7 @@ class Logits(ArchLearner):
     def build(cls, at: Setting, **settings: Any) -> Logits:
         at.needs_choices(at.config.arch)
         chosen = settings | cls.chosen(at)
-        return cls(at.slots, at.generator, at.limits, lr=at.config.arch_lr, device=at.device, **chosen)
+        return cls(at.slots, at.generator, at.limits, lr=at.lr, device=at.device, **chosen)
 
     @classmethod
     def chosen(cls, at: Setting) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Categorical(Logits):
         return torch.autograd.grad(value, self.logits)[0]
 
 
-@register("dsnas", title="DSNAS", brings={"arch_lr": {"paper": 1e-3, "server": 3e-3, "laptop": 2e-2}})
+@register("dsnas", title="DSNAS", brings={"arch_reach": 6.0})
 class Dsnas(Categorical):
     """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD
     2b).
@@ -276,8 +276,7 @@ class Dsnas(Categorical):
         return taken - logits.scatter(1, picks, -torch.inf).max(1).values >= self.margin
 
 
-# AutoHAS chooses among the rates 0.01, 0.02, 0.05 and 0.1
-@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_lr": 0.05})
+@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0})
 class Reinforce(Categorical):
     """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation
     accuracy.

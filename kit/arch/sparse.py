@@ -20,7 +20,7 @@ WIDTH = 7  # m, the length of the compressed b: as many as there are operations 
     "sparse-coding",
     title="Sparse coding (DHA, ISTA-NAS)",
     brings={
-        "arch_lr": {"paper": 3e-4, "server": 1e-3, "laptop": 3e-3},
+        "arch_reach": {"paper": 94.0, "server": 10.0, "laptop": 3.0},
         "recover": {"paper": "step"},
         "freeze_tol": {"paper": 1e-3},
     },
@@ -39,13 +39,14 @@ class SparseCoding(ArchLearner):
     class Options(RateOptions):
         recover: Literal["step", "epoch"] = Field("epoch", description="when α is recovered from b")
         freeze_tol: float = Field(1e-2, ge=0, description="a node freezes when its α moves less than this in an epoch")
+        b_std: float = Field(1e-3, gt=0, description="of b at the start (the public ISTA-NAS code: 1e-3)")
         lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
 
     @classmethod
     def build(cls, at: Setting, **settings: Any) -> SparseCoding:
         at.needs_choices("sparse-coding")
         c = at.config
-        own = {"lr": c.arch_lr, "lam": c.lam, "recover": c.recover, "freeze_tol": c.freeze_tol}
+        own = {"lr": at.lr, "std": c.b_std, "lam": c.lam, "recover": c.recover, "freeze_tol": c.freeze_tol}
         return cls(at.slots, at.generator, at.limits, device=at.device, **own, **settings)
 
     def __init__(
@@ -58,6 +59,7 @@ class SparseCoding(ArchLearner):
         betas: tuple[float, float] = (0.5, 0.999),
         weight_decay: float = 1e-3,
         lam: float = 1e-5,
+        std: float = 1e-3,
         recover: str = "step",
         freeze_tol: float = 1e-3,
         device: torch.device | str = "cpu",
@@ -66,7 +68,7 @@ class SparseCoding(ArchLearner):
         sizes = [len(slot.candidates) for slot in slots]
         self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
         A = torch.randn(len(slots), WIDTH, max(sizes), generator=generator, dtype=torch.float64)
-        b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5)
+        b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).mul_(std)
         self.device = torch.device(device)
         # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α
         # = 0

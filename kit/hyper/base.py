@@ -22,7 +22,7 @@ register = HYPER.register
 @dataclass(frozen=True)
 class Setting:
     """What a learner is built from: the starting values, the run's configuration with the learner's options, its random
-    stream, and the steps that it has, at most."""
+    stream, and the steps until the weights start anew or the run ends."""
 
     lr: float
     weight_decay: float
@@ -33,7 +33,11 @@ class Setting:
 
 
 class RateOptions(registry.Options):
-    hyper_lr: float = Field(1e-3, gt=0, description="Adam on log η, or on the controller")
+    hyper_lr: float | None = Field(
+        None,
+        gt=0,
+        description="Adam on log η, or on the controller; None: so that hyper_reach is covered in half the run",
+    )
 
 
 class BasesOptions(registry.Options):

@@ -6,10 +6,12 @@ A hyper-gradient learner differs from another only in where its outer gradient g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit.hyper.base import HyperLearner, RateOptions, Setting, register
@@ -17,20 +19,56 @@ from kit.search import ranks
 from kit.search.grads import Gradient, Trace
 
 NEUMANN_TERMS = 5
-RATE = {"hyper_lr": {"paper": 1e-3, "server": 1e-3, "laptop": 1e-2}}
 
 
-class Stepping(HyperLearner):
-    """A learner with a step size of its own."""
+class ReachOptions(RateOptions):
+    hyper_reach: float = Field(
+        4.0,
+        gt=1,
+        description="how many times up or down a hyper-gradient may take the learning rate and the weight decay",
+    )
 
-    Options = RateOptions
+
+class Bounded(HyperLearner):
+    """A learner of log η by steps of its own size, within `reach` times up or down from where it starts.
+
+    A one-step hyper-gradient tends to find a smaller step better (short-horizon bias; Wu et al. 2018); the bound says
+    how far it may follow that.
+    """
+
+    Options = ReachOptions
 
     @classmethod
     def build(cls, at: Setting, **settings: Any) -> HyperLearner:
-        return super().build(at, step=at.config.hyper_lr, **settings)
+        reach, step = at.config.hyper_reach, at.config.hyper_lr
+        if step is None:
+            step = 2 * math.log(reach) / max(1, at.steps)
+        return super().build(at, step=step, reach=reach, **settings)
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        *,
+        step: float,
+        reach: float = math.inf,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(lr, weight_decay, device)
+        self.step = step
+        self.low, self.high = self.log - math.log(reach), self.log + math.log(reach)
+        self.log.requires_grad_()
+
+    def variables(self) -> list[Tensor]:
+        return [self.log]
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Put η back to the border that it has crossed."""
+        self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
 
 
-class HyperGradient(Stepping):
+class HyperGradient(Bounded):
     """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
 
     The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from
@@ -39,13 +77,9 @@ class HyperGradient(Stepping):
 
     source = "fresh"
 
-    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
-        super().__init__(lr, weight_decay, device)
-        self.log.requires_grad_()
-        self.adam = torch.optim.Adam([self.log], lr=step)
-
-    def variables(self) -> list[Tensor]:
-        return [self.log]
+    def __init__(self, *start: float, **settings: Any):
+        super().__init__(*start, **settings)
+        self.adam = torch.optim.Adam([self.log], lr=self.step)
 
     def update(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> None:
         gradient = outer(self.source)
@@ -57,6 +91,7 @@ class HyperGradient(Stepping):
         grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
         (self.log.grad,) = ranks.mean([grad])
         self.adam.step()
+        self.bound()
 
     def state_dict(self) -> dict:
         return {"log": self.log.detach(), "adam": self.adam.state_dict()["state"]}
@@ -68,14 +103,14 @@ class HyperGradient(Stepping):
         self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
 
 
-@register("fresh", title="Hyper-gradient on a fresh training batch", brings=RATE)
+@register("fresh", title="Hyper-gradient on a fresh training batch")
 class Fresh(HyperGradient):
     """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
 
     needs = frozenset({"fresh"})
 
 
-@register("validation", title="Hyper-gradient on a validation batch", brings=RATE)
+@register("validation", title="Hyper-gradient on a validation batch")
 class Validation(HyperGradient):
     """DiffAutoML: g' on a validation batch."""
 
@@ -83,7 +118,7 @@ class Validation(HyperGradient):
     source = "val"
 
 
-@register("lookahead", title="Hyper-gradient of the next step's own gradient", brings=RATE)
+@register("lookahead", title="Hyper-gradient of the next step's own gradient")
 class LookAhead(HyperGradient):
     """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its
     gradient.
@@ -101,20 +136,12 @@ class LookAhead(HyperGradient):
 
 
 @register("hgd", title="Hypergradient descent of the learning rate", brings={"hyper_lr": 0.01})
-class Hgd(Stepping):
+class Hgd(Bounded):
     """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
 
     −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step
     · cos(g', v')).
     """
-
-    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
-        super().__init__(lr, weight_decay, device)
-        self.log.requires_grad_()
-        self.step = step
-
-    def variables(self) -> list[Tensor]:
-        return [self.log]
 
     @torch.no_grad()
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
@@ -128,6 +155,7 @@ class Hgd(Stepping):
         )
         (cosine,) = ranks.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
         self.log[0] += self.step * cosine.to(self.log.dtype)
+        self.bound()
 
     def state_dict(self) -> dict:
         return {"log": self.log.detach()}
@@ -137,7 +165,7 @@ class Hgd(Stepping):
             self.log.copy_(state["log"])
 
 
-@register("ift", title="Implicit differentiation of the weight decay", brings=RATE)
+@register("ift", title="Implicit differentiation of the weight decay")
 class Ift(HyperGradient):
     """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
     wd/2 ‖θ‖²,
@@ -169,6 +197,7 @@ class Ift(HyperGradient):
             [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
         )
         self.adam.step()
+        self.bound()
 
 
 def implicit_gradient(

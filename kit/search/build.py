@@ -114,7 +114,7 @@ class Plan:
     """What the parts of one stage are built from.
 
     index: of the stage in config.stages. folder: the run's, which keeps the latency table if there is a limit on it;
-    None keeps none. steps: of the stage, at most.
+    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part of.
     """
 
     config: Config
@@ -123,6 +123,7 @@ class Plan:
     device: torch.device
     folder: Path | None = None
     steps: int = 0
+    horizon: int = 0
 
     @property
     def stage(self) -> Stage:
@@ -215,7 +216,7 @@ def _policy(plan: Plan) -> Policy:
 def _hyper(plan: Plan) -> HyperLearner:
     config, stage = plan.config, plan.stage
     part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
-    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.steps)
+    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.horizon)
     learner = part.make.build(at, **part.settings)
     return DerivedHyper(learner) if stage.hyper == "derived" else learner
 

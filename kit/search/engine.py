@@ -22,7 +22,7 @@ from kit.search import build, ranks
 from kit.search import progress as reporting
 from kit.search.evaluate import score, write_failure, write_results
 from kit.search.progress import Progress
-from kit.search.stages import StageData, holds_out, horizon, schedule_of
+from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
 from kit.space import Picks, synced
 
@@ -198,8 +198,9 @@ class Search:
             self.began = self.epoch  # the epoch at which the schedule began
             self.data = StageData.of(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
-        steps = self.config.stage_epochs[index] * self.data.batches["train"].steps_per_epoch
-        plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps)
+        each = self.data.batches["train"].steps_per_epoch
+        steps, planned = (n * each for n in (self.config.stage_epochs[index], planned_epochs(self.config, index)))
+        plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
         self.parts = build.compose(plan, picks)
 
     def _next_stage(self, val_accuracy: float | None) -> None:

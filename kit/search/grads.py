@@ -72,11 +72,6 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
 
 
-def of_all(losses: Tensor) -> Tensor:
-    """The whole batch's per-sample losses [N], detached, from this rank's share of them."""
-    return ranks.gather(losses.detach())
-
-
 def gathered(losses: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Of the whole batch: per-sample losses [N], detached, and how many predictions were right (0-dim)."""
     losses = losses.detach()
@@ -110,8 +105,8 @@ class _Losses(nn.Module):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [N], of the whole
-    batch.
+    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [n], of
+    this rank's images.
 
     direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
     alone.
@@ -127,7 +122,7 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
         # torch's own forward-mode rules still go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-        return ranks.gather(torch.func.jvp(losses, (primals,), (tangents,))[1])
+        return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
 def curvature(

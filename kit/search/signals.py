@@ -42,7 +42,7 @@ def held_gradient(net: Network, held: Batch, child: Child) -> Gradient:
 
 
 def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k θ' = θ − lr · gradient (DAAS eq. 13): float [N]."""
+    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
     with grads.ahead(gradient, lr):
         outer = held_gradient(net, next(batches["val"]), child.still())
     return grads.directional(net, *augmented, child, outer)

@@ -84,14 +84,16 @@ class StageData:
         return cls(hold_out, train, batches)
 
 
+def planned_epochs(config: Config, index: int) -> int:
+    """Epochs of the stages that share this one's schedule, if each takes as long as it may."""
+    return sum(config.stage_epochs[i] for i in schedule_of(config, index))
+
+
 def horizon(config: Config, index: int, began: int) -> int:
-    """Epochs of the learning-rate schedule that began after `began` epochs: up to the next restart, or to the end of
-    the run.
-    """
-    group = schedule_of(config, index)
-    if group.stop == len(config.stages):
-        return config.epochs - began
-    return sum(config.stage_epochs[i] for i in group)
+    """Epochs of the learning-rate schedule that began after `began` epochs: up to the next restart, or to the end of the
+    run, which comes later where an earlier stage ended early."""
+    last = schedule_of(config, index).stop == len(config.stages)
+    return config.epochs - began if last else planned_epochs(config, index)
 
 
 def subset(train: ImageSet, n: int | None) -> ImageSet:

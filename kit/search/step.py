@@ -73,17 +73,17 @@ def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum,
     x = augment.apply(x, draw)
     losses, predicted = net.losses(*signals.mixed(x, y, net), child)
     gradient = grads.backward(losses.mean(), net, child)
-    losses, correct = grads.gathered(losses, predicted == y)
+    batch_losses, correct = grads.gathered(losses, predicted == y)
     hyper.observe(sgd.trace, gradient)  # look-ahead: this gradient closes the step before
     values = hyper.sample(schedule)
     rewards = lambda: signals.alignment(net, batches, (x, y), child, gradient, values.lr)
-    augment.update(draw, losses=losses, rewards=rewards)  # line 6, eq. 2
+    augment.update(draw, losses=losses.detach(), rewards=rewards)  # line 6, eq. 2
     trace = sgd.step(gradient, *values)  # line 7, eq. 3
     reward = functools.cache(lambda: signals.accuracy(net, next(batches["val"]), child))
     arch.update(child, gates=gradient.gates, reward=reward)  # line 8, eq. 5–7
     outer, curvature = signals.outer_gradient(net, batches, augment, child), signals.curvature(net, x, y, child)
     hyper.update(trace, outer=outer, reward=reward, curvature=curvature)  # line 9, eq. 4
-    return Outcome(losses, correct, values)
+    return Outcome(batch_losses, correct, values)
 
 
 class TwoLevelOptions(registry.Options):
@@ -132,17 +132,17 @@ def bi_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, 
         passes.append((child, losses, predicted, grads.backward(losses.mean(), net, child)))
     gradient = Gradient.mean([g for *_, g in passes])  # eq. 14
     child, losses, predicted, own = passes[-1]
-    losses, correct = grads.gathered(losses, predicted == y)
+    batch_losses, correct = grads.gathered(losses, predicted == y)
     if samples.first_order:
         rewards = lambda: signals.alignment(net, batches, (x, y), child, own, lr)
-        augment.update(draw, losses=losses, rewards=rewards)
+        augment.update(draw, losses=losses.detach(), rewards=rewards)
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
     trace = sgd.step(gradient, *values)
     reward = functools.cache(lambda: signals.accuracy(net, next(batches["val"]), child))
     outer, curvature = signals.outer_gradient(net, batches, augment, child), signals.curvature(net, x, y, child)
     hyper.update(trace, outer=outer, reward=reward, curvature=curvature)
-    return Outcome(losses, correct, values)
+    return Outcome(batch_losses, correct, values)
 
 
 def _level_above(
@@ -187,7 +187,7 @@ def _one_policy(net: Network, train: Batch, child: Child, augment: Policy) -> _T
     with net.still_statistics(child.picks):
         losses, _ = net.losses(augmented, train[1], child.still())
     gradient = grads.backward(losses.mean(), net, child.still())
-    return _Try(draw, augmented, grads.of_all(losses), gradient)
+    return _Try(draw, augmented, losses.detach(), gradient)
 
 
 @STEPS.register("reward", title="Reward (AutoHAS)")
@@ -202,7 +202,7 @@ def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, sc
     x = augment.apply(x, draw)
     losses, predicted = net.losses(*signals.mixed(x, y, net), child)
     gradient = grads.backward(losses.mean(), net, child)
-    losses, correct = grads.gathered(losses, predicted == y)
+    batch_losses, correct = grads.gathered(losses, predicted == y)
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
 
@@ -213,7 +213,7 @@ def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, sc
 
     arch.update(child, gates=gradient.gates, reward=quality)
     rewards = lambda: signals.alignment(net, batches, (x, y), child, gradient, values.lr)
-    augment.update(draw, losses=losses, rewards=rewards)
+    augment.update(draw, losses=losses.detach(), rewards=rewards)
     trace = sgd.step(gradient, *values)
     hyper.update(
         trace,
@@ -222,7 +222,7 @@ def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, sc
         # the same step on the same batch gives W*: a quality that has been measured is not measured again
         reward=lambda: quality() if quality.cache_info().currsize else _measured(net, batches, child),
     )
-    return Outcome(losses, correct, values)
+    return Outcome(batch_losses, correct, values)
 
 
 def _measured(net: Network, batches: Batches, child: Child) -> float:
