@@ -58,27 +58,6 @@ AUGMENT: Mapping[str, Entry] = {
 }
 
 
-from pydantic import Field as _F  # noqa: E402
-from kit.registry import Options as _O, Registry as _R  # noqa: E402
-
-_OLD, AUGMENT = AUGMENT, _R("augmentation policy")
-
-
-class _Tau(_O):
-    tau_lr: float = _F(1e-2, ge=0, description="SGD on τ (Adam for policy-gradient)")
-
-
-for _n, _e in _OLD.items():
-    _c = type(_n, (), {"learns": _e.learns, "needs": _e.kind.needs, "Options": _Tau})
-    _c.__module__ = "kit.augment.x"
-    _l = (
-        {"paper": 1e-3, "server": 5e-3, "laptop": 2e-2}
-        if _n == "policy-gradient"
-        else {"paper": 1e-5, "server": 1e-2, "laptop": 3e-2}
-    )
-    AUGMENT.register(_n, brings={"tau_lr": _l})(_c)
-
-
 def build(
     name: str,
     generator: torch.Generator,
@@ -97,14 +76,14 @@ def build(
     colour. shared: see
     `Settings`.
     """
-    if name not in _OLD:
+    if name not in AUGMENT:
         raise errors.unknown("augmentation policy", name, AUGMENT)
     side, fill = (
         min(image),
         None if fill is None else fill.to(generator.device),
     )  # once: a copy in every step would wait for the device
-    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if _OLD[name].cutout else 0, fill=fill)
-    return _OLD[name].build(Settings(basics, generator, image, lr, shared))
+    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if AUGMENT[name].cutout else 0, fill=fill)
+    return AUGMENT[name].build(Settings(basics, generator, image, lr, shared))
 
 
 __all__ = [
