@@ -22,7 +22,7 @@ def needs(config: Config, index: int) -> frozenset[str]:
     if stage.search:
         found |= ARCH[config.arch].kind.needs
     if stage.augment == "learn":
-        found |= AUGMENT[config.augment].kind.needs
+        found |= AUGMENT[config.augment].make.needs
     if stage.hyper == "learn":
         found |= HYPER[config.hyper].kind.needs
     return found
