@@ -192,16 +192,6 @@ class Config(BaseModel):
             raise KitError(
                 f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps"
             )
-        hyper.read_bases(self.hyper_space)
-        if self.policy is not None and not augment.AUGMENT[self.augment].make.learns:
-            learned = ", ".join(name for name, entry in augment.AUGMENT.items() if entry.make.learns)
-            raise KitError(
-                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that run learned ({learned})"
-            )
-        if self.temperature < self.last_temperature:
-            raise KitError(
-                f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger"
-            )
 
     @property
     def composition(self) -> Method:

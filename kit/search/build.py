@@ -204,8 +204,9 @@ def _policy(plan: Plan) -> Policy:
         plan.sets.size,
         flip=plan.sets.flip,
         fill=fill,
-        lr=config.tau_lr,
-        shared=config.policies > 0,
+        channels=plan.sets.channels,
+        steps=plan.horizon,
+        config=config,
     )
     if config.policy is not None and stage.augment != "default":
         policy.adopt(read_policy(config.policy, config.augment, policy.ops))
