@@ -190,7 +190,8 @@ class Config(BaseModel):
         if self.policy is not None and not AUGMENT[self.augment].make.learns:
             learned = ", ".join(name for name, part in AUGMENT.items() if part.make.learns)
             raise KitError(
-                f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps"
+                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that "
+                f"run learned ({learned})"
             )
 
     @property

@@ -271,8 +271,8 @@ class LearnedPolicy(Policy):
     usual_ops: tuple[str, ...] = OPS  #: the paper's
 
     class Options(registry.Options):
-        tau_lr: float = Field(
-            1e-2, ge=0, description="step size of the augmentation policy τ (SGD; Adam for policy-gradient)"
+        tau_lr: float | None = Field(
+            None, ge=0, description="rate of τ (SGD; Adam for policy-gradient); None: so that it covers tau_reach"
         )
         operations: str | None = Field(
             None,
@@ -289,7 +289,12 @@ class LearnedPolicy(Policy):
     def build(cls, at: Setting, ops: tuple[str, ...] | None = None, **settings: Any) -> LearnedPolicy:
         options = at.options(cls)
         ops = cls.searched(options.operations, ops)
-        return cls(at.basics, at.generator, lr=options.tau_lr, ops=ops, **settings)
+        return cls(at.basics, at.generator, lr=options.tau_lr, ops=ops, **cls.chosen(at, options), **settings)
+
+    @classmethod
+    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
+        """More keyword arguments of a concrete policy, from its options."""
+        return {}
 
     @classmethod
     def searched(cls, operations: str | None, ops: tuple[str, ...] | None = None) -> tuple[str, ...]:
