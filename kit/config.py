@@ -138,7 +138,8 @@ class Config(BaseModel):
         before = len(self.stages) - 1
         if self.search_epochs > self.epochs:
             raise KitError(
-                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run"
+                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of "
+                "the run"
             )
         if self.stages[-1].restart and self.search_epochs == self.epochs:
             raise KitError(
@@ -157,23 +158,27 @@ class Config(BaseModel):
         if searches and not arch.searches:
             searching = ", ".join(name for name, part in ARCH.items() if part.make.searches)
             raise KitError(
-                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to train "
+                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to "
+                "train "
                 "one network use method='da+hpo' or 'plain'"
             )
         if not searches and arch.searches:
             raise KitError(
-                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or a "
+                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', "
+                "or a "
                 "method that searches, such as 'dha'"
             )
         if not space.searchable and self.arch != "given":
             choices = ", ".join(repr(name) for name, part in SPACES.items() if part.make.searchable)
             raise KitError(
-                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use one of the spaces "
+                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use one of the "
+                "spaces "
                 f"{choices}, or method='da+hpo' or 'plain' with this space"
             )
         if arch.weighs and not space.absorbs_gates:
             raise KitError(
-                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when they "
+                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when "
+                "they "
                 "are fixed (its blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'"
             )
         if arch.retrain and not self.stages[-1].restart:
@@ -224,8 +229,8 @@ class Config(BaseModel):
     def stored(cls, values: dict[str, Any]) -> Config:
         """A configuration as a run directory recorded it, validated like a given one.
 
-        Its data may lie elsewhere by now, so they are not looked for, and its plug-ins are not executed. Raises KitError
-        where they are needed and have not been loaded.
+        Its data may lie elsewhere by now, so they are not looked for, and its plug-ins are not executed. Raises
+        KitError where they are needed and have not been loaded.
         """
         with _as_stored():
             try:
@@ -235,8 +240,10 @@ class Config(BaseModel):
                 if not plugins:
                     raise
                 raise KitError(
-                    f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), which "
-                    f"opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first ({error})"
+                    f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), "
+                    "which "
+                    f"opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
+                    f"({error})"
                 ) from None
 
     def but(self, **changes: Any) -> Config:

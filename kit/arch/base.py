@@ -27,8 +27,8 @@ class Setting:
     """What a learner that searches is built from.
 
     slots: the supernet's decisions. generator: its own random stream. limits: what a child may cost. config: the run's
-    configuration, with the options of the learner. target: multiply-adds to steer to, None without. steps: of the search
-    stage, at most.
+    configuration, with the options of the learner. target: multiply-adds to steer to, None without. steps: of the
+    search stage, at most.
     """
 
     slots: tuple[Slot, ...]
@@ -68,7 +68,7 @@ class TargetOptions(RateOptions):
 
 
 class ArchLearner(Learner):
-    """Chooses children. `picks` is the architecture that stands now; `finished` says that it will not change any more."""
+    """Chooses children. `picks` is the architecture that stands now; `finished`: it will not change any more."""
 
     #: whether it searches, and so can be built from a `Setting` by `build`
     searches = True
@@ -159,8 +159,7 @@ class Given(ArchLearner):
 
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
     """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws find none, the
-    last one is repaired, its slots in random order."""
+    draws find none, the last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
             tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist()))
@@ -176,9 +175,8 @@ def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -
     search from.
 
     strength: [slots, widest] ≥ 0. Repaired greedily: of all swaps of one picked candidate, the one that lowers the
-    excess most per
-    strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was impossible (refused on
-    construction).
+    excess most per strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was
+    impossible (refused on construction).
     """
     picks = [
         sorted(row.argsort(descending=True, stable=True)[: slot.picks].tolist())

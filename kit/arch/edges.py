@@ -2,8 +2,7 @@
 section 2c).
 
 A slot's candidates are grouped by the edge that they read. A space without edges (choice blocks) is one group, so all
-of these work on
-it as well.
+of these work on it as well.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ RATE = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
 
 class Edges(Logits):
     """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the
-    slot's strongest
-    edges."""
+    slot's strongest edges."""
 
     def __init__(self, slots: tuple[Slot, ...], *args: Any, **settings: Any):
         edges = [sorted({edge for _, edge in slot.candidates}) for slot in slots]
@@ -104,7 +102,8 @@ class Annealed:
         super().check(config)
         if config.temperature < config.last_temperature:
             raise KitError(
-                f"temperature={config.temperature} falls to last_temperature={config.last_temperature}: give one that is "
+                f"temperature={config.temperature} falls to last_temperature={config.last_temperature}: give one that "
+                "is "
                 "not larger"
             )
 
@@ -119,8 +118,7 @@ class Annealed:
 @register("darts", title="DARTS", brings=RATE)
 class Darts(Edges):
     """DARTS: all candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole
-    supernet, and the
-    derived child has to be trained anew: the weights know the mixture."""
+    supernet, and the derived child has to be trained anew: the weights know the mixture."""
 
     retrain = True
 

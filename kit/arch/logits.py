@@ -233,8 +233,8 @@ class Dsnas(Categorical):
     2b).
 
     margin: a slot is fixed early once the best of what it would take leads the best of what it would not by so much
-    (logits). target:
-    the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no penalty.
+    (logits). target: the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no
+    penalty.
     """
 
     steers = True

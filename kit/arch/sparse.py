@@ -29,9 +29,8 @@ class SparseCoding(ArchLearner):
     """α is never trained: each slot keeps a short dense b that is, and α is the sparse vector that b compresses.
 
     recover: "step" (DHA's Algorithm 1) or "epoch" (ISTA-NAS). lam: λ of the LASSO; freeze_tol: of the freeze. limits:
-    children
-    beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one
-    and recovered in one batched LASSO.
+    children beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the
+    widest one and recovered in one batched LASSO.
     """
 
     weighs = True
@@ -120,8 +119,7 @@ class SparseCoding(ArchLearner):
         """Recover, freeze what has settled (everything when `last`), and return the slots frozen now.
 
         The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the
-        first step on, so
-        settling is judged over an epoch in both modes.
+        first step on, so settling is judged over an epoch in both modes.
         """
         self._recover()
         self.moved = (self.alpha - self.alpha_before).norm(dim=1)

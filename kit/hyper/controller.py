@@ -22,8 +22,7 @@ class Controller(Searched):
     that this step gives.
 
     Derived: the basis weighed by the probabilities (continuous), or the likeliest one (the optimizer). Hyper-parameters
-    without a basis
-    stay as configured. The controller lives on the CPU: its draws decide what the host launches.
+    without a basis stay as configured. The controller lives on the CPU: its draws decide what the host launches.
     """
 
     needs = frozenset({"val"})

@@ -171,8 +171,7 @@ class Ift(HyperGradient):
     wd/2 ‖θ‖²,
 
     ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with
-    the step's
-    learning rate. The learning rate has no such gradient and stays as it is.
+    the step's learning rate. The learning rate has no such gradient and stays as it is.
     """
 
     needs = frozenset({"val"})

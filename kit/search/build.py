@@ -56,7 +56,8 @@ class Parts:
             for tensor in tensors:
                 if owner.setdefault(id(tensor), letter) != letter:
                     raise KitError(
-                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; each trainable "
+                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
+                        "each trainable "
                         "tensor belongs to exactly one of θ, α, τ, η"
                     )
 
@@ -114,7 +115,8 @@ class Plan:
     """What the parts of one stage are built from.
 
     index: of the stage in config.stages. folder: the run's, which keeps the latency table if there is a limit on it;
-    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part of.
+    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part
+    of.
     """
 
     config: Config
@@ -265,7 +267,8 @@ def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
     found = store.read_json(path).get("policy", {})
     if found.get("name") != name or tuple(found.get("ops", ())) != tuple(ops):
         raise KitError(
-            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set augment={found.get('name')!r}"
+            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set "
+            f"augment={found.get('name')!r}"
         )
     return found
 

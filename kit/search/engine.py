@@ -38,9 +38,9 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """Run a configuration and return its finished run; a finished one is read, an interrupted one goes on where it was.
 
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
-    aside (renamed, nothing is deleted) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines.
-    Raises KitError before any training for what does not fit together, and when the loss is not finite (the last good
-    checkpoint stays).
+    aside (renamed, nothing is deleted) and starts anew. progress: see `kit.search.progress`; None chooses a bar or
+    lines. Raises KitError before any training for what does not fit together, and when the loss is not finite (the last
+    good checkpoint stays).
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     with ranks.joined(), contextlib.ExitStack() as held:

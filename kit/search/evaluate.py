@@ -36,8 +36,8 @@ class Score(NamedTuple):
 def score(search: Search, part: data.ImageSet) -> Score:
     """Of the current architecture on images that it does not train on.
 
-    While children change, the architecture's BatchNorm statistics are made anew first: its own have been collected under
-    other children.
+    While children change, the architecture's BatchNorm statistics are made anew first: its own have been collected
+    under other children.
     """
     net, child, device = search.parts.net, search.parts.arch.derived(), search.device
     if search.stage.search:

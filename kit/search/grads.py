@@ -1,8 +1,7 @@
 """Gradients and the weights' step: the only copy (METHOD section 3).
 
 The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
-parameters alone.
-What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
+parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from kit.search import ranks
 from kit.space.network import Child, Network
 
 # Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
-# serves all
-# three (0.05 for SGD is 0.001 for Adam).
+# serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
 
@@ -56,12 +54,10 @@ class Gradient:
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
-    over the batch; on
-    several ranks, over this one's share of it, and the gradients are the whole batch's.
+    over the batch; on several ranks, over this one's share of it, and the gradients are the whole batch's.
 
     Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
-    nor weight
-    decay moves them.
+    nor weight decay moves them.
     """
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
@@ -141,8 +137,7 @@ class Trace:
     """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
 
     lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
-    hold θ' until
-    the next step; θ itself is θ' + lr v'.
+    hold θ' until the next step; θ itself is θ' + lr v'.
     """
 
     parameters: list[nn.Parameter]
@@ -157,8 +152,7 @@ class Trace:
         `parameters`.
 
         flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
-        count, although
-        g' may have them (another child).
+        count, although g' may have them (another child).
         """
         if _same(parameters, self.parameters):
             velocity, theta, g = self.momentum, self.parameters, outer
@@ -186,8 +180,7 @@ class Momentum:
     """SGD with momentum on whatever parameters a step hands over, with gradient clipping by global norm (DARTS: 5).
 
     A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
-    take Adam or
-    RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
+    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
     """
 
     def __init__(self, network: Network, momentum: float, clip: float):

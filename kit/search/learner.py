@@ -1,11 +1,9 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
 A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
-a missing one
-fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it. A concrete
-learner is final: to
-change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its random generator included, is in
-`state_dict()`: tensors, numbers, strings, lists and dicts only.
+a missing one fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it.
+A concrete learner is final: to change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its
+random generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a learner may learn from beside the step's own gradient: each costs a pass, and is computed when it is asked for."""
+"""What a learner may learn from beside the step's own gradient. Each costs a pass, and is computed when asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Batches = dict[str, Iterator[Batch]]
 
 
 def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child) -> Callable[[str], Gradient]:
-    """g' = ∇_θ L(θ'; B') on the batch that an η learner names: "val" as it is, "fresh" augmented like the training batch.
+    """g' = ∇_θ L(θ'; B') on the batch that an η learner names: "val" as it is, "fresh" augmented like the training
+    batch.
 
     The child is the step's own, its gates constant; BatchNorm statistics are left alone.
     """
@@ -49,8 +50,8 @@ def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gr
 
 
 def accuracy(net: Network, held: Batch, child: Child) -> float:
-    """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that fit;
-    without dropout and drop-path."""
+    """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
+    fit; without dropout and drop-path."""
     dropped, net.drop_path, net.dropout = (net.drop_path, net.dropout), 0.0, 0.0
     with torch.no_grad(), net.still_statistics(child.picks):
         _, predicted = net.losses(*held, child.still())

@@ -42,12 +42,12 @@ def _read(config: Config, group: range) -> frozenset[str]:
 
 def holds_out(config: Config, index: int) -> bool:
     """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
-    else they are
-    trained on. Raises KitError where they are needed and hold_out is False."""
+    else they are trained on. Raises KitError where they are needed and hold_out is False."""
     read = "val" in _read(config, schedule_of(config, index))
     if read and config.hold_out is False:
         raise KitError(
-            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} reads validation "
+            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
+            "reads validation "
             "batches: leave hold_out out, or set it to True"
         )
     return read or bool(config.hold_out)
@@ -90,8 +90,8 @@ def planned_epochs(config: Config, index: int) -> int:
 
 
 def horizon(config: Config, index: int, began: int) -> int:
-    """Epochs of the learning-rate schedule that began after `began` epochs: up to the next restart, or to the end of the
-    run, which comes later where an earlier stage ended early."""
+    """Epochs of the learning-rate schedule that began after `began` epochs: up to the next restart, or to the end of
+    the run, which comes later where an earlier stage ended early."""
     last = schedule_of(config, index).stop == len(config.stages)
     return config.epochs - began if last else planned_epochs(config, index)
 

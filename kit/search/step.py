@@ -38,8 +38,8 @@ class Samples:
     """How often a two-level step draws.
 
     children: children that θ's gradient is the mean over (DAAS: n_w). arch: architectures for α's and τ's gradients
-    (n_arch). policies: draws of τ per architecture, each shared by the batch (n_aug); 0: one draw per image. first_order:
-    α's gradient is taken at θ itself (GDAS) and not one step ahead.
+    (n_arch). policies: draws of τ per architecture, each shared by the batch (n_aug); 0: one draw per image.
+    first_order: α's gradient is taken at θ itself (GDAS) and not one step ahead.
     """
 
     children: int = 1
@@ -192,8 +192,8 @@ def _one_policy(net: Network, train: Batch, child: Child, augment: Policy) -> _T
 
 @STEPS.register("reward", title="Reward (AutoHAS)")
 def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, schedule: float) -> Outcome:
-    """AutoHAS, Algorithm 1: the quality of a drawn (α, h) is the validation accuracy under the temporary weights that one
-    step with h gives; it moves the controllers, and then the weights take that step for real."""
+    """AutoHAS, Algorithm 1: the quality of a drawn (α, h) is the validation accuracy under the temporary weights that
+    one step with h gives; it moves the controllers, and then the weights take that step for real."""
     arch, augment, hyper = learners.arch, learners.augment, learners.hyper
     x, y = next(batches["train"])
     draw = augment.sample(len(x))
