@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kit.arch.base import ArchLearner, RateOptions, Setting, TargetOptions, register, strongest_picks
-from kit.search.learner import Baseline, BaselineOptions
+from kit.search.learner import Baseline, BaselineOptions, adam_state, load_adam_state
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 from kit.space.target import Target
@@ -144,7 +144,7 @@ class Logits(ArchLearner):
     def state_dict(self) -> dict:
         return {
             "variables": [v.detach() for v in self.variables()],
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
             "frozen": self.frozen,
             "fixed": [list(p) for p in self.fixed],
             "refused": self.refused,
@@ -155,8 +155,7 @@ class Logits(ArchLearner):
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
                 variable.copy_(value)
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
         self.frozen = state["frozen"].cpu().clone()
         self.fixed = [tuple(p) for p in state["fixed"]]
         self.refused = state["refused"]

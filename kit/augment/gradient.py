@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kit.augment.ops import ALL_OPS, DAAS_OPS
 from kit.augment.policy import Basics, Draw, LearnedPolicy, Setting, register
+from kit.search.learner import adam_state, load_adam_state
 
 IDENTITY = ALL_OPS.index("Identity")
 
@@ -125,7 +126,7 @@ class PolicyGradient(LearnedPolicy):
             **super().state_dict(),
             "variables": [v.detach() for v in self.variables()],
             "counts": self.counts,
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
         }
 
     @torch.no_grad()
@@ -134,8 +135,7 @@ class PolicyGradient(LearnedPolicy):
         for variable, value in zip(self.variables(), state["variables"]):
             variable.copy_(value)
         self.counts.copy_(state["counts"])
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
 
     # ---- for the history -------------------------------------------------------------------------
 

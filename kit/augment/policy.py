@@ -162,8 +162,9 @@ def fast_path() -> ModuleType | None:
 class Policy(Learner):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
-    A subclass says what is drawn for n images, in `draw`. One that learns sets `learns` and gives its variables' gradient
-    in `gradient` (or extends `LearnedPolicy`). cutout: whether its recipe has a cutout of half the image's side.
+    A subclass says what is drawn for n images, in `draw`. One that learns sets `learns` and gives its variables'
+    gradient in `gradient` (or extends `LearnedPolicy`). cutout: whether its recipe has a cutout of half the image's
+    side.
 
     Where several ranks search, a batch is split among them. `sample` and `derived` draw for the whole batch, from a
     generator that all ranks share, and give this rank's share; `estimate` gathers what the ranks measured. So `draw`

@@ -26,11 +26,11 @@ class PairSoftmax(LearnedPolicy):
 
     Every sample draws its own pair by Gumbel-max and its own two magnitudes. τ climbs the expected training loss.
 
-    form: "score", the score-function gradient with a leave-one-out baseline, which is unbiased; "paper", eq. 2 as printed,
-    −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. reach: how far from
-    uniform τ may go, as KL divergence in nats; it never goes farther. steps: in which it can go there. lr: given, τ moves
-    by plain SGD with momentum and weight decay (as DHA prints it) instead of steps of equal length. entropy: weight of
-    the entropy of p, in the unit of the loss. ops: names of operations; K = len(ops).
+    form: "score", the score-function gradient with a leave-one-out baseline, which is unbiased; "paper", eq. 2 as
+    printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. reach: how
+    far from uniform τ may go, as KL divergence in nats; it never goes farther. steps: in which it can go there. lr:
+    given, τ moves by plain SGD with momentum and weight decay (as DHA prints it) instead of steps of equal length.
+    entropy: weight of the entropy of p, in the unit of the loss. ops: names of operations; K = len(ops).
     """
 
     class Options(LearnedPolicy.Options):
@@ -58,7 +58,8 @@ class PairSoftmax(LearnedPolicy):
         super().__init__(basics, generator, ops)
         if reach >= 2 * math.log(len(ops)):
             raise KitError(
-                f"tau_reach={reach:g} is not below log {len(ops) ** 2} = {2 * math.log(len(ops)):.2f}, the distance of one "
+                f"tau_reach={reach:g} is not below log {len(ops) ** 2} = {2 * math.log(len(ops)):.2f}, the distance "
+                "of one "
                 f"pair of {len(ops)} operations from uniform: nothing would bound τ; use tau_reach=1"
             )
         self.tau = torch.zeros(len(ops), len(ops), device=generator.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kit.hyper.base import BasesOptions, RateOptions, Searched, Setting, Values, register
 from kit.hyper.bases import Basis, read_bases
 from kit.search.grads import Trace
-from kit.search.learner import Baseline, BaselineOptions
+from kit.search.learner import Baseline, BaselineOptions, adam_state, load_adam_state
 
 
 @register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
@@ -125,7 +125,7 @@ class Controller(Searched):
     def state_dict(self) -> dict:
         return {
             "logits": {name: v.detach() for name, v in self.logits.items()},
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
             "baseline": self.baseline.value,
             "drawn": dict(self.drawn),
             "generator": self.generator.get_state(),
@@ -135,7 +135,6 @@ class Controller(Searched):
         with torch.no_grad():
             for name, value in state["logits"].items():
                 self.logits[name].copy_(value)
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
         self.baseline.value, self.drawn = state["baseline"], dict(state["drawn"])
         self.generator.set_state(state["generator"].cpu())

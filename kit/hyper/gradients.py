@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kit.hyper.base import HyperLearner, RateOptions, Setting, register
 from kit.search import ranks
 from kit.search.grads import Gradient, Trace
+from kit.search.learner import adam_state, load_adam_state
 
 NEUMANN_TERMS = 5
 
@@ -94,13 +95,12 @@ class HyperGradient(Bounded):
         self.bound()
 
     def state_dict(self) -> dict:
-        return {"log": self.log.detach(), "adam": self.adam.state_dict()["state"]}
+        return {"log": self.log.detach(), "adam": adam_state(self.adam)}
 
     def load_state_dict(self, state: dict) -> None:
         with torch.no_grad():
             self.log.copy_(state["log"])
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
 
 
 @register("fresh", title="Hyper-gradient on a fresh training batch")

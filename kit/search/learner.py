@@ -84,6 +84,17 @@ def average(estimates: list[list[Tensor]]) -> list[Tensor]:
     return ranks.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
 
 
+def adam_state(adam: torch.optim.Adam) -> dict[int, dict[str, Tensor]]:
+    """The moments of each of its tensors: what a checkpoint holds of an Adam."""
+    return adam.state_dict()["state"]
+
+
+def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
+    """Take the moments up again; rates stay as they are. state: with numbers as keys, or their text as JSON has them."""
+    moments = {int(index): moment for index, moment in state.items()}
+    adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+
+
 class BaselineOptions(Options):
     reward_baseline: float = Field(
         0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
