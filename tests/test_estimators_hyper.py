@@ -15,16 +15,14 @@ from tests_toy import Plain, batch, child_of, normal, stream, supernet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import kit
 from kit import data
 from kit.errors import KitError
 from kit.hyper import Basis, Controller, Hgd, Trials, read_bases
 from kit.hyper.gradients import implicit_gradient
-from kit.search import build
-from kit.search import grads
+from kit.search import build, grads, signals
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import Baseline, WarmUp, generator
-from kit.search.signals import mixed
+from kit.search.signals import beta, mixed
 from kit.search.step import STEPS, Learners
 from kit.space import Child
 
@@ -329,7 +327,7 @@ def test_the_mean_gradient_of_several_children_counts_a_child_without_a_weight_a
 def test_mixups_share_is_beta_distributed(a: float):
     """Kolmogorov–Smirnov at n = 2,000: p > 1e-3."""
     g = stream(4)
-    drawn = [_beta(a, g) for _ in range(2000)]
+    drawn = [beta(a, g) for _ in range(2000)]
     assert stats.kstest(drawn, stats.beta(a, a).cdf).pvalue > 1e-3
     assert stats.kstest(drawn, stats.beta(0.4, 0.4).cdf).pvalue < 1e-3  # n tells them apart
 
@@ -340,7 +338,7 @@ def test_mixed_images_labels_and_their_loss_are_the_formula():
     net.mixup, net.mixer = 0.2, stream(6)
     images, labels = mixed(x, y, net)
     g = stream(6)
-    share, order = _beta(0.2, g), torch.randperm(6, generator=g)
+    share, order = beta(0.2, g), torch.randperm(6, generator=g)
     assert 0 < share < 1 and (y[order] != y).any()
     torch.testing.assert_close(images, share * x.double() + (1 - share) * x[order].double())
     torch.testing.assert_close(labels, share * F.one_hot(y, 3).double() + (1 - share) * F.one_hot(y[order], 3))

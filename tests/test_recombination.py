@@ -11,27 +11,26 @@ import pytest
 import torch
 from tests_micro import micro_config
 
-import kit
 from kit import data
 from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import build
+from kit.search import build, signals
 from kit.search.learner import generator
 from kit.search.step import STEPS, Learners, Samples
-from kit.space import SEARCHABLE
+from kit.space import SPACES as NETWORKS
 
-ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
-POLICIES = [name for name, entry in AUGMENT.items() if entry.learns] + ["flip-crop"]
-HYPERS = [name for name, entry in HYPER.items() if not entry.trials]
+ARCHES = [name for name, entry in ARCH.items() if entry.make.searches]
+POLICIES = [name for name, entry in AUGMENT.items() if entry.make.learns] + ["flip-crop"]
+HYPERS = [name for name, entry in HYPER.items() if not entry.make.trials]
 USUAL = {"arch": "dsnas", "augment": "flip-crop", "hyper": "fixed"}
 SMALL = {
     "cell": {"channels": 2, "search_channels": 2},
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},
     "mobile": {"cells": 4},
 }
-SPACES = [name for name, searchable in SEARCHABLE.items() if searchable]
+SPACES = [name for name, part in NETWORKS.items() if part.make.searchable]
 
 
 KINDS = {"arch": ARCHES, "augment": POLICIES, "hyper": HYPERS, "space": SPACES, "step": list(STEPS)}
@@ -55,7 +54,7 @@ class Scene:
 
     def __init__(self, chosen: dict[str, str]):
         values = {**USUAL, **chosen}
-        self.step, space = STEPS[values.pop("step", "one-level")], values.pop("space", "cell")
+        self.step, space = STEPS[values.pop("step", "one-level")].make, values.pop("space", "cell")
         # a method that retrains takes every architecture learner
         self.config = micro_config(
             "snas", space=space, hyper_space="lr,mixup,dropout,drop_path,optimizer", **(values | SMALL[space])
@@ -74,9 +73,8 @@ class Scene:
 
     def take(self, times: int) -> list[torch.Tensor]:
         p, samples = self.parts, Samples(children=2, arch=1, policies=0, first_order=False)
-        return [
-            self.step(p.net, self.batches, p.arch, p.augment, p.hyper, p.sgd, 0.9, samples).losses for _ in range(times)
-        ]
+        learners = Learners(p.arch, p.augment, p.hyper, samples)
+        return [self.step(p.net, self.batches, learners, p.sgd, 0.9).losses for _ in range(times)]
 
 
 def variables(parts: build.Parts) -> dict[str, list[torch.Tensor]]:

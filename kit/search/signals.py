@@ -86,14 +86,14 @@ def mixed(x: Tensor, y: Tensor, net: Network) -> Batch:
     """
     if not net.mixup:
         return x, y
-    share = _beta(net.mixup, net.mixer)
+    share = beta(net.mixup, net.mixer)
     order = ranks.own(torch.randperm(ranks.whole(len(x)), generator=net.mixer).to(x.device))
     dtype, partners, labels = net.mean.dtype, ranks.gather(x)[order], ranks.gather(y)[order]
     target, partners_target = (F.one_hot(classes, net.classes).to(dtype) for classes in (y, labels))
     return torch.lerp(partners.to(dtype), x.to(dtype), share), torch.lerp(partners_target, target, share)
 
 
-def _beta(a: float, generator: torch.Generator) -> float:
+def beta(a: float, generator: torch.Generator) -> float:
     """A draw from Beta(a, a), a ≤ 1, by Jöhnk's method: numbers of a generator whose state a run can keep."""
     while True:
         u, v = (torch.rand(2, generator=generator, dtype=torch.float64) ** (1 / a)).tolist()
