@@ -5,22 +5,3 @@ from kit.arch.edges import Darts, Gdas, Gumbel, Snas
 from kit.arch.lasso import lasso
 from kit.arch.logits import Categorical, Dsnas, Reinforce
 from kit.arch.sparse import SparseCoding
-
-__all__ = [
-    "ARCH",
-    "ArchLearner",
-    "Categorical",
-    "Darts",
-    "Dsnas",
-    "Gdas",
-    "Given",
-    "Gumbel",
-    "Reinforce",
-    "Setting",
-    "Snas",
-    "SparseCoding",
-    "lasso",
-    "random_picks",
-    "register",
-    "strongest_picks",
-]

@@ -5,24 +5,3 @@ from kit.hyper.bases import DEFAULT_BASES, Basis, read_bases
 from kit.hyper.controller import Controller
 from kit.hyper.gradients import Fresh, Hgd, HyperGradient, Ift, LookAhead, Validation
 from kit.hyper.trials import Trials
-
-__all__ = [
-    "Basis",
-    "Controller",
-    "DEFAULT_BASES",
-    "DerivedHyper",
-    "Fixed",
-    "Fresh",
-    "HYPER",
-    "Hgd",
-    "HyperGradient",
-    "HyperLearner",
-    "Ift",
-    "LookAhead",
-    "Setting",
-    "Trials",
-    "Validation",
-    "Values",
-    "read_bases",
-    "register",
-]

@@ -150,12 +150,13 @@ class Search:
 
     def _freeze(self, settled: list[int]) -> None:
         """These slots stay as they are: the network takes their gates over."""
-        child = self.parts.arch.derived() if settled else None
+        if not settled:
+            return
+        child = self.parts.arch.derived()
         for slot in settled:
             gate = child.gate(slot)
             self.parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
-        if settled:
-            self.parts.arch.freeze(settled)
+        self.parts.arch.freeze(settled)
 
     def _numbers(self, record: torch.Tensor) -> dict[str, float]:
         parts = self.parts

@@ -74,9 +74,7 @@ def joined() -> Iterator[None]:
 
 
 def leave() -> None:
-    """At the end of a process whose search is done: close the connections. One that failed just ends, which tells the
-    others.
-    """
+    """At the end of a process whose search is done: close the connections. One that failed just ends: that tells all."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -106,11 +104,10 @@ def describe(device: torch.device) -> dict:
 def check(batch_size: int, what: str = "batch_size") -> None:
     """Raises KitError where the ranks cannot share a batch evenly."""
     if batch_size % count():
-        lower, higher = _divisors(batch_size, count())
+        divisors = ", ".join(str(k) for k in range(1, 2 * count()) if batch_size % k == 0)
         raise KitError(
-            f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} "
-            "ranks "
-            f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}"
+            f"{count()} ranks do not divide {what}={batch_size}: start as many as divide it ({divisors}; torchrun "
+            f"--nproc_per_node), or set batch_size to a multiple of {count()}"
         )
 
 
@@ -121,12 +118,6 @@ def check_alike(max_latency_ms: float | None) -> None:
             "max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, "
             "or limit max_macs"
         )
-
-
-def _divisors(n: int, near: int) -> tuple[int, int | None]:
-    """The divisors of n next to `near`, below and above; None where there is none above but n itself would be far."""
-    lower = max(k for k in range(1, near) if n % k == 0)
-    return lower, next((k for k in range(near + 1, min(n, 4 * near) + 1) if n % k == 0), None)
 
 
 def own_device(device: torch.device, asked: str) -> torch.device:
@@ -264,9 +255,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The ranks' mean of each tensor, bit for bit the same on all ranks; one message for all of them. None stays None:
-    it is not sent.
-    """
+    """The ranks' mean of each tensor, the same to the bit on all ranks, in one message; None stays None."""
     given = [t for t in tensors if t is not None]
     if count() == 1 or not given:
         return list(tensors)
@@ -283,9 +272,7 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is laid out like its weights is
-    fast to add to them.
-    """
+    """The numbers of `flat` in tensors of these shapes, types and memory layouts."""
     found = [torch.empty_like(t) for t in like]
     torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
     return found
@@ -324,8 +311,7 @@ def check_agreement(tensors: Sequence[Tensor]) -> None:
     if total(apart.any().to(torch.int64)):
         raise KitError(
             f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last "
-            "checkpoint; if this "
-            "comes back, the machines' GPUs or versions differ"
+            "checkpoint; if this comes back, the machines' GPUs or versions differ"
         )
 
 
