@@ -77,10 +77,7 @@ class Search:
         ranks.check(config.batch_size)
         ranks.check_alike(config.max_latency_ms)
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device), config.device))
-        read = lambda: data.load_dataset(
-            config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image
-        )
-        self.sets = ranks.in_turn(lambda: read().to(self.device))
+        self.sets = ranks.in_turn(self._read_data).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and ranks.first())
         self.stages = config.stages
@@ -88,6 +85,10 @@ class Search:
         for index in held.values():  # a batch that is too large for a later stage's images is refused now
             StageData.of(config, index, self.sets)
         self._enter(0)
+
+    def _read_data(self) -> data.ImageSets:
+        c = self.config
+        return data.load_dataset(c.dataset, c.root, c.image_size, on_bad_image=c.on_bad_image)
 
     # ---- from epoch to epoch ---------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ def adam_state(adam: torch.optim.Adam) -> dict[int, dict[str, Tensor]]:
 
 
 def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
-    """Take the moments up again; rates stay as they are. state: with numbers as keys, or their text as JSON has them."""
+    """Take the moments up again; rates stay as they are. state: with numbers or their text as keys."""
     moments = {int(index): moment for index, moment in state.items()}
     adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
 

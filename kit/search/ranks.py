@@ -74,7 +74,7 @@ def joined() -> Iterator[None]:
 
 
 def leave() -> None:
-    """At the end of a process whose search is done: close the connections. One that failed just ends: that tells all."""
+    """Close the connections, at the end of a process whose search is done. One that failed just ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
