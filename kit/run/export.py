@@ -9,9 +9,8 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import safetensors
@@ -27,32 +26,8 @@ from kit.space import latency
 if TYPE_CHECKING:
     from kit.run.run import Run
 
-CHECKED = 64  # images
-LARGEST_BATCH = 65536
-PAIRS = 5  # of τ's likeliest, in the card
-
+CHECKED = 64  # images that an exported file is compared on
 Scores = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Exported(os.PathLike):
-    """A file that was written and checked; it stands for its path. difference: the largest |Δ| of a score from the
-    run's model; allowed: the most it may be."""
-
-    path: Path
-    format: str
-    difference: float
-    allowed: float
-    images: str
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path.name} ({self.format}): scores differ from the run's model by at most {self.difference:.2g} on "
-            f"{self.images} (allowed: {self.allowed:.2g})"
-        )
 
 
 # ---- the formats: how each is written, and how its users load it ---------------------------------
@@ -63,25 +38,18 @@ def _write_safetensors(model: TrainedModel, found: dict[str, Any], path: Path) -
 
 
 def load(path: str | os.PathLike) -> TrainedModel:
-    """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data.
-
-    Raises KitError for other files."""
+    """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
     path = Path(path).expanduser()
-    try:
+    with store.reading(path, "is not a file of run.export(path, 'safetensors')"):
         with safetensors.safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {})["kit"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise KitError(
-            f"{path} is not a file of run.export(path, 'safetensors') ({type(error).__name__}: {error}); "
-            "torch.export.load(path).module() reads format='torch', onnxruntime.InferenceSession(path) format='onnx'"
-        ) from None
+            found = json.loads(file.metadata()["kit"])
+        tensors = store.read_tensors(path)
     return TrainedModel.built(found, tensors, path)
 
 
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     images = torch.zeros((2, *model.network.image), dtype=torch.uint8)  # a batch of one would become a constant
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    batch = torch.export.Dim("batch", min=1, max=65536)
     return torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
 
 
@@ -109,8 +77,7 @@ def _load_onnx(path: Path) -> Scores:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(NamedTuple):
     """tolerance: of a score, relative to the largest one (at least 1). needs: modules to install."""
 
     write: Callable[[TrainedModel, dict[str, Any], Path], None]
@@ -129,8 +96,8 @@ FORMATS = {
 # ---- export --------------------------------------------------------------------------------------
 
 
-def export(run: Run, path: Path, format: str) -> Exported:
-    """Write the run's model to `path` and its model card to <path>.md; both take the place of older files.
+def export(run: Run, path: Path, format: str) -> Path:
+    """Write the run's model to `path` and its model card to <path>.md, in place of older files; return `path`.
 
     safetensors: weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`. torch: a program,
     read by `torch.export.load(path).module()`. onnx: needs kit[export]. All take uint8 [N, C, H, W] with any N and give
@@ -141,55 +108,32 @@ def export(run: Run, path: Path, format: str) -> Exported:
         raise errors.unknown("export format", format, FORMATS)
     if missing := [name for name in FORMATS[format].needs if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
-    model, path, made = run.model(), path.expanduser(), []
-    found = {**run.found(), "preprocessing": model.preprocessing}
-    images, what = _test_images(run, model.network.image)
+    model, path, said = run.model(), path.expanduser(), []
 
     def write(temporary: Path) -> None:
-        FORMATS[format].write(model, found, temporary)
-        difference, allowed = compare(model, FORMATS[format], temporary, images)
-        made.append(Exported(path, format, difference, allowed, f"{len(images)} {what}"))
-        if not difference <= allowed:  # NaN is no match
-            raise KitError(f"{made[0]}: nothing was written. Report this with the genotype and provenance.json")
+        FORMATS[format].write(model, run.found(), temporary)
+        said.append(f"{path.name} ({format}): {compare(model, FORMATS[format], temporary)}")
 
     store.atomically(path, write)
-    text = f"{card(run)}\n## This file\n\n{made[0]}.\n"
+    text = f"{card(run)}\n\n## This file\n\n{said[0]}.\n"
     store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(text))
-    print(made[0], flush=True)
-    return made[0]
+    print(said[0], flush=True)
+    return path
 
 
 @torch.no_grad()
-def compare(model: TrainedModel, format: Format, file: Path, images: Tensor) -> tuple[float, float]:
-    """(the largest difference of a score, the most it may be) between `file` and the model on uint8 [n, C, H, W]."""
+def compare(model: TrainedModel, format: Format, file: Path) -> str:
+    """How far the scores of `file` are from the model's, in words. Raises KitError where they are too far apart."""
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (CHECKED, *model.network.image), dtype=torch.uint8, generator=chance)
     scores = format.load(file)
     batches = (images, images[:1])  # a program that mixes a batch's images, or its size, is right about one batch only
     difference = max(float((scores(batch) - model(batch)).abs().max()) for batch in batches)
-    return difference, format.tolerance * max(1.0, float(model(images).abs().max()))
-
-
-@torch.no_grad()
-def accuracy(exported: Exported, run: Run, batch_size: int = 256) -> float:
-    """The share of the run's test images that the file itself names rightly, in [0, 1]; it needs the data set."""
-    test = data.load_dataset(run.config.dataset, run.config.root, run.config.image_size).test
-    scores, right = FORMATS[exported.format].load(exported.path), 0
-    for start in range(0, len(test), batch_size):
-        rows = slice(start, start + batch_size)
-        right += int((scores(test.images[rows]).argmax(dim=1) == test.labels[rows]).sum())
-    return right / len(test)
-
-
-def _test_images(run: Run, image: tuple[int, ...]) -> tuple[Tensor, str]:
-    """Test images, evenly over the set, and in words what they are; random pixels where the data are not here."""
-    try:
-        test = data.load_dataset(run.config.dataset, run.config.root, run.config.image_size).test.images
-        rows = torch.linspace(0, len(test) - 1, min(CHECKED, len(test))).round().long()
-        if tuple(test.shape[1:]) == tuple(image):
-            return test[rows], "test images"
-    except (KitError, OSError):
-        pass
-    noise = torch.randint(0, 256, (CHECKED, *image), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return noise, "images of random pixels (the data set is not on this machine)"
+    allowed = format.tolerance * max(1.0, float(model(images).abs().max()))
+    said = f"scores differ from the run's model by at most {difference:.2g} on {CHECKED} images of noise"
+    if not difference <= allowed:  # NaN is no match
+        raise KitError(f"{said} (allowed: {allowed:.2g}): nothing was written. Report this with the genotype")
+    return f"{said} (allowed: {allowed:.2g})"
 
 
 # ---- the model card ------------------------------------------------------------------------------
@@ -203,32 +147,20 @@ def card(run: Run, device: torch.device | str = "cpu") -> str:
 
     if not run.finished:
         raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration goes on with it")
-    model, c, m, tau = run.model(device), run.config, run.metrics, run.policy
+    model, c, m = run.model(device), run.config, run.metrics
     where, threads = model.network.mean.device, torch.get_num_threads()
-    likely = []
-    if "probabilities" in tau:
-        p = torch.tensor(tau["probabilities"], dtype=torch.float64)
-        for k in p.flatten().argsort(descending=True, stable=True)[:PAIRS].tolist():
-            first, second = divmod(k, len(p))
-            likely.append(f"{tau['ops'][first]} then {tau['ops'][second]} {p[first, second]:.1%}")
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("kit.run"), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
+    right = stats.binomtest(round(m["test_accuracy"] * m["test_images"]), m["test_images"])
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), undefined=jinja2.StrictUndefined)
     templates.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "∣")
     return templates.get_template("card.md.j2").render(
         run=run,
-        m=m,
         name=Path(c.dataset).name,
         about=data.describe(c.dataset) if c.dataset in data.datasets() else None,
-        interval=stats.binomtest(round(m["test_accuracy"] * m["test_images"]), m["test_images"]).proportion_ci(
-            0.95, "wilson"
-        ),
+        interval=right.proportion_ci(0.95, "wilson"),
         latency=latency.time_model(model, model.network.image, where, c.latency_batch, threads),
         hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
         confirmed=latency.recorded(run.path / "latency.json", model.network.picks_of(run.genotype)),
-        limits={name: getattr(c, name) for name in ("max_params", "max_macs", "max_latency_ms") if getattr(c, name)},
-        likely=likely,
+        limits={name: getattr(c, name) for name in ("max_params", "max_macs", "max_latency_ms")},
         genotype=",\n".join(f"  {json.dumps(part)}: {json.dumps(value)}" for part, value in run.genotype.items()),
-        preprocessing=model.preprocessing,
         torch=torch.__version__,
     )

@@ -1,6 +1,4 @@
-"""The trained model, and what it takes: files, folders, PIL images and arrays become uint8 [N, C, H, W], prepared as
-the training images were.
-"""
+"""The trained model, and the images that it takes: files, folders, PIL images and arrays."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ from kit.data.image import MAX_PIXELS, BadImage
 from kit.errors import KitError
 
 ALLOWED = (
-    "allowed are a file's path, a folder, a PIL image, an array (uint8, or whole numbers 0…255) of shape [H, W], "
-    "[H, W, C] or [C, H, W] with 1 or 3 channels, a list of these, or an array of N images: [N, C, H, W], [N, H, W, C], "
+    "allowed are a path, a folder, a PIL image, an array (uint8, or whole numbers 0…255) of shape [H, W], "
+    "[H, W, C] or [C, H, W] with 1 or 3 channels, a list of these, or an array of N images: [N, C, H, W], [N, H, W, C] "
     "or [N, H, W] for grey ones"
 )
 LISTED = 5  # bad images that an error names
@@ -48,39 +46,26 @@ class TrainedModel(nn.Module):
     def __init__(self, network: space.Network, classes: list[str]):
         super().__init__()
         self.network, self.classes = network, list(classes)
-        self.child = network.only_child()
+        self.child, self.preprocessing = network.only_child(), preprocessing(network.image)
 
     @classmethod
     def built(cls, found: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> TrainedModel:
-        """From the content of model.json and the weights by name. Raises KitError, which names `source`, where the two
-        do not fit."""
+        """From model.json and the weights; `source` is their file, which a KitError names where they do not fit."""
         try:
             spec, classes = dict(found["network"]), list(found["classes"])
             if [type(name) for name in classes] != [str] * spec["classes"]:
                 raise ValueError(f"{spec['classes']} classes are called {classes!r:.60}")
             with torch.random.fork_rng(devices=[]):  # the first weights are replaced: the caller's draws stay the same
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
-        except Exception as error:  # whatever the altered values lead to
-            raise KitError(
-                f"{source} describes no network that kit can build ({type(error).__name__}: {error}): it was altered, "
-                "or is of another version"
-            ) from None
-        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in network.state_dict().items()}:
-            raise KitError(
-                f"{source} does not hold the weights of the network in model.json: it was altered, or is of another "
-                "version; run its configuration again with resume=False"
-            )
-        network.load_state_dict(tensors)
+            network.load_state_dict(tensors)
+        except Exception as error:  # whatever altered values lead to
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise KitError(f"{source} does not hold the weights of the network described beside it ({why})") from None
         # in the memory layout of the evaluation, so that its scores are the recorded ones to the last bit
         return cls(network.to(memory_format=torch.channels_last), classes).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images, self.child)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """See `kit.run.predict.preprocessing`."""
-        return preprocessing(self.network.image)
 
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Classes of images of any form, on the model's device, in evaluation mode.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Records:
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False):
-        self.folder, self.events = folder, EventFiles(folder / "tensorboard") if tensorboard else None
+        self.folder, self.open_events = folder, _event_files(folder / "tensorboard") if tensorboard else None
+        self.events, self.shown = None, 0
         self.rows: list[tuple[int, int, str, float]] = []
         self.alpha: list[tuple[int, dict[str, np.ndarray]]] = []
         self.tau: list[tuple[int, dict[str, np.ndarray]]] = []
@@ -53,8 +55,12 @@ class Records:
                 arrays = {key: np.stack([values[key] for _, values in entries]) for key in entries[0][1]}
                 arrays["epoch"] = np.array([epoch for epoch, _ in entries])
                 store.write_arrays(self.folder / f"{name}.npz", arrays)
-        if self.events is not None:
-            self.events.write(self.rows)
+        if self.open_events is not None:
+            self.events = self.events or self.open_events()
+            for step, epoch, name, value in self.rows[self.shown :]:
+                self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
+            self.shown = len(self.rows)
+            self.events.flush()
 
     def restore(self, epoch: int) -> None:
         """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
@@ -66,25 +72,13 @@ class Records:
             entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
 
 
-class EventFiles:
-    """The history for TensorBoard: names that begin with "step/" over steps, the others over epochs."""
-
-    def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'") from None
-        self.folder, self.open, self.writer, self.written = folder, SummaryWriter, None, 0
-
-    def write(self, rows: list[tuple[int, int, str, float]]) -> None:
-        """rows: the whole history; those that are new to the files are added."""
-        if self.writer is None:  # begun anew at each start: a killed process may have written past its checkpoint
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.writer = self.open(str(self.folder))
-        for step, epoch, name, value in rows[self.written :]:
-            self.writer.add_scalar(name, value, step if name.startswith("step/") else epoch)
-        self.written = len(rows)
-        self.writer.flush()
+def _event_files(folder: Path) -> Callable[[], Any]:
+    """What opens TensorBoard's event files anew: a killed process may have written past its last checkpoint."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'") from None
+    return lambda: (shutil.rmtree(folder, ignore_errors=True), SummaryWriter(str(folder)))[1]
 
 
 def _history(folder: Path) -> pd.DataFrame:
@@ -101,9 +95,9 @@ def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def config_of(values: dict[str, Any], source: Path) -> Config:
-    """The configuration that a run directory or a report recorded, validated like a given one.
+    """A recorded configuration, validated like a given one; its data set need not be where it was.
 
-    Its data set need not be where it was. Raises KitError, which names `source`, for values of another version.
+    Raises KitError, which names `source`, for values that are not a configuration of this version of kit.
     """
     own = ("dataset", "method", "seed")
     if any(name not in values for name in own) or not isinstance(values["dataset"], str):
@@ -112,14 +106,12 @@ def config_of(values: dict[str, Any], source: Path) -> Config:
         missing = [name for name, field in Config.model_fields.items() if field.is_required() and name not in values]
         if missing:
             raise KitError(f"it lacks {', '.join(missing)}")
-        config = Config(**{**values, "dataset": "digits"})
+        return Config(**{**values, "dataset": "digits"}).model_copy(update={"dataset": values["dataset"]})
     except KitError as error:
         raise KitError(
-            f"{source}: this run directory was made by another version of kit or with a plug-in that is not loaded here, "
-            f"or its config.json was altered ({error}). Open it with the version that its provenance.json names, or run "
-            "the same again: kit.search(kit.Config(dataset=..., method=..., seed=...))"
+            f"{source}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
+            "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
         ) from None
-    return config.model_copy(update={"dataset": values["dataset"]})
 
 
 def open_all(paths: str) -> list[Run]:
@@ -139,11 +131,7 @@ class Run:
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
-        """The run at `path`.
-
-        Raises KitError, with the runs found nearby, for what is no run directory; and for one whose configuration was
-        altered or written by another version of kit.
-        """
+        """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
         path = Path(os.path.expanduser(path))
         if (path / "config.json").is_file():
             return cls(path)
@@ -170,7 +158,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "finished", "running" (a process works on it), "failed" or "interrupted"."""
+        """One of finished, running (a process works on it), failed, interrupted."""
         if self.finished:
             return "finished"
         if store.in_use(self.path):
@@ -179,8 +167,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Of a finished run: test_accuracy and val_accuracy in [0, 1] (val: None where nothing was held out), seconds,
-        peak_memory_mb, params, macs, …"""
+        """Of a finished run: test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, params, …"""
         return self._json("metrics.json")
 
     @property
@@ -208,14 +195,12 @@ class Run:
 
     @property
     def alpha(self) -> dict[str, np.ndarray]:
-        """α after each epoch: epoch int64 [E], the first is 0; alpha float [E, slots, widest slot], support bool of
-        that shape, frozen bool [E, slots]."""
+        """epoch int64 [E] from 0; alpha float, support bool [E, slots, widest slot]; frozen bool [E, slots]."""
         return _arrays(self.path, "alpha")
 
     @property
     def tau(self) -> dict[str, np.ndarray]:
-        """τ after each epoch: epoch int64 [E], probabilities float [E, K, K] (row: first operation), counts [E, K, K]
-        of what was drawn. Empty where τ is fixed."""
+        """epoch int64 [E]; probabilities float and counts of draws [E, K, K] (row: first operation)."""
         return _arrays(self.path, "tau")
 
     # ---- what it found ---------------------------------------------------------------------------
@@ -229,8 +214,7 @@ class Run:
 
     @property
     def genotype(self) -> dict[str, Any]:
-        """Cells as {"normal": four nodes of [operation, input] pairs, "reduce": …}; {"network": name} for a fixed
-        network; empty before the run is finished."""
+        """{"normal": nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed network."""
         return self._found("genotype", dict)
 
     @property
@@ -245,16 +229,14 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
-        return self._found("classes", list)
+        """Their names; raises KitError where there is no model yet."""
+        return self.found() and self._found("classes", list)
 
     def found(self) -> dict[str, Any]:
-        """All of model.json: network, genotype, classes, policy, hyper, preprocessing. Raises KitError before the run
-        is finished."""
-        if not (found := self._json("model/model.json")):
-            raise KitError(
-                f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on with it"
-            )
-        return found
+        """All of model.json: network, genotype, classes, policy, hyper, preprocessing. Raises KitError without one."""
+        if found := self._json("model/model.json"):
+            return found
+        raise KitError(f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on")
 
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
@@ -267,9 +249,9 @@ class Run:
 
     def prepare(self, images: Any) -> Tensor:
         """Images of any form as the model sees them: uint8 [N, C, H, W]."""
-        return Inputs(images, tuple(self.found()["network"]["image"])).all()
+        return Inputs(images, self.model().network.image).all()
 
-    def export(self, path: str | Path, format: str = "safetensors") -> export.Exported:
+    def export(self, path: str | Path, format: str = "safetensors") -> Path:
         """Write the model for use elsewhere, with its model card beside it; see `kit.run.export.export`."""
         return export.export(self, Path(path), format)
 

@@ -1,6 +1,6 @@
 """The files of a run directory: one writer, the readers, and the lock.
 
-Tensors are safetensors, tables parquet, arrays npz without pickles, and the rest is JSON: reading never runs code.
+Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code.
 """
 
 from __future__ import annotations
@@ -27,11 +27,8 @@ from torch import Tensor
 from kit.errors import KitError
 
 TEMPORARY = ".tmp"
-TENSOR = "<tensor>"  # in the JSON of a state: [dtype, first element, *shape]
-MAKE_ROOM = (
-    "what was saved before is unharmed; make room on the disk, or check the folder's rights, and run the same again: "
-    "it goes on from there"
-)
+TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
+MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
 
 
 def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
@@ -48,7 +45,7 @@ def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) 
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise KitError(f"{path} cannot be written ({_summary(error)}): {mend}") from error
+        raise KitError(f"{path} cannot be written ({summary(error)}): {mend}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -66,18 +63,17 @@ def reading(path: Path, problem: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise KitError(f"{path} {problem} ({_summary(error)}): it was altered or cut short") from None
+        raise KitError(f"{path} {problem} ({summary(error)}): it was altered or cut short") from None
 
 
-def _summary(error: Exception) -> str:
+def summary(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-# ---- JSON, arrays, tables, tensors ---------------------------------------------------------------
+# ---- JSON, arrays, tensors -----------------------------------------------------------------------
 
 
 def write_json(path: Path, value: Any) -> None:
-    """value: what `json` can write; other objects are written as their `str`."""
     text = json.dumps(value, indent=2, default=str) + "\n"
     atomically(path, lambda p: p.write_text(text))
 
@@ -107,7 +103,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Named tensors as a safetensors file, which any program that knows the format can read."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain, metadata)  # save_file would leave a file that only its owner may read
+    content = safetensors.torch.save(plain, metadata)  # save_file leaves a file that only its owner may read
     atomically(path, lambda p: p.write_bytes(content))
 
 
@@ -117,8 +113,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
+# ---- checkpoints ---------------------------------------------------------------------------------
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A checkpoint: a tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
 
     The tree is JSON in the file's metadata, with a checksum that tells an altered file from a whole one. Tensors of
     one dtype are laid end to end: an entry for each of a supernet's thousands would take longer than their bytes.
@@ -178,9 +177,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a+")
     except OSError as error:
-        raise KitError(
-            f"{folder} cannot be made ({_summary(error)}): choose a folder for out that you may write to"
-        ) from None
+        raise KitError(f"{folder} cannot be made ({summary(error)}): choose another folder for out") from None
     with file:
         for _ in range(10):  # outlasts the moment for which `in_use` holds the lock in another process
             with contextlib.suppress(BlockingIOError):
