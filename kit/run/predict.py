@@ -17,10 +17,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from kit.data import image as decoder
-from kit.data.folder import EXTENSIONS
-from kit.data.image import MAX_PIXELS, BadImage
-from kit.data.source import fit
-from kit.data.stream import Streamed
+from kit.data.cache import Streamed
+from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, fit
 from kit.errors import KitError
 
 ALLOWED = (
