@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data import image as decoder
-from kit.data.folder import EXTENSIONS
-from kit.data.image import MAX_PIXELS, BadImage
+from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, quietly
 from kit.errors import KitError
 
 ALLOWED = (
@@ -131,7 +129,7 @@ class Inputs:
         bad: list[str] = []
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             for start in range(0, len(self), size):
-                with decoder.quietly():
+                with quietly():
                     found = list(pool.map(self._one, self.items[start : start + size]))
                 for i, image in enumerate(found, start):
                     if isinstance(image, str):
@@ -167,7 +165,7 @@ class Inputs:
         """uint8 [C, H, W], or why the item is of no use."""
         try:
             if isinstance(item, (str, os.PathLike)):
-                pixels = torch.from_numpy(decoder.decode(Path(item).expanduser()))
+                pixels = torch.from_numpy(decode(Path(item).expanduser()))
             elif isinstance(item, Image.Image):
                 pixels = _from_pil(item)
             elif isinstance(item, (Tensor, np.ndarray)):
@@ -195,15 +193,15 @@ def _fitted(pixels: Tensor, image: tuple[int, int, int]) -> Tensor:
 
 def _from_pil(image: Image.Image) -> Tensor:
     try:
-        decoder._check(image, None)
-        return F.pil_to_tensor(decoder._plain(image))
+        return torch.from_numpy(from_pil(image))
     except (OSError, ValueError, SyntaxError) as error:  # a file that PIL opened and only now decodes
         raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
-def _from_array(array: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor:
+def _from_array(x: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor:
     """One image's array as uint8 [1 or 3, H, W]."""
-    x = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    if isinstance(x, Tensor):  # numpy has no bfloat16
+        x = (x.float() if x.is_floating_point() else x).detach().cpu().numpy()
     if x.dtype.kind not in "uif":
         raise BadImage(f"an array of {x.dtype} values")
     if x.size == 0 or x.ndim not in (2, 3):
