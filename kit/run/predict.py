@@ -24,6 +24,7 @@ ALLOWED = (
     "[H, W, C] or [C, H, W] with 1 or 3 channels, a list of these, or an array of N images: [N, C, H, W], [N, H, W, C] "
     "or [N, H, W] for grey ones"
 )
+SCALE = "floats from 0 to 1: multiply by 255 and round; the model normalises by itself"
 LISTED = 5  # bad images that an error names
 CHANNELS_FIRST, CHANNELS_LAST = (1, 3), (1, 3, 4)  # a fourth channel at the end is transparency
 
@@ -138,8 +139,9 @@ class Inputs:
                     yield torch.stack(found)
         if bad:
             more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-            listed = f"{'; '.join(bad[:LISTED])}{more}. Remove or mend them"
-            raise KitError(f"{len(bad)} of {len(self)} images cannot be used: {listed}; {ALLOWED}")
+            raise KitError(
+                f"{len(bad)} of {len(self)} images cannot be used: {'; '.join(bad[:LISTED])}{more}; {ALLOWED}"
+            )
 
     def all(self) -> Tensor:
         """uint8 [N, C, H, W] on the CPU: what the model is given."""
@@ -156,8 +158,7 @@ class Inputs:
             return True
         if grey and shape[0] == 3:
             raise KitError(
-                f"an array of shape {list(shape)} may be three grey images or one in colour: give [3, 1, H, W] or "
-                "[1, 3, H, W]"
+                f"{list(shape)} may be three grey images or one in colour: give [3, 1, H, W] or [1, 3, H, W]"
             )
         return shape[0] not in CHANNELS_FIRST and shape[2] not in CHANNELS_LAST
 
@@ -167,7 +168,7 @@ class Inputs:
             if isinstance(item, (str, os.PathLike)):
                 pixels = torch.from_numpy(decode(Path(item).expanduser()))
             elif isinstance(item, Image.Image):
-                pixels = _from_pil(item)
+                pixels = torch.from_numpy(from_pil(item))
             elif isinstance(item, (Tensor, np.ndarray)):
                 pixels = _from_array(item, self.image)
             else:
@@ -175,6 +176,8 @@ class Inputs:
             return _fitted(pixels, self.image)
         except BadImage as reason:
             return str(reason)
+        except (OSError, ValueError, SyntaxError) as error:  # of a file that PIL has opened before and only now decodes
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _fitted(pixels: Tensor, image: tuple[int, int, int]) -> Tensor:
@@ -191,13 +194,6 @@ def _fitted(pixels: Tensor, image: tuple[int, int, int]) -> Tensor:
     return F.center_crop(F.resize(pixels, larger, antialias=True), [height, width])
 
 
-def _from_pil(image: Image.Image) -> Tensor:
-    try:
-        return torch.from_numpy(from_pil(image))
-    except (OSError, ValueError, SyntaxError) as error:  # a file that PIL opened and only now decodes
-        raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-
-
 def _from_array(x: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor:
     """One image's array as uint8 [1 or 3, H, W]."""
     if isinstance(x, Tensor):  # numpy has no bfloat16
@@ -209,10 +205,7 @@ def _from_array(x: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor:
     if x.dtype != np.uint8:
         low, high = float(x.min()), float(x.max())
         if not (0 <= low <= high <= 255 and (x == np.round(x)).all()) or (x.dtype.kind == "f" and high <= 1):
-            raise BadImage(
-                f"values from {low:.4g} to {high:.4g} in {x.dtype}: give whole numbers from 0 to 255 (floats from 0 to "
-                "1: multiply by 255 and round; the model normalises by itself)"
-            )
+            raise BadImage(f"values from {low:.4g} to {high:.4g}, not whole numbers from 0 to 255 ({SCALE})")
         x = x.astype(np.uint8)
     if x.ndim == 2:
         x = x[None]
@@ -222,7 +215,7 @@ def _from_array(x: Tensor | np.ndarray, image: tuple[int, int, int]) -> Tensor:
             raise BadImage(f"shape {list(x.shape)} {'may be' if first else 'is neither'} [C, H, W] or [H, W, C]")
         x = x if first else x.transpose(2, 0, 1)
     x = torch.from_numpy(np.ascontiguousarray(x))
-    return _from_pil(F.to_pil_image(x)) if len(x) == 4 else x
+    return torch.from_numpy(from_pil(F.to_pil_image(x))) if len(x) == 4 else x
 
 
 def _files(path: Path) -> list[Path]:
