@@ -16,8 +16,8 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.fast import memory
 from kit.run import store
-from kit.run.records import Records
-from kit.run.run import KEPT_CHECKPOINTS, Run
+from kit.run.provenance import pick_device
+from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build, ranks
 from kit.search import progress as reporting
 from kit.search.evaluate import score, write_failure, write_results
@@ -325,18 +325,6 @@ class Search:
         self.parts.load_state_dict(state["parts"])
         for name, batches in self.data.batches.items():
             batches.load_state_dict(state["batches"][name])
-
-
-def pick_device(name: str) -> torch.device:
-    """auto: the GPU where there is one. Raises KitError when a GPU is asked for that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise KitError(
-            f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'"
-        )
-    return device
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from kit.errors import KitError
 from kit.figures.compare import COSTS
 from kit.methods import METHODS
 from kit.run import store
-from kit.run.known import Known, opened
+from kit.studies.known import Known
 from kit.run.run import Run
 from kit.space.cell import cell_slots
 from kit.studies.markup import Cell, Picture, Raw, document, sortable, text
@@ -204,14 +204,14 @@ def find(runs: Any) -> tuple[list[Run], list[str]]:
 def _at(path: Path, aside: list[str]) -> list[Run]:
     folders = sorted(p.parent for p in path.glob("*/config.json"))
     if (path / "config.json").is_file() or not folders:
-        return [opened(path)]
+        return [Run.load(path)]
     runs: list[Run] = []
     for folder in folders:
         if re.search(r"\.old\d+$", folder.name):
             aside.append(f"Left out: {folder.name}, which was put aside for a newer run of the same configuration.")
             continue
         try:
-            runs.append(opened(folder))
+            runs.append(Run.load(folder))
         except KitError as error:  # one broken directory does not hide the others
             aside.append(f"Left out: {str(error).split('; runs nearby')[0]}.")
     if not runs:

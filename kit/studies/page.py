@@ -23,7 +23,7 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import store
-from kit.run.known import Known, opened
+from kit.studies.known import Known
 from kit.run.run import Run
 from kit.studies.markup import Picture, Raw, document, table, text
 
@@ -73,7 +73,7 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
 
     Raises KitError when there is no run (with the runs found nearby), and when the page cannot be written.
     """
-    run = run if isinstance(run, Run) else opened(run)
+    run = run if isinstance(run, Run) else Run.load(run)
     path = Path(path).expanduser() if path is not None else run.path / "report.html"
     path = path / f"{run.path.name}.html" if path.is_dir() else path
     page = render(run)

@@ -362,7 +362,7 @@ def main() -> None:
     index.
     """
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
-    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
+    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_json(path)]
     if not found:
         raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
     for path in [*map(rewrite, found), index(folder)]:

@@ -10,7 +10,7 @@ from typing import Any
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
-from kit.run.run import Run
+from kit.run.run import Run, config_of
 
 LAYOUT = 1
 FIELDS = ("layout", "study", "note", "pictures", "runs")
@@ -60,12 +60,12 @@ def write(
 
 def read(path: Path) -> Summary:
     """Raises KitError for what is not such a file."""
-    held = store.read_object(path)
+    held = store.read_json(path)
     try:
         if held["layout"] != LAYOUT:
             raise ValueError(f"layout {held['layout']} is not {LAYOUT}")
         runs = [
-            Record(Config.stored(row["config"]), row["metrics"], row["provenance"], Path(row["name"]))
+            Record(config_of(row["config"], path), row["metrics"], row["provenance"], Path(row["name"]))
             for row in held["runs"]
         ]
         more = {name: value for name, value in held.items() if name not in FIELDS}

@@ -14,46 +14,6 @@ from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
 
-OWN = ("dataset", "method", "seed")  # what every configuration of kit has, and a foreign config.json has not
-
-
-def opened(path: str | Path) -> Run:
-    """The run at a path. Raises KitError, with the runs found nearby, also for a config.json that is not kit's."""
-    path = Path(path).expanduser()
-    try:
-        run = Run.load(path)
-        missing = [name for name in OWN if name not in store.read_json(path / "config.json")]
-    except KitError as error:
-        if (path / "config.json").is_file():
-            raise KitError(f"{error}{_nearby(path)}") from None
-        raise KitError(f"{path} is not a run directory (it has no config.json){_nearby(path)}") from None
-    if missing:
-        raise KitError(
-            f"{path} is not a run directory of kit: its config.json names no {', '.join(missing)}{_nearby(path)}"
-        )
-    return run
-
-
-def all_opened(paths: str) -> list[Run]:
-    """The runs at paths with commas between them, as a notebook's parameter names them. Raises KitError as `opened`."""
-    return [opened(path.strip()) for path in paths.split(",") if path.strip()]
-
-
-def _nearby(path: Path) -> str:
-    roots = [path, *path.absolute().parents][:3]
-    folders = dict.fromkeys(
-        p.parent for root in (*roots, Path("runs")) if root.is_dir() for p in sorted(root.glob("*/config.json"))
-    )
-    near = [str(folder) for folder in folders if folder != path and _is_own(folder)]
-    return f"; runs nearby: {', '.join(near[:8])}" if near else "; kit.search(kit.Config(...)) makes one"
-
-
-def _is_own(folder: Path) -> bool:
-    try:
-        return set(OWN) <= set(store.read_json(folder / "config.json"))
-    except (KitError, TypeError):
-        return False
-
 
 class Known:
     """A run's files, each read once; what is missing or cannot be read is empty and noted in `problems`."""
