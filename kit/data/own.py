@@ -156,7 +156,10 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
 
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders that hold class folders: train, val and test if there are such, else the folder itself as train."""
-    folders = {SPLITS.get(item.name, item.name): item for item in _visible(folder) if item.is_dir()}
+    folders = {item.name: item for item in _visible(folder) if item.is_dir()}
+    for other, name in SPLITS.items():
+        if other in folders and name not in folders:
+            folders[name] = folders.pop(other)
     # A class may be called train (CIFAR-100 has one): it is a split only if it holds folders.
     if "train" not in folders or not any(item.is_dir() for item in _visible(folders["train"])):
         return {"train": folder}
