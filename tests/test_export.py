@@ -81,7 +81,7 @@ def alone(self, *a, **k):
     real(self, *a, **k)
     if any(len(slot.candidates) != slot.picks for slot in self.slots): refuse()
 kit.space.cell.CellNetwork.__init__ = alone
-kit.Run.__init__ = kit.data.registry.load_dataset = kit.compose.compose = refuse
+kit.Run.__init__ = kit.data.load.load_dataset = kit.compose.compose = refuse
 p = load({str(path)!r}).predict(torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8))
 print(p.names[0], p.probabilities[0].tolist())
 """

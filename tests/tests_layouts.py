@@ -1,4 +1,4 @@
-"""Every named set of photographs, small: the files that its publisher offers, in their real layout, with tiny images."""
+"""Every named set of photographs, small: the files that its publisher offers, in their layout, with tiny images."""
 
 from __future__ import annotations
 
