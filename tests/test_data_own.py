@@ -238,9 +238,12 @@ def test_csv_errors_name_the_lines(images, lines, message):
         load_dataset(listing(images, *lines))
 
 
-def test_what_is_no_csv(images):
+def test_relative_paths_and_what_is_no_csv(images, monkeypatch):
     with pytest.raises(KitError, match="labels.csv cannot be read .UnicodeDecodeError.*expected UTF-8"):
         load_dataset(listing(images, "path,label", "images/000.png,gr\xfcn", encoding="latin-1"))
+    monkeypatch.chdir(images)
+    lines = [f"{images}/{line}" if i % 3 else line for i, line in enumerate(GOOD)]
+    assert sizes(load_dataset(listing(Path("."), "path,label", *lines))) == [14, 2, 4], "whole and relative paths"
     with pytest.raises(KitError, match="nowhere.csv cannot be read .FileNotFoundError"):
         load_dataset(images / "nowhere.csv")
 
