@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import md5
 from pathlib import Path
@@ -217,12 +216,4 @@ def places365(patch, tmp: Path) -> Published:
     return Published("places365", files, "places365", classes, (30, 6), "test is the published", maker.label)
 
 
-FETCHED: tuple[Callable[..., Published], ...] = (
-    sport8,
-    mit67,
-    mit67_nas,
-    flowers102,
-    flowers102_nas,
-    sun397,
-    places365,
-)
+FETCHED = (sport8, mit67, mit67_nas, flowers102, flowers102_nas, sun397, places365)

@@ -1,7 +1,8 @@
 """The data sets that kit knows by name: how each is read, and below in one table what is known about it.
 
-torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums; nothing else
-here is ever unpickled. Archives are unpacked so that nothing is written outside their folder.
+torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums (and what an old
+torchvision left in FashionMNIST/processed, with weights_only); nothing else is ever unpickled. Archives are unpacked so
+that nothing is written outside their folder.
 """
 
 from __future__ import annotations
@@ -163,9 +164,8 @@ def flowers102(root: Path, image_size: int | None = None) -> Source:
 
 
 def flowers102_nas(root: Path, image_size: int | None = None) -> Source:
-    data = tv.Flowers102(root, download=True)
-    lists = _benchmark_lists(root / "flowers-102", "flowers102")
-    return _benchmark(root / "flowers-102" / "jpg", lists, tuple(data.classes), "flower_{}")
+    data, folder = tv.Flowers102(root, download=True), root / "flowers-102"
+    return _benchmark(folder / "jpg", _benchmark_lists(folder, "flowers102"), tuple(data.classes), "flower_{}")
 
 
 def stanford_cars(root: Path, image_size: int | None = None) -> Source:
