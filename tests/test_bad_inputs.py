@@ -20,13 +20,12 @@ import pytest
 import tests_bad as bad
 import torch
 from PIL import Image
-from tests_data import no_network  # noqa: F401
 
 import kit
 from kit import KitError, Run
 from kit.config import Config
-from kit.data import Batches, Files, ImageSet, ImageSets, Source, load_dataset, to_sets
-from kit.data.decode import to_source
+from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, register, to_sets
+from kit.data.cache import decoded
 from kit.search.progress import Silent
 
 
@@ -88,6 +87,12 @@ def two_classes(folder: Path) -> Path:
     return folder
 
 
+def pool_of(folder: Path, image_size: int | None = None) -> torch.Tensor:
+    """The decoded images of all files, in the order of their names."""
+    files = [file for file, _ in read_folder(folder).train]
+    return decoded(files, folder.name, folder.parent / "cache", image_size).images
+
+
 def everything(sets: ImageSets) -> int:
     return len(sets.train) + len(sets.val) + len(sets.test)
 
@@ -119,7 +124,7 @@ def test_a_file_gives_an_image_or_is_named_with_its_reason(pets, name, content, 
 def test_what_a_file_holds_decides_not_its_name(pets, kind, suffix):
     (pets / "a" / f"3{suffix}").write_bytes(bad.encoded(kind))
     (pets / "b" / f"3{bad.SUFFIX[kind]}").write_bytes(bad.encoded(kind))
-    images, _ = to_source(kit.data.read_folder(pets), name="pets", root=pets).train
+    images = pool_of(pets)
     assert torch.equal(images[3], images[7])
 
 
@@ -132,7 +137,7 @@ def test_an_odd_image_is_shown_as_it_is_meant_or_refused(pets, name, content, co
             or "crop it" in said
         )
         return
-    images, _ = to_source(kit.data.read_folder(pets), name="pets", root=pets, image_size=8).train
+    images = pool_of(pets, 8)
     mine = images[sorted([*"012", name]).index(name) if name[0] < "0" else 3]
     assert mine.float().flatten(1).sub(torch.tensor(colour)[:, None]).abs().max() <= 2
     assert torch.equal(mine, mine[:, :1, :1].expand_as(mine))
@@ -158,7 +163,7 @@ def test_turned_photographs_stand_upright(pets):
         exif[0x0112] = tag
         for name in "ab":
             stored.save(pets / name / f"{tag}.png", exif=exif)
-    images, _ = to_source(kit.data.read_folder(pets), name="pets", root=pets).train
+    images = pool_of(pets)
     assert torch.equal(images[:], torch.from_numpy(np.array(upright)).permute(2, 0, 1).expand(16, -1, -1, -1))
 
 
@@ -219,8 +224,9 @@ def _nothing(path):
 def test_what_is_listed_but_no_file_is_named(pets, make):
     make(pets / "a" / "x.png")
     listed = [(file, int(file.parent.name == "b")) for file in sorted(pets.glob("*/[012].png"))]
-    files = Files(("a", "b"), [*listed, (pets / "a" / "x.png", 0)])
-    refused(lambda: to_source(files, name="pets", root=pets), "a/x.png (")
+    files = Source(("a", "b"), [*listed, (pets / "a" / "x.png", 0)])
+    register("pets_with_x", lambda root, size: files, replace=True)
+    refused(lambda: load_dataset("pets_with_x"), "a/x.png (")
     (pets / "list.csv").write_text("path,label\n" + "".join(f"{file},{label}\n" for file, label in files.train))
     refused(lambda: load_dataset(pets / "list.csv"), "x.png")
 
