@@ -182,10 +182,18 @@ class _Evaluation:
 
     def __call__(self, directions: Sequence[dict[str, Tensor]], points: np.ndarray) -> np.ndarray:
         """float64 [n, …] for points float64 [n, directions], all of them in one pass."""
+        together = len(points) > 1
         with torch.no_grad():
-            weights = self._moved(directions, torch.from_numpy(points if len(points) > 1 else points[0]))
+            weights = {name: p for name, p in self.start.items() if p.ndim >= 2}
+            for d, c in zip(directions, points.T):
+                for name, weight in weights.items():
+                    if together:
+                        by = torch.from_numpy(c).to(weight).view(-1, *[1] * d[name].ndim)
+                        weights[name] = torch.addcmul(weight, by, d[name])
+                    else:
+                        weights[name] = torch.add(weight, d[name], alpha=float(c[0]))
             if self.metric is None:
-                add_up = vmap(self._sum, in_dims=(0, None, None)) if len(points) > 1 else self._sum
+                add_up = vmap(self._sum, in_dims=(0, None, None)) if together else self._sum
                 # batch by batch as a run sums its test loss: the centre is that number to the last bit
                 total = sum(add_up(weights, x, y) for x, y in self.data.chunks(self.batch_size))
                 return total.double().cpu().numpy().reshape(-1) / len(self.data)
@@ -194,14 +202,6 @@ class _Evaluation:
         from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
         return np.asarray(self.metric(SimpleModelWrapper(self.twin)), dtype=float)[None]
-
-    def _moved(self, directions: Sequence[dict[str, Tensor]], points: Tensor) -> dict[str, Tensor]:
-        weights = {name: p for name, p in self.start.items() if p.ndim >= 2}
-        for k, d in enumerate(directions):
-            for name, weight in weights.items():
-                by = points[..., k].to(d[name]).view(*points.shape[:-1], *[1] * d[name].ndim)
-                weights[name] = torch.addcmul(weight, by, d[name])
-        return weights
 
     def _sum(self, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(self.twin, weights, (x,)), y, reduction="none").sum()
