@@ -21,7 +21,7 @@ from kit.search.engine import pick_device
 from kit.space import latency
 from kit.space.limits import Limits
 from kit.studies import render, report, summaries
-from kit.studies.tables import interval, percent
+from kit.studies.tables import grouped, percent
 
 TITLES = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
 BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency_ms"}
@@ -112,16 +112,9 @@ def run_latency(run: Run) -> float:
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per method and bound, tightest first: method, title, bound, n, accuracy_mean, _low, _high (Student's t,
-    95%), cost_mean, cost_max."""
-    found = []
-    for (method, limit), group in rows.groupby(["method", "bound"], sort=True, dropna=False):
-        accuracy, cost = group["test_accuracy"], group["cost"]
-        low, high = interval(accuracy)
-        row = {"method": method, "title": group["title"].iloc[0], "bound": limit, "n": len(group)}
-        row |= {"accuracy_mean": accuracy.mean(), "accuracy_low": low, "accuracy_high": high}
-        found.append(row | {"cost_mean": cost.mean(), "cost_max": cost.max()})
-    return pd.DataFrame(found)
+    """`tables.grouped` by method and bound, tightest first, with cost_mean and cost_max."""
+    rows = rows.sort_values(["method", "bound"])
+    return grouped(rows, ["method", "bound"], cost_mean=("cost", "mean"), cost_max=("cost", "max"))
 
 
 def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
@@ -156,17 +149,6 @@ def rewrite(path: str | Path) -> Path:
     path = Path(path)
     kept = summaries.read(path)
     rows, cost = pd.DataFrame(kept.more["rows"]), kept.more["cost"]
-    text = render.render(
-        "limits.md.j2",
-        dataset=Path(kept.runs[0].config.dataset).name,
-        title=TITLES[cost],
-        cost=cost,
-        config=kept.runs[0].config,
-        runs=kept.runs,
-        seeds=sorted(set(rows["seed"])),
-        kept=bool(rows["kept"].all()),
-        table=formatted(summarize(rows), cost),
-        pictures=kept.pictures,
-        each=lambda entry: summaries.each(kept.runs, entry),
-    )
+    summary = formatted(summarize(rows), cost)
+    text = render.render("limits.md.j2", runs=kept.runs, title=TITLES[cost], rows=rows, table=summary, kept=kept)
     return render.write_text(path.with_suffix(".md"), text)

@@ -55,8 +55,13 @@ ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-ENVIRONMENT.filters["table"] = markdown_table
-ENVIRONMENT.filters["cell"] = markdown_escape
+ENVIRONMENT.filters |= {
+    "table": markdown_table,
+    "cell": markdown_escape,
+    "each": lambda runs, name: ", ".join(sorted({str(run.provenance.get(name, "?")) for run in runs})),
+    "name": lambda path: Path(path).name,
+    "thousands": lambda n: f"{n:,}",
+}
 
 
 def render(template: str, **values: Any) -> str:
@@ -95,7 +100,7 @@ def png(figure: go.Figure) -> bytes | None:
 def save_all(shown: Sequence[tuple[str, str, go.Figure]], folder: Path, stem: str) -> list[tuple[str, str]]:
     """Write <stem>-<key>.png of each (key, caption, figure); returns (file, caption) of those that could be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [(folder / f"{stem}{key and f"-{key}"}.png", caption, figure) for key, caption, figure in shown]
+    paths = [(folder / f"{stem}{key and f'-{key}'}.png", caption, figure) for key, caption, figure in shown]
     return [(path.name, caption) for path, caption, figure in paths if save(figure, path)]
 
 

@@ -74,8 +74,8 @@ OTHERS: Mapping[str, str] = {"limits": "kit.studies.limits", "landscape": "kit.s
 
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: a number of them
-    (from 0) or a list with commas; values: fields of `Config` for all runs. Raises KitError."""
+    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: a number of
+    them (from 0) or a list with commas; values: fields of `Config` for all runs. Raises KitError."""
     every = STUDIES[study].methods
     rows = list(every) if methods == "all" else [name.strip() for name in methods.split(",") if name.strip()]
     try:
@@ -173,30 +173,16 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, go.Figure]]:
 
 def _text(kept: Summary, summary: pd.DataFrame, table: pd.DataFrame, name: str) -> str:
     runs, study = kept.runs, STUDIES[kept.study]
-    trained_on: dict[str, list[str]] = {}
-    for run in runs:
-        methods = trained_on.setdefault(run.provenance["trained_on"], [])
-        methods += [] if run.config.method in methods else [run.config.method]
     return render.render(
         "study.md.j2",
-        study=kept.study,
-        title=study.titled(runs),
-        config=runs[0].config,
+        kept=kept,
         runs=runs,
-        summary=summary,
-        table=table,
-        seeds=sorted({run.config.seed for run in runs}),
-        images=[f"{n:,}" for n in sorted({run.metrics["train_images"] for run in runs})],
-        test_images=runs[0].metrics["test_images"],
+        title=study.titled(runs),
         budget=study.budget.format(**runs[0].config.model_dump()),
-        trained_on=trained_on,
-        reference=tables.REFERENCE,
+        table=table,
         findings=tables.findings(summary),
-        pictures=kept.pictures,
+        reference=tables.REFERENCE,
         parameters=_parameters(kept) | ({"name": name} if name else {}),
-        each=lambda entry: summaries.each(runs, entry),
-        torch=", ".join(sorted({run.provenance["versions"]["torch"] or "?" for run in runs})),
-        note=kept.note,
     )
 
 

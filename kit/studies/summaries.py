@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """pictures: (file, caption) that stand beside the report, in order; more: what this kind of report needs besides."""
+    """pictures: (file, caption) that stand beside the report, in order; more: what this kind of report adds."""
 
     study: str
     runs: list[Record]
@@ -87,6 +87,46 @@ def changes(config: Config) -> dict[str, Any]:
     return found
 
 
-def each(runs: Sequence[Run | Record], name: str) -> str:
-    """The values of one provenance entry over the runs, each once, with commas."""
-    return ", ".join(sorted({str(run.provenance.get(name, "?")) for run in runs}))
+class Facts:
+    """What a run directory holds, whatever its state; a file that is missing or damaged is empty and named in
+    `problems`.
+
+    metrics, provenance, failure, model, network (what model/model.json holds) and last (the newest value of every name
+    of the history, and its epoch): dictionaries.
+    """
+
+    def __init__(self, run: Run):
+        self.run, self.problems = run, []
+        done = run.finished
+        self.metrics = self._read(lambda: run.metrics)
+        self.provenance = self._read(lambda: run.provenance) if done else {}
+        self.failure = self._read(lambda: failure(run))
+        self.model = self._read(lambda: store.read_object(run.path / "model" / "model.json")) if done else {}
+        for name in ("network", "hyper", "policy"):
+            if not isinstance(self.model.setdefault(name, {}), dict):
+                self.problems.append(f"model/model.json has a {name} that is none")
+                self.model[name] = {}
+        self.network = self.model["network"]
+        self.last = self._read(lambda: last(run))
+
+    def _read(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return read()
+        except KitError as error:
+            self.problems.append(str(error))
+            return {}
+
+
+def failure(run: Run) -> dict[str, Any]:
+    """Stands in for `run.failure`."""
+    path = run.path / "failure.json"
+    return store.read_object(path) if path.is_file() else {}
+
+
+def last(run: Run) -> dict[str, float]:
+    """The newest value of every name of the history, and its epoch; empty before the first epoch."""
+    rows = run.history
+    if not len(rows):
+        return {}
+    newest = rows.drop_duplicates("name", keep="last").set_index("name")["value"].to_dict()
+    return {**newest, "epoch": int(rows["epoch"].max())}

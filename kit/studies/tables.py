@@ -35,14 +35,7 @@ PAPER = {
     "autohas-phase": {"cifar10": "94.4 (n=3)", "cifar100": "77.6 (n=3)"},
     "autohas-hpo": {"cifar10": "95.0 (n=3)", "cifar100": "78.4 (n=3)"},
 }
-METRICS = {  # column of `per_run` → name in a run's metrics
-    "test_accuracy": "test_accuracy",
-    "val_accuracy": "val_accuracy",
-    "seconds": "seconds",
-    "memory_mb": "peak_memory_mb",
-    "params": "params",
-    "macs": "macs",
-}
+COSTS = {"seconds": "seconds", "memory_mb": "peak_memory_mb", "params": "params", "macs": "macs"}  # column → metric
 
 
 # ---- statistics ----------------------------------------------------------------------------------
@@ -89,43 +82,51 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
-    """One row per finished run: dataset, method, title, seed, the columns of METRICS, path. Raises KitError for a run
-    that is not finished."""
+    """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
+    macs, path. Raises KitError for a run that is not finished."""
     rows = []
     for run in runs:
-        if not run.metrics:
+        config, metrics = run.config, run.metrics
+        if not metrics:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
-        config, title = run.config, METHODS[run.config.method].title
-        row = {"dataset": config.dataset, "method": config.method, "title": title, "seed": config.seed}
-        row |= {column: run.metrics[name] for column, name in METRICS.items()}
-        rows.append(row | {"path": str(run.path)})
+        row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
+        row |= {"seed": config.seed, **{name: metrics[name] for name in ("test_accuracy", "val_accuracy")}}
+        rows.append(row | {column: metrics[name] for column, name in COSTS.items()} | {"path": str(run.path)})
     return pd.DataFrame(rows)
 
 
+def grouped(rows: pd.DataFrame, by: Sequence[str], **more: tuple[str, str]) -> pd.DataFrame:
+    """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
+    _high (95% interval of the mean), and `more` as in `DataFrameGroupBy.agg`."""
+    accuracy = "test_accuracy"
+    return (
+        rows.groupby(list(by), sort=False, dropna=False)
+        .agg(
+            title=("title", "first"),
+            n=(accuracy, "size"),
+            accuracy_mean=(accuracy, "mean"),
+            accuracy_std=(accuracy, "std"),
+            accuracy_low=(accuracy, lambda values: interval(values)[0]),
+            accuracy_high=(accuracy, lambda values: interval(values)[1]),
+            **more,
+        )
+        .reset_index()
+    )
+
+
 def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
-    """One row per method, in the runs' order: method, title, n, accuracy_mean, _std, _low, _high (95% interval of the
-    mean), seconds, memory_mb, params and macs (means), and the columns of `paired` against `reference` by seed, with
-    p_holm adjusted over all of the table's comparisons."""
+    """`grouped` by method, with the means of seconds, memory_mb, params and macs, and the columns of `paired` against
+    `reference` by seed, with p_holm adjusted over all of the table's comparisons."""
     table = per_run(runs)
-    by_seed = {method: group.set_index("seed")["test_accuracy"] for method, group in table.groupby("method")}
-    nothing, rows = pd.Series(dtype=float), []
-    for method, group in table.groupby("method", sort=False):
-        accuracy = group["test_accuracy"].to_numpy()
-        low, high = interval(accuracy)
-        row = {
-            "method": method,
-            "title": group["title"].iloc[0],
-            "n": len(group),
-            "accuracy_mean": accuracy.mean(),
-            "accuracy_std": accuracy.std(ddof=1) if len(group) > 1 else math.nan,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            **{name: group[name].mean() for name in ("seconds", "memory_mb", "params", "macs")},
-        }
-        base = by_seed.get(reference, nothing) if method != reference else nothing
-        rows.append(row | paired(by_seed[method], base))
-    frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=holm(frame["p"]))
+    summary = grouped(table, ["method"], **{name: (name, "mean") for name in COSTS})
+    by_seed = table.groupby(["seed", "method"])["test_accuracy"].mean().unstack()
+    nothing = pd.Series(dtype=float)
+    tests = [
+        paired(by_seed[method], nothing if method == reference else by_seed.get(reference, nothing))
+        for method in summary["method"]
+    ]
+    summary = summary.join(pd.DataFrame(tests))
+    return summary.assign(p_holm=holm(summary["p"]))
 
 
 # ---- as text -------------------------------------------------------------------------------------
@@ -188,9 +189,7 @@ def _difference(row: dict) -> str:
     if math.isnan(row["difference"]):
         return "–"
     low, high = row["difference_low"], row["difference_high"]
-    return f"{100 * row['difference']:+.2f}" + (
-        "" if math.isnan(low) else f" [{100 * low:+.2f}, {100 * high:+.2f}]"
-    )
+    return f"{100 * row['difference']:+.2f}" + ("" if math.isnan(low) else f" [{100 * low:+.2f}, {100 * high:+.2f}]")
 
 
 def _p(value: float) -> str:
