@@ -23,7 +23,7 @@ SEEDS = range(5)
     ],
 )
 def test_the_operation_is_found(learner: str, step: str, steps: int):
-    tasks = [Planted.of(learner, step=step, seed=seed) for seed in SEEDS]
+    tasks = [Planted(learner, step=step, seed=seed) for seed in SEEDS]
     start = [task.operation() for task in tasks]
     assert all(share == pytest.approx(1 / len(OPERATIONS), abs=1e-6) for share in start)
     for task in tasks:
@@ -38,7 +38,7 @@ def test_sparse_coding_finds_it_where_its_code_leads_there():
     """
     shares = []
     for seed in SEEDS:
-        task = Planted.of("sparse-coding", seed=seed, arch_lr=0.3)
+        task = Planted("sparse-coding", seed=seed, arch_lr=0.3)
         task.take(300)
         shares.append(task.operation())
     assert sum(share >= 0.8 for share in shares) == 4
@@ -57,14 +57,14 @@ def test_the_augmentation_is_found(policy: str, step: str, tau_lr: float, steps:
     hard.
     """
     for seed in SEEDS:
-        task = Planted.of("given", policy, step=step, seed=seed, negatives=True, tau_lr=tau_lr)
+        task = Planted("given", policy, step=step, seed=seed, negatives=True, tau_lr=tau_lr)
         before = task.inverted()
         task.take(steps)
         assert before < 0.4 and task.inverted() >= 0.8
 
 
 def test_without_the_negatives_there_is_nothing_to_invert_for():
-    task = Planted.of("given", "policy-gradient", tau_lr=0.1)
+    task = Planted("given", "policy-gradient", tau_lr=0.1)
     task.take(110)
     assert task.inverted() < 0.2
 

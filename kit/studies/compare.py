@@ -251,7 +251,7 @@ def _data_labels(table: pd.DataFrame) -> pd.Series:
     label = short.where(paths == 1, table["dataset"]) + (" " + table["size"].fillna(usual)).fillna("")
     done = table[table["split"].notna()]
     for _, group in done.groupby(label):  # the same name, but other images may have been held out for the test
-        number = pd.factorize(list(zip(group["split"], group["test_images"])))[0]
+        number = group.groupby(["split", "test_images"], sort=False, dropna=False).ngroup()
         if number.max() > 0:
             label[group.index] += [f" (split {i + 1})" for i in number]
     return label

@@ -1,19 +1,20 @@
 """One self-contained HTML page of a run: `page.write(run)`, or `python -m kit.studies.page RUN [OUT]`.
 
-It shows what the run directory holds. A run that goes on, failed or was damaged has a page too, which says what is
-missing.
+It shows what the run directory holds; the words are in templates/page.html.j2. A run that goes on, failed or was
+damaged has a page too, which says what is missing.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from kit import augment, figures
@@ -26,7 +27,6 @@ from kit.studies.summaries import Facts, changes
 from kit.studies.tables import wilson
 
 TOP_PAIRS = 10
-UNITS = {"test_loss": "nats", "val_loss": "nats", "seconds": "s", "peak_memory_mb": "MB"}
 # heading → functions that draw it, of which the first is taken that the run has enough for
 FIGURES: dict[str, tuple[Callable[[Run], go.Figure], ...]] = {
     "While it trained": (figures.curves,),
@@ -35,40 +35,6 @@ FIGURES: dict[str, tuple[Callable[[Run], go.Figure], ...]] = {
     "α: the architecture": (figures.architecture,),
     "The cells": (figures.cells_animated, figures.cells, lambda run: figures.cell(run.genotype)),
 }
-LOADING = """import kit
-
-run = kit.Run.load({path!r})
-model = run.model()           # uint8 images [N, {shape}] → class scores [N, {classes}]; normalises by itself
-run.predict(images)           # .labels, .probabilities, .names
-run.export("model.onnx", format="onnx")   # or "torch", "safetensors"
-"""
-GOING_ON = """import kit
-
-run = kit.Run.load({path!r})
-kit.search(run.config, out={folder!r})   # from the last checkpoint
-"""
-
-
-@dataclass(frozen=True)
-class Table:
-    """rows: cells in order; without `head` the first column names the rows. folded: the line that unfolds it."""
-
-    rows: Sequence[Sequence[Any]]
-    head: Sequence[str] = ()
-    title: str = ""
-    folded: str = ""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of the page, in the order of its fields; kind: the style class of a banner."""
-
-    heading: str = ""
-    lines: Sequence[str] = ()
-    code: str = ""
-    tables: Sequence[Table] = ()
-    note: str = ""
-    kind: str = ""
 
 
 def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
@@ -77,41 +43,28 @@ def write(run: Run | str | Path, path: str | Path | None = None) -> Path:
     run = run if isinstance(run, Run) else Run.load(run)
     path = Path(path).expanduser() if path is not None else run.path / "report.html"
     path = path / f"{run.path.name}.html" if path.is_dir() else path
-    return render.write_text(
-        path, page(run), mend=f"name another file, as in make report RUN={run.path} OUT=report.html"
-    )
+    mend = f"name another file, as in make report RUN={run.path} OUT=report.html"
+    return render.write_text(path, page(run), mend=mend)
 
 
 def page(run: Run) -> str:
     """The page as text, about 10 MB at most. The same run directory gives the same text."""
-    facts = Facts(run)
-    headings, drawn, missing = [], [], []
-    for heading, draw in FIGURES.items():
-        figure, reason = _figure(draw, run)
-        if figure is not None:
-            headings.append(heading)
-            drawn.append(figure)
-        elif reason:
-            missing.append(Block(heading, note=reason))
+    facts, config = Facts(run), run.config
+    found = [(heading, *_figure(draw, run)) for heading, draw in FIGURES.items()]
+    drawn = iter(render.interactive([figure for _, figure, _ in found if figure is not None]))
     return render.document(
         "page.html.j2",
-        title=_title(run),
-        name=run.path.name,
-        facts=_guarded(_headline, facts),
-        above=[_guarded(block, facts) for block in (_state, _result)],
-        figures=zip(headings, render.interactive(drawn)),
-        below=missing
-        + [_guarded(block, facts) for block in (_genotype, _policy, _hyper, _use, _configuration, _provenance)],
+        title=f"{Path(config.dataset).name} · {METHODS[config.method].title} · seed {config.seed}",
+        run=run,
+        facts=facts,
+        config=config,
+        accuracies=[(name, _accuracy(facts.metrics, key)) for key, name in (("test", "test"), ("val", "validation"))],
+        figures=[(heading, figure and next(drawn), reason) for heading, figure, reason in found],
+        genotype=_genotype(facts.model.get("genotype")),
+        policy=_policy(run, facts),
+        changes=changes(config),
+        about={name: field.description or "" for name, field in Config.model_fields.items()},
     )
-
-
-def _guarded(block: Callable[[Facts], Block], facts: Facts) -> Block:
-    """What one part cannot make of a damaged file does not take the others with it."""
-    try:
-        return block(facts)
-    except Exception as error:  # files of a run directory may hold anything
-        reason = f"the run's files do not hold what they should ({type(error).__name__}: {error})"
-        return Block(note=f"A part of this page is missing: {reason}.")
 
 
 def _figure(draw: Sequence[Callable[[Run], go.Figure]], run: Run) -> tuple[go.Figure | None, str]:
@@ -125,152 +78,43 @@ def _figure(draw: Sequence[Callable[[Run], go.Figure]], run: Run) -> tuple[go.Fi
             reasons += [note.text for note in figure.layout.annotations]
         except KitError as error:
             reasons.append(str(error))
-        except Exception as error:  # a damaged run may lack anything: the rest of the page stands
+        except Exception as error:  # a damaged run may hold anything: the rest of the page stands
             reasons.append(f"This run does not hold what the figure needs ({type(error).__name__}: {error})")
     return None, next(iter(reasons), "")
 
 
-# ---- blocks --------------------------------------------------------------------------------------
-
-
-def _title(run: Run) -> str:
-    method = METHODS[run.config.method].title if run.config.method in METHODS else run.config.method
-    return f"{Path(run.config.dataset).name} · {method} · seed {run.config.seed}"
-
-
-def _headline(facts: Facts) -> Block:
-    m, place = facts.metrics, facts.provenance
-    if not m:
-        return Block()
-    machine = f"{place.get('device', '?')} ({place.get('processor', '?')}, {place.get('threads', '?')} thread(s))"
-    said = f"test accuracy {m['test_accuracy']:.2%} · {m['params']:,} parameters · {m['macs']:,} multiply-adds"
-    return Block(lines=[f"{said} · {m['seconds']:,.0f} s on {machine}"])
-
-
-def _state(facts: Facts) -> Block:
-    """Nothing for a run that is whole; else how far it came, why it ended and what is missing."""
-    run, failure, lines = facts.run, facts.failure, []
-    if not run.finished:
-        word = "It failed" if failure else "It is not finished: it was interrupted, or still goes on"
-        done = f"{facts.last.get('epoch', 0)} of {run.config.epochs} epochs are completed"
-        lines.append(f"{word}. {done}. This page shows what there is.")
-    if failure:
-        at = f"epoch {failure.get('epoch', '?')}, step {failure.get('step', '?')}"
-        lines.append(f"{failure.get('error', 'Error')}: {failure.get('message', '')} ({at})")
-    lines += [f"Incomplete: {problem}." for problem in facts.problems]
-    return Block(lines=lines, code=failure.get("traceback", ""), kind="banner failed" if failure else "banner")
-
-
-def _result(facts: Facts) -> Block:
-    m = dict(facts.metrics)
-    if not m:
-        rows = [(name, _number(value)) for name, value in facts.last.items() if not name.startswith(("step/", "eta/"))]
-        what = "After the last epoch (training values are of augmented images; the test set has not been looked at):"
-        return Block("Result", [what if rows else "No epoch is completed yet."], tables=[Table(rows)])
-    rows = [
-        (f"{name} accuracy", _accuracy(m.pop(f"{key}_accuracy", None), m.pop(f"{key}_images", 0), name))
-        for key, name in (("test", "test"), ("val", "validation"))
-    ]
-    rows += [(k.replace("_", " "), f"{_number(v)} {UNITS.get(k, '')}") for k, v in m.items() if v is not None]
-    note = (
-        "The test set was evaluated once, at the end; nothing was selected by it. The interval is Wilson's, 95%, over "
-        "the images: it is of this one run and says nothing about other seeds."
-    )
-    return Block("Result", tables=[Table(rows)], note=note)
-
-
-def _accuracy(value: float | None, n: int, name: str) -> str:
+def _accuracy(metrics: dict[str, Any], part: str) -> str:
+    value, n = metrics.get(f"{part}_accuracy"), metrics.get(f"{part}_images")
     if value is None:
-        return "nothing was held out" if name == "validation" else "not recorded"
-    low, high = wilson(value, n)
-    return f"{value:.2%} [{low:.2%}, {high:.2%}], n = {n:,} {name} images"
+        return "nothing was held out"
+    try:
+        low, high = wilson(value, n)
+    except (TypeError, ValueError):  # altered files
+        return f"{value}, of {n} images"
+    return f"{value:.2%} [{low:.2%}, {high:.2%}], n = {n:,} images"
 
 
-def _genotype(facts: Facts) -> Block:
-    """As JSON with one line per node."""
-    genotype = facts.model.get("genotype")
-    if not genotype:
-        return Block()
-    cells = [
-        f"  {json.dumps(kind)}: "
-        + (
-            "[\n    " + ",\n    ".join(map(json.dumps, nodes)) + "\n  ]"
-            if isinstance(nodes, list)
-            else json.dumps(nodes)
-        )
-        for kind, nodes in genotype.items()
-    ]
-    return Block("Genotype", code="{\n" + ",\n".join(cells) + "\n}")
+def _genotype(genotype: Any) -> str:
+    """JSON with a line per node."""
+    return re.sub(r"\n {6,}|\n {4}(?=\])", " ", json.dumps(genotype, indent=2)) if genotype else ""
 
 
-def _policy(facts: Facts) -> Block:
-    """The most and the least probable pairs of operations."""
-    saved, tau = facts.model["policy"], facts.run.tau.get("probabilities", ())
-    if not len(tau):
-        return Block("Augmentation policy τ", [f"Fixed: {saved.get('name', facts.run.config.augment)}"])
-    p, ops = np.asarray(tau[-1], dtype=float), list(saved.get("ops") or augment.OPS)
-    order = np.argsort(-p, axis=None, kind="stable")
-    tables = [
-        Table(
-            [(ops[i // len(p)], ops[i % len(p)], f"{p.flat[i]:.3%}", f"{p.flat[i] * p.size:.3g} ×") for i in indices],
-            ("first", "then", "probability", "÷ uniform"),
-            title,
-        )
-        for title, indices in (
-            ("Most probable", order[:TOP_PAIRS]),
-            ("Least probable", order[::-1][:TOP_PAIRS]),
-        )
-    ]
-    return Block(f"Augmentation policy τ ({facts.run.config.augment}), {p.size} ordered pairs", tables=tables)
-
-
-def _hyper(facts: Facts) -> Block:
-    rows = []
-    for name, title in (("lr", "learning rate (without the schedule's factor)"), ("weight_decay", "weight decay")):
-        value = facts.model["hyper"].get(name, facts.last.get(f"eta/{name}"))
-        if value is not None:
-            rows.append((title, _number(value), _number(getattr(facts.run.config, name))))
-    table = Table(rows, ("η", "at the end" if facts.run.finished else "now", "at the start"))
-    return Block(f"Hyper-parameters η ({facts.run.config.hyper})", tables=[table]) if rows else Block()
-
-
-def _use(facts: Facts) -> Block:
-    run, network = facts.run, facts.network
-    if network:
-        shape = ", ".join(map(str, network.get("image", ("C", "H", "W"))))
-        code = LOADING.format(path=str(run.path), shape=shape, classes=network.get("classes", "classes"))
-        return Block("Use the trained network", [f"Classes: {', '.join(facts.model.get('classes') or ['?'])}."], code)
-    if run.finished or run.config.name != run.path.name:
-        return Block("Use the trained network", ["There is none to load: run the configuration again."])
-    return Block("Go on with it", code=GOING_ON.format(path=str(run.path), folder=str(run.path.parent)))
-
-
-def _configuration(facts: Facts) -> Block:
-    config = facts.run.config
-    rows = [(name, _number(value), Config.model_fields[name].description or "") for name, value in config]
-    changed = ", ".join(f"{name} = {value}" for name, value in changes(config).items()) or "nothing"
-    chosen = f"dataset = {config.dataset}, method = {config.method}, preset = {config.preset}, seed = {config.seed}"
-    table = Table(rows, ("field", "value", "meaning"), folded=f"All {len(rows)} fields")
-    return Block("Configuration", [f"{chosen}; other than the preset and the method fill: {changed}."], tables=[table])
-
-
-def _provenance(facts: Facts) -> Block:
-    if not facts.provenance:
-        return Block("Where it comes from", ["Hardware, commit and versions are recorded when a run finishes."])
-    rows = [
-        (
-            name.replace("_", " "),
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else _number(value),
-        )
-        for name, value in facts.provenance.items()
-    ]
-    return Block("Where it comes from", tables=[Table(rows)], note="A + after the commit marks uncommitted changes.")
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "–" if value is None else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _policy(run: Run, facts: Facts) -> pd.DataFrame | None:
+    """The most and the least probable pairs of operations; None where τ is fixed."""
+    try:
+        p = np.asarray(run.tau["probabilities"][-1], dtype=float)
+        ops = list(facts.model["policy"].get("ops") or augment.OPS)
+        names = [f"{first}, then {then}" for first in ops for then in ops]
+        order = np.argsort(-p, axis=None, kind="stable")
+        columns = {}
+        for title, pairs in (("most probable", order[:TOP_PAIRS]), ("least probable", order[::-1][:TOP_PAIRS])):
+            columns[title] = [names[i] for i in pairs]
+            columns[f"probability of the {title}"] = [
+                f"{p.flat[i]:.3%}, {p.flat[i] * p.size:.3g} × uniform" for i in pairs
+            ]
+        return pd.DataFrame(columns)
+    except (KitError, LookupError):  # without a learned policy, or damaged
+        return None
 
 
 def main(arguments: Sequence[str]) -> int:

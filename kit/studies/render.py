@@ -47,10 +47,19 @@ def latex_table(table: pd.DataFrame, caption: str, label: str) -> str:
     return style.to_latex(column_format=alignment, hrules=True, caption=latex_escape(caption), label=label)
 
 
+def number(value: Any) -> str:
+    """Any value as text, numbers with few digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {of}" for name, of in value.items())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "–" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("kit.studies"),
     autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-    undefined=jinja2.StrictUndefined,
+    undefined=jinja2.ChainableUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
@@ -61,7 +70,9 @@ ENVIRONMENT.filters |= {
     "each": lambda runs, name: ", ".join(sorted({str(run.provenance.get(name, "?")) for run in runs})),
     "name": lambda path: Path(path).name,
     "thousands": lambda n: f"{n:,}",
+    "number": number,
 }
+ENVIRONMENT.tests["search"] = lambda text, pattern: re.search(pattern, str(text)) is not None
 
 
 def render(template: str, **values: Any) -> str:
