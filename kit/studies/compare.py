@@ -47,26 +47,26 @@ ASPECTS = (
     ("trained_on", "training part", "a method that reads validation data has fewer images to train on"),
     ("commit", "commit", "the code differs"),
 )
-# the table as it is shown: column → heading, and for numbers the unit's factor and the decimals
-SHOWN: Mapping[str, tuple] = {
-    "run": ("run",),
-    "data": ("data",),
-    "space": ("space",),
-    "method": ("method",),
-    "seed": ("seed", 1, 0),
-    "status": ("status",),
-    "done": ("epochs", 1, 0),
-    "epochs": ("of", 1, 0),
-    "test_accuracy": ("test accuracy, %", 100, 2),
-    "fronts": ("on the front of",),
-    "val_accuracy": ("validation accuracy, %", 100, 2),
-    "seconds": ("seconds", 1, 0),
-    "params": ("parameters", 1, 0),
-    "macs": ("multiply-adds", 1, 0),
-    "memory_mb": ("memory, MB", 1, 0),
-    "remark": ("remark",),
+# the table as it is shown: column → heading and format
+SHOWN: Mapping[str, tuple[str, str]] = {
+    "run": ("run", "{}"),
+    "data": ("data", "{}"),
+    "space": ("space", "{}"),
+    "method": ("method", "{}"),
+    "seed": ("seed", "{:.0f}"),
+    "status": ("status", "{}"),
+    "done": ("epochs", "{:.0f}"),
+    "epochs": ("of", "{:.0f}"),
+    "test_accuracy": ("test accuracy", "{:.2%}"),
+    "fronts": ("on the front of", "{}"),
+    "val_accuracy": ("validation accuracy", "{:.2%}"),
+    "seconds": ("seconds", "{:,.0f}"),
+    "params": ("parameters", "{:,.0f}"),
+    "macs": ("multiply-adds", "{:,.0f}"),
+    "memory_mb": ("memory, MB", "{:,.0f}"),
+    "remark": ("remark", "{}"),
 }
-NUMBERS = [name for name, (_, *number) in SHOWN.items() if number] + ["test_images"]
+NUMBERS = [name for name, (_, form) in SHOWN.items() if form != "{}"] + ["test_images"]
 
 
 @dataclass(frozen=True)
@@ -87,38 +87,29 @@ class Comparison:
 
     def markdown(self) -> str:
         """Table and notes."""
-        shown = self.shown()
-        decimals = {heading: decimals for heading, _, decimals in (of for of in SHOWN.values() if len(of) == 3)}
-        for heading in shown:
-            form = f"{{:,.{decimals[heading]}f}}".format if heading in decimals else str
-            shown[heading] = [("–" if pd.isna(value) else form(value)) for value in shown[heading].astype(object)]
-        return render.markdown_table(shown) + "\n\n" + "".join(f"- {note}\n" for note in self.notes)
+        return render.markdown_table(self.shown()) + "\n\n" + "".join(f"- {note}\n" for note in self.notes)
 
     def html(self) -> Markup:
         """The table that sorts and filters, and the notes; no network, no file beside it."""
-        scripts = generate_init_offline_itables_html(itables.options.dt_bundle)
-        table = itables.to_html_datatable(
-            self.shown(),
-            connected=False,
-            showIndex=False,
-            paging=False,
-            maxBytes=0,
-            layout={"top1": "searchBuilder"},
-            classes="display compact",
-        )
+        settings = {
+            "paging": False,
+            "maxBytes": 0,
+            "layout": {"top1": "searchBuilder"},
+            "text_in_header_can_be_selected": False,
+        }
+        table = itables.to_html_datatable(self.shown(""), connected=False, showIndex=False, **settings)
         notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in self.notes)
+        scripts = generate_init_offline_itables_html(itables.options.dt_bundle)
         return Markup(scripts + table) + Markup("<ul>{}</ul>").format(notes)
 
-    def shown(self) -> pd.DataFrame:
-        """The columns that say something, under their headings, in the units that they are shown in."""
+    def shown(self, unknown: str = "–") -> pd.DataFrame:
+        """The columns that say something, as strings under their headings."""
         columns = {}
-        for name, (heading, *number) in SHOWN.items():
+        for name, (heading, form) in SHOWN.items():
             values = self.table[name]
             same = name in ("data", "space") and values.nunique(dropna=False) == 1  # the notes name it
-            whole = name == "epochs" and self.table["done"].equals(values)
-            if values.notna().any() and not same and not whole:
-                rounded = (values * number[0]).round(number[1]) if number else values
-                columns[heading] = rounded.astype("Int64") if number and not number[1] else rounded
+            if values.notna().any() and not same and not (name == "epochs" and self.table["done"].equals(values)):
+                columns[heading] = [form.format(value) if pd.notna(value) else unknown for value in values]
         return pd.DataFrame(columns)
 
     def save(self, folder: str | Path, name: str = "compare") -> Path:
@@ -170,35 +161,32 @@ def find(runs: Any) -> tuple[list[Run], list[str]]:
     """The runs meant, each once and in order, and sentences about what a folder holds besides."""
     if isinstance(runs, str) and not Path(runs).expanduser().exists():
         runs = [part.strip() for part in runs.split(",") if part.strip()]
-    entries = [runs] if isinstance(runs, (str, Path, Run)) else list(runs)
     found: dict[Path, Run] = {}
     aside: list[str] = []
-    for entry in entries:
+    for entry in [runs] if isinstance(runs, (str, Path, Run)) else runs:
         for run in [entry] if isinstance(entry, Run) else _at(Path(entry).expanduser(), aside):
             found.setdefault(run.path.resolve(), run)
     if not found:
         raise KitError(
             "no runs to compare: give a folder of runs, such as compare('runs'); kit.search(kit.Config(...)) or "
-            "papermill notebooks/ablation.ipynb out.ipynb makes some"
+            f"papermill notebooks/ablation.ipynb out.ipynb makes some. {' '.join(aside)}"
         )
     return list(found.values()), aside
 
 
 def _at(path: Path, aside: list[str]) -> list[Run]:
+    """The run at a path, or those in a folder; one broken directory does not hide the others."""
     folders = sorted(p.parent for p in path.glob("*/config.json"))
     if (path / "config.json").is_file() or not folders:
         return [Run.load(path)]
-    runs: list[Run] = []
+    runs = []
     for folder in folders:
-        if re.search(r"\.old\d+$", folder.name):
-            aside.append(f"Left out: {folder.name}, which was put aside for a newer run of the same configuration.")
-            continue
         try:
+            if re.search(r"\.old\d+$", folder.name):
+                raise KitError(f"{folder.name}, which was put aside for a newer run of the same configuration")
             runs.append(Run.load(folder))
-        except KitError as error:  # one broken directory does not hide the others
+        except KitError as error:
             aside.append(f"Left out: {str(error).split('; runs nearby')[0]}.")
-    if not runs:
-        raise KitError(f"{path} holds no run that can be read. {' '.join(aside)}")
     return runs
 
 

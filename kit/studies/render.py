@@ -88,7 +88,9 @@ def write_text(path: Path, text: str, **mend: str) -> Path:
 def html_report(markdown: str, folder: Path) -> str:
     """A Markdown report as one HTML page with the pictures of `folder` inside."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = re.sub(r'(?<= src=")[^":/]+\.png(?=")', lambda found: _data_uri((folder / found[0]).read_bytes()), body)
+    for path in folder.glob("*.png"):
+        if f'src="{path.name}"' in body:
+            body = body.replace(f'src="{path.name}"', f'src="{_data_uri(path.read_bytes())}"')
     return render("report.html.j2", title=markdown.splitlines()[0].lstrip("# "), body=Markup(body))
 
 

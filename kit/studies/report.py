@@ -263,8 +263,8 @@ def index(folder: str | Path) -> Path:
     return render.write_text(folder / "README.md", render.render("index.md.j2", reports=reports))
 
 
-def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "reports")
+def main(arguments: Sequence[str]) -> None:
+    folder = Path(*arguments[:1] or ["reports"])
     found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
     if not found:
         raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
@@ -273,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
