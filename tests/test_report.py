@@ -17,13 +17,13 @@ from kit.errors import KitError
 from kit.search.progress import Silent
 from kit.studies import render, report, summaries, tables
 
-MICRO = dict(epochs=2, search_epochs=1, channels=4, cells=3, batch_size=512, search_channels=4, search_cells=3)
+MICRO = dict(epochs=2, search_epochs=1, channels=4, cells=3, batch_size=60, search_channels=4, search_cells=3)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(micro, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    configs = report.grid("ablation", "dha,ista", 2, MICRO)
+    configs = report.grid("ablation", "dha,ista", 2, MICRO | {"dataset": micro})
     return [kit.search(config, out=out, progress=Silent()) for config in configs]
 
 
@@ -76,11 +76,11 @@ def test_the_report_is_complete(runs, path):
         "`ista`",
         "seeds 0, 1",
         "2 epochs",
-        "1,348 images",
-        "449 images",
+        "240 images",
+        "60 images",
         "train and val together",
         "98.11 ± 0.26 (76.6 h)",
-        "-p dataset digits -p preset laptop -p seeds 2 -p methods dha,ista -p epochs 2",
+        "-p dataset micro_digits -p preset laptop -p seeds 2 -p methods dha,ista -p epochs 2",
         str(runs[0].provenance["commit"]),
         "note: Alone on the machine.",
     ):
@@ -92,11 +92,11 @@ def test_the_report_is_complete(runs, path):
 
 
 def test_a_data_set_may_have_several_reports(path, tmp_path):
-    other = tmp_path / "ablation-digits-short.json"
+    other = tmp_path / "ablation-micro_digits-short.json"
     shutil.copy(path.with_suffix(".json"), other)
     text = report.rewrite(other).read_text()
-    assert text.startswith("# Joint search beside other methods: digits\n")
-    assert " -p name ablation-digits-short`" in text and not list(tmp_path.glob("ablation-digits.*"))
+    assert text.startswith("# Joint search beside other methods: micro_digits\n")
+    assert " -p name ablation-micro_digits-short`" in text and not list(tmp_path.glob("ablation-micro_digits.*"))
 
 
 def test_the_grid_is_checked():
@@ -186,9 +186,9 @@ def test_the_index_lists_every_report_once(path, tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert listed.name == "README.md" and len(rows) == 2 and report.index(tmp_path).read_text() == text
     assert (
-        rows[0].startswith("| [Joint search beside other methods: digits]")
-        and "ablation-digits.json" in rows[0]
-        and "ablation-digits.html" in rows[0]
+        rows[0].startswith("| [Joint search beside other methods: micro_digits]")
+        and "ablation-micro_digits.json" in rows[0]
+        and "ablation-micro_digits.html" in rows[0]
     )
     assert rows[1] == r"| [Measured \| by hand](by-hand.md) | – | – |"
 
@@ -198,7 +198,7 @@ def test_the_latex_table_is_whole(path):
     head = next(i for i, line in enumerate(lines) if line.startswith("method &"))
     rows = [line for line in lines[head:] if line.endswith(r"\\")]
     assert len(rows) == 1 + 2 and {line.count("&") for line in rows} == {8}
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label{tab:digits}"):
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label{tab:micro_digits}"):
         assert any(rule in line for line in lines), rule
     assert not any(re.search(r"(?<!\\)[%_#]", line) for line in lines if not line.startswith(r"\label"))
 

@@ -122,7 +122,7 @@ def interactive(shown: Sequence[go.Figure]) -> list[Markup]:
     JavaScript; those that do not fit as a picture alone. The template base.html.j2 brings plotly.js."""
     found, left = [], FIGURES_LIMIT
     for i, figure in enumerate(shown):
-        html = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, div_id=f"figure-{i}")
+        html = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, validate=False, div_id=f"figure-{i}")
         picture = png(figure)
         image = Markup('<img alt="{}" src="{}">').format(
             figure.layout.title.text or "figure", _data_uri(picture) if picture else ""
