@@ -100,9 +100,9 @@ CELL = """
 import sys, os
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch; torch.set_num_threads(1)
-import kit, kit.progress, tests_micro
+import kit, kit.search.progress, tests_micro
 tests_micro.register_micro()
-run = kit.search(tests_micro.micro_config(epochs=9, search_epochs=4), out={out!r}, progress=kit.progress.Lines(every=0))
+run = kit.search(tests_micro.micro_config(epochs=9, search_epochs=4), out={out!r}, progress=kit.search.progress.Lines(every=0))
 print("test accuracy", run.metrics["test_accuracy"])
 """
 

@@ -30,7 +30,8 @@ import torch  # noqa: E402
 from tests_micro import assert_same_run, micro_config, register_micro  # noqa: E402
 
 import kit  # noqa: E402
-from kit import Run, store  # noqa: E402
+from kit import Run  # noqa: E402
+from kit.run import store  # noqa: E402
 from kit.search.progress import Silent  # noqa: E402
 
 METHODS = ("dha", "daas", "autohas", "diffautoml")

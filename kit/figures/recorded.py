@@ -219,9 +219,9 @@ def standing(run: Run) -> str:
     seen = read(run)
     done = int(seen.frame.index.max()) if len(seen.frame) else 0
     planned = getattr(run.config, "epochs", None)
-    status = {"finished": "finished", "failed": "failed", "interrupted": "not finished (stopped, or still going on)"}[
-        run.status
-    ]
+    status = {"interrupted": "not finished (stopped)", "running": "not finished (still going on)"}.get(
+        run.status, run.status
+    )
     text = f"{run.path.name}: {status}, {done}{f' of {planned}' if planned else ''} epochs"
     spans = ", ".join(f"{name} {first + 1}–{last}" for name, first, last in seen.spans)
     text += f" ({spans})" if spans else ""

@@ -19,8 +19,8 @@ import torch
 from kit.data import ImageSet, load_dataset
 from kit.errors import KitError
 from kit.run import store
-from kit.run.known import all_opened
-from kit.run.run import Run, TrainedModel
+from kit.run.predict import TrainedModel
+from kit.run.run import Run, open_all
 from kit.search import progress as progress_module
 from kit.search.engine import pick_device
 from kit.studies.landscape.curvature import largest_eigenvalue, some
@@ -125,7 +125,7 @@ def gather(runs: str, methods: str, seed: int | str, values: dict[str, Any]) -> 
     commas) and seed (a number,
     or numbers with commas) with `values`, fields of `kit.Config`, searched where there is none yet."""
     if runs.strip():
-        return all_opened(runs)
+        return open_all(runs)
     from kit.lab import sweep
 
     named = [name.strip() for name in methods.split(",") if name.strip()]
