@@ -20,7 +20,7 @@ import pandas as pd
 
 from kit import figures
 from kit.errors import KitError
-from kit.figures.compare import COSTS
+from kit.figures.many import COSTS
 from kit.methods import METHODS
 from kit.run import store
 from kit.run.known import Known, opened
@@ -143,7 +143,7 @@ class Comparison:
         markdown = f"# Runs compared\n\n{self.markdown()}\n![test accuracy against cost]({name}.png)\n"
         store.atomically(folder / f"{name}.md", lambda p: p.write_text(markdown, encoding="utf-8"))
         store.atomically(folder / f"{name}.csv", lambda p: self.table.drop(columns=["path"]).to_csv(p, index=False))
-        store.atomically(folder / f"{name}.png", lambda p: p.write_bytes(figures.png(figure)))
+        figures.save(figure, folder / f"{name}.png", width=1200)
         return folder / f"{name}.html"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:

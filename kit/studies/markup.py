@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from kit.errors import KitError
-from kit.figures.static import png
+from kit.figures.show import png
 
 LIMIT = 10_000_000  # bytes of a page
 CONFIG = {"displaylogo": False, "responsive": True}

@@ -198,8 +198,8 @@ def _pictures(
     pictures = []
     for key, caption, figure in shown:
         path = folder / f"{stem}-{key}.png"
-        store.atomically(path, lambda p, figure=figure: p.write_bytes(figures.png(figure)))
-        pictures.append((path.name, caption))
+        if figures.save(figure, path, width=1200):
+            pictures.append((path.name, caption))
     return pictures
 
 

@@ -13,7 +13,6 @@ import torch
 from kit import data, errors, figures, space
 from kit.config import Config
 from kit.errors import KitError
-from kit.figures.limits import under_limits
 from kit.methods import METHODS
 from kit.run import store
 from kit.run.run import Run
@@ -183,9 +182,9 @@ def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
         raise KitError("no finished runs, so there is nothing to report: see the failures that the sweep listed")
     rows, name, folder = table(runs, cost), Path(runs[0].config.dataset).name, Path(folder)
     stem = f"limits-{name}-{cost}"
-    picture = figures.png(under_limits(summarize(rows), rows, cost, title=f"{name}: accuracy under limits"))
+    picture = figures.under_limits(summarize(rows), rows, cost, title=f"{name}: accuracy under limits")
     folder.mkdir(parents=True, exist_ok=True)
-    store.atomically(folder / f"{stem}.png", lambda p: p.write_bytes(picture))
+    figures.save(picture, folder / f"{stem}.png")
     pictures = [(f"{stem}.png", f"accuracy against {TITLES[cost]}")]
     summaries.write(
         folder / f"{stem}.json",
