@@ -16,26 +16,14 @@ import plotly.graph_objects as go
 
 from kit import space
 from kit.errors import KitError
-from kit.figures.record import Record, need, thinned
+from kit.figures.record import FRAMES, Record, need, thinned
 from kit.figures.show import animate
-from kit.figures.style import (
-    GREY,
-    INK,
-    Panel,
-    arrange,
-    blank,
-    headline,
-    legend_below_title,
-    look,
-    op_legend,
-    op_title,
-)
+from kit.figures.style import GREY, INK, Panel, arrange, blank, headline, look, op_legend, op_title
 from kit.run.run import Run
 from kit.space.cell import INPUTS, NODES, check_genotype
 
 KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
 SOURCES = ("cₖ₋₂", "cₖ₋₁", *map(str, range(NODES)))
-FRAMES = 60
 PALE = {"bgcolor": "#F4F4F4", "bordercolor": "#D5D5D5", "borderwidth": 1, "borderpad": 3}
 HIDDEN = {"visible": False}
 Genotype = Mapping[str, Any]
@@ -152,43 +140,40 @@ def _strip(
     return Panel(title, traces, y, 180, x=x, epochs=False, notes=notes)
 
 
-def _panels(genotype: Genotype, run: Run | None = None, title: str = "") -> list[Panel]:
-    """The drawings of a genotype, as `run.genotype`. Raises KitError for what is not one."""
+def _panels(genotype: Genotype, run: Run | None = None, title: str = "", **details: dict[str, Any]) -> list[Panel]:
+    """The drawings of a genotype, as `run.genotype`. details: options of each part's drawing, by the part's name.
+
+    Raises KitError for what is no genotype."""
     if not isinstance(genotype, Mapping):
         raise KitError(f"a genotype is a dictionary, as run.genotype gives it; got {genotype!r:.80}")
-    if "blocks" in genotype:
-        blocks = genotype["blocks"]
-        if not isinstance(blocks, (list, tuple)) or not blocks or not all(isinstance(name, str) for name in blocks):
-            raise KitError(
-                f"a genotype of choice blocks is {{'blocks': [a name for every block]}}; got {genotype!r:.80}"
-            )
-        return [_strip(title, blocks, _stages(run, len(blocks)))]
     if "network" in genotype:
         words = {"text": f"{genotype['network']} is one fixed network without choices", "x": 0.5, "y": 0.5}
-        axis = {**HIDDEN, "range": [0, 1]}
+        axis = HIDDEN | {"range": [0, 1]}
         return [Panel(title, [], axis, 60, x=axis, epochs=False, notes=[words])]
-    check_genotype(dict(genotype))
-    return [_graph(f"{KINDS[kind]}{' · ' if title else ''}{title}", genotype[kind]) for kind in KINDS]
-
-
-def _stages(run: Run | None, count: int) -> list[tuple[str, int]]:
-    """(label, number of blocks) of each stage; [] where the space does not tell."""
+    if "blocks" not in genotype:
+        check_genotype(dict(genotype))
+        heads = {kind: " · ".join(filter(None, (words, title))) for kind, words in KINDS.items()}
+        return [_graph(heads[kind], genotype[kind], **details.get(kind, {})) for kind in KINDS]
+    blocks = genotype["blocks"]
+    if not isinstance(blocks, (list, tuple)) or not blocks or not all(isinstance(name, str) for name in blocks):
+        raise KitError(f"a genotype of choice blocks is {{'blocks': [a name for every block]}}; got {genotype!r:.80}")
     plan = getattr(space.KINDS.get(run.config.space), "plan", None) if run else None
-    for blocks in (count, count + 1) if plan else ():  # MobileNetV2's first block is counted and offers no choice
-        stages = plan(run.config.channels, blocks)[1]
-        if sum(stage.blocks for stage in stages) == count:
-            return [(f"stage {k}<br>{stage.width} channels", stage.blocks) for k, stage in enumerate(stages, start=1)]
-    return []
+    stages: list[tuple[str, int]] = []
+    for count in (len(blocks), len(blocks) + 1) if plan else ():  # MobileNetV2's first block offers no choice
+        found = plan(run.config.channels, count)[1]
+        if sum(stage.blocks for stage in found) == len(blocks):
+            stages = [(f"stage {k}<br>{stage.width} channels", stage.blocks) for k, stage in enumerate(found, 1)]
+            break
+    return [_strip(title, blocks, stages, **details.get("blocks", {}))]
 
 
-def _sheet(panels: Sequence[Panel], title: str, ops: Sequence[str] = (), columns: int = 1) -> go.Figure:
-    """Drawings under one another. ops: operations for a legend of full names, which are wider than the boxes."""
-    wide = 1 / columns
-    places = [(k * wide + 0.01 * (k > 0), (k + 1) * wide, panels[k::columns]) for k in range(columns)]
-    figure = arrange(places, title, top=100 if ops else 84, gap=44)
-    figure.update_layout(margin={"l": 20, "r": 20, "b": 20}, height=figure.layout.height - 40)
-    figure.add_traces(op_legend(ops))
-    return figure.update_layout(showlegend=bool(ops), legend=legend_below_title(figure.layout.height))
+def _sheet(columns: Sequence[Sequence[Panel]], title: str, *genotypes: Genotype) -> go.Figure:
+    """Drawings in columns; a legend has the full names of the genotypes' blocks, which are wider than the boxes."""
+    legend = op_legend([op for genotype in genotypes for op in genotype.get("blocks", ())])
+    n = len(columns)
+    places = [(k / n + 0.01 * (k > 0), (k + 1) / n, panels) for k, panels in enumerate(columns)]
+    figure = arrange(places, title, top=100 if legend else 84, gap=44, legend=legend)
+    return figure.update_layout(margin={"l": 20, "r": 20, "b": 20}, height=figure.layout.height - 40)
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -197,7 +182,7 @@ def _sheet(panels: Sequence[Panel], title: str, ops: Sequence[str] = (), columns
 def cell(genotype: Genotype, title: str = "") -> go.Figure:
     """A genotype from left to right: normal and reduction cell with inputs, nodes and concatenation, or the path of
     blocks. genotype: as `run.genotype`. A fixed network gets a note. Raises KitError for what is not a genotype."""
-    return _sheet(_panels(genotype), title, genotype.get("blocks", ()))
+    return _sheet([_panels(genotype)], title, genotype)
 
 
 def cells(run: Run) -> go.Figure:
@@ -205,7 +190,7 @@ def cells(run: Run) -> go.Figure:
 
     Raises KitError where neither is recorded."""
     genotype, when = _found(run)
-    return _sheet(_panels(genotype, run), f"{headline(run)} · {when}", genotype.get("blocks", ()))
+    return _sheet([_panels(genotype, run)], f"{headline(run)} · {when}", genotype)
 
 
 def _found(run: Run) -> tuple[Genotype, str]:
@@ -221,48 +206,45 @@ def _found(run: Run) -> tuple[Genotype, str]:
 
 def _at(record: Record, place: int) -> Genotype:
     """The genotype at a place of α's arrays."""
-    picks = [[s.candidates[c] for c in columns[place] if c >= 0] for s, columns in zip(record.slots, record.picked)]
+    picks = [
+        [slot.candidates[c] if c >= 0 else ("none", 0) for c in columns[place]]
+        for slot, columns in zip(record.slots, record.picked)
+    ]
     if record.cells:
         return {"normal": picks[:NODES], "reduce": picks[NODES:]}
-    return {"blocks": [chosen[0][0] if chosen else "none" for chosen in picks]}
+    return {"blocks": [chosen[0][0] for chosen in picks]}
 
 
 def cells_compared(run_a: Run, run_b: Run) -> go.Figure:
     """Two runs' architectures beside each other: what they share is pale, what differs has its colour. Cells are
     compared node by node and blocks place by place; of two different spaces both are drawn, and the title says so."""
-    runs = (run_a, run_b)
-    a, b = (_found(run)[0] for run in runs)
-    names = [_label(run) for run in runs]
-    if "normal" in a and "normal" in b:
-        return _two_cells((a, b), names)
-    if "blocks" in a and "blocks" in b and len(a["blocks"]) == len(b["blocks"]):
-        same = {k for k, (x, y) in enumerate(zip(a["blocks"], b["blocks"])) if x == y}
-        stages = _stages(run_a, len(a["blocks"]))
-        panels = [_strip(name, genotype["blocks"], stages, pale=same) for name, genotype in zip(names, (a, b))]
-        return _sheet(
-            panels, f"{len(same)} of {len(a['blocks'])} blocks in common (pale)", [*a["blocks"], *b["blocks"]]
-        )
-    panels = [panel for run, genotype, name in zip(runs, (a, b), names) for panel in _panels(genotype, run, name)]
-    title = f"Spaces {run_a.config.space} and {run_b.config.space} offer different choices: not compared"
-    return _sheet(panels, title, [op for genotype in (a, b) for op in genotype.get("blocks", ())])
+    runs, (a, b) = (run_a, run_b), (_found(run_a)[0], _found(run_b)[0])
+    words, details = [], ({}, {})
+    for part in ("blocks", *KINDS):
+        if len(a.get(part, ())) == len(b.get(part, ())) > 0:
+            common = [Counter(map(str, x)) & Counter(map(str, y)) for x, y in zip(_choices(a, part), _choices(b, part))]
+            total = sum(map(len, _choices(a, part)))
+            words.append(f"{KINDS.get(part, part)}: {sum(c.total() for c in common)} of {total} in common")
+            for genotype, mine in zip((a, b), details):
+                choices = [
+                    (n, k, str(one)) for n, node in enumerate(_choices(genotype, part)) for k, one in enumerate(node)
+                ]
+                mine[part] = {"pale": {n if part == "blocks" else (n, k) for n, k, one in choices if one in common[n]}}
+    names = [
+        f"{run.path.name} · test accuracy {run.metrics['test_accuracy']:.2%}"
+        if run.finished
+        else f"{run.path.name} · so far"
+        for run in runs
+    ]
+    both = [_panels(g, run, name, **mine) for g, run, name, mine in zip((a, b), runs, names, details)]
+    apart = f"Spaces {run_a.config.space} and {run_b.config.space} offer different choices: not compared"
+    title = " · ".join(words) + " (pale)" if words else apart
+    return _sheet(both if "normal" in details[0] else [both[0] + both[1]], title, a, b)
 
 
-def _label(run: Run) -> str:
-    accuracy = run.metrics.get("test_accuracy")
-    return f"{run.path.name} · " + (f"test accuracy {accuracy:.2%}" if accuracy is not None else "so far")
-
-
-def _two_cells(genotypes: Sequence[Genotype], names: Sequence[str]) -> go.Figure:
-    panels, words = [], []
-    for kind in KINDS:
-        nodes = [[[(op, int(edge)) for op, edge in node] for node in genotype[kind]] for genotype in genotypes]
-        common = [Counter(x) & Counter(y) for x, y in zip(*nodes)]
-        shared = sum(sum(count.values()) for count in common)
-        words.append(f"{KINDS[kind]}: {shared} of {sum(map(len, nodes[0]))} edges in common")
-        for mine, name in zip(nodes, names):
-            pale = {(n, k) for n, edges in enumerate(mine) for k, edge in enumerate(edges) if edge in common[n]}
-            panels.append(_graph(f"{KINDS[kind]} · {name}", mine, pale=pale))
-    return _sheet(panels, f"{' · '.join(words)} (pale)", columns=2)
+def _choices(genotype: Genotype, part: str) -> list[list[Any]]:
+    """The choices at every node or block, in a form that can be compared."""
+    return [[one] if part == "blocks" else [tuple(edge) for edge in one] for one in genotype[part]]
 
 
 def cells_animated(run: Run) -> go.Figure:
@@ -276,14 +258,12 @@ def cells_animated(run: Run) -> go.Figure:
         raise KitError(
             f"{run.path.name} has no α over the epochs ({'; '.join(record.missing)}): see figures.cells(run)"
         )
-    size = np.abs(record.alpha["alpha"])
-    shares = size / np.maximum(size.sum(axis=-1, keepdims=True), 1e-12)
-    places = thinned(len(size), FRAMES)
-    ops = () if record.cells else [op for slot in record.slots for op, _ in slot.candidates]
     title = (
         f"{headline(run)} · child by epoch ({'width: share of |α|' if record.cells else 'height: kernel'} · ◆ frozen)"
     )
-    moments = [_sheet(_moment(record, place, shares[place]), title, ops) for place in places]
+    legend = {} if record.cells else {"blocks": record.candidates}
+    places = thinned(len(record.alpha["epoch"]), FRAMES)
+    moments = [_sheet([_panels(_at(record, k), run, **_details(record, k))], title, legend) for k in places]
     frames = [
         {"data": m.data, "traces": list(range(len(m.data))), "layout": {"annotations": m.layout.annotations}}
         for m in moments
@@ -291,22 +271,17 @@ def cells_animated(run: Run) -> go.Figure:
     return animate(moments[-1], record.alpha["epoch"][places].tolist(), frames)
 
 
-def _moment(record: Record, place: int, shares: np.ndarray) -> list[Panel]:
-    """The child at a place of α's arrays. shares: float [slots, widest]. Every moment has as many traces and notes."""
-    frozen, genotype = record.alpha["frozen"][place].astype(bool), _at(record, place)
+def _details(record: Record, place: int) -> dict[str, dict[str, Any]]:
+    """Widths of edges and frozen slots at a place of α's arrays."""
+    size = np.abs(record.alpha["alpha"][place].astype(float))
+    share = size / np.maximum(size.sum(axis=1, keepdims=True), 1e-12)
+    picked = [columns[place].tolist() for columns in record.picked]
+    frozen = np.flatnonzero(record.alpha["frozen"][place]).tolist()
     if not record.cells:
-        stages = _stages(record.run, len(genotype["blocks"]))
-        return [_strip("", genotype["blocks"], stages, frozen=np.flatnonzero(frozen).tolist())]
-    panels = []
+        return {"blocks": {"frozen": frozen}}
+    found = {}
     for kind, first in zip(KINDS, (0, NODES)):
-        chosen = [record.picked[first + n][place].tolist() for n in range(NODES)]
-        candidates = [slot.candidates for slot in record.slots[first : first + NODES]]
-        nodes = [[candidates[n][c] if c >= 0 else ("none", 0) for c in row] for n, row in enumerate(chosen)]
-        widths = {
-            (n, k): 1.5 + 14 * float(shares[first + n, c]) if c >= 0 else 0.0
-            for n, row in enumerate(chosen)
-            for k, c in enumerate(row)
-        }
-        still = np.flatnonzero(frozen[first : first + NODES]).tolist()
-        panels.append(_graph(KINDS[kind], nodes, widths=widths, frozen=still))
-    return panels
+        edges = [(n, k, c) for n in range(NODES) for k, c in enumerate(picked[first + n])]
+        widths = {(n, k): 1.5 + 14 * share[first + n, c] if c >= 0 else 0.0 for n, k, c in edges}
+        found[kind] = {"widths": widths, "frozen": [n - first for n in frozen if first <= n < first + NODES]}
+    return found

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,36 +12,24 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from kit.errors import KitError
-from kit.figures.record import Record
-from kit.figures.style import (
-    GREY,
-    INK,
-    PALETTE,
-    SERIES,
-    TEMPLATE,
-    Panel,
-    arrange,
-    blank,
-    legend_below_title,
-    log_axis,
-    look,
-    note,
-)
+from kit.figures.style import GREY, INK, PALETTE, SERIES, TEMPLATE, Look, Panel, arrange, blank, log_axis, look, note
 from kit.run.run import Run
 
 SUMMARY = ("method", "title", "n", "accuracy_mean", "accuracy_low", "accuracy_high")
-UNITS = ((3 * 3600.0, 3600.0, "h"), (180.0, 60.0, "min"), (0.0, 1.0, "s"))  # from so many seconds on: this unit
-COUNTS = ((1e9, 1e9, "billions"), (1e6, 1e6, "millions"), (1e3, 1e3, "thousands"), (-1.0, 1.0, ""))
+# from so many on: divided by so much, unit
+UNITS = ((3 * 3600.0, 3600.0, " [h]"), (180.0, 60.0, " [min]"), (-1.0, 1.0, " [s]"))
+COUNTS = ((1e9, 1e9, " [billions]"), (1e6, 1e6, " [millions]"), (1e3, 1e3, " [thousands]"), (-1.0, 1.0, ""))
 FRONT = "Pareto front"
 FRONTS = (
-    "Up and left is better; no run reaches as much as one on a front for less. Test accuracy is reported, nothing is selected "
-    "by it.<br>A front joins runs of one budget, and for wall-clock of one machine."
+    "Up and left is better; no run reaches as much as one on a front for less. Test accuracy is reported, nothing is "
+    "selected by it.<br>A front joins runs of one budget, and for wall-clock of one machine."
 )
+MEANS = "Dots: mean and 95% interval over seeds (of few seeds it may leave the picture); faint: single runs."
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run cost. within: the columns that runs must share to stand on one front; empty for no fronts."""
+    """What a run cost. within: the columns of a table that runs must share to stand on one front."""
 
     title: str
     short: str
@@ -68,19 +55,30 @@ def _scale(cost: str, values: pd.Series) -> tuple[float, str]:
     """Factor and unit that a cost is drawn in."""
     if cost == "latency_ms":
         return 1.0, " [ms]"
-    entries, most = UNITS if cost == "seconds" else COUNTS, values.max()
-    factor, unit = next((factor, unit) for least, factor, unit in entries if most >= least or least == entries[-1][0])
-    return factor, f" [{unit}]" if unit else ""
+    entries = UNITS if cost == "seconds" else COUNTS
+    return next((entry[1:] for entry in entries if values.max() >= entry[0]), entries[-1][1:])
 
 
-def _legend_below(figure: go.Figure, entries: int, height: float) -> go.Figure:
-    """A legend under the plot, with room for it: titles of methods are long, three fit into a line."""
-    room = 30 + 22 * -(-entries // 3)
-    legend = {"orientation": "h", "x": 0, "y": -70 / (height - 130), "yanchor": "top"}
-    return figure.update_layout(showlegend=True, legend=legend, height=height + room, margin_b=70 + room)
+def _legend_below(figure: go.Figure, entries: int, height: float, below: float = 70) -> go.Figure:
+    """A legend under the plot, with room for it: titles of methods are long, two or three fit into a line."""
+    top, room = figure.layout.margin.t or 70, 30 + 22 * -(-entries // 2)
+    legend = {"orientation": "h", "x": 0, "yref": "paper", "y": -below / (height - top - below), "yanchor": "top"}
+    return figure.update_layout(showlegend=True, legend=legend, height=height + room, margin_b=below + room)
 
 
 # ---- curves --------------------------------------------------------------------------------------
+
+
+def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], title: str) -> go.Figure:
+    """For each look thin lines, and bold their mean where all have values."""
+    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    for (color, name, dash), members in groups.items():
+        line = {"color": color, "dash": dash}
+        for values in members if len(members) > 1 else ():  # one seed alone is its mean
+            figure.add_scatter(x=values.index, y=values, line=line | {"width": 1}, opacity=0.4, showlegend=False)
+        mean = pd.concat(members, axis=1, join="inner").mean(axis=1)
+        figure.add_scatter(x=mean.index, y=mean, name=f"{name} (n = {len(members)})", line=line | {"width": 3})
+    return _legend_below(figure.update_traces(mode="lines"), len(groups), 470)
 
 
 def overlay(runs: Sequence[Run], name: str) -> go.Figure:
@@ -89,69 +87,63 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
 
     name: a name of the history, such as "loss", "eta/lr" or "step/lr". Runs without it are left out; raises KitError
     where no run has it."""
-    groups: dict[str, list[pd.Series]] = {}
+    groups: dict[Look, list[pd.Series]] = {}
     for run in runs:
         if name in set(run.history["name"]):
-            groups.setdefault(run.config.method, []).append(run.curve(name))
+            groups.setdefault(look(run.config.method), []).append(run.curve(name))
     if not groups:
-        known = sorted({n for run in runs for n in run.history["name"].unique()})
-        raise KitError(
-            f"none of the {len(runs)} runs has a curve {name!r}; they have: {', '.join(known) or 'nothing yet'}"
-        )
-    figure = go.Figure(layout={"template": TEMPLATE})
-    for method, members in groups.items():
-        color, title, dash = look(method)
-        line = {"color": color, "dash": dash}
-        for values in members if len(members) > 1 else ():  # one seed alone is its mean
-            figure.add_scatter(x=values.index, y=values, line={**line, "width": 1}, opacity=0.4, showlegend=False)
-        mean = pd.concat(members, axis=1, join="inner").mean(axis=1)
-        figure.add_scatter(x=mean.index, y=mean, name=f"{title} (n = {len(members)})", line={**line, "width": 3})
-    figure.update_traces(mode="lines")
+        known = ", ".join(sorted({n for run in runs for n in run.history["name"].unique()})) or "nothing yet"
+        raise KitError(f"none of the {len(runs)} runs has a curve {name!r}; they have: {known}")
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
-    unit = " [nats]" if "loss" in name else ""
-    positive = name.removeprefix("step/").startswith(("lr", "eta/", "weight_decay"))
-    axis = log_axis([values.to_numpy() for members in groups.values() for values in members]) if positive else {}
-    figure.update_layout(title_text=f"{datasets} · {name}", yaxis={"title": {"text": f"{name}{unit}"}, **axis})
-    figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
-    return _legend_below(figure, len(groups), 480)
+    figure = _seeds_and_means(groups, f"{datasets} · {name}")
+    rate = name.removeprefix("step/").removeprefix("eta/") in ("lr", "weight_decay")
+    figure.update_yaxes(
+        log_axis([values.to_numpy() for members in groups.values() for values in members]) if rate else {}
+    )
+    figure.update_yaxes(title_text=f"{name}{' [nats]' if 'loss' in name else ''}")
+    return figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
 
 
 def planted(curves: dict[str, list[list[float]]], steps: int, title: str) -> go.Figure:
-    """How learners concentrate on what is planted. curves: of `kit.planted.watch`; bold: the mean over seeds."""
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
-    for (name, seeds), color in zip(curves.items(), SERIES * len(curves)):
-        x = np.linspace(0, steps, len(seeds[0]))
-        for curve in seeds:
-            figure.add_scatter(x=x, y=curve, line={"color": color, "width": 0.7}, opacity=0.4, showlegend=False)
-        figure.add_scatter(
-            x=x, y=np.mean(seeds, axis=0), name=f"{name} (n={len(seeds)})", line={"color": color, "width": 3}
-        )
-    figure.update_traces(mode="lines").add_hline(y=0.8, line={"color": GREY, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title_text="step").update_yaxes(title_text="probability on what is planted", range=[0, 1.02])
-    return _legend_below(figure, len(curves), 460)
+    """How learners concentrate on what is planted. curves: of `kit.planted.watch`, by learner a list for every seed."""
+    groups = {
+        Look(SERIES[k % len(SERIES)], name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
+        for k, (name, seeds) in enumerate(curves.items())
+    }
+    figure = _seeds_and_means(groups, title).add_hline(y=0.8, line={"color": GREY, "width": 1, "dash": "dot"})
+    return figure.update_xaxes(title_text="step").update_yaxes(
+        title_text="probability on what is planted", range=[0, 1.02]
+    )
 
 
 # ---- means and intervals -------------------------------------------------------------------------
 
 
-def _mean(row: Any) -> tuple[float, dict[str, Any] | None, str]:
-    """(mean, plotly's error bars or None for one seed, words), in percent, of a row of a summary."""
-    mean, low, high = (100 * getattr(row, f"accuracy_{k}") for k in ("mean", "low", "high"))
-    known = pd.notna(low) and pd.notna(high)
-    bars = {"type": "data", "symmetric": False, "array": [high - mean], "arrayminus": [mean - low], "width": 6}
-    words = f"{row.title}<br>{mean:.2f}%{f' [{low:.2f}, {high:.2f}]' if known else ''}, n = {row.n:g}"
-    return mean, bars if known else None, f"{words}<extra></extra>"
+def _faint(method: str) -> dict[str, Any]:
+    marker = {"size": 7, "color": look(method).color}
+    return {"mode": "markers", "opacity": 0.4, "marker": marker, "name": f"{method}: seeds", "showlegend": False}
 
 
-def _dot(row: Any) -> dict[str, Any]:
-    color, _, dash = look(row.method)
+def _means(rows: pd.DataFrame) -> tuple[pd.Series, dict[str, Any], dict[str, Any]]:
+    """Of the rows of a summary that belong to one method: means in percent, error bars, and looks of their dots."""
+    mean, low, high = (100 * rows[f"accuracy_{k}"] for k in ("mean", "low", "high"))
+    color, _, dash = look(str(rows["method"].iloc[0]))
+    bars = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "width": 6}
     marker = {
         "size": 12,
         "color": color,
         "symbol": "circle" if dash == "solid" else "circle-open",
         "line": {"width": 2},
     }
-    return {"mode": "markers", "name": row.title, "marker": marker, "hovertemplate": _mean(row)[2]}
+    told = [f"{m:.2f}% [{a:.2f}, {b:.2f}], n = {n:g}" for m, a, b, n in zip(mean, low, high, rows["n"])]
+    dots = {
+        "mode": "markers",
+        "name": rows["title"].iloc[0],
+        "marker": marker,
+        "hovertext": told,
+        "hoverinfo": "text+name",
+    }
+    return mean, bars if low.notna().any() else {}, dots
 
 
 def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:
@@ -160,24 +152,19 @@ def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str
     summary: columns method, title, n, accuracy_mean, accuracy_low, accuracy_high (in [0, 1]; the interval may be NaN).
     runs: columns method, test_accuracy. Raises KitError naming the columns that are missing."""
     _check(summary, SUMMARY, "summary")
-    if runs is not None:
-        _check(runs, ("method", "test_accuracy"), "runs")
-    layout = {"template": TEMPLATE, "height": 130 + 52 * len(summary), "showlegend": False, "title": {"text": title}}
-    figure = go.Figure(layout=layout)
-    for place, row in enumerate(summary.itertuples()):
-        mean, bars, _ = _mean(row)
-        if runs is not None:
-            seeds = 100 * runs.loc[runs["method"] == row.method, "test_accuracy"]
-            faint = {"mode": "markers", "opacity": 0.45, "marker": {"size": 7, "color": look(row.method).color}}
-            figure.add_scatter(x=seeds, y=[place + 0.24] * len(seeds), name=f"{row.title}: seeds", **faint)
-        figure.add_scatter(x=[mean], y=[place], error_x=bars, **_dot(row))
-    if len(summary):
-        best = 100 * float(summary["accuracy_mean"].max())
-        figure.add_vline(best, layer="below", line={"color": GREY, "width": 1, "dash": "dot"})
+    runs = pd.DataFrame({"method": [], "test_accuracy": []}) if runs is None else runs
+    _check(runs, ("method", "test_accuracy"), "runs")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 130 + 52 * len(summary), "title": {"text": title}})
+    for place in range(len(summary)):
+        row = summary.iloc[[place]]
+        method, (mean, bars, dots) = row["method"].iloc[0], _means(row)
+        seeds = 100 * runs.loc[runs["method"] == method, "test_accuracy"]
+        figure.add_scatter(x=seeds, y=[place + 0.24] * len(seeds), **_faint(method))
+        figure.add_scatter(x=mean, y=[place], error_x=bars, **dots)
     names = [f"{row.title} (n = {row.n:g})" for row in summary.itertuples()]
-    axis = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
     figure.update_xaxes(title_text="test accuracy [%]: mean, 95% interval, single seeds")
-    return figure.update_yaxes(**axis, title_text="method")
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.4, -0.6])
+    return figure.update_layout(showlegend=False)
 
 
 def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:
@@ -185,19 +172,10 @@ def accuracy_against_time(summary: pd.DataFrame, runs: pd.DataFrame | None = Non
 
     summary: as for `ablation`, and `seconds`. runs: columns method, test_accuracy, seconds."""
     _check(summary, (*SUMMARY, "seconds"), "summary")
-    factor, unit = _scale("seconds", summary["seconds"])
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
-    if runs is not None:
-        _check(runs, ("method", "test_accuracy", "seconds"), "runs")
-        colors = [look(str(method)).color for method in runs["method"]]
-        faint = {"mode": "markers", "opacity": 0.35, "marker": {"size": 6, "color": colors}, "showlegend": False}
-        figure.add_scatter(x=runs["seconds"] / factor, y=100 * runs["test_accuracy"], name="runs", **faint)
-    for row in summary.itertuples():
-        mean, bars, _ = _mean(row)
-        figure.add_scatter(x=[row.seconds / factor], y=[mean], error_y=bars, **_dot(row))
-    figure.update_xaxes(title_text=f"wall-clock of a run{unit}")
-    figure.update_yaxes(title_text="test accuracy [%]: mean and 95% interval")
-    return _legend_below(figure, len(summary), 520)
+    rows = runs if runs is not None else pd.DataFrame({"method": [], "test_accuracy": [], "seconds": []})
+    _check(rows, ("method", "test_accuracy", "seconds"), "runs")
+    points = summary.assign(cost_mean=summary["seconds"])
+    return _against(points, rows.rename(columns={"seconds": "cost"}), "seconds", "wall-clock of a run", title)
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
@@ -210,34 +188,39 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
         return blank("no run is finished: there is no test accuracy yet", title)
     _check(summary, (*SUMMARY, "bound", "cost_mean"), "summary")
     _check(rows, ("method", "bound", "cost", "test_accuracy"), "rows")
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
-    factor, unit = _scale(cost, rows["cost"])
-    for method, group in summary.sort_values("cost_mean").groupby("method", sort=False):
-        color, _, dash = look(str(method))
-        mine, mean = rows[rows["method"] == method], 100 * group["accuracy_mean"]
-        faint = {"mode": "markers", "opacity": 0.35, "marker": {"size": 7, "color": color}, "showlegend": False}
-        figure.add_scatter(x=mine["cost"] / factor, y=100 * mine["test_accuracy"], name=f"{method}: runs", **faint)
-        bars = {"type": "data", "symmetric": False, "array": (100 * group["accuracy_high"] - mean).fillna(0)}
-        bars |= {"arrayminus": (mean - 100 * group["accuracy_low"]).fillna(0), "color": color, "width": 6}
-        words = ["no limit" if math.isnan(bound) else "" for bound in group["bound"]]
-        look_ = {"line": {"color": color, "width": 1.5, "dash": dash}, "marker": {"size": 12, "color": color}}
-        text = {"mode": "lines+markers+text", "text": words, "textposition": "middle right"}
-        x = group["cost_mean"] / factor
-        figure.add_scatter(x=x, y=mean, error_y=bars, name=group["title"].iloc[0], **look_, **text)
+    figure = _against(summary, rows, cost, f"{BOUNDED[cost]} of the network found", title)
+    factor, _ = _scale(cost, rows["cost"])
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
-        words = f"≤ {bound:,.3g} ms" if cost == "latency_ms" else f"≤ {bound:,.0f}"
-        line = {"color": GREY, "width": 1.2, "dash": "dot"}
+        words = {"annotation_text": f"≤ {bound:,.3g} ms" if cost == "latency_ms" else f"≤ {bound:,.0f}"}
         place = {"annotation_position": "top", "annotation_yshift": 14 * (k % 2), "annotation_font_color": GREY}
-        figure.add_vline(bound / factor, line=line, layer="below", annotation_text=words, **place)
-    figure.update_xaxes(title_text=f"{BOUNDED[cost]} of the network found{unit}")
+        figure.add_vline(
+            bound / factor, line={"color": GREY, "width": 1, "dash": "dot"}, layer="below", **words, **place
+        )
     least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
     room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
-    figure.update_yaxes(title_text="test accuracy [%]", range=[max(0.0, least - room), min(100.0, most + room)])
-    _legend_below(figure, summary["method"].nunique(), 560).update_layout(margin_t=100)
-    words = "Dots: mean and 95% interval over seeds (of few seeds it may leave the picture); faint: single runs."
-    return note(
-        figure, f"{words} Dotted: the limits, of which every run stays left.", below=figure.layout.margin.b - 25
-    )
+    figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
+    words = f"{MEANS} Dotted: the limits, of which every run stays left."
+    return note(figure.update_layout(margin_t=100), words, below=figure.layout.margin.b - 22)
+
+
+def _against(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, axis: str, title: str) -> go.Figure:
+    """Means with their intervals at `cost_mean`, joined where a method has several, and the runs at their `cost`."""
+    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    factor, unit = _scale(cost, summary["cost_mean"])
+    for k, (method, group) in enumerate(summary.groupby("method", sort=False)):
+        group, mine = group.sort_values("cost_mean"), rows[rows["method"] == method]
+        figure.add_scatter(x=mine["cost"] / factor, y=100 * mine["test_accuracy"], **_faint(str(method)))
+        mean, bars, dots = _means(group)
+        words = ["no limit" if pd.isna(bound) else "" for bound in group["bound"]] if "bound" in group else []
+        text = (
+            {"mode": "lines+markers+text", "text": words, "textposition": ("top left", "bottom right")[k % 2]}
+            if words
+            else {}
+        )
+        line = {"color": look(str(method)).color, "width": 1.5, "dash": look(str(method)).dash}
+        figure.add_scatter(x=group["cost_mean"] / factor, y=mean, error_y=bars, line=line, **(dots | text))
+    figure.update_xaxes(title_text=axis + unit).update_yaxes(title_text="test accuracy [%]: mean and 95% interval")
+    return _legend_below(figure, summary["method"].nunique(), 520)
 
 
 # ---- accuracy against cost -----------------------------------------------------------------------
@@ -258,70 +241,60 @@ def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") ->
     for k, cost in enumerate(COSTS):
         panels = []
         for data, group in shown.groupby("data", sort=False):
-            reach = 100 * group["test_accuracy"].min(), 100 * group["test_accuracy"].max()
-            room = max(0.12 * (reach[1] - reach[0]), 0.2)
-            y = {"range": [reach[0] - room, reach[1] + room], "title": {"text": "" if k else "test accuracy [%]"}}
+            least, most = 100 * group["test_accuracy"].min(), 100 * group["test_accuracy"].max()
+            room = max(0.12 * (most - least), 0.2)
+            y = {"range": [least - room, most + room], "title": {"text": "" if k else "test accuracy [%]"}}
             heading = "" if k else f"<b>{data}</b> · n = {len(group)} run{'s' * (len(group) != 1)}"
-            x, traces = _costs(group, cost)
-            panels.append(Panel(heading, traces, {**y, "showticklabels": k == 0}, 320, x=x, epochs=False))
+            panels.append(Panel(heading, _dots(group, cost), y, 320, x=_cost_axis(group, cost), epochs=False))
         columns.append((k * 0.35, k * 0.35 + 0.3, panels))
     figure = arrange(columns, title, top=84, gap=110)
-    legend = []
-    for method, rows in shown.groupby("method", sort=False):
+    methods = shown.groupby("method", sort=False)
+    for method, rows in methods:
         seeds = ", ".join(f"{seed:.0f}" for seed in sorted(rows["seed"].dropna().unique())[:6])
         name = f"{rows['title'].iloc[0]} (n = {len(rows)}, seed{'s' * (len(rows) > 1)} {seeds})"
-        figure.for_each_trace(lambda trace, name=name: trace.update(name=name), selector={"legendgroup": method})
-        first = next(figure.select_traces(selector={"legendgroup": method}))
-        first.showlegend = True
-        legend.append(name)
-    figure = _legend_below(note(figure, FRONTS, below=60), len(legend), figure.layout.height + 50)
-    return figure.update_layout(
-        legend_y=figure.layout.legend.y - 50 / figure.layout.height, margin_b=figure.layout.margin.b + 50
-    )
+        mine = list(figure.select_traces(selector={"legendgroup": str(method)}))
+        for trace in mine:
+            trace.update(name=name, showlegend=trace is mine[0])
+    return _legend_below(note(figure, FRONTS, below=60), len(methods), figure.layout.height + 50, 110)
 
 
-def _costs(group: pd.DataFrame, cost: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The x axis and the traces of one panel: the fronts, and a dot for every run."""
-    known = group[group[cost].notna()]
-    factor, unit = _scale(cost, known[cost])
-    wide = len(known) > 0 and known[cost].min() > 0 and known[cost].max() / known[cost].min() >= 20
-    axis = {"title": {"text": COSTS[cost].title + unit}} | (
-        log_axis([known[cost] / factor], 9) if wide else {"nticks": 5}
-    )
+def _cost_axis(group: pd.DataFrame, cost: str) -> dict[str, Any]:
+    values, (factor, unit) = group[cost].dropna(), _scale(cost, group[cost])
+    wide = len(values) > 0 and values.min() > 0 and values.max() / values.min() >= 20
+    return {"title": {"text": COSTS[cost].title + unit}, "nticks": 5} | (log_axis([values / factor], 9) if wide else {})
+
+
+def _dots(group: pd.DataFrame, cost: str) -> list[dict[str, Any]]:
+    """The fronts of one panel, and a dot for every run."""
+    factor, _ = _scale(cost, group[cost])
+
+    def at(rows: pd.DataFrame) -> dict[str, Any]:
+        return {"type": "scatter", "x": (rows[cost] / factor).tolist(), "y": (100 * rows["test_accuracy"]).tolist()}
+
     traces = []
-    for _, members in known[known[f"front_{cost}"]].groupby(list(COSTS[cost].within), dropna=False):
+    for _, members in group[group[f"front_{cost}"]].groupby(list(COSTS[cost].within), dropna=False):
         members = members.sort_values([cost, "test_accuracy"])
         words = [""] * (len(members) - 1) + [members["budget"].iloc[0] if group["budget"].nunique() > 1 else ""]
         line = {"color": GREY, "width": 1.5, "dash": "dot", "shape": "hv"}
         ring = {"symbol": "circle-open", "size": 17, "color": INK, "line": {"width": 1.5}}
         text = {"mode": "lines+markers+text", "text": words, "textposition": "bottom center", "name": FRONT}
-        traces.append({"line": line, "marker": ring, "hoverinfo": "skip", **text} | _at(members, cost, factor))
+        traces.append({"line": line, "marker": ring, "hoverinfo": "skip", **text, **at(members)})
     for method, rows in group.groupby("method", sort=False):
         color, _, dash = look(str(method))
-        marker = {
-            "size": 10,
-            "color": color,
-            "symbol": "circle" if dash == "solid" else "circle-open",
-            "line": {"width": 2},
-        }
-        dots = {"mode": "markers", "marker": marker, "legendgroup": method, "hovertemplate": "%{text}<extra></extra>"}
-        traces.append(dots | {"text": [_hover(row) for row in rows.to_dict("records")]} | _at(rows, cost, factor))
-    return axis, traces
-
-
-def _at(rows: pd.DataFrame, cost: str, factor: float) -> dict[str, Any]:
-    return {"type": "scatter", "x": (rows[cost] / factor).tolist(), "y": (100 * rows["test_accuracy"]).tolist()}
+        marker = {"size": 10, "color": color, "symbol": "circle" if dash == "solid" else "circle-open"}
+        told = {"text": [_hover(row) for row in rows.to_dict("records")], "hovertemplate": "%{text}<extra></extra>"}
+        traces.append({"mode": "markers", "marker": marker, "legendgroup": str(method), **told, **at(rows)})
+    return traces
 
 
 def _hover(row: dict[str, Any]) -> str:
-    units = {"seconds": "s", "params": "parameters", "macs": "multiply-adds"}
-    facts = [f"{row['test_accuracy']:.2%}", *(f"{row[k]:,.0f} {unit}" for k, unit in units.items() if pd.notna(row[k]))]
+    facts = [f"{row['test_accuracy']:.2%}", *(f"{row[k]:,.0f} {COSTS[k].short}" for k in COSTS if pd.notna(row[k]))]
     where = f"{row['title']}, seed {row['seed']:.0f}<br>{' · '.join(facts)}<br>{row['budget']}; {row['machine']}"
     return f"<b>{row['run']}</b><br>{where}"
 
 
 def agreement(
-    pairs: pd.DataFrame, table: pd.DataFrame, title: str = "How many choices two architectures share"
+    pairs: pd.DataFrame, table: pd.DataFrame, title: str = "Choices that two architectures share"
 ) -> go.Figure:
     """Choices that two runs' architectures have in common, of all; blank between search spaces.
 
@@ -332,15 +305,12 @@ def agreement(
     short = [f"{r.method} {r.seed:.0f}" for r in rows.itertuples()]
     names = [s if short.count(s) == 1 else f"{s} ({r.data}, {r.run[-8:]})" for s, r in zip(short, rows.itertuples())]
     place = dict(zip(rows["run"], range(len(rows))))
-    shared: list[list[float | None]] = [[None] * len(rows) for _ in range(len(rows))]
+    shared: np.ndarray = np.full((len(rows), len(rows)), np.nan)
     for pair in pairs.itertuples():
         i, j = place[pair.run], place[pair.other]
-        shared[i][j] = shared[j][i] = 100 * pair.shared / pair.of
+        shared[i, j] = shared[j, i] = 100 * pair.shared / pair.of
     labels = {"x": "run: method, seed", "y": "run: method, seed", "color": "shared [%]"}
-    scale = [[0, "#F7F7F7"], [1, PALETTE["sky"]]]
-    figure = px.imshow(
-        np.array(shared, dtype=float), x=names, y=names, labels=labels, range_color=[0, 100], text_auto=".0f"
-    )
-    figure.update_layout(template=TEMPLATE, title_text=title, height=max(430, 240 + 30 * len(rows)))
-    figure.update_coloraxes(colorscale=scale, colorbar={"title": {"side": "right"}, "thickness": 16, "outlinewidth": 0})
+    scale = {"range_color": [0, 100], "color_continuous_scale": ["#F7F7F7", PALETTE["sky"]], "text_auto": ".0f"}
+    figure = px.imshow(shared, x=names, y=names, labels=labels, template=TEMPLATE, title=title, **scale)
+    figure.update_layout(height=max(430, 240 + 30 * len(rows)))
     return figure.update_xaxes(tickangle=-35, showgrid=False).update_yaxes(showgrid=False)

@@ -1,9 +1,9 @@
-"""What a run has recorded, read once for its figures: an unfinished, failed or damaged run is drawn as far as it goes."""
+"""What a run has recorded, read once for its figures: an unfinished or damaged run is drawn as far as it goes."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from kit.run import store
 from kit.run.run import Run
 from kit.space.cell import cell_slots
 
+POINTS, FRAMES = 240, 60  # of a curve and of an animation, at most
 COLLAPSE = 0.5  # of the chosen operations: more skips are DARTS's collapse (Zela et al., ICLR 2020)
 
 
@@ -78,6 +79,16 @@ class Record:
     def cells(self) -> bool:
         """Whether the slots are the nodes of a normal and a reduction cell."""
         return self.slots == cell_slots()
+
+    @property
+    def candidates(self) -> list[str]:
+        """The operations that any slot offers."""
+        return list(dict.fromkeys(op for slot in self.slots for op, _ in slot.candidates))
+
+    def froze(self, i: int) -> list[int]:
+        """The epoch at which slot i froze, if it did."""
+        frozen = self.alpha["frozen"][:, i].astype(bool)
+        return [int(self.alpha["epoch"][frozen.argmax()])] if frozen.any() else []
 
     @functools.cached_property
     def picked(self) -> list[np.ndarray]:

@@ -172,7 +172,8 @@ def _how(duration: int) -> dict[str, Any]:
 
 
 def pictures(images: Tensor | np.ndarray, titles: Sequence[str], columns: int = 8, title: str = "") -> go.Figure:
-    """Images in rows, each with its title above. images: uint8 [N, C, H, W] (C = 1 or 3) or [N, H, W], on any device."""
+    """Images in rows, each with its title above. images: uint8 [N, C, H, W] (C = 1 or 3) or [N, H, W], on any
+    device."""
     images = torch.as_tensor(images).cpu()
     images = images.unsqueeze(1) if images.ndim == 3 else images
     pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
@@ -197,10 +198,8 @@ def predictions(
     """
     n = len(images)
     if not n or n != len(prediction.names) or (truth is not None and len(truth) != n):
-        raise KitError(
-            f"predictions takes as many images as labels, at least one; got {n} images, {len(prediction.names)} predictions"
-            + ("" if truth is None else f" and {len(truth)} true names")
-        )
+        given = f"{n} images, {len(prediction.names)} predictions and {len(truth or ())} true names"
+        raise KitError(f"predictions takes as many images as labels, at least one; got {given}")
     likely = prediction.probabilities.max(dim=1).values.tolist()
     titles = [f"{shortened(name)} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,26 +60,15 @@ OPERATIONS = {
     "k5_e3": Look(PALETTE["orange"], "5×5, ×3"),
     "k5_e6": Look(PALETTE["vermillion"], "5×5, ×6"),
 }
-METHOD_COLORS = {
-    "dha": PALETTE["vermillion"],
-    "nas+da": PALETTE["blue"],
-    "nas+hpo": PALETTE["green"],
-    "ista": PALETTE["black"],
-    "da+hpo": PALETTE["purple"],
-    "random": PALETTE["orange"],
-    "plain": PALETTE["sky"],
-}
+# of the joint forms; a sequential form is the dashed twin
+METHOD_COLORS = dict(zip(("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista"), SERIES))
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method or an operation, the same in every figure; unknown names get fixed ones too.
-
-    A sequential form of a method is the dashed twin of its joint form.
-    """
+    """Colour, title and dash of a method or an operation, the same in every figure; of an unknown name too."""
     if name in OPERATIONS:
         return OPERATIONS[name]
-    title = METHODS[name].title if name in METHODS else name.replace("_", " ")
-    joint = name.removeprefix("seq-")
+    title, joint = METHODS[name].title if name in METHODS else name.replace("_", " "), name.removeprefix("seq-")
     if joint in METHOD_COLORS:
         return Look(METHOD_COLORS[joint], title, "solid" if joint == name else "dash")
     others = [known for known in METHODS if known.removeprefix("seq-") not in METHOD_COLORS]
@@ -87,13 +77,9 @@ def look(name: str) -> Look:
 
 
 def op_title(name: str, short: bool = False) -> str:
-    """An operation's name as figures write it; short: its kernel alone, or without "conv" and "pool" in narrow places."""
+    """An operation's name as figures write it; short: for narrow places, without its kind of layer."""
     title = look(name).title
-    return (
-        title.replace(" conv", "").replace(" pool", "").replace("shuffle ", "").replace("xception", "Xc")
-        if short
-        else title
-    )
+    return re.sub(" conv| pool|shuffle ", "", title).replace("xception", "Xc") if short else title
 
 
 def _axis() -> dict[str, Any]:
@@ -131,10 +117,10 @@ def colored(text: str, color: str) -> str:
 
 def op_legend(ops: Sequence[str]) -> list[dict[str, Any]]:
     """Traces that draw nothing but their entry in the legend, one for each operation."""
-    look_ = {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "showlegend": True}
-    marker = {"symbol": "square", "size": 12}
+    entry = {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "showlegend": True}
+    looks = (look(op) for op in dict.fromkeys(ops))
     return [
-        {**look_, "name": look(op).title, "marker": {**marker, "color": look(op).color}} for op in dict.fromkeys(ops)
+        entry | {"name": name, "marker": {"symbol": "square", "size": 12, "color": color}} for color, name, _ in looks
     ]
 
 
@@ -190,6 +176,7 @@ class Panel:
     x: dict[str, Any] = field(default_factory=dict)
     epochs: bool = True
     notes: Sequence[dict[str, Any]] = ()  # annotations in its axes
+    square: bool = False
     below: float = 0  # further pixels under it, for an axis with long labels
 
 
@@ -202,51 +189,67 @@ class Span(NamedTuple):
     search: bool
 
 
-Columns = Sequence[tuple[float, float, Sequence[Panel]]]  # from and to which share of the width, panels from the top
-
-
 def arrange(
-    columns: Columns, title: str, spans: Sequence[Span] = (), last: int = 1, *, gap: float = 54, top: float = 96
-):
-    """A figure of panels under one another, at their heights in pixels, in columns. spans: the stages to mark; last:
-    the last epoch; gap: pixels between two panels; top: of the margin, for title, legend and stages' names."""
-    axes = []
-    tall = max(sum(panel.height + panel.below + gap for panel in panels) - gap for _, _, panels in columns)
-    figure = go.Figure(layout={"template": TEMPLATE, "showlegend": False, "title": {"text": title}})
-    number, shared = 0, None
+    columns: Sequence[tuple[float, float, Sequence[Panel]]],
+    title: str,
+    spans: Sequence[Span] = (),
+    *,
+    last: int = 1,
+    gap: float = 54,
+    top: float = 96,
+    legend: Sequence[dict[str, Any]] = (),
+) -> go.Figure:
+    """A figure of panels under one another, at their heights in pixels, in columns: (from, to, panels) in shares of the
+    width. spans: the stages to mark; last: the last epoch; gap: pixels between two panels; top: of the margin, for
+    title, legend and stages' names; legend: traces with an entry in the legend."""
+    tall = max(sum(panel.height + panel.below + gap for panel in panels) - gap for *_, panels in columns)
+    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    axes: list[str] = []  # of the panels over epochs
+    number = 0
     for x0, x1, panels in columns:
         upper = 0.0
         for place, panel in enumerate(panels):
             number += 1
-            k = "" if number == 1 else str(number)
-            shared = shared or (f"x{k}" if panel.epochs else None)
-            lowest = place == len(panels) - 1 or not panels[place + 1].epochs
-            x = {"range": [0, max(last, 1)], "title": {"text": "epoch" if lowest else ""}, "showticklabels": lowest}
-            x |= {} if f"x{k}" == shared else {"matches": shared}
-            x = {"domain": [x0, x1], "anchor": f"y{k}", **(x if panel.epochs else {}), **panel.x}
+            k = str(number) if number > 1 else ""
             domain = [max(1 - (upper + panel.height) / tall, 0.0), 1 - upper / tall]
-            figure.update_layout({f"xaxis{k}": x, f"yaxis{k}": {"domain": domain, "anchor": f"x{k}", **panel.y}})
-            figure.add_traces(
-                [
-                    {"showlegend": False, **_with_bar(trace, x1, domain), "xaxis": f"x{k}", "yaxis": f"y{k}"}
-                    for trace in panel.traces
-                ]
-            )
+            x, y = {"domain": [x0, x1], "anchor": f"y{k}"}, {"domain": domain, "anchor": f"x{k}", **panel.y}
             if panel.epochs:
+                lowest = place == len(panels) - 1
+                x |= {
+                    "range": [0, max(last, 1)],
+                    "title": {"text": "epoch" if lowest else ""},
+                    "showticklabels": lowest,
+                }
+                x |= {"matches": f"x{axes[0]}"} if axes else {}
                 axes.append(k)
-                mark_stages(figure, spans, k, named=place == 0)
-            words = [f"<b>{panel.title}</b>" if "<b>" not in panel.title else panel.title]
-            words += [colored(text, color) for text, color in panel.keys]
-            where = {"xref": "paper", "yref": "paper", "x": x0, "y": domain[1], "xanchor": "left", "yanchor": "bottom"}
-            if panel.title:
-                figure.add_annotation(
-                    text="   ".join(words), showarrow=False, align="left", yshift=15, font={"size": 12}, **where
-                )
-            inside = {"xref": f"x{k}", "yref": f"y{k}", "showarrow": False}
-            figure.layout.annotations += tuple(go.layout.Annotation({**inside, **words}) for words in panel.notes)
+            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
+            figure.update_layout({f"xaxis{k}": x | panel.x, f"yaxis{k}": y})
+            where = {"showlegend": False, "xaxis": f"x{k}", "yaxis": f"y{k}"}
+            figure.add_traces([_with_bar(trace, x1, domain) | where for trace in panel.traces])
+            _mark_stages(figure, spans if panel.epochs else (), k, named=place == 0)
+            _write_notes(figure, panel, k, {"x": x0, "y": domain[1], "xref": "paper", "yref": "paper"})
             upper += panel.height + panel.below + gap
-    figure.update_layout(meta={"epochs": axes}, height=tall + top + 60, margin={"t": top, "b": 60, "l": 85, "r": 40})
-    return figure
+    figure.add_traces(list(legend))
+    height = tall + top + 60
+    figure.update_layout(meta={"epochs": axes}, height=height, margin={"t": top, "b": 60, "l": 85, "r": 40})
+    return figure.update_layout(showlegend=bool(legend), legend=legend_below_title(height))
+
+
+def _write_notes(figure: go.Figure, panel: Panel, k: str, corner: dict[str, Any]) -> None:
+    """A panel's title with its keys above its upper left corner, and its notes inside."""
+    title = panel.title if panel.title.startswith("<b>") else f"<b>{panel.title}</b>"
+    words = "   ".join([title, *(colored(text, color) for text, color in panel.keys)])
+    heading = {
+        "text": words,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "yshift": 15,
+        "font": {"size": 12},
+    }
+    inside = {"xref": f"x{k}", "yref": f"y{k}"}
+    notes = [*([heading | corner] if panel.title else []), *(inside | note for note in panel.notes)]
+    figure.layout.annotations += tuple(go.layout.Annotation(showarrow=False, **note) for note in notes)
 
 
 def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> dict[str, Any]:
@@ -265,7 +268,7 @@ def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> d
     return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
 
 
-def mark_stages(figure: go.Figure, spans: Sequence[Span], k: str = "", named: bool = True) -> None:
+def _mark_stages(figure: go.Figure, spans: Sequence[Span], k: str, named: bool) -> None:
     """Shade the stages that search behind the panel with axes x<k> and y<k>, rule off every stage, name them above."""
     where = {"xref": f"x{k}", "yref": f"y{k} domain"}
     for name, first, last, search in spans:
