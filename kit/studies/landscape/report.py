@@ -133,7 +133,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def _pictures(shown: Sequence[Landscape], folder: Path, stem: str) -> list[tuple[str, str]]:
     from kit.figures import landscape as figures
-    from kit.figures import static_landscape
+    from kit.figures.show import save
 
     made = (
         (
@@ -144,11 +144,8 @@ def _pictures(shown: Sequence[Landscape], folder: Path, stem: str) -> list[tuple
         ("surfaces", "The same planes as surfaces, cut off a step above the last level", figures.surfaces(shown)),
         ("lines", "Test loss along random directions: mean and 95% interval over the directions", figures.lines(shown)),
     )
-    for key, _, figure in made:
-        store.atomically(
-            folder / f"{stem}-{key}.png", lambda p, figure=figure: p.write_bytes(static_landscape.png(figure))
-        )
-    return [(f"{stem}-{key}.png", caption) for key, caption, _ in made]
+    saved = [(key, caption) for key, caption, figure in made if save(figure, folder / f"{stem}-{key}.png", width=1200)]
+    return [(f"{stem}-{key}.png", caption) for key, caption in saved]
 
 
 def _text(landscapes: Sequence[Landscape], kept: summaries.Summary) -> str:
