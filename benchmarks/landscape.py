@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.data import ImageSet
 from kit.fast import memory
-from kit.run.run import TrainedModel
+from kit.run.predict import TrainedModel
 from kit.search.engine import pick_device
 from kit.space import GENOTYPES
 from kit.studies import landscape

@@ -17,7 +17,7 @@ from kit.augment import policy as policies
 from kit.augment.fixed import NoOps
 
 pytest.importorskip("numba", reason="the compiled path needs numba: pip install 'kit[fast]'")
-from kit.augment import compiled  # noqa: E402
+from kit.fast import augment as compiled  # noqa: E402
 
 SIZES = [(1, 1), (2, 2), (1, 5), (6, 1), (3, 3), (8, 8), (9, 7), (32, 32), (33, 18), (97, 131)]
 
@@ -192,7 +192,7 @@ def test_it_works_where_the_cache_cannot_be_written(tmp_path):
     (tmp_path / "small.py").write_text(source)
     code = (
         f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
-        "from kit.augment import compiled\nassert compiled._compile(small.run).signatures"
+        "from kit.fast import augment as compiled\nassert compiled._compile(small.run).signatures"
     )
     environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

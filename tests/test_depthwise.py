@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kit.fast import depthwise
 from kit.fast.depthwise import DepthwiseConv
-from kit.space import depthwise
 from kit.space.operations import HalvingConv
 
 KINDS = [(kernel, stride, dilation) for kernel, stride, dilation in itertools.product((3, 5, 7), (1, 2), (1, 2))]

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kit.fast import norm
 from kit.fast.norm import GatedNorm, batch_norm, pixels_at_once
-from kit.space import norm
 
 SHAPES = [(4, 36, 6, 6), (3, 8, 4, 4), (2, 12, 2, 6), (4, 7, 4, 4), (6, 72, 3, 3)]
 

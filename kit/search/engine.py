@@ -21,8 +21,8 @@ from kit.errors import KitError
 from kit.fast import memory
 from kit.run import predict as inputs
 from kit.run import provenance, store
-from kit.run.records import Records
-from kit.run.run import KEPT_CHECKPOINTS, Run
+from kit.run.provenance import pick_device
+from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build as compose
 from kit.search import progress as progress_module
 from kit.search import ranks as distributed
@@ -417,18 +417,6 @@ class Search:
             "trained_on": trained_on,
             "determinism": level,
         }
-
-
-def pick_device(name: str) -> torch.device:
-    """auto: the GPU where there is one. Raises KitError when a GPU is asked for that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise KitError(
-            f"device={name!r}: this machine has {torch.cuda.device_count()} CUDA device(s); use device='auto' or 'cpu'"
-        )
-    return device
 
 
 def _policy(config: Config, parts: compose.Parts) -> dict:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from kit import data
 from kit.config import Config
 from kit.errors import KitError
-from kit.run.known import opened
 from kit.run.run import Run
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def dashboard(
         )
     if config is not None and run is not None:
         raise KitError("kit.dashboard takes a configuration or a run, not both: a run has its own configuration")
-    shown = run if isinstance(run, Run) or run is None else opened(run)
+    shown = run if isinstance(run, Run) or run is None else Run.load(run)
     if in_lab() if live is None else live:
         from kit.lab.live.panel import Dashboard
 

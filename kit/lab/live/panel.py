@@ -18,7 +18,6 @@ from kit.lab.live.board import Board
 from kit.lab.live.form import Form
 from kit.lab.live.views import views
 from kit.lab.live.worker import WORKERS, Worker, folder_of, in_use
-from kit.run.known import opened
 from kit.run.run import Run
 
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
@@ -41,6 +40,7 @@ WILL = {
     "finished": "Start shows this finished run",
     "interrupted": "Start goes on with this run",
     "failed": "Start tries this failed run again",
+    "running": "Another process works on this run",
 }
 
 CLOSING, POLLERS = threading.Event(), set[threading.Thread]()
@@ -118,7 +118,7 @@ class Dashboard:
                 raise KitError(
                     f"no run to open: choose one, or type a run directory's path (runs are made in {self.form.config().out!r})"
                 )
-            run = opened(path)
+            run = Run.load(path)
             self.form.fill(run.config)
             self.path.value = str(path)
             if self._adopt(run.path):

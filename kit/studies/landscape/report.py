@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from kit.config import Config
+from kit import figures
 from kit.errors import KitError
 from kit.methods import METHODS
-from kit.run import provenance, store
+from kit.run import provenance
 from kit.search.engine import pick_device
-from kit.studies import summaries
+from kit.studies import render, summaries
 from kit.studies.landscape.runs import Landscape, one_each
 from kit.studies.landscape.surface import RADII, Lines, Plane, bounded, interval
 
@@ -98,31 +97,21 @@ def write(
     """
     if not landscapes:
         raise KitError("no landscapes, so there is nothing to report: landscape.compare(runs) makes them")
-    dataset = Path(landscapes[0].run.config.dataset).name
-    path = Path(folder) / f"{name or f'landscape-{dataset}'}.json"
-    around = []
-    for item in landscapes:
-        counts = {"images": item.images, "eigenvalue_images": item.eigenvalue_images}
-        grids = {"plane": _plain(item.plane), "lines": _plain(item.lines)}
-        around.append({"label": item.label, "eigenvalue": item.eigenvalue, **counts, **grids})
-    about = {"classes": len(landscapes[0].run.classes), "measured": provenance.describe(pick_device("auto"))}
-    pictures = _pictures(one_each(landscapes), path)
-    summaries.write(path, "landscape", [item.run for item in landscapes], note, pictures, **about, around=around)
+    runs, shown = [item.run for item in landscapes], one_each(landscapes)
+    path = Path(folder) / f"{name or f'landscape-{Path(runs[0].config.dataset).name}'}.json"
+    drawn = [(kind, caption, getattr(figures, f"landscape_{kind}")(shown)) for kind, caption in PICTURES.items()]
+    pictures = render.save_all(drawn, path.parent, path.stem)
+    around = [{name: _plain(value) for name, value in vars(item).items() if name != "run"} for item in landscapes]
+    about = {"classes": len(runs[0].classes), "measured": provenance.describe(pick_device("auto"))}
+    summaries.write(path, "landscape", runs, note, pictures, **about, around=around)
     return rewrite(path)
 
 
-def _plain(found: Plane | Lines) -> dict[str, Any]:
-    return {"coordinates": found.coordinates.tolist(), "values": found.values.tolist(), "seed": found.seed}
-
-
-def _pictures(shown: Sequence[Landscape], path: Path) -> list[tuple[str, str]]:
-    from kit.figures import landscape as figures
-    from kit.figures import static_landscape
-
-    for kind in PICTURES:
-        picture = static_landscape.png(getattr(figures, kind)(shown))
-        store.atomically(path.with_name(f"{path.stem}-{kind}.png"), lambda p, picture=picture: p.write_bytes(picture))
-    return [(f"{path.stem}-{kind}.png", caption) for kind, caption in PICTURES.items()]
+def _plain(value: Any) -> Any:
+    """Planes and lines as lists and numbers."""
+    if isinstance(value, (Plane, Lines)):
+        return {"coordinates": value.coordinates.tolist(), "values": value.values.tolist(), "seed": value.seed}
+    return value
 
 
 def rewrite(path: str | Path) -> Path:
@@ -130,29 +119,22 @@ def rewrite(path: str | Path) -> Path:
     path = Path(path)
     kept, landscapes = summaries.read(path), []
     for run, held in zip(kept.runs, kept.more["around"]):
-        plane, lines = (
-            (np.array(of["coordinates"]), np.array(of["values"]), of["seed"])
-            for of in (held.pop("plane"), held.pop("lines"))
-        )
-        landscapes.append(Landscape(run, plane=Plane(*plane), lines=Lines(*lines), **held))
-    text = _text(landscapes, kept)
-    store.atomically(path.with_suffix(".csv"), lambda p: table(landscapes).to_csv(p, index=False))
-    store.atomically(path.with_suffix(".md"), lambda p: p.write_text(text))
-    return path.with_suffix(".md")
+        for kind, of in (("plane", Plane), ("lines", Lines)):
+            grid = held[kind]
+            held[kind] = of(np.array(grid["coordinates"]), np.array(grid["values"]), grid["seed"])
+        landscapes.append(Landscape(run, **held))
+    render.write_text(path.with_suffix(".csv"), table(landscapes).to_csv(index=False))
+    return render.write_text(path.with_suffix(".md"), _text(landscapes, kept))
 
 
 def _text(landscapes: Sequence[Landscape], kept: summaries.Summary) -> str:
     first, guess = landscapes[0], math.log(kept.more["classes"])
-    off = [abs(item.plane.centre - item.run.metrics["test_loss"]) for item in landscapes]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("kit.studies"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.get_template("landscape.md.j2").render(
-        dataset=Path(first.run.config.dataset).name,
+    off = (abs(item.plane.centre - item.run.metrics["test_loss"]) for item in landscapes)
+    return render.render(
+        "landscape.md.j2",
         kept=kept,
         first=first,
         config=first.run.config,
-        runs=kept.runs,
         guess=guess,
         radii=[f"{r:g}" for r in RADII],
         broken=[f"{r:g}" for r in RADII if all(i.lines.rise(r)[0] + i.lines.centre > guess for i in landscapes)],
@@ -164,7 +146,6 @@ def _text(landscapes: Sequence[Landscape], kept: summaries.Summary) -> str:
         titles=METHODS,
         bracketed=_bracketed,
         parameters=_parameters(landscapes),
-        each=lambda name: ", ".join(sorted({str(run.provenance.get(name)) for run in kept.runs})),
     )
 
 
@@ -175,18 +156,11 @@ def _bracketed(row: dict[str, Any], name: str) -> str:
 
 def _parameters(landscapes: Sequence[Landscape]) -> dict[str, Any]:
     """The notebook's parameters that give these landscapes."""
-    item, runs = landscapes[0], [item.run.config for item in landscapes]
-    config, apart = runs[0], {"dataset", "method", "preset", "seed", "out", "root", "device"}
-    usual = Config(dataset="digits", method=config.method, preset=config.preset, epochs=config.epochs).model_dump()
-    usual["epochs"] = Config(dataset="digits", method=config.method, preset=config.preset).epochs
-    changed = {k: v for k, v in config.model_dump().items() if k not in apart and v != usual[k]}
-    grid = {
-        "steps": len(item.plane.coordinates),
-        "radius": float(item.plane.coordinates[-1]),
-        "directions": item.lines.directions,
-        "direction_seed": item.plane.seed,
-    }
+    item, configs = landscapes[0], [item.run.config for item in landscapes]
+    methods, seeds = (",".join(dict.fromkeys(str(getattr(c, name)) for c in configs)) for name in ("method", "seed"))
+    found = {"dataset": configs[0].dataset, "preset": configs[0].preset, "methods": methods, "seed": seeds}
+    found |= {"steps": len(item.plane.coordinates), "radius": float(item.plane.coordinates[-1])}
+    found |= {"directions": item.lines.directions, "direction_seed": item.plane.seed}
     if item.images != item.run.metrics["test_images"]:
-        grid["images"] = item.images
-    methods, seeds = (",".join(dict.fromkeys(str(getattr(run, name)) for run in runs)) for name in ("method", "seed"))
-    return {"dataset": config.dataset, "preset": config.preset, "methods": methods, "seed": seeds, **grid, **changed}
+        found["images"] = item.images
+    return found | summaries.changes(configs[0])

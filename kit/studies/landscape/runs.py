@@ -16,7 +16,8 @@ from kit.data import ImageSet, load_dataset
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import store
-from kit.run.run import Run, TrainedModel
+from kit.run.predict import TrainedModel
+from kit.run.run import Run, open_all
 from kit.search.engine import pick_device
 from kit.search.progress import interactive
 from kit.studies.landscape.surface import RADII, Lines, Plane, check, largest_eigenvalue, line, part_of, plane
@@ -137,7 +138,7 @@ def gather(runs: str, methods: str, seed: int | str, values: dict[str, Any]) -> 
     commas) and seed (numbers, with commas), with `values` of `kit.Config`'s fields, searched where there is none yet.
     """
     if runs.strip():
-        return [Run.load(path.strip()) for path in runs.split(",") if path.strip()]
+        return open_all(runs)
     from kit.lab import sweep
     from kit.studies import report
 

@@ -1,0 +1,179 @@
+"""Parts by name: a learner, a policy, an operation or a space is one class (or function) that owns everything about
+itself, and one call registers it.
+
+A user's own file makes the same call as kit's files do, and is loaded by name: `kit.Config(plugins="my_file.py")`,
+`papermill … -p plugins my_file.py`, or simply by being run in a notebook.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from kit import errors
+from kit.errors import KitError
+
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    """Base of a part's own options: annotated fields with a default, a range and a description, as in pydantic.
+
+    Each becomes a field of the flat `kit.Config`, from which the part reads it. Parts may share an option's name where
+    type, range and default agree.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is registered under a name.
+
+    make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
+    configuration wherever this part is chosen, each one value or {preset: value}. settings: keyword arguments that tell
+    apart the names under which one class is registered. source: the file and line that registered it.
+    """
+
+    name: str
+    make: Any
+    title: str
+    colour: str | None = None
+    brings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def options(self) -> type[Options] | None:
+        return getattr(self.make, "Options", None)
+
+    def values(self, preset: str) -> dict[str, Any]:
+        """What the part brings to a configuration of this preset."""
+        chosen = {}
+        for name, value in self.brings.items():
+            if not isinstance(value, Mapping):
+                chosen[name] = value
+            elif preset in value:
+                chosen[name] = value[preset]
+        return chosen
+
+
+class Registry(Mapping[str, Part]):
+    """The parts of one kind, in the order of their registration; `kind` is what messages call them."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._parts: dict[str, Part] = {}
+
+    def register(
+        self,
+        name: str,
+        *,
+        title: str = "",
+        colour: str | None = None,
+        brings: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Callable[[T], T]:
+        """A decorator that registers a class or function under `name`; see `Part`.
+
+        Raises KitError for a name that is taken by another definition. Running the same definition again, as a notebook
+        cell is, replaces it.
+        """
+
+        def add(make: T) -> T:
+            source = _source(make)
+            taken = self._parts.get(name)
+            if taken is not None and _identity(taken.make) != _identity(make):
+                raise KitError(
+                    f"{self.kind} {name!r} of {source} is already registered by {taken.source}: give it another name"
+                )
+            part = Part(name, make, title or name, colour, brings or {}, settings, source)
+            for told in _listeners:
+                told(self, part)
+            self._parts[name] = part
+            return make
+
+        return add
+
+    def __getitem__(self, name: str) -> Part:
+        """Raises KitError, nearest names first, for a name that is not registered."""
+        if name not in self._parts:
+            raise errors.unknown(self.kind, name, self._parts)
+        return self._parts[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+_listeners: list[Callable[[Registry, Part], None]] = []
+
+
+def listen(told: Callable[[Registry, Part], None]) -> None:
+    """`told` is called with each part before it is registered, and may refuse it by raising KitError."""
+    _listeners.append(told)
+
+
+def _source(make: Any) -> str:
+    try:
+        return f"{inspect.getsourcefile(make)}:{inspect.getsourcelines(make)[1]}"
+    except (OSError, TypeError):
+        return getattr(make, "__module__", "?")
+
+
+def _identity(make: Any) -> tuple[str, str]:
+    return make.__module__, make.__qualname__
+
+
+# ---- plug-ins: files of a user's own -------------------------------------------------------------
+
+_loaded: dict[Path, str] = {}
+
+
+def load_plugins(files: str) -> None:
+    """Run plug-in files, once each; their register calls make their parts known.
+
+    files: paths with commas between them. Raises KitError, with the file and the line, for one that is missing or
+    raises.
+    """
+    for name in files.split(","):
+        path = Path(name.strip()).expanduser().absolute()
+        if not path.is_file():
+            raise KitError(
+                f"plug-in {name.strip()!r} is not a file: give the path of a Python file, plugins='my_file.py'"
+            )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if _loaded.get(path) == digest:
+            continue
+        try:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
+            spec.loader.exec_module(module)
+        except Exception as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            line = lines[-1] if lines else getattr(error, "lineno", "?")
+            raise KitError(
+                f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file"
+            ) from error
+        _loaded[path] = digest
+
+
+def plugin_digest(files: str) -> str:
+    """sha256 of the files' contents, as a run records it beside their names."""
+    paths = [Path(name.strip()).expanduser() for name in files.split(",")]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
