@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 from torch import Tensor
 
 from kit import augment, data
 from kit.augment import ALL_OPS, Draw
 from kit.augment.ops import SIGNED
 from kit.errors import KitError
-from kit.figures.pictures import _short, _source
-from kit.figures.style import INK, TEMPLATE
+from kit.figures.show import pictures, shortened
 from kit.methods import PRESETS
 from kit.run import store
 from kit.run.run import Run
@@ -62,22 +60,13 @@ def augmented(run: Run) -> go.Figure:
     images = shown.images.repeat(ROWS, 1, 1, 1)
     policy, draw = draw_from(run, state, shown, len(images))
     changed = policy.apply(images, draw)
-    titles = [f"<b>{_short(name)}</b>" for name in shown.names] + [
+    titles = [f"<b>{shortened(name)}</b>" for name in shown.names] + [
         describe(draw, i, shown.flip) for i in range(len(images))
     ]
-    figure = make_subplots(ROWS + 1, columns, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.1)
-    figure.update_annotations(font={"size": 10, "color": INK})
-    for k, image in enumerate(torch.cat([shown.images, changed])):
-        figure.add_trace(go.Image(source=_source(_small(image)), hoverinfo="skip"), k // columns + 1, k % columns + 1)
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(
-        template=TEMPLATE,
-        height=640,
-        margin={"l": 15, "r": 15, "t": 75, "b": 12},
-        title_text=f"Augmented by the policy after epoch {state['epoch']}",
-    )
-    return figure
+    step = -(-max(images.shape[2:]) // LARGEST)  # a panel has no more pixels, and every one goes to the browser
+    both = torch.cat([shown.images, changed])[:, :, ::step, ::step]
+    figure = pictures(both, titles, columns, title=f"Augmented by the policy after epoch {state['epoch']}")
+    return figure.update_layout(height=640).update_annotations(font_size=10)
 
 
 def newest(run: Run) -> dict:
@@ -114,9 +103,3 @@ def describe(draw: Draw, i: int, flip: bool) -> str:
         words.append(name if name in WITHOUT_MAGNITUDE else f"{name} {sign}{magnitude:.1f}")
     basics = ["flip"] if draw.flip is not None and bool(draw.flip[i]) else []
     return "<br>".join(words or [" + ".join([*basics, "crop"] if draw.shift is not None else ["unchanged"])])
-
-
-def _small(image: Tensor) -> Tensor:
-    """At most LARGEST pixels on a side: a panel has no more, and every one goes to the browser."""
-    step = -(-max(image.shape[1:]) // LARGEST)
-    return image[:, ::step, ::step]

@@ -16,15 +16,7 @@ VIEWS = ("curves", "policy", "samples", "cells")
 SHRUNK, LEAST = {"curves": 0.75, "cells": 0.7}, 320  # of their own height, and pixels
 COMPACT: dict[str, dict[str, Any]] = {
     "curves": {"margin": {"t": 92, "b": 48}},
-    "policy": {
-        "title": {"text": "τ: probability of each pair (dashed: uniform)"},
-        "height": 560,
-        "margin": {"t": 52, "b": 100, "l": 105, "r": 76},
-        "xaxis": {"domain": [0, 0.86]},
-        "yaxis": {"domain": [0, 0.86]},
-        "yaxis2": {"domain": [0.88, 1], "nticks": 3},
-        "xaxis2": {"domain": [0.875, 1], "nticks": 2},
-    },
+    "policy": {"title": {"text": "τ: probability of each pair (dashed: uniform)"}, "margin": {"t": 72}},
     "samples": {"height": 560},
     "cells": {"margin": {"t": 62}},
 }
@@ -47,8 +39,6 @@ def _shrink(name: str, figure: go.Figure) -> None:
     figure.update_layout(COMPACT[name], title_font_size=15)
     if name in SHRUNK and figure.layout.height:
         figure.layout.height = max(figure.layout.height * SHRUNK[name], min(figure.layout.height, LEAST))
-    if name == "policy":
-        figure.layout.annotations = ()  # the title says it
 
 
 def _attempt(make: Any, run: Run) -> go.Figure:
