@@ -290,11 +290,11 @@ class LearnedPolicy(Policy):
     def build(cls, at: Setting, ops: tuple[str, ...] | None = None, **settings: Any) -> LearnedPolicy:
         options = at.options(cls)
         ops = cls.searched(options.operations, ops)
-        return cls(at.basics, at.generator, lr=options.tau_lr, ops=ops, **cls.chosen(at, options), **settings)
+        return cls(at.basics, at.generator, ops=ops, **cls.chosen(at, options), **settings)
 
     @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        """More keyword arguments of a concrete policy, from its options."""
+        """The keyword arguments of a concrete policy, from its options."""
         return {}
 
     @classmethod
