@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.errors import KitError
-from kit.search import build as compose
+from kit.search import build
 from kit.space import DARTS_V2, GENOTYPES, Child
 from kit.space.blocks import shares, shuffle
 
@@ -250,7 +250,7 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(name: str, imag
     child, x = child_of(net, 3), images_for(net)
     alone = space.build(**net.spec(child.picks)).eval()
     assert alone.state_dict().keys() < net.state_dict().keys()
-    alone.load_state_dict(compose.extract(net, child.picks))
+    alone.load_state_dict(build.extract(net, child.picks))
     assert torch.equal(alone(x), net(x, child))
     assert alone.genotype(alone.only_child().picks) == net.genotype(child.picks)
     assert (

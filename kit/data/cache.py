@@ -159,9 +159,10 @@ def decoded(files: Sequence[Path], name: str, folder: Path, image_size: int | No
     """
     digest = hashlib.sha256(str(image_size).encode())
     for file in files:
+        digest.update(os.fsencode(file) + b"\0")
         with contextlib.suppress(OSError):
             state = os.stat(file)  # ctime moves with the content and with the rights to read it
-            digest.update(os.fsencode(f"{file}\0{state.st_size}\0{state.st_ctime_ns}\n"))
+            digest.update(f"{state.st_size} {state.st_ctime_ns}".encode())
     key = hashlib.sha256(os.fsencode(f"{os.path.commonpath(files)}\0{name}")).hexdigest()[:8]
     stem = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)[:80]}-{image_size or 'own'}-{key}"
     try:

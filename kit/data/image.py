@@ -33,6 +33,8 @@ def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray
     try:
         if file.exists() and not file.is_file():  # opening a named pipe that nobody writes to would wait for ever
             raise BadImage("not a regular file")
+        if os.path.getsize(file) == 0:
+            raise BadImage("the file is empty (0 bytes)")
         with Image.open(file, formats=FORMATS) as image:
             return from_pil(image, image_size)
     except BadImage:

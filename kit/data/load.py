@@ -86,7 +86,7 @@ def _published(name: str, entry: Entry, root: Path, image_size: int | None) -> S
 def _decoded(source: Source, name: str, root: Path, image_size: int | None, on_bad_image: str) -> Source:
     """The same source with images in place of files, without those that cannot be read."""
     _check_counts(source, "image(s)")
-    files = [file for part in source.parts.values() for file, _ in part]
+    files = [Path(file).absolute() for part in source.parts.values() for file, _ in part]
     twice, n = Counter(files).most_common(1)[0]
     if n > 1:
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")

@@ -1,7 +1,8 @@
 """The data sets that kit knows by name: how each is read, and below in one table what is known about it.
 
-torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums; nothing else
-here is ever unpickled. Archives are unpacked so that nothing is written outside their folder.
+torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums (and what an old
+torchvision left in FashionMNIST/processed, with weights_only); nothing else is ever unpickled. Archives are unpacked so
+that nothing is written outside their folder.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ BENCHMARK_LISTS = {
     "flowers102_train2.csv": "0113e209ad289080b6785dd5282dd548",
     "flowers102_test.csv": "b50825a4aa2588f9a29b5d95f46798b9",
 }  # fmt: skip
-BENCHMARK_SPLIT = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
 SPORTS = ("RockClimbing", "badminton", "bocce", "croquet", "polo", "rowing", "sailing", "snowboarding")
 # DADA's reduced ImageNet (Li et al. 2020, its search code), which DAAS follows: classes in the order of WordNet ids.
 DADA_CLASSES = (
@@ -83,9 +83,8 @@ def fashion_mnist(root: Path, image_size: int | None = None) -> Source:
 
 def cifar(kind: type[tv.CIFAR10], root: Path, image_size: int | None = None) -> Source:
     data = [kind(root, train=train, download=True) for train in (True, False)]
-    train, test = (
-        (torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()), torch.tensor(part.targets)) for part in data
-    )
+    images = [torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()) for part in data]
+    train, test = ((x, torch.tensor(part.targets)) for x, part in zip(images, data, strict=True))
     return Source(tuple(data[0].classes), train, test=test)
 
 
@@ -97,8 +96,7 @@ def svhn(root: Path, image_size: int | None = None) -> Source:
 
 
 def elpv(classes: tuple[str, ...], root: Path, image_size: int | None = None) -> Source:
-    """Two or four classes, by the published defect probabilities 0, 1/3, 2/3, 1. They say what the experts thought of a
-    cell: 1/3 and 2/3 where they were not sure.
+    """Two or four classes, by the published defect probabilities: 0 and 1 where the experts were sure, else 1/3 or 2/3.
 
     Stratified by probability and by module type (mono- or polycrystalline), a quarter for test as in the paper, whose
     own draw is not published. Nor is which of the 44 modules a cell is of: cells of one module may be in both parts.
@@ -113,8 +111,8 @@ def elpv(classes: tuple[str, ...], root: Path, image_size: int | None = None) ->
         [(folder / cells[i][0], level[i] * len(classes) // 4) for i in part.tolist()]
         for part in stratified_split(groups, 0.25)
     )
-    how = f"stratified by defect probability and cell type (split seed {SPLIT_SEED})"
-    split = f"the source has no split: a quarter for test, {how}"
+    split = "the source has no split: a quarter for test, stratified by defect probability and cell type"
+    split = f"{split} (split seed {SPLIT_SEED})"
     return Source(classes, kept, test=test, val_fraction=0.1 / 0.75, split=split)
 
 
@@ -166,9 +164,8 @@ def flowers102(root: Path, image_size: int | None = None) -> Source:
 
 
 def flowers102_nas(root: Path, image_size: int | None = None) -> Source:
-    data = tv.Flowers102(root, download=True)
-    lists = _benchmark_lists(root / "flowers-102", "flowers102")
-    return _benchmark(root / "flowers-102" / "jpg", lists, tuple(data.classes), "flower_{}")
+    data, folder = tv.Flowers102(root, download=True), root / "flowers-102"
+    return _benchmark(folder / "jpg", _benchmark_lists(folder, "flowers102"), tuple(data.classes), "flower_{}")
 
 
 def stanford_cars(root: Path, image_size: int | None = None) -> Source:
@@ -283,7 +280,7 @@ def _benchmark(base: Path, lists: list[Path], classes: tuple[str, ...], flat: st
                 name, *images = row[1:] if row[0].isdigit() else row
                 pairs = [(base / ("" if flat else name) / image, label[name]) for image in images if image]
                 parts["test" if file == lists[-1] else "train"] += pairs
-    return Source(classes, **parts, split=BENCHMARK_SPLIT)
+    return Source(classes, **parts, split="the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)")
 
 
 def _lines(file: Path) -> list[str]:

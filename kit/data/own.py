@@ -156,7 +156,10 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
 
 def _splits(folder: Path) -> dict[str, Path]:
     """The folders that hold class folders: train, val and test if there are such, else the folder itself as train."""
-    folders = {SPLITS.get(item.name, item.name): item for item in _visible(folder) if item.is_dir()}
+    folders = {item.name: item for item in _visible(folder) if item.is_dir()}
+    for other, name in SPLITS.items():
+        if other in folders and name not in folders:
+            folders[name] = folders.pop(other)
     # A class may be called train (CIFAR-100 has one): it is a split only if it holds folders.
     if "train" not in folders or not any(item.is_dir() for item in _visible(folders["train"])):
         return {"train": folder}
@@ -188,12 +191,14 @@ def read_csv(path: str | os.PathLike) -> Source:
     try:
         with open(file, encoding="utf-8-sig") as content:
             separator = max(",;\t", key=content.readline().count)
-        rows = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        rows = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
-        raise KitError(f"{file} cannot be read ({type(error).__name__}: {error}): {FORMAT}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise KitError(f"{file} cannot be read ({reason}): {FORMAT}") from None
     rows = rows.rename(columns=lambda name: name.strip().casefold()).apply(lambda column: column.str.strip())
     columns = [name for name in ("path", "label", "split") if name in rows]
-    if columns[:2] != ["path", "label"] or rows.empty:
+    # Lines with more cells than the first make pandas take their first cells as the index.
+    if columns[:2] != ["path", "label"] or rows.empty or not isinstance(rows.index, pd.RangeIndex):
         raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
     split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
     images = [file.parent / image for image in rows["path"]]

@@ -89,6 +89,38 @@ USUAL = {
 }  # for arch='given' where none is named
 
 
+from kit.registry import Registry as _R  # noqa: E402
+
+_OLD, SPACES = SPACES, _R("space")
+for _n in _OLD:
+    _c = type(
+        _n,
+        (),
+        {
+            "searchable": SEARCHABLE[_n],
+            "absorbs_gates": ABSORBS[_n],
+            "repeats": REPEATS[_n],
+            "genotypes": GENOTYPES,
+            "usual": USUAL.get(_n),
+        },
+    )
+    _c.__module__ = "kit.space.x"
+    _b = {
+        "choice": {
+            "paper": {"channels": 64, "cells": 20, "search_channels": 64, "lr": 0.5, "weight_decay": 4e-5},
+            "server": {"channels": 32, "cells": 20, "search_channels": 32},
+            "laptop": {"channels": 16, "cells": 6, "search_channels": 16},
+        },
+        "mobile": {
+            "paper": {"channels": 32, "cells": 17, "search_channels": 32},
+            "server": {"channels": 32, "cells": 17, "search_channels": 32},
+            "laptop": {"channels": 8, "cells": 6, "search_channels": 8},
+        },
+    }.get(_n, {})
+    _names = {k for v in _b.values() for k in v}
+    SPACES.register(_n, brings={k: {p: v[k] for p, v in _b.items() if k in v} for k in _names})(_c)
+
+
 def build(
     space: str,
     classes: int,
@@ -104,7 +136,7 @@ def build(
     """
     if space not in SPACES:
         raise errors.unknown("space", space, SPACES)
-    return SPACES[space](classes, tuple(image), mean, std, **settings)
+    return _OLD[space](classes, tuple(image), mean, std, **settings)
 
 
 __all__ = [
