@@ -109,8 +109,10 @@ def config_of(values: dict[str, Any], source: Path) -> Config:
         missing = [name for name, field in Config.model_fields.items() if field.is_required() and name not in values]
         if missing:
             raise KitError(f"it lacks {', '.join(missing)}")
-        return Config(**{**values, "dataset": "digits"}).model_copy(update={"dataset": values["dataset"]})
+        return Config.stored(values)
     except KitError as error:
+        if values.get("plugins"):
+            raise KitError(f"{source}: {error}") from None
         raise KitError(
             f"{source}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
             "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
