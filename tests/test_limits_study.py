@@ -135,8 +135,7 @@ def test_the_figure_shows_every_limit_and_run():
     assert sorted(shape.x0 for shape in figure.layout.shapes) == [20.0, 30.0]  # thousands
     assert {"≤ 20,000", "≤ 30,000"} <= {note.text for note in figure.layout.annotations}
     points = [trace for trace in figure.data if trace.error_y.array is not None]
-    assert [list(trace.x) for trace in points] == [[19.25, 28.0, 61.0], [12.0]]
-    assert points[0].text == ("", "", "no limit")
+    assert list(points[0].x) == [19.25, 28.0, 61.0] and points[0].text == ("", "", "no limit")
 
 
 def test_a_report_names_where_its_numbers_come_from(runs: list[Run], tmp_path):
