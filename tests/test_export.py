@@ -79,7 +79,7 @@ def refuse(*a, **k): raise SystemExit("not without the run")
 real = kit.space.cell.CellNetwork.__init__
 def alone(self, *a, **k):
     real(self, *a, **k)
-    if any(len(slot.candidates) != slot.picks for slot in self.slots): refuse()
+    if any(len(slot.candidates) != slot.takes for slot in self.slots): refuse()
 kit.space.cell.CellNetwork.__init__ = alone
 kit.Run.__init__ = kit.data.registry.load_dataset = kit.compose.compose = refuse
 p = load({str(path)!r}).predict(torch.arange(64, dtype=torch.uint8).view(1, 1, 8, 8))

@@ -118,7 +118,7 @@ class Ucb(ArchLearner):
     def sample(self) -> Child:
         if self.finished:
             return Child(self.picks)
-        tries = 1 + self.draws.sum(1, keepdim=True) / torch.tensor([[slot.picks] for slot in self.slots])
+        tries = 1 + self.draws.sum(1, keepdim=True) / torch.tensor([[slot.takes] for slot in self.slots])
         bonus = self.width * (tries.log() / self.draws).sqrt()  # infinite for what was never tried
         ties = 1e-9 * torch.rand(bonus.shape, generator=self.generator, dtype=bonus.dtype)
         return Child(

@@ -75,7 +75,7 @@ def test_the_papers_layouts():
     assert mobile.classifier.in_features == 1280
     for net in (choice, mobile):
         assert all(
-            slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.picks == 1
+            slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.takes == 1
             for slot in net.slots
         )
         x = torch.empty((2, 3, 224, 224), device="meta")

@@ -79,7 +79,7 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
     last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
-            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist()))
+            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.takes].tolist()))
             for slot in slots
         )
         if limits.allow(picks):
@@ -97,7 +97,7 @@ def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -
     construction).
     """
     picks = [
-        sorted(row.argsort(descending=True, stable=True)[: slot.picks].tolist())
+        sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist())
         for slot, row in ((slot, strength[i, : len(slot.candidates)]) for i, slot in enumerate(slots))
     ]
     while not limits.allow(tuple(map(tuple, picks))):

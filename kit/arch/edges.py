@@ -148,7 +148,7 @@ class Gumbel(Edges):
         super().__init__(*args, **settings)
         self.first, self.last, self.temperature = temperature, last_temperature, temperature
         self.deployable = not all_edges or all(
-            n == slot.picks for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots)
+            n == slot.takes for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots)
         )
         if not all_edges:
             self.beta = torch.zeros(self.edge_present.shape, dtype=torch.float64).requires_grad_()
@@ -190,7 +190,7 @@ class Gumbel(Edges):
             chosen = self.edge_present
         else:
             score = (self.beta.detach() + noise[1]).masked_fill(~self.edge_present, -torch.inf)
-            top = score.topk(self.slots[0].picks, dim=1).indices
+            top = score.topk(self.slots[0].takes, dim=1).indices
             chosen = torch.zeros_like(self.edge_present).scatter(1, top, True)
         picks = tuple(
             self.fixed[s] if frozen else tuple(sorted(operation[s][chosen[s]].tolist()))

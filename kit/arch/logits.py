@@ -184,7 +184,7 @@ class Categorical(Logits):
     def draw(self) -> Tensor:
         """An ordered draw of every slot by Gumbel top-k: int64 [slots, picks]; frozen slots keep theirs."""
         perturbed = (self.logits.detach() + self._gumbel(self.logits.shape)).masked_fill(~self.valid, -torch.inf)
-        order = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].picks]
+        order = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].takes]
         for slot in torch.nonzero(self.frozen).flatten().tolist():
             order[slot] = torch.tensor(self.fixed[slot])
         return order
@@ -238,7 +238,7 @@ class Dsnas(Categorical):
         """gates: ∂L/∂gate per slot [picks]."""
         if self.finished:
             return []
-        still = torch.zeros(self.slots[0].picks, device=self.device)
+        still = torch.zeros(self.slots[0].takes, device=self.device)
         measured = torch.stack([still if gate is None else gate for gate in gates]).to("cpu", torch.float64)
         # gates lie in the order of the candidates, the draw in its own
         by_candidate = torch.zeros_like(self.logits).scatter(1, torch.tensor(child.picks), measured)

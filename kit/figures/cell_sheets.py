@@ -323,7 +323,7 @@ def _moment(
         }
         still = set(np.nonzero(frozen[first : first + NODES])[0].tolist())
         drawing = graph(genotype[kind], axis, widths=widths, frozen=still)
-        lacks = sum(slot.picks for slot in seen.slots[first : first + NODES]) - len(drawing.moving)
+        lacks = sum(slot.takes for slot in seen.slots[first : first + NODES]) - len(drawing.moving)
         # every frame moves the same traces and notes
         drawing.moving += [{"type": "scatter", "x": [None], "y": [None]}] * lacks
         drawing.notes += [

@@ -136,14 +136,14 @@ def picks_panel(seen: Recorded) -> Panel | None:
     at = thinned(len(seen.alpha["epoch"]), POINTS)
     epochs = seen.alpha["epoch"][at].tolist()
     for i, (slot, columns) in enumerate(zip(seen.slots, seen.picked)):
-        places.append((rows + (slot.picks - 1) / 2, label(slot.name)))
-        for k in range(slot.picks):
+        places.append((rows + (slot.takes - 1) / 2, label(slot.name)))
+        for k in range(slot.takes):
             for candidate, start, end in _stretches(columns[at, k], tiles.borders(epochs)):
                 bars[slot.candidates[candidate][0]].append((start, end, rows + k - 0.45, rows + k + 0.45))
             points[0].extend(epochs)
             points[1].extend([rows + k] * len(epochs))
             points[2].extend(_words(seen, i, c) for c in columns[at, k].tolist())
-        rows += slot.picks
+        rows += slot.takes
         frozen = seen.alpha["frozen"][:, i].astype(bool)
         if frozen.any() and searched(seen):
             marks.append((int(seen.alpha["epoch"][frozen.argmax()]), places[-1][0]))

@@ -108,7 +108,7 @@ def _columns(slot: Slot, alpha: np.ndarray, support: np.ndarray) -> np.ndarray:
     """alpha float, support bool [epochs, widest] of one slot."""
     width = len(slot.candidates)
     strength = np.where(support[:, :width], alpha[:, :width] + 1e-12, -1.0)
-    order = np.argsort(-strength, axis=1, kind="stable")[:, : slot.picks]
+    order = np.argsort(-strength, axis=1, kind="stable")[:, : slot.takes]
     columns = np.full(order.shape, -1)
     for t, row in enumerate(order.tolist()):
         chosen = [c for c in row if strength[t, c] > 0]

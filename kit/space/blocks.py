@@ -1,6 +1,5 @@
 """Chains of blocks with one choice per block: the base of such spaces, and the ShuffleNetV2 choice blocks of DSNAS and
-DiffAutoML
-(METHOD section 2b)."""
+DiffAutoML (METHOD section 2b)."""
 
 from __future__ import annotations
 
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.fast.depthwise import DepthwiseConv
-from kit.fast.norm import batch_norm
-from kit.space.cost import measure, total
-from kit.space.network import Child, Cost, Network, Picks, Slot, check_halvings, fitting_halvings, gate_output
+from kit.space.child import picked
+from kit.space.network import Child, Network, Picks, Slot, check_halvings, fitting_halvings, gate_output, register
+from kit.space.operations import DepthwiseConv, batch_norm
 
 CHOICES = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")
 
@@ -52,22 +50,19 @@ def rounded(width: float, least: int = 4) -> int:
 
 class BlockNetwork(Network):
     """Stem, blocks in stages, 1×1 head, global pool, classifier; each block is one slot with the same candidates, of
-    which one is picked.
+    which one is picked. A subclass says by `labels`, `plan` and `build_block` which blocks, stages and widths.
 
-    channels: the width that all others scale with. blocks: how many, over all stages. reductions: how many stages halve
-    the resolution,
-    the last ones; None takes all at 128 pixels and above, below that up to three as long as 2×2 is left. stem: "small"
-    (stride 1, below
-    128 pixels) or "imagenet" (stride 2). genotype=None builds the supernet; a genotype builds that child alone, its
-    parameters named as
-    in the supernet. Raises KitError for blocks and reductions that the space or the image is too small for.
+    channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
+    halve the resolution, the last ones; None takes all at 128 pixels and above, below that up to three as long as 2×2
+    is left. stem: "small" (stride 1, below 128 pixels) or "imagenet" (stride 2). genotype=None builds the supernet; a
+    genotype builds that child alone. Raises KitError for blocks and reductions that the space or the image is too small
+    for.
 
     A child that picks several candidates of a block gets the sum of their outputs, each times its gate. BatchNorms
-    train their affine
-    parts from the start (DSNAS), so that a frozen slot has nothing to switch on.
+    train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates are not
+    absorbed, and the estimators of these spaces have gates of 1.
     """
 
-    space: str
     labels: tuple[str, ...]
     least_blocks: int = 4
     activation: type[nn.Module] = nn.ReLU
@@ -77,35 +72,30 @@ class BlockNetwork(Network):
         self,
         classes: int,
         image: tuple[int, int, int],
+        *,
         channels: int,
-        blocks: int,
+        cells: int,
         reductions: int | None = None,
         stem: str | None = None,
         genotype: Mapping | None = None,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
     ):
-        super().__init__(classes, image, mean, std)
-        if blocks < self.least_blocks:
+        super().__init__(classes, image)
+        least = self.least_blocks
+        if cells < least:
             raise KitError(
-                f"space {self.space!r} needs {self.least_blocks} blocks or more, got {blocks}: set cells to {self.least_blocks} or more"
+                f"space {self.space!r} needs {least} blocks or more, got {cells}: set cells to {least} or more"
             )
-        self.channels, self.block_count = channels, blocks
+        self.channels, self.block_count = channels, cells
         self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
-        c, stages, c_head = self.plan(channels, blocks)
+        c, stages, c_head = self.plan(channels, cells)
         self.reductions = self._checked_reductions(reductions, stages)
-        self.slots = _all_slots(stages, self.labels)
-        if genotype is not None:
-            self.slots = tuple(
-                Slot(slot.name, (slot.candidates[c],), 1) for slot, (c,) in zip(self.slots, self.picks_of(genotype))
-            )
+        self.offer(_all_slots(stages, self.labels), genotype)
         self.stem = self.build_stem(c, 2 if self.stem_kind == "imagenet" else 1)
         self._build_blocks(self.stem_width(c), stages)
         self.head = conv_norm(stages[-1].width, c_head, 1, 1, self.activation)
         self.classifier = nn.Linear(c_head, classes)
         for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.eps = self.eps
-        self._measured: dict[tuple, Cost] = {}
 
     # ---- what a space says of itself -------------------------------------------------------------
 
@@ -182,77 +172,35 @@ class BlockNetwork(Network):
         picked = [self.block(slot, candidate) for slot, chosen in enumerate(picks) for candidate in chosen]
         return [self.stem, *picked, self.head, self.classifier]
 
-    def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        """All affine parts train already. A gate is not absorbed: the unit's half that passes by has no layer to take
-        it, and the
-        estimators of these spaces have gates of 1."""
-        self.forget_parameters()
-
     def genotype(self, picks: Picks) -> dict[str, list[str]]:
         """{"blocks": the picked candidate's name for every block}."""
         return {"blocks": [slot.candidates[c][0] for slot, (c,) in zip(self.slots, picks)]}
 
     def picks_of(self, genotype: Any) -> Picks:
         """Takes {"blocks": a name for every block}, or {"blocks": name} for that one everywhere."""
+        count = len(self.offered)
         names = genotype.get("blocks") if isinstance(genotype, Mapping) else None
-        names = [names] * len(self.slots) if isinstance(names, str) else names
-        if not isinstance(names, (list, tuple)) or len(names) != len(self.slots):
+        names = [names] * count if isinstance(names, str) else names
+        if not isinstance(names, (list, tuple)) or len(names) != count:
             raise KitError(
-                f"a genotype of space {self.space!r} is {{'blocks': [{len(self.slots)} names]}}, or {{'blocks': name}} for the same "
+                f"a genotype of space {self.space!r} is {{'blocks': [{count} names]}}, or {{'blocks': name}} for the same "
                 f"everywhere, names from {', '.join(self.labels)}; got {genotype!r}"
             )
-        for slot, name in zip(self.slots, names):
-            if name not in self.labels:
-                raise KitError(
-                    f"genotype {slot.name}: {name!r} is not a block of space {self.space!r}; blocks: {', '.join(self.labels)}"
-                )
-        return tuple((self.labels.index(name),) for name in names)
+        return tuple(picked(slot, name) for slot, name in zip(self.offered, names))
 
-    def spec(self, picks: Picks) -> dict:
-        return {
-            "space": self.space,
-            "classes": self.classes,
-            "image": list(self.image),
-            "channels": self.channels,
-            "cells": self.block_count,
-            "reductions": self.reductions,
-            "stem": self.stem_kind,
-            "genotype": self.genotype(picks),
-        }
-
-    # ---- cost ------------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def _layout(self) -> tuple[Cost, list[tuple[int, ...]]]:
-        """The cost that every child has, and the shape of each block's input."""
-        cost, shape = measure(self.stem, self.image)
-        fixed, shapes = [cost], []
-        for _, c_out, stride in self.strides:
-            shapes.append(shape)
-            shape = (c_out, -(-shape[1] // stride), -(-shape[2] // stride))
-        fixed += [measure(self.head, shape)[0], measure(self.classifier, (self.classifier.in_features,))[0]]
-        return total(fixed), shapes
-
-    def _candidate_cost(self, slot: int, candidate: int) -> Cost:
-        """Measured when it is first asked for, once for all blocks that are alike."""
-        shape = self._layout[1][slot]
-        key = (self.slots[slot].candidates[candidate], self.strides[slot], shape)
-        if key not in self._measured:
-            self._measured[key] = measure(self.block(slot, candidate), shape)[0]
-        return self._measured[key]
-
-    def cost(self, picks: Picks) -> Cost:
-        return total(
-            [self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)]
-        )
+    @classmethod
+    def graph(cls, genotype: Mapping) -> dict[str, list[tuple[str, str, str]]]:
+        """One chain; a genotype with the same block everywhere is a chain of one."""
+        names = genotype["blocks"]
+        names = [names] if isinstance(names, str) else names
+        nodes = ["stem", *(f"block {i}" for i in range(1, len(names) + 1))]
+        return {"blocks": list(zip(nodes, nodes[1:], names))}
 
 
 def _all_slots(stages: tuple[Stage, ...], labels: tuple[str, ...]) -> tuple[Slot, ...]:
     candidates = tuple((label, 0) for label in labels)
     return tuple(
-        Slot(f"stage{i}/block{b}", candidates, 1)
-        for i, stage in enumerate(stages, start=1)
-        for b in range(stage.blocks)
+        Slot(f"stage{i}/block{b}", candidates) for i, stage in enumerate(stages, start=1) for b in range(stage.blocks)
     )
 
 
@@ -289,8 +237,8 @@ class ShuffleUnit(nn.Module):
     ceil(W/stride)].
 
     Where nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes
-    two branches,
-    of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's first stage).
+    two branches, of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's first
+    stage).
     """
 
     def __init__(self, label: str, c_in: int, c_out: int, stride: int):
@@ -329,17 +277,29 @@ def _xception(c_in: int, c: int, c_out: int, kernel: int, stride: int) -> nn.Seq
     )
 
 
+@register(
+    "choice",
+    title="ShuffleNetV2 choice blocks",
+    brings={
+        "channels": {"paper": 64, "server": 32, "laptop": 16},
+        "search_channels": {"paper": 64, "server": 32, "laptop": 16},
+        "cells": {"paper": 20, "server": 20, "laptop": 6},
+        "lr": {"paper": 0.5},
+        "weight_decay": {"paper": 4e-5},
+    },
+)
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
-    and 10 C, the stem's
-    C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
+    and 10 C, the stem's C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8
+    and 4 to the stages.
 
     The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage)
-    has no scale of
-    its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.
+    has no scale of its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.
     """
 
     space = "choice"
+    genotypes = {"shufflenet-v2": {"blocks": "shuffle_3x3"}}
+    usual = "shufflenet-v2"
     labels = CHOICES
     eps = 1e-2
 

@@ -4,21 +4,29 @@ section 2a).
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.fast.depthwise import dense_gradient
-from kit.fast.norm import batch_norm
-from kit.space.cost import measure, total
-from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
-from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, build_operation, gated, last_norm
+from kit.space.child import picked
+from kit.space.network import Child, DropPath, Network, Picks, Slot, check_halvings, register
+from kit.space.operations import (
+    OPERATIONS,
+    ConvNorm,
+    FactorizedReduce,
+    batch_norm,
+    dense_gradient,
+    gated,
+    last_norm,
+)
 
 NODES = 4
 INPUTS = 2
+KINDS = ("normal", "reduce")
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
 # The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain`
@@ -39,15 +47,10 @@ DARTS_V2: Genotype = {
 }
 
 
-def all_candidates(node: int) -> tuple[tuple[str, int], ...]:
-    """(operation, input edge) of a node's candidates; candidate index = 7 · edge + operation."""
-    return tuple((op, edge) for edge in range(INPUTS + node) for op in CELL_OPS)
-
-
-def cell_slots() -> tuple[Slot, ...]:
-    return tuple(
-        Slot(f"{kind}/{node}", all_candidates(node), 2) for kind in ("normal", "reduce") for node in range(NODES)
-    )
+def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:
+    """The nodes of both kinds of cells; of a node's candidates, index = number of operations · edge + operation."""
+    nodes = [tuple((op, edge) for edge in range(INPUTS + node) for op in operations) for node in range(NODES)]
+    return tuple(Slot(f"{kind}/{node}", nodes[node], 2) for kind in KINDS for node in range(NODES))
 
 
 def reduction_positions(cells: int, reductions: int) -> list[int]:
@@ -56,20 +59,28 @@ def reduction_positions(cells: int, reductions: int) -> list[int]:
 
 
 class Cell(nn.Module):
+    """kind: normal or reduce. channels: of the two cells before, and of this cell's nodes. halved: the cell before the
+    last has twice the resolution of the last. slots: of both kinds. build: (operation, channels, stride) → module."""
+
     def __init__(
-        self, kind: str, c_before: int, c_last: int, c: int, halved: bool, slots: tuple[Slot, ...], trained: bool
+        self,
+        kind: str,
+        channels: tuple[int, int, int],
+        halved: bool,
+        slots: tuple[Slot, ...],
+        build: Callable[[str, int, int], nn.Module],
     ):
         super().__init__()
+        c_before, c_last, c = channels
         self.stride = 2 if kind == "reduce" else 1
-        self.first_slot = 0 if kind == "normal" else NODES
+        self.first_slot = NODES * KINDS.index(kind)
         self.slots = slots[self.first_slot : self.first_slot + NODES]
         self.before = FactorizedReduce(c_before, c) if halved else ConvNorm(c_before, c)
         self.last = ConvNorm(c_last, c)
         self.ops = nn.ModuleDict()
         for node, slot in enumerate(self.slots):
             for op, edge in slot.candidates:
-                stride = self.stride if edge < INPUTS else 1
-                self.ops[f"{node}-{edge}-{op}"] = build_operation(op, c, stride, trained)
+                self.ops[f"{node}-{edge}-{op}"] = build(op, c, self.stride if edge < INPUTS else 1)
 
     def operation(self, node: int, candidate: int) -> tuple[nn.Module, str, int]:
         op, edge = self.slots[node].candidates[candidate]
@@ -141,48 +152,64 @@ def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, b
     return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
 
 
+@register("cell", title="DARTS cells")
 class CellNetwork(Network):
     """Stem, cells, global pool, classifier.
 
-    genotype=None builds the supernet (all candidates, their affine parts at rest); a genotype builds that child alone,
-    ready to
-    train from scratch or to receive the child's weights. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above.
+    channels: C of the first cell. reductions: how many cells halve the resolution. genotype=None builds the supernet
+    (all candidates, their affine parts at rest); a genotype builds that child alone, ready to train from scratch or to
+    receive the child's weights. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. Raises KitError for what
+    does not fit into the image.
+
+    Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
+    takes (channels, stride, trained) and gives a module that ends in a `batch_norm(channels, trained)` of
+    `kit.space.operations` and says by `reads_relu` whether it reads relu(x) or x.
     """
 
+    space = "cell"
     absorbs_gates = True
     repeats = True
+    genotypes = {"darts-v2": DARTS_V2}
+    usual = "darts-v2"
+    operations: Mapping[str, Callable[[int, int, bool], nn.Module]] = OPERATIONS
 
     def __init__(
         self,
         classes: int,
         image: tuple[int, int, int],
+        *,
         channels: int,
         cells: int,
         reductions: int = 2,
         stem: str | None = None,
         auxiliary: float = 0.0,
         genotype: Genotype | None = None,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
     ):
-        super().__init__(classes, image, mean, std)
+        super().__init__(classes, image)
         self.channels, self.cell_count, self.reductions = channels, cells, reductions
         self.auxiliary = auxiliary
         self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
-        check_depth(image, cells, reductions, self.stem_kind)
-        self.slots = cell_slots() if genotype is None else _slots_of(genotype)
+        if reductions >= cells:
+            raise KitError(
+                f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more"
+            )
+        check_halvings(image, 3 if self.stem_kind == "imagenet" else 0, reductions)
+        self.offer(cell_slots(self.operations), genotype)
         self.stem, c_stem, halved = _stem(self.stem_kind, image[0], channels)
         self._build_cells(c_stem, halved, trained=genotype is not None)
-        self._measured: dict[tuple, Cost] = {}
 
     def _build_cells(self, c_last: int, halved: bool, trained: bool) -> None:
         positions = reduction_positions(self.cell_count, self.reductions)
         c_before, c = c_last, self.channels
         self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
+
+        def build(name: str, channels: int, stride: int) -> nn.Module:
+            return self.operations[name](channels, stride, trained)
+
         for i in range(self.cell_count):
             kind = "reduce" if i in positions else "normal"
             c = c * 2 if kind == "reduce" else c
-            self.cells.append(Cell(kind, c_before, c_last, c, halved, self.slots, trained))
+            self.cells.append(Cell(kind, (c_before, c_last, c), halved, self.slots, build))
             halved = kind == "reduce"
             c_before, c_last = c_last, NODES * c
             if self.auxiliary and positions and i == positions[-1]:
@@ -227,114 +254,38 @@ class CellNetwork(Network):
         self.forget_parameters()
 
     def genotype(self, picks: Picks) -> Genotype:
-        """{"normal": four nodes of [(operation, input), (operation, input)], "reduce": …}; inputs 0, 1 are the two
-        cells before.
-        """
-        nodes = [[slot.candidates[c] for c in chosen] for slot, chosen in zip(self.slots, picks)]
+        """{"normal": four nodes of [[operation, input], [operation, input]], "reduce": …}; inputs 0 and 1 are the two
+        cells before."""
+        nodes = [[list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)]
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
 
     def picks_of(self, genotype: Genotype) -> Picks:
-        return picks_of(genotype)
+        return picks_of(genotype, self.offered)
 
-    def spec(self, picks: Picks) -> dict:
+    @classmethod
+    def graph(cls, genotype: Genotype) -> dict[str, list[tuple[str, str, str]]]:
+        sources = ("cₖ₋₂", "cₖ₋₁", *map(str, range(NODES)))
         return {
-            "space": "cell",
-            "classes": self.classes,
-            "image": list(self.image),
-            "channels": self.channels,
-            "cells": self.cell_count,
-            "reductions": self.reductions,
-            "stem": self.stem_kind,
-            "genotype": {
-                kind: [[list(e) for e in node] for node in nodes] for kind, nodes in self.genotype(picks).items()
-            },
+            f"{kind} cell": [
+                *((sources[edge], str(node), op) for node, entries in enumerate(nodes) for op, edge in entries),
+                *((str(node), "cₖ", "concatenate") for node in range(NODES)),
+            ]
+            for kind, nodes in genotype.items()
         }
 
-    # ---- cost ------------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def _layout(self) -> tuple[Cost, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-        """The cost that every child has, and for each cell the shapes of its inputs and of its nodes after
-        preprocessing.
-        """
-        fixed, shapes, shape = [], [], self.image
-        for module in self.stem:
-            cost, shape = measure(module, shape)
-            fixed.append(cost)
-            shapes.append(shape)
-        before, last, layout = shapes[0], shapes[-1], []
-        for cell in self.cells:
-            fixed.append(measure(cell.before, before)[0])
-            cost, inner = measure(cell.last, last)
-            fixed.append(cost)
-            node = (inner[0], -(-inner[1] // cell.stride), -(-inner[2] // cell.stride))
-            layout.append((inner, node))
-            before, last = last, (NODES * node[0], *node[1:])
-        linear = self.classifier
-        fixed.append(Cost(linear.weight.numel() + linear.bias.numel(), linear.weight.numel()))
-        return total(fixed), layout
-
-    def _candidate_cost(self, slot: int, candidate: int) -> Cost:
-        """What a candidate adds, over all cells of its kind; measured when it is first asked for."""
-        costs = []
-        for cell, (inner, node_shape) in zip(self.cells, self._layout[1]):
-            if cell.first_slot <= slot < cell.first_slot + NODES:
-                operation, name, edge = cell.operation(slot - cell.first_slot, candidate)
-                shape = inner if edge < INPUTS else node_shape
-                key = (name, cell.stride if edge < INPUTS else 1, shape)
-                if key not in self._measured:
-                    self._measured[key] = measure(operation, shape)[0]
-                costs.append(self._measured[key])
-        return total(costs)
-
-    def cost(self, picks: Picks) -> Cost:
-        return total(
-            [self._layout[0], *(self._candidate_cost(slot, c) for slot, chosen in enumerate(picks) for c in chosen)]
-        )
-
-
-def _slots_of(genotype: Genotype) -> tuple[Slot, ...]:
-    check_genotype(genotype)
-    return tuple(
-        Slot(f"{kind}/{node}", tuple((op, int(edge)) for op, edge in genotype[kind][node]), len(genotype[kind][node]))
-        for kind in ("normal", "reduce")
-        for node in range(NODES)
-    )
-
-
-def picks_of(genotype: Genotype) -> Picks:
-    """The genotype as candidate indices of the supernet."""
-    check_genotype(genotype)
-    return tuple(
-        tuple(all_candidates(node).index((op, int(edge))) for op, edge in genotype[kind][node])
-        for kind in ("normal", "reduce")
-        for node in range(NODES)
-    )
+def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks:
+    """The genotype as candidate indices of the supernet with these slots; None: the space "cell" 's own. Raises
+    KitError."""
+    nodes = []
+    for kind in KINDS:
+        mine = genotype.get(kind) if isinstance(genotype, Mapping) else None
+        if not isinstance(mine, (list, tuple)) or len(mine) != NODES:
+            raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
+        nodes += mine
+    return tuple(picked(slot, entries) for slot, entries in zip(slots or cell_slots(), nodes, strict=True))
 
 
 def check_genotype(genotype: Genotype) -> None:
-    for kind in ("normal", "reduce"):
-        nodes = genotype.get(kind) if isinstance(genotype, dict) else None
-        if not isinstance(nodes, (list, tuple)) or len(nodes) != NODES:
-            raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
-        for node, entries in enumerate(nodes):
-            pairs = isinstance(entries, (list, tuple)) and all(isinstance(entry, (list, tuple)) for entry in entries)
-            if not pairs or len(entries) != 2 or tuple(entries[0]) == tuple(entries[1]):
-                raise KitError(
-                    f"genotype {kind}/{node}: a node takes two different [operation, input] pairs; got {entries!r}"
-                )
-            for entry in entries:
-                if tuple(entry) not in all_candidates(node):
-                    raise KitError(
-                        f"genotype {kind}/{node}: {entry!r} is not an (operation, input) with input in 0…{INPUTS + node - 1}; "
-                        f"operations: {', '.join(CELL_OPS)}"
-                    )
-
-
-def check_depth(image: tuple[int, int, int], cells: int, reductions: int, stem: str) -> None:
-    """Refuse what cannot be built, before anything is."""
-    if reductions >= cells:
-        raise KitError(
-            f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more"
-        )
-    check_halvings(image, 3 if stem == "imagenet" else 0, reductions)
+    """Raises KitError for what is no genotype of the space "cell"."""
+    picks_of(genotype)

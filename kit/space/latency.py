@@ -204,7 +204,7 @@ def _children(slots: tuple[Slot, ...], alone: list[list[float]]) -> list[Picks]:
     """The fastest and the slowest by the sum, then random ones, all different."""
     ends = [
         tuple(
-            tuple(sorted(sorted(range(len(row)), key=lambda c, row=row: sign * row[c])[: slot.picks]))
+            tuple(sorted(sorted(range(len(row)), key=lambda c, row=row: sign * row[c])[: slot.takes]))
             for slot, row in zip(slots, alone)
         )
         for sign in (1, -1)
@@ -214,7 +214,7 @@ def _children(slots: tuple[Slot, ...], alone: list[list[float]]) -> list[Picks]:
         if len(found) == CALIBRATION + CHECKS:
             break
         found.setdefault(
-            tuple(tuple(sorted(chance.permutation(len(slot.candidates))[: slot.picks].tolist())) for slot in slots)
+            tuple(tuple(sorted(chance.permutation(len(slot.candidates))[: slot.takes].tolist())) for slot in slots)
         )
     return list(found)
 
@@ -243,16 +243,16 @@ def candidate_times(network: Network, device: torch.device, batch: int, threads:
 def _own_modules(network: Network, index: int, candidate: int) -> list[nn.Module]:
     """The modules that run with a candidate and not without it."""
     slot = network.slots[index]
-    if len(slot.candidates) == slot.picks:
+    if len(slot.candidates) == slot.takes:
         return []  # no choice: part of what every child has
     others = [c for c in range(len(slot.candidates)) if c != candidate]
 
     def modules(chosen: list[int]) -> list[nn.Module]:
-        base = [tuple(range(s.picks)) for s in network.slots]
+        base = [tuple(range(s.takes)) for s in network.slots]
         return network.modules_of((*base[:index], tuple(sorted(chosen)), *base[index + 1 :]))
 
-    without = {id(m) for m in modules(others[: slot.picks])}
-    return list({id(m): m for m in modules([candidate, *others[: slot.picks - 1]]) if id(m) not in without}.values())
+    without = {id(m) for m in modules(others[: slot.takes])}
+    return list({id(m): m for m in modules([candidate, *others[: slot.takes - 1]]) if id(m) not in without}.values())
 
 
 Inputs = tuple[tuple[tuple[int, ...], torch.memory_format], ...]
@@ -274,7 +274,7 @@ def inputs_of_modules(network: Network, device: torch.device, batch: int) -> dic
         module.register_forward_pre_hook(note)
     images = torch.zeros((batch, *network.image), dtype=torch.uint8, device=device)
     for shift in range(max((len(slot.candidates) for slot in network.slots), default=1)):
-        turn = [tuple(sorted((shift + k) % len(slot.candidates) for k in range(slot.picks))) for slot in network.slots]
+        turn = [tuple(sorted((shift + k) % len(slot.candidates) for k in range(slot.takes))) for slot in network.slots]
         twin(images, Child(tuple(turn)))
     return seen
 

@@ -137,7 +137,7 @@ class Limits:
         """The cheapest (sign 1) or most expensive child by one cost: costs add up over slots, so slot by slot."""
         tables = _candidate_costs(self.network.slots, lambda picks: self._added(picks, position))
         return tuple(
-            tuple(sorted(np.argsort(sign * row, kind="stable")[: slot.picks].tolist()))
+            tuple(sorted(np.argsort(sign * row, kind="stable")[: slot.takes].tolist()))
             for slot, row in zip(self.network.slots, tables)
         )
 
@@ -164,7 +164,7 @@ class Limits:
             _candidate_costs(self.network.slots, lambda picks, p=p, b=b: self._added(picks, p) / b)
             for p, b in self._bounds.items()
         ]
-        start = tuple(tuple(range(slot.picks)) for slot in self.network.slots)
+        start = tuple(tuple(range(slot.takes)) for slot in self.network.slots)
         offset = np.array([self._added(start, p) / b for p, b in self._bounds.items()])
         offset -= [sum(row[list(chosen)].sum() for row, chosen in zip(rows, start)) for rows in relative]
         tables = [np.stack(rows) for rows in zip(*relative)]  # of each slot: [limits, candidates]
@@ -186,10 +186,10 @@ def _candidate_costs(slots: tuple[Slot, ...], cost: Callable[[Picks], float]) ->
     """What each candidate of a slot adds over the slot's first, float64 [candidates]; zeros where there is no
     choice.
     """
-    start = [tuple(range(slot.picks)) for slot in slots]
+    start = [tuple(range(slot.takes)) for slot in slots]
     base, rows = cost(tuple(start)), []
     for i, slot in enumerate(slots):
-        n, k = len(slot.candidates), slot.picks
+        n, k = len(slot.candidates), slot.takes
 
         def of(*chosen: int, i: int = i) -> float:
             return cost((*start[:i], tuple(sorted(chosen)), *start[i + 1 :])) - base
@@ -212,7 +212,7 @@ def _relaxed(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: 
         weights = np.exp(log - log.max())
         weights /= weights.sum()
         picks = tuple(
-            tuple(sorted(np.argsort(weights @ table, kind="stable")[: slot.picks].tolist()))
+            tuple(sorted(np.argsort(weights @ table, kind="stable")[: slot.takes].tolist()))
             for slot, table in zip(slots, tables)
         )
         if fits(picks):
@@ -227,7 +227,7 @@ def _relaxed(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: 
 
 def _enumerated(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: Fits) -> Picks | None:
     """A child within the limits: slot by slot, the combinations that no other one beats in every cost."""
-    options = [list(itertools.combinations(range(len(slot.candidates)), slot.picks)) for slot in slots]
+    options = [list(itertools.combinations(range(len(slot.candidates)), slot.takes)) for slot in slots]
     sums = [
         np.stack([table[:, list(chosen)].sum(axis=1) for chosen in chosens]) for table, chosens in zip(tables, options)
     ]

@@ -1,13 +1,11 @@
-"""MobileNetV2 (Sandler et al. 2018) with a choice of kernel and expansion for every block: AutoHAS's architecture
-space.
-"""
+"""MobileNetV2 (Sandler et al. 2018) with a choice of kernel and expansion for every block: AutoHAS's search space."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from kit.space.blocks import BlockNetwork, Stage, conv_norm, depthwise, rounded, shares
-from kit.space.network import DropPath
+from kit.space.network import DropPath, register
 
 CHOICES = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}  # kernel, expansion
 # width, blocks, whether the first has stride 2 (Table 2 of the paper, without its first row: that block is fixed)
@@ -34,16 +32,25 @@ class InvertedResidual(nn.Module):
         return x + (y if drop is None else drop(y))
 
 
+@register(
+    "mobile",
+    title="MobileNetV2 blocks",
+    brings={
+        "channels": {"paper": 32, "server": 32, "laptop": 8},
+        "search_channels": {"paper": 32, "server": 32, "laptop": 8},
+        "cells": {"paper": 17, "server": 17, "laptop": 6},
+    },
+)
 class MobileNetwork(BlockNetwork):
     """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it,
-    rounded to multiples
-    of 4, and the head has four times the last stage's. `blocks` counts the fixed first block (expansion 1, without a
-    choice): 17 in
-    the paper. Fewer take from the stages in proportion, and below 7 the last stages are left out, since each has one
-    block at least.
+    rounded to multiples of 4, and the head has four times the last stage's. `cells` counts the fixed first block
+    (expansion 1, without a choice): 17 in the paper. Fewer take from the stages in proportion, and below 7 the last
+    stages are left out, since each has one block at least.
     """
 
     space = "mobile"
+    genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
+    usual = "mobilenet-v2"
     labels = tuple(CHOICES)
     activation = nn.ReLU6
 

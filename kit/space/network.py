@@ -1,76 +1,29 @@
-"""What every searchable or fixed network has in common: slots, children, losses, statistics, costs.
+"""What every searchable or fixed network has in common: slots, children, losses, statistics, genotypes, costs.
 
-A network is a list of *slots*. A slot offers candidates and a child picks some of them: two (edge, operation) pairs for
-a node of
-the cell space, one block for a choice-block space, none at all for a fixed network. Architecture learners see slots
-only, so any of
-them works on any space whose slots it understands.
+A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
+the cell space, one block for a chain of blocks, nothing for a fixed network. Architecture learners see slots only, so
+that any of them works on any space.
 """
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
+from kit.registry import Registry
 from kit.search import ranks as distributed
+from kit.space.child import Child, Cost, Picks, Slot, picked
+from kit.space.cost import measure, total, total
 
-Picks = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One architectural decision: take `picks` of the `candidates` (their labels: operation name and input edge)."""
-
-    name: str
-    candidates: tuple[tuple[str, int], ...]
-    picks: int
-
-
-@dataclass(frozen=True)
-class Child:
-    """An architecture, and how the learner weighs its operations.
-
-    picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the
-    candidates'
-    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit:
-    every gate is
-    exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to
-    be multiplied.
-    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS). memory: what the
-    learner that drew it
-    remembers of the draw.
-    """
-
-    picks: Picks
-    gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
-    unit: bool = field(default=False, compare=False)
-    memory: Any = field(default=None, compare=False, repr=False)
-
-    def gate(self, slot: int) -> Tensor | None:
-        return self.gates[slot] if self.gates else None
-
-    def still(self) -> Child:
-        """The same function with constant gates."""
-        return (
-            Child(self.picks)
-            if self.unit
-            else Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
-        )
-
-
-class Cost(NamedTuple):
-    """Trainable parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
-
-    params: int
-    macs: int
+SPACES = Registry("space")
+register = SPACES.register
 
 
 class _UnitGate(torch.autograd.Function):
@@ -130,32 +83,45 @@ class DropPath:
 class Network(nn.Module, ABC):
     """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is
     ready to use.
+
+    A space is a subclass, registered with `kit.space.register`. Its `__init__` takes classes, image [C, H, W], and by
+    name what it needs of `channels`, `cells`, `reductions`, `auxiliary`, `genotype` and its own `Options`; it calls
+    `offer` with its slots before it builds its layers. Without a genotype it is the supernet, with one that child
+    alone, whose parameters have the same names.
     """
 
-    def __init__(
-        self, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None
-    ):
+    #: the name that it was built under
+    space: str = ""
+    #: False: one fixed network, without slots
+    searchable: bool = True
+    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
+    absorbs_gates: bool = False
+    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
+    repeats: bool = False
+    #: architectures by name, and the one for arch='given' where none is named
+    genotypes: Mapping[str, Any] = {}
+    usual: str | None = None
+
+    #: what the supernet offers, and what this network has of it
+    offered: tuple[Slot, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    auxiliary: float = 0.0
+
+    def __init__(self, classes: int, image: tuple[int, int, int]):
         super().__init__()
-        channels = image[0]
         self.classes, self.image = classes, tuple(image)
-        self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
-        self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
+        self.settings: dict[str, Any] = {}  # by which `kit.space.build` makes it again
+        self.register_buffer("mean", torch.full((1, image[0], 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, image[0], 1, 1), 0.25))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = (
-            0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
-        )
+        # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
+        self.drop_path: float | Tensor = 0.0
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
-
-    slots: tuple[Slot, ...] = ()
-    auxiliary: float = 0.0
-    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
-    absorbs_gates: bool = False
-    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
-    repeats: bool = False
+        self._cost_of: dict[nn.Module, Cost] = {}
 
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
@@ -163,30 +129,58 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def modules_of(self, picks: Picks) -> list[nn.Module]:
-        """The modules that run for a child (auxiliary head included where it has one)."""
-
-    @abstractmethod
-    def cost(self, picks: Picks) -> Cost:
-        """Parameters and multiply-adds of a child; a table look-up, nothing is run."""
+        """The modules that run for a child (auxiliary head included where it has one); of a slot, any number or none of
+        the candidates may be picked."""
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have
-        none.
-        """
+        """Fix a slot: its operations' affine parts start to train and take over the gate's value, where they do not
+        train from the start."""
+        self.forget_parameters()
 
-    @abstractmethod
+    # ---- the architecture in words ---------------------------------------------------------------
+
+    def offer(self, slots: tuple[Slot, ...], genotype: Any = None) -> None:
+        """Set the slots, with all their candidates, or with those alone that the genotype picks."""
+        self.offered = self.slots = slots
+        if genotype is not None:
+            picks = self.picks_of(genotype)
+            kept = (tuple(slot.candidates[c] for c in chosen) for slot, chosen in zip(slots, picks, strict=True))
+            self.slots = tuple(Slot(slot.name, few, len(few)) for slot, few in zip(slots, kept))
+
     def genotype(self, picks: Picks) -> dict:
-        """A child in words, JSON-able: the operations' names and where they sit."""
+        """A child in words, JSON-able: {slot: [[operation, input], …]}."""
+        return {slot.name: [list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)}
 
-    @abstractmethod
     def picks_of(self, genotype: Any) -> Picks:
         """A genotype as the supernet's candidate indices; () for a fixed network. Raises KitError that names the valid
-        entries.
-        """
+        entries."""
+        names = [slot.name for slot in self.offered]
+        if not isinstance(genotype, Mapping) or set(genotype) != set(names):
+            raise KitError(f"a genotype of space {self.space!r} has the keys {', '.join(names)}; got {genotype!r}")
+        return tuple(picked(slot, genotype[slot.name]) for slot in self.offered)
 
-    @abstractmethod
+    @classmethod
+    def graph(cls, genotype: Any) -> dict[str, list[tuple[str, str, str]]]:
+        """What a drawing of the genotype shows: {title: [(from node, to node, operation), …]}."""
+        edges, before = [], "image"
+        for name, entries in genotype.items():
+            edges += [(before, name, operation) for operation, _ in entries]
+            before = name
+        return {cls.space or cls.__name__: edges}
+
     def spec(self, picks: Picks) -> dict:
         """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
+        named = {"space": self.space, "classes": self.classes, "image": list(self.image), **self.settings}
+        return {**named, "genotype": self.genotype(picks)} if self.slots else named
+
+    # ---- cost ------------------------------------------------------------------------------------
+
+    def cost(self, picks: Picks) -> Cost:
+        """Parameters and multiply-adds of a child: a sum over `modules_of`, each of which is counted once."""
+        modules = self.modules_of(picks)
+        if any(module not in self._cost_of for module in modules):
+            self._cost_of.update(measure(self, Child(picks), modules))
+        return total([self._cost_of[module] for module in modules])
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -225,9 +219,9 @@ class Network(nn.Module, ABC):
 
     def only_child(self) -> Child:
         """The child of a network that holds no alternatives (fixed networks, and a child built alone)."""
-        if any(len(slot.candidates) != slot.picks for slot in self.slots):
+        if any(len(slot.candidates) != slot.takes for slot in self.slots):
             raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
-        return Child(tuple(tuple(range(slot.picks)) for slot in self.slots))
+        return Child(tuple(tuple(range(slot.takes)) for slot in self.slots))
 
     # ---- parameters and statistics ---------------------------------------------------------------
 

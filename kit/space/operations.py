@@ -1,11 +1,9 @@
 """Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS).
 
 Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs
-of
-different operations have the same scale and the affine part of the last one can take over a node's weight when the node
-freezes.
-Convolutions read relu(x) (`reads_relu`), pools and skips x itself; whoever runs them rectifies a tensor once for all
-its readers.
+of different operations have the same scale and the affine part of the last one can take over a node's weight when the
+node freezes. Convolutions read relu(x) (`reads_relu`), pools and skips x itself; the cell rectifies a tensor once for
+all that read it.
 """
 
 from __future__ import annotations
@@ -14,19 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit.fast.depthwise import DepthwiseConv
+# all that the spaces take of the CPU's kernels
+from kit.fast.depthwise import DepthwiseConv, dense_gradient  # noqa: F401
 from kit.fast.norm import GatedNorm, batch_norm
 from kit.fast.pools import AveragePool, MaxPool
-
-CELL_OPS = (
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-)
 
 
 class ConvNorm(nn.Sequential):
@@ -66,8 +55,7 @@ class HalvingConv(nn.Conv2d):
     ones.
 
     Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied
-    forward, and filled up
-    with zeros and added up backward. weight [c_out, c_in, 1, 1].
+    forward, and filled up with zeros and added up backward. weight [c_out, c_in, 1, 1].
     """
 
     def __init__(self, c_in: int, c_out: int):
@@ -99,7 +87,8 @@ class Skip(nn.Sequential):
         super().__init__(nn.Identity(), batch_norm(c, trained))
 
 
-_BUILD = {
+#: name → (channels, stride, trained) → module: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)]
+OPERATIONS = {
     "sep_conv_3x3": lambda c, stride, trained: SeparableConv(c, 3, stride, trained),
     "sep_conv_5x5": lambda c, stride, trained: SeparableConv(c, 5, stride, trained),
     "dil_conv_3x3": lambda c, stride, trained: DilatedConv(c, 3, stride, trained),
@@ -108,11 +97,7 @@ _BUILD = {
     "avg_pool_3x3": lambda c, stride, trained: Pool(c, "avg", stride, trained),
     "skip_connect": lambda c, stride, trained: Skip(c, trained) if stride == 1 else FactorizedReduce(c, c, trained),
 }
-
-
-def build_operation(name: str, channels: int, stride: int, trained: bool) -> nn.Module:
-    """One candidate: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)], float."""
-    return _BUILD[name](channels, stride, trained)
+CELL_OPS = tuple(OPERATIONS)
 
 
 def last_norm(operation: nn.Module) -> GatedNorm:

@@ -18,14 +18,14 @@ class Target:
 
     def __init__(self, network: Network, macs: int, weight: float):
         self.network, self.macs, self.weight = network, macs, weight
-        base = tuple(tuple(range(slot.picks)) for slot in network.slots)
+        base = tuple(tuple(range(slot.takes)) for slot in network.slots)
         self.base = network.cost(base).macs
         widest = max(len(slot.candidates) for slot in network.slots)
         # what a slot adds to the base when it takes one candidate throughout; costs add up over slots
         self.table = torch.zeros(len(network.slots), widest, dtype=torch.float64)
         for i, slot in enumerate(network.slots):
             for c in range(len(slot.candidates)):
-                self.table[i, c] = network.cost((*base[:i], (c,) * slot.picks, *base[i + 1 :])).macs - self.base
+                self.table[i, c] = network.cost((*base[:i], (c,) * slot.takes, *base[i + 1 :])).macs - self.base
         ends = [self._extreme(sign) for sign in (1, -1)]
         if not ends[0] <= macs <= ends[1]:
             raise KitError(
@@ -35,7 +35,7 @@ class Target:
     def _extreme(self, sign: int) -> int:
         """The least (1) or most (−1) that a child costs."""
         chosen = [
-            sorted(range(len(slot.candidates)), key=lambda c, i=i: sign * float(self.table[i, c]))[: slot.picks]
+            sorted(range(len(slot.candidates)), key=lambda c, i=i: sign * float(self.table[i, c]))[: slot.takes]
             for i, slot in enumerate(self.network.slots)
         ]
         return self.network.cost(tuple(tuple(sorted(c)) for c in chosen)).macs
