@@ -12,9 +12,8 @@ from kit.arch.edges import Darts, Gumbel, Snas
 from kit.arch.lasso import lasso
 from kit.arch.logits import Categorical, Dsnas, Reinforce
 from kit.arch.sparse import SparseCoding
-from kit.space.limits import Limits
+from kit.space.limits import Limits, Target
 from kit.space.network import Slot
-from kit.space.target import Target
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from torch import Tensor
 from kit.arch.base import ArchLearner, strongest_picks
 from kit.errors import KitError
 from kit.search.learner import Baseline
-from kit.space.limits import Limits
+from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
-from kit.space.target import Target
 
 TRIES = 50  # draws until a child keeps to the limits, before the one that stands is taken
 

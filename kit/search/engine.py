@@ -29,7 +29,8 @@ from kit.search import ranks as distributed
 from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, schedule_of
 from kit.search.step import STEPS, Outcome, Samples
-from kit.space import Picks, synced
+from kit.space import Picks
+from kit.space import operations as synced
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.child import picked
-from kit.space.network import Child, DropPath, Network, Picks, Slot, check_halvings, register
+from kit.space.network import Child, DropPath, Network, Picks, Slot, checked_reductions, register
 from kit.space.operations import (
     OPERATIONS,
     ConvNorm,
@@ -189,11 +189,7 @@ class CellNetwork(Network):
         self.channels, self.cell_count, self.reductions = channels, cells, reductions
         self.auxiliary = auxiliary
         self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
-        if reductions >= cells:
-            raise KitError(
-                f"{reductions} reduction cells do not fit into {cells} cells: set cells to {reductions + 1} or more"
-            )
-        check_halvings(image, 3 if self.stem_kind == "imagenet" else 0, reductions)
+        checked_reductions(image, 3 if self.stem_kind == "imagenet" else 0, reductions, cells - 1)
         self.offer(cell_slots(self.operations), genotype)
         self.stem, c_stem, halved = _stem(self.stem_kind, image[0], channels)
         self._build_cells(c_stem, halved, trained=genotype is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ Picks = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Slot:
-    """One architectural decision: a child takes `takes` of the `candidates`, which are (operation, input edge) pairs."""
+    """One architectural decision: a child takes `takes` of the candidates, which are (operation, input edge) pairs."""
 
     name: str
     candidates: tuple[tuple[str, int], ...]
@@ -27,9 +28,9 @@ class Child:
 
     picks: for each slot the chosen candidates' indices; a mixture (DARTS, SNAS) may pick any number of them. gates: for
     each slot a float tensor [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that
-    require grad receive ∂L/∂gate from the backward pass that θ's gradient comes from. unit: every gate is exactly 1 and
-    is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing has to be multiplied.
-    memory: what the learner that drew the child keeps of the draw.
+    require grad receive ∂L/∂gate in the backward pass. unit: every gate is exactly 1 and is there for its gradient
+    alone (DSNAS, hard Gumbel with straight-through), so that nothing has to be multiplied. memory: what the learner
+    that drew the child keeps of the draw.
     """
 
     picks: Picks
@@ -42,9 +43,8 @@ class Child:
 
     def still(self) -> Child:
         """The same function with constant gates."""
-        if self.unit:
-            return Child(self.picks)
-        return Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
+        constant = () if self.unit else tuple(None if gate is None else gate.detach() for gate in self.gates)
+        return Child(self.picks, constant)
 
 
 class Cost(NamedTuple):
@@ -53,17 +53,18 @@ class Cost(NamedTuple):
     params: int
     macs: int
 
+    @classmethod
+    def total(cls, costs: Iterable[Cost]) -> Cost:
+        return cls(*map(sum, zip((0, 0), *costs)))
+
 
 def picked(slot: Slot, entries: Any) -> tuple[int, ...]:
     """The candidates' indices of [operation, input] pairs, or of plain names where a slot has one input. Raises
     KitError for what the slot does not offer."""
-    names, inputs = (tuple(dict.fromkeys(part)) for part in zip(*slot.candidates))
-    offer = f"{slot.takes} different of {', '.join(names)}" + (
-        f", each with an input of {inputs}" if inputs[1:] else ""
-    )
     listed = entries if isinstance(entries, (list, tuple)) else [entries]
     pairs = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry, 0) for entry in listed]
-    wrong = [pair for pair in pairs if pair not in slot.candidates or pairs.count(pair) > 1]
-    if wrong or len(pairs) != slot.takes:
-        raise KitError(f"genotype {slot.name}: it takes {offer}; got {entries!r}")
-    return tuple(slot.candidates.index(pair) for pair in pairs)
+    if len(pairs) != slot.takes or any(pair not in slot.candidates or pairs.count(pair) > 1 for pair in pairs):
+        names, inputs = (list(dict.fromkeys(part)) for part in zip(*slot.candidates))
+        takes = f"{slot.takes} different [operation, input], inputs {inputs}, operations" if inputs[1:] else "one of"
+        raise KitError(f"genotype {slot.name}: it takes {takes} {', '.join(names)}; got {entries!r}")
+    return tuple(map(slot.candidates.index, pairs))
