@@ -17,7 +17,7 @@ from kit.figures.cell_drawing import Drawing, graph, strip
 from kit.figures.recorded import CHAINS, FRAMES, Recorded, need, read, shares, thinned
 from kit.figures.style import GREY, INK, TEMPLATE, blank, headline, legend_below_title, method_of
 from kit.run.run import Run
-from kit.space.cell import NODES, check_genotype
+from kit.space.cell import NODES, picks_of
 
 KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
 CELL, STRIP = 300, 190  # pixels of a cell's and a strip's panel
@@ -73,7 +73,7 @@ def _checked(genotype: Any) -> dict[str, Any]:
         if isinstance(blocks, (list, tuple)) and blocks and all(isinstance(name, str) for name in blocks):
             return {"blocks": list(blocks)}
         raise KitError(f"a genotype of choice blocks is {{'blocks': [a name for every block]}}; got {genotype!r}")
-    check_genotype(dict(genotype) if isinstance(genotype, Mapping) else genotype)
+    picks_of(dict(genotype) if isinstance(genotype, Mapping) else genotype)
     return {kind: [[(op, int(edge)) for op, edge in node] for node in genotype[kind]] for kind in KINDS}
 
 

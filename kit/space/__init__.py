@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from kit.space.blocks import ChoiceNetwork
-from kit.space.cell import DARTS_V2, CellNetwork, check_genotype, picks_of
+from kit.space.cell import DARTS_V2, CellNetwork, picks_of
 from kit.space.fixed import WideResNet
 from kit.space.mobile import MobileNetwork
 from kit.space.network import SPACES, Child, Cost, Network, Picks, Slot, register
@@ -75,7 +75,6 @@ __all__ = [
     "Slot",
     "WideResNet",
     "build",
-    "check_genotype",
     "genotypes",
     "picks_of",
     "register",

@@ -3,7 +3,6 @@ DiffAutoML (METHOD section 2b)."""
 
 from __future__ import annotations
 
-import functools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.child import picked
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, gate_output, register
+from kit.space.network import Child, Network, Picks, Slot, checked_reductions, mixture, register
 from kit.space.operations import DepthwiseConv, batch_norm
 
 
@@ -125,9 +124,7 @@ class BlockNetwork(Network):
         x = self.stem(x)
         for slot, picks in enumerate(child.picks):
             outputs = [self.run_block(self.block(slot, candidate), x, slot) for candidate in picks]
-            if (gate := child.gate(slot)) is not None:
-                outputs = [gate_output(y, g, child.unit) for y, g in zip(outputs, gate.unbind())]
-            x = functools.reduce(torch.add, outputs)
+            x = mixture(outputs, child, slot)
         return self.classifier(self.drop_features(self.head(x).mean(dim=(2, 3)))), None
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:

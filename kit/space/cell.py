@@ -5,6 +5,7 @@ section 2a).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from kit.space.operations import (
     dense_gradient,
     gated,
     last_norm,
+    norms,
 )
 
 NODES = 4
@@ -32,19 +34,11 @@ Genotype = dict[str, list[list[tuple[str, int]]]]
 # The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain`
 # and `da+hpo`.
 DARTS_V2: Genotype = {
-    "normal": [
-        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
-        [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
-        [("sep_conv_3x3", 1), ("skip_connect", 0)],
-        [("skip_connect", 0), ("dil_conv_3x3", 2)],
-    ],
-    "reduce": [
-        [("max_pool_3x3", 0), ("max_pool_3x3", 1)],
-        [("skip_connect", 2), ("max_pool_3x3", 1)],
-        [("max_pool_3x3", 0), ("skip_connect", 2)],
-        [("skip_connect", 2), ("max_pool_3x3", 1)],
-    ],
-}
+    "normal": [[("sep_conv_3x3", 0), ("sep_conv_3x3", 1)], [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
+               [("sep_conv_3x3", 1), ("skip_connect", 0)], [("skip_connect", 0), ("dil_conv_3x3", 2)]],
+    "reduce": [[("max_pool_3x3", 0), ("max_pool_3x3", 1)], [("skip_connect", 2), ("max_pool_3x3", 1)],
+               [("max_pool_3x3", 0), ("skip_connect", 2)], [("skip_connect", 2), ("max_pool_3x3", 1)]],
+}  # fmt: skip
 
 
 def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:
@@ -60,7 +54,7 @@ def reduction_positions(cells: int, reductions: int) -> list[int]:
 
 class Cell(nn.Module):
     """kind: normal or reduce. channels: of the two cells before, and of this cell's nodes. halved: the cell before the
-    last has twice the resolution of the last. slots: of both kinds. build: (operation, channels, stride) → module."""
+    last has twice the resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
     def __init__(
         self,
@@ -68,7 +62,7 @@ class Cell(nn.Module):
         channels: tuple[int, int, int],
         halved: bool,
         slots: tuple[Slot, ...],
-        build: Callable[[str, int, int], nn.Module],
+        build: Mapping[str, Callable[[int, int], nn.Module]],
     ):
         super().__init__()
         c_before, c_last, c = channels
@@ -80,16 +74,15 @@ class Cell(nn.Module):
         self.ops = nn.ModuleDict()
         for node, slot in enumerate(self.slots):
             for op, edge in slot.candidates:
-                self.ops[f"{node}-{edge}-{op}"] = build(op, c, self.stride if edge < INPUTS else 1)
+                self.ops[f"{node}-{edge}-{op}"] = build[op](c, self.stride if edge < INPUTS else 1)
 
     def operation(self, node: int, candidate: int) -> tuple[nn.Module, str, int]:
         op, edge = self.slots[node].candidates[candidate]
         return self.ops[f"{node}-{edge}-{op}"], op, edge
 
     def picked(self, picks: Picks) -> list[nn.Module]:
-        return [
-            self.operation(node, candidate)[0] for node in range(NODES) for candidate in picks[self.first_slot + node]
-        ]
+        mine = picks[self.first_slot : self.first_slot + NODES]
+        return [self.operation(node, candidate)[0] for node, chosen in enumerate(mine) for candidate in chosen]
 
     def forward(
         self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath
@@ -98,17 +91,14 @@ class Cell(nn.Module):
         states = [self.before(before), self.last(last)]
         rectified: dict[int, Tensor] = {}
         for node in range(NODES):
-            slot = self.first_slot + node
-            gate = gates[slot]
-            output = None
+            slot, output = self.first_slot + node, None
             for k, candidate in enumerate(picks[slot]):
                 operation, name, edge = self.operation(node, candidate)
                 if operation.reads_relu and edge not in rectified:
                     rectified[edge] = F.relu(states[edge])
                 x = rectified[edge] if operation.reads_relu else states[edge]
-                y = operation(x) if gate is None else gated(operation, x, gate[k])
-                if name != "skip_connect":
-                    y = drop(y)
+                y = operation(x) if gates[slot] is None else gated(operation, x, gates[slot][k])
+                y = y if name == "skip_connect" else drop(y)
                 output = y if output is None else output + y
             states.append(dense_gradient(output))
         return torch.cat(states[INPUTS:], dim=1)
@@ -118,52 +108,32 @@ class AuxiliaryHead(nn.Sequential):
     """DARTS's second classifier at 2/3 of the depth; pooled adaptively so that small images have one too."""
 
     def __init__(self, channels: int, classes: int):
-        super().__init__(
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Conv2d(channels, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
-            nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(768, classes),
-        )
+        first = nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU()
+        second = nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU()
+        super().__init__(nn.ReLU(), nn.AdaptiveAvgPool2d(2), *first, *second, nn.Flatten(), nn.Linear(768, classes))
 
 
 def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, bool]:
-    """Stem modules (two outputs feed the first cell), their channels, and whether the second is half the first's
-    resolution.
-    """
+    """Modules (their outputs feed the first cell), their channels, and whether the second halves the resolution."""
     if kind == "small":
-        return (
-            nn.ModuleList([nn.Sequential(nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False), batch_norm(3 * c))]),
-            3 * c,
-            False,
-        )
-    first = nn.Sequential(
-        nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False),
-        batch_norm(c // 2),
-        nn.ReLU(),
-        nn.Conv2d(c // 2, c, 3, 2, 1, bias=False),
-        batch_norm(c),
-    )
-    return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
+        conv = nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False)
+        return nn.ModuleList([nn.Sequential(conv, batch_norm(3 * c))]), 3 * c, False
+    first = nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False), batch_norm(c // 2), nn.ReLU()
+    second = nn.Conv2d(c // 2, c, 3, 2, 1, bias=False), batch_norm(c)
+    return nn.ModuleList([nn.Sequential(*first, *second), ConvNorm(c, c, 3, 2)]), c, True
 
 
 @register("cell", title="DARTS cells")
 class CellNetwork(Network):
     """Stem, cells, global pool, classifier.
 
-    channels: C of the first cell. reductions: how many cells halve the resolution. genotype=None builds the supernet
-    (all candidates, their affine parts at rest); a genotype builds that child alone, ready to train from scratch or to
-    receive the child's weights. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. Raises KitError for what
-    does not fit into the image.
+    channels: C of the first cell. reductions: how many cells halve the resolution. In the supernet the operations'
+    affine parts rest until their node freezes. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. Raises
+    KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
-    takes (channels, stride, trained) and gives a module that ends in a `batch_norm(channels, trained)` of
-    `kit.space.operations` and says by `reads_relu` whether it reads relu(x) or x.
+    takes (channels, stride, trained) and gives an `Operation` of `kit.space.operations` that ends in a
+    `batch_norm(channels, trained)`.
     """
 
     space = "cell"
@@ -198,10 +168,7 @@ class CellNetwork(Network):
         positions = reduction_positions(self.cell_count, self.reductions)
         c_before, c = c_last, self.channels
         self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
-
-        def build(name: str, channels: int, stride: int) -> nn.Module:
-            return self.operations[name](channels, stride, trained)
-
+        build = {name: partial(make, trained=trained) for name, make in self.operations.items()}
         for i in range(self.cell_count):
             kind = "reduce" if i in positions else "normal"
             c = c * 2 if kind == "reduce" else c
@@ -237,21 +204,20 @@ class CellNetwork(Network):
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
         for cell in self.cells:
-            if cell.first_slot <= slot < cell.first_slot + NODES:
-                for k, candidate in enumerate(picks):
-                    operation = cell.operation(slot - cell.first_slot, candidate)[0]
-                    for norm in (m for m in operation.modules() if isinstance(m, nn.BatchNorm2d)):
-                        norm.weight.requires_grad_(True)
-                        norm.bias.requires_grad_(True)
-                    if gate is not None:
-                        with torch.no_grad():
-                            last_norm(operation).weight.mul_(gate[k])
-                            last_norm(operation).bias.mul_(gate[k])
+            node = slot - cell.first_slot
+            for k, candidate in enumerate(picks if 0 <= node < NODES else ()):
+                operation = cell.operation(node, candidate)[0]
+                for norm in norms(operation):
+                    norm.weight.requires_grad_(True)
+                    norm.bias.requires_grad_(True)
+                if gate is not None:
+                    with torch.no_grad():
+                        last_norm(operation).weight.mul_(gate[k])
+                        last_norm(operation).bias.mul_(gate[k])
         self.forget_parameters()
 
     def genotype(self, picks: Picks) -> Genotype:
-        """{"normal": four nodes of [[operation, input], [operation, input]], "reduce": …}; inputs 0 and 1 are the two
-        cells before."""
+        """{"normal": four nodes of two [operation, input], "reduce": …}; inputs 0 and 1 are the two cells before."""
         nodes = [[list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)]
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
 
@@ -271,8 +237,7 @@ class CellNetwork(Network):
 
 
 def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks:
-    """The genotype as candidate indices of the supernet with these slots; None: the space "cell" 's own. Raises
-    KitError."""
+    """The genotype as candidate indices in these slots (None: those of the space "cell"). Raises KitError."""
     nodes = []
     for kind in KINDS:
         mine = genotype.get(kind) if isinstance(genotype, Mapping) else None
@@ -280,8 +245,3 @@ def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks
             raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
         nodes += mine
     return tuple(picked(slot, entries) for slot, entries in zip(slots or cell_slots(), nodes, strict=True))
-
-
-def check_genotype(genotype: Genotype) -> None:
-    """Raises KitError for what is no genotype of the space "cell"."""
-    picks_of(genotype)

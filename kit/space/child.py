@@ -22,6 +22,11 @@ class Slot:
     takes: int = 1
 
 
+def everything(slots: Iterable[Slot]) -> Picks:
+    """All candidates of every slot: a mixture that runs each operation once."""
+    return tuple(tuple(range(len(slot.candidates))) for slot in slots)
+
+
 @dataclass(frozen=True)
 class Child:
     """An architecture, and how the learner weighs its operations.

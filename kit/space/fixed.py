@@ -4,8 +4,6 @@ hyper-parameters.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,13 +37,10 @@ class WideResNet(Network):
 
     def __init__(self, classes: int, image: tuple[int, int, int], depth: int, width: int):
         super().__init__(classes, image)
-        if (depth - 4) % 6:
-            raise KitError(f"a Wide-ResNet's depth is 6 n + 4 (16, 22, 28, 40, …), got {depth}")
         if min(image[1:]) < 8:
             raise KitError(
                 f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}"
             )
-        self.depth, self.width = depth, width
         layers: list[nn.Module] = [nn.Conv2d(image[0], 16, 3, 1, 1, bias=False)]
         c = 16
         for group, c_out in enumerate((16 * width, 32 * width, 64 * width)):
@@ -65,9 +60,3 @@ class WideResNet(Network):
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         return [self.layers]
-
-    def genotype(self, picks: Picks) -> dict:
-        return {"network": f"wrn-{self.depth}-{self.width}"}
-
-    def picks_of(self, genotype: Any) -> Picks:
-        return ()

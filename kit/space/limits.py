@@ -13,7 +13,7 @@ from scipy import optimize
 from torch import Tensor
 
 from kit.errors import KitError
-from kit.space.child import Picks, Slot
+from kit.space.child import Picks, Slot, everything
 from kit.space.network import Network
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Limits:
 
 def additive(network: Network, cost: Callable[[Picks], float]) -> tuple[float, list[np.ndarray]]:
     """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
-    cost(tuple(tuple(range(len(slot.candidates))) for slot in network.slots))  # all operations at once are counted once
+    cost(everything(network.slots))  # so that each operation is counted once, in one pass
     none: list[tuple[int, ...]] = [()] * len(network.slots)
     fixed = cost(tuple(none))
 

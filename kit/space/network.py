@@ -8,6 +8,7 @@ that any of them works on any space.
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -52,6 +53,13 @@ def gate_output(y: Tensor, gate: Tensor, unit: bool = False) -> Tensor:
     if not unit:
         return y * gate
     return _UnitGate.apply(y, gate) if gate.requires_grad else y
+
+
+def mixture(outputs: list[Tensor], child: Child, slot: int) -> Tensor:
+    """The sum of what a slot's picked candidates give, each times its gate."""
+    if (gate := child.gate(slot)) is not None:
+        outputs = [gate_output(y, g, child.unit) for y, g in zip(outputs, gate.unbind())]
+    return functools.reduce(torch.add, outputs)
 
 
 def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
@@ -135,12 +143,17 @@ class Network(nn.Module, ABC):
             self.slots = tuple(Slot(name, candidates, len(candidates)) for name, candidates in kept)
 
     def genotype(self, picks: Picks) -> dict:
-        """A child in words, JSON-able: {slot: [[operation, input], …]}."""
+        """A child in words, JSON-able: {slot: [[operation, input], …]}; a fixed network by its name."""
+        if not self.slots:
+            return {"network": self.space}
         return {slot.name: [list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)}
 
     def picks_of(self, genotype: Any) -> Picks:
-        """A genotype as the supernet's candidate indices. Raises KitError that names the valid entries."""
+        """A genotype as the supernet's candidate indices, () for a fixed network. Raises KitError that names the valid
+        entries."""
         names = [slot.name for slot in self.offered]
+        if not names:
+            return ()
         if not isinstance(genotype, Mapping) or set(genotype) != set(names):
             raise KitError(f"a genotype of space {self.space!r} has the keys {', '.join(names)}; got {genotype!r}")
         return tuple(picked(slot, genotype[slot.name]) for slot in self.offered)

@@ -146,7 +146,7 @@ def synchronize(net: nn.Module) -> None:
 
 @torch.no_grad()
 def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
-    """Running statistics that each rank took of its own samples become their mean over ranks (`SyncedNorm`: they are)."""
+    """Running statistics that each rank took of its own samples become their mean over ranks."""
     buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
     if distributed.count() > 1 and buffers:
         torch._foreach_copy_(buffers, distributed.mean(buffers))
