@@ -28,8 +28,8 @@ from torchvision import datasets as tv
 from torchvision.transforms import v2
 
 import kit
-from kit.data import Batches, ImageSet, read_folder
-from kit.data.decode import to_source
+from kit.data import Batches, ImageSet, Streamed, read_folder
+from kit.data.cache import decoded
 
 SIZE = {"images": 2000, "image_size": 224, "batch_size": 128, "workers": 2}
 
@@ -69,9 +69,11 @@ def section(repeats: int, images: int, image_size: int, batch_size: int, workers
         made_of = make_files(files, images)
         began = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):  # its progress is no part of the report
-            source = to_source(read_folder(files), name="benchmark", root=root, image_size=image_size)
+            listed = read_folder(files).train
+            pool = decoded([file for file, _ in listed], "benchmark", root, image_size)
+            data = ImageSet(Streamed(pool.images), torch.tensor([label for _, label in listed]))
         took = time.perf_counter() - began
-        rates = measure(ImageSet(*source.train), files, repeats, image_size, batch_size, workers)
+        rates = measure(data, files, repeats, image_size, batch_size, workers)
     ours, theirs = rates.values()
     rows = [
         (

@@ -15,7 +15,6 @@ import argparse
 from collections.abc import Callable
 
 import common
-import numpy as np
 import torch
 from loss_landscapes import random_plane
 from loss_landscapes.metrics import Loss
@@ -25,17 +24,17 @@ from torch.nn import functional as F
 from kit import space
 from kit.data import ImageSet
 from kit.fast import memory
-from kit.run.run import TrainedModel
+from kit.run.predict import TrainedModel
 from kit.search.engine import pick_device
-from kit.space import GENOTYPES
-from kit.studies.landscape.walker import Walker
+from kit.space import DARTS_V2
+from kit.studies import landscape
 
 
 def network(a: argparse.Namespace, device: torch.device) -> nn.Module:
     """DARTS V2 cells with BatchNorm statistics of random images."""
     torch.manual_seed(0)
     image = (a.image_channels, a.image, a.image)
-    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=GENOTYPES["darts-v2"])
+    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=DARTS_V2)
     model = TrainedModel(net, list("0123456789")).to(device).to(memory_format=torch.channels_last)
     with torch.no_grad():
         model(torch.randint(0, 256, (64, *image), dtype=torch.uint8, device=device))
@@ -44,37 +43,28 @@ def network(a: argparse.Namespace, device: torch.device) -> nn.Module:
 
 def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, Callable[[], int]]:
     """Each runs its thing once and says how many grid points that was."""
-    points = np.random.default_rng(0).uniform(-0.5, 0.5, (a.points, 2))
-    walker = Walker(model, data, a.batch)
-    axes = [walker.axis(0, which) for which in ("δ", "η")]
-    size = a.points_per_pass or walker._size(axes)
+    side = 2 * round((a.points**0.5 - 1) / 2) + 1
     metric = Loss(F.cross_entropy, data.images, data.labels)
 
     @torch.no_grad()
     def bare() -> int:
-        for _ in points:
+        for _ in range(side * side):
             for x, _ in data.chunks(a.batch):
                 model(x)
-        return len(points)
+        return side * side
 
-    def kit() -> int:
-        for point in points:
-            walker.value(axes, point)
-        return len(points)
+    def kit(points_per_pass: int | None = 1) -> int:
+        landscape.plane(model, data, steps=side, radius=0.5, batch_size=a.batch, points_per_pass=points_per_pass)
+        return side * side
 
     def library() -> int:
-        side = max(2, round(len(points) ** 0.5))
         with torch.no_grad():
             random_plane(model, metric, distance=1, steps=side, normalization=None, deepcopy_model=True)
         return side * side
 
-    def passes() -> int:
-        walker.stacked(axes, np.resize(points, (size, 2)))
-        return size
-
-    return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | (
-        {f"kit, {size} a pass": passes} if size > 1 else {}
-    )
+    several = a.points_per_pass > 1 or data.device.type == "cuda"
+    passes = {"kit, several a pass": lambda: kit(a.points_per_pass or None)} if several else {}
+    return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | passes
 
 
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
@@ -107,7 +97,7 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
         + common.table(
             ("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows
         )
-        + f"\n\nn = {repeats} rounds of {a.points} points, in turn.\n"
+        + f"\n\nn = {repeats} rounds of about {a.points} points, in turn.\n"
     )
 
 

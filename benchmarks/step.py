@@ -24,13 +24,13 @@ from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
 from kit.fast import memory
 from kit.hyper import Fixed
-from kit.search import build as compose
+from kit.search import build
 from kit.search import grads
 from kit.search.build import Parts
 from kit.search.engine import pick_device
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.step import Samples, one_level
+from kit.search.step import Learners, one_level
 
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
@@ -51,7 +51,7 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
     normal = (torch.full((sets.channels,), 0.5), torch.full((sets.channels,), 0.25))
-    parts = compose.compose(config, 0, sets, device, normal)
+    parts = build.compose(build.Plan(config, 0, sets, device))
     parts.net.train()
     return parts
 
@@ -74,7 +74,7 @@ def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.devi
 
 
 def take(parts: Parts, batches: dict[str, Any]) -> None:
-    one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
+    one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
 
 
 def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:

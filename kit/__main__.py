@@ -1,7 +1,9 @@
-"""One search from the command line: python -m kit dataset=digits method=dha epochs=10
+"""usage: python -m kit name=value …
 
-On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=digits method=dha. Every field of `kit.Config` is a
-parameter.
+One search: python -m kit dataset=digits method=dha epochs=10
+On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=cifar10 method=dha
+
+The names are the fields of kit.Config:
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ def parameters(arguments: list[str]) -> dict:
         name, equals, value = argument.partition("=")
         if not equals:
             raise KitError(
-                f"{argument!r} is not name=value, such as dataset=digits; the names are the fields of kit.Config"
+                f"{argument!r} is not name=value, such as dataset=digits; python -m kit --help lists the names"
             )
         given[name] = notebook.typed(name, value)
     return given
@@ -27,6 +29,13 @@ def parameters(arguments: list[str]) -> dict:
 
 def main(arguments: list[str]) -> None:
     """Exits with 1 after a KitError, which is printed by one rank."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(
+            __doc__,
+            *(f"  {name:18} {field.description or ''}" for name, field in Config.model_fields.items()),
+            sep="\n",
+        )
+        sys.exit(0 if arguments else 2)
     with distributed.joined():
         try:
             run = search(distributed.together(lambda: Config(**parameters(arguments))))

@@ -1,26 +1,36 @@
-"""One frozen, typed run configuration. A preset and a method only fill values; every one of them can be overridden by
-name.
-"""
+"""One frozen, typed run configuration. Its fields are kit's own, below, and the options of every registered part."""
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import copy
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kit import augment, data, errors, hyper, space
+from kit import data, errors, registry
 from kit.arch import ARCH
+from kit.augment import AUGMENT
 from kit.errors import KitError
-from kit.methods import BRINGS, METHODS, PRESETS, Method, Stage
+from kit.hyper import HYPER
+from kit.methods import METHODS, PRESETS, Method, Stage
+from kit.registry import Part, Registry
+from kit.search.step import STEPS
+from kit.space import SPACES
 
 # what does not change the result, so does not name the run
-NOT_HASHED = ("out", "root", "device", "tensorboard")
-VERSION = 1
+NOT_HASHED = ("out", "root", "device", "tensorboard", "plugins")
+#: the fields that choose a part, and the parts to choose from
+PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT, "hyper": HYPER}
+# whether the configuration being built is of a run that is only opened: its data and plug-ins stay where they are
+_stored = contextvars.ContextVar("stored", default=False)
 
 
 class Config(BaseModel):
@@ -62,42 +72,14 @@ class Config(BaseModel):
     auxiliary: float = Field(ge=0, le=1, description="weight of the auxiliary head's loss; 0 builds none")
     mixup: float = Field(0.0, ge=0, le=1, description="the parameter a of Beta(a, a); 0: none")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
-    space: str = Field(description="cell, choice, mobile, or a fixed network: wrn-28-10, …")
+    space: str = Field(description="the network: a searchable space or a fixed network")
     genotype: str | None = Field(
         None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one"
     )
-    arch: str = Field(description="sparse-coding, dsnas, snas, darts, gdas, daas, reinforce, given or random")
-    augment: str = Field(description="pair-softmax, pair-softmax-4, policy-gradient, or a fixed policy")
+    arch: str = Field(description="α: the architecture learner, given, or random")
+    augment: str = Field(description="τ: the augmentation policy, learned or fixed")
     policy: str | None = Field(None, description="a run's directory: train with the τ that it found, as it stands")
-    hyper: str = Field(
-        description="lookahead, fresh, validation, hgd, ift, reinforce, random-search, bayesian or fixed"
-    )
-    hyper_space: str = Field(
-        "weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…"
-    )
-    recover: Literal["step", "epoch"] = Field(description="when α is recovered from b")
-    freeze_tol: float = Field(ge=0, description="a node freezes when its α moves less than this in an epoch")
-    lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
-    arch_lr: float = Field(1e-3, gt=0, description="Adam on b, or on the logits of α")
-    tau_lr: float = Field(ge=0, description="SGD on τ (Adam for policy-gradient)")
-    hyper_lr: float = Field(gt=0, description="Adam on log η, or on the controller")
-    fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
-    temperature: float = Field(1.0, gt=0, description="of the Gumbel softmax at the start of the search")
-    last_temperature: float = Field(1.0, gt=0, description="… and at its end")
-    target_macs: int | None = Field(
-        None, ge=1, description="multiply-adds that dsnas (penalty above) and reinforce (absolute reward) steer to"
-    )
-    target_weight: float = Field(0.1, ge=0, description="of the penalty or reward of target_macs")
-    reward_baseline: float = Field(
-        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
-    )
-    children: int = Field(ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
-    arch_samples: int = Field(ge=1, le=100, description="two levels: architectures per step of α and τ (DAAS: n_arch)")
-    policies: int = Field(
-        ge=0, le=100, description="two levels: policies per architecture (DAAS: n_aug); 0: one per image"
-    )
-    first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
-    trials: int = Field(ge=2, le=1000, description="of random search and Bayesian optimisation, over search_epochs")
+    hyper: str = Field(description="η: the learner of the hyper-parameters, or fixed")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
     max_latency_ms: float | None = Field(
@@ -117,13 +99,18 @@ class Config(BaseModel):
     tensorboard: bool = Field(
         False, description="also write the history as TensorBoard event files, in the run directory"
     )
+    plugins: str | None = Field(None, description="Python files with parts of one's own, commas between them")
+    plugin_digest: str | None = Field(None, description="of those files' contents; filled in")
     out: str = Field("runs", description="folder of run directories")
 
     def __init__(self, **given: Any):
+        given = {name: value for name, value in given.items() if value is not None}
+        if isinstance(given.get("plugins"), str) and not _stored.get():
+            registry.load_plugins(given["plugins"])
+            given["plugin_digest"] = registry.plugin_digest(given["plugins"])
         for name in given:
             if name not in type(self).model_fields:
                 raise errors.unknown("parameter", name, type(self).model_fields)
-        given = {name: value for name, value in given.items() if value is not None}
         try:
             super().__init__(**_filled(given))
         except ValidationError as error:
@@ -131,86 +118,85 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for kind, value, allowed in (
-            ("space", self.space, space.SPACES),
-            ("arch", self.arch, ARCH),
-            ("hyper", self.hyper, hyper.HYPER),
-            ("augmentation policy", self.augment, augment.AUGMENT),
-        ):
-            if value not in allowed:
-                raise errors.unknown(kind, value, allowed)
-        if self.dataset not in data.datasets() and not os.path.exists(os.path.expanduser(self.dataset)):
-            data.load_dataset(self.dataset)  # raises the error that names the valid ones
-        if self.search_epochs > self.epochs:
-            raise KitError(
-                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of the run"
-            )
-        if self.stages[-1].restart and self.search_epochs == self.epochs:
-            raise KitError(
-                f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} leaves no epoch"
-            )
-        if self.search_epochs < len(self.stages) - 1:
-            raise KitError(
-                f"search_epochs={self.search_epochs} is less than one for each of the {len(self.stages) - 1} stages before the last: "
-                f"set search_epochs={len(self.stages) - 1} or more, or fewer trials"
-            )
+        for kind, parts in PARTS.items():
+            parts[getattr(self, kind)]  # raises the error that names the valid ones
+        if not _stored.get() and self.dataset not in data.datasets():
+            if not os.path.exists(os.path.expanduser(self.dataset)):
+                data.load_dataset(self.dataset)  # raises the error that names the valid ones
+        self._check_epochs()
         for name in ("channels", "search_channels"):
             if getattr(self, name) % 2:
                 raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise KitError(f"device={self.device!r} is not auto, cpu, cuda or cuda:N")
         self._check_fit()
+        for kind, parts in PARTS.items():
+            parts[getattr(self, kind)].check(self)
         return self
 
+    def _check_epochs(self) -> None:
+        before = len(self.stages) - 1
+        if self.search_epochs > self.epochs:
+            raise KitError(
+                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of "
+                "the run"
+            )
+        if self.stages[-1].restart and self.search_epochs == self.epochs:
+            raise KitError(
+                f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} "
+                "leaves no epoch"
+            )
+        if self.search_epochs < before:
+            raise KitError(
+                f"search_epochs={self.search_epochs} is less than one for each of the {before} stages before the last: "
+                f"set search_epochs={before} or more, or fewer trials"
+            )
+
     def _check_fit(self) -> None:
-        arch, learner = ARCH[self.arch], hyper.HYPER[self.hyper]
+        space, arch, learner = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make
         searches = any(stage.search for stage in self.stages)
-        fixed = not space.SEARCHABLE[self.space]
-        if searches and arch.build is None:
-            searching = ", ".join(name for name, entry in ARCH.items() if entry.build is not None)
+        if searches and not arch.searches:
+            searching = ", ".join(name for name, part in ARCH.items() if part.make.searches)
             raise KitError(
-                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to train one network "
-                "use method='da+hpo' or 'plain'"
+                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to "
+                "train "
+                "one network use method='da+hpo' or 'plain'"
             )
-        if not searches and arch.build is not None:
+        if not searches and arch.searches:
             raise KitError(
-                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or a method that "
-                "searches, such as 'dha'"
+                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', "
+                "or a "
+                "method that searches, such as 'dha'"
             )
-        if fixed and self.arch != "given":
+        if not space.searchable and self.arch != "given":
+            choices = ", ".join(repr(name) for name, part in SPACES.items() if part.make.searchable)
             raise KitError(
-                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use space='cell', 'choice' or "
-                "'mobile', or method='da+hpo' or 'plain' with this space"
+                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use one of the "
+                "spaces "
+                f"{choices}, or method='da+hpo' or 'plain' with this space"
             )
-        if arch.weighs and not space.ABSORBS[self.space]:
+        if arch.weighs and not space.absorbs_gates:
             raise KitError(
-                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when they are fixed (its "
-                "blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'"
+                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when "
+                "they "
+                "are fixed (its blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'"
             )
         if arch.retrain and not self.stages[-1].restart:
             raise KitError(
-                f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does not train that "
-                "anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'"
+                f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does "
+                "not train that anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'"
             )
         if learner.trials != any(stage.repeat for stage in self.stages):
             raise KitError(
-                f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method {self.method!r} "
-                f"{'has none' if learner.trials else 'is made of them'}: use method='random-search' or 'bayesian' with them, and "
-                "another hyper without"
+                f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method "
+                f"{self.method!r} {'has none' if learner.trials else 'is made of them'}: use method='random-search' or "
+                "'bayesian' with them, and another hyper without"
             )
-        if self.target_macs is not None and not arch.target:
+        if self.policy is not None and not AUGMENT[self.augment].make.learns:
+            learned = ", ".join(name for name, part in AUGMENT.items() if part.make.learns)
             raise KitError(
-                f"arch={self.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs, a limit that every search keeps"
-            )
-        hyper.read_bases(self.hyper_space)
-        if self.policy is not None and not augment.AUGMENT[self.augment].learns:
-            learned = ", ".join(name for name, entry in augment.AUGMENT.items() if entry.learns)
-            raise KitError(
-                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that run learned ({learned})"
-            )
-        if self.temperature < self.last_temperature:
-            raise KitError(
-                f"temperature={self.temperature} falls to last_temperature={self.last_temperature}: give one that is not larger"
+                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that "
+                f"run learned ({learned})"
             )
 
     @property
@@ -235,26 +221,82 @@ class Config(BaseModel):
     def name(self) -> str:
         """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory."""
         values = {k: v for k, v in self.model_dump().items() if k not in NOT_HASHED}
-        if not self.sync_batchnorm:  # came later: what is run without it keeps its name
-            del values["sync_batchnorm"]
-        digest = hashlib.sha256(json.dumps([VERSION, values], sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         dataset = re.sub(r"[^\w.]+", "_", Path(self.dataset).name) or "data"
         return f"{dataset}-{self.method}-s{self.seed}-{digest}"
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Config:
-        """A configuration as a run directory recorded it; its data may lie elsewhere by now, so they are not looked
-        for.
+        """A configuration as a run directory recorded it, validated like a given one.
+
+        Its data may lie elsewhere by now, so they are not looked for, and its plug-ins are not executed. Raises
+        KitError where they are needed and have not been loaded.
         """
-        return cls.model_construct(**{name: value for name, value in values.items() if name in cls.model_fields})
+        with _as_stored():
+            try:
+                return cls(**values)
+            except KitError as error:
+                plugins = values.get("plugins")
+                if not plugins:
+                    raise
+                raise KitError(
+                    f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), "
+                    "which "
+                    f"opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
+                    f"({error})"
+                ) from None
 
     def but(self, **changes: Any) -> Config:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
         return Config(**{**self.model_dump(), **changes})
 
 
+@contextlib.contextmanager
+def _as_stored() -> Iterator[None]:
+    token = _stored.set(True)
+    try:
+        yield
+    finally:
+        _stored.reset(token)
+
+
+# ---- fields of parts -----------------------------------------------------------------------------
+
+
+def _adopt(parts: Registry, part: Part) -> None:
+    """Make a part's options fields of `Config`. Raises KitError where another part declares one otherwise."""
+    if parts not in (*PARTS.values(), STEPS) or part.options is None:
+        return
+    for name, field in part.options.model_fields.items():
+        known = Config.__pydantic_fields__.get(name)
+        if known is not None and (known.annotation, known.metadata, known.default) != (
+            field.annotation,
+            field.metadata,
+            field.default,
+        ):
+            raise KitError(
+                f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
+                f"{field.default!r}, which kit.Config has as {known.annotation} with default {known.default!r}: "
+                "declare it alike, or under another name"
+            )
+        if known is None:
+            Config.__pydantic_fields__[name] = copy.copy(field)
+            Config.__annotations__[name] = field.annotation
+    Config.model_rebuild(force=True)
+
+
+def fields() -> dict[str, tuple[str, Any]]:
+    """Of every field of `Config`: whose option it is ("kit" for its own; else the parts' names), and its field info."""
+    owners: dict[str, list[str]] = {}
+    for parts in (*PARTS.values(), STEPS):
+        for part in parts.values():
+            for name in part.options.model_fields if part.options else ():
+                owners.setdefault(name, []).append(part.name)
+    return {name: (", ".join(owners.get(name, ["kit"])), info) for name, info in Config.model_fields.items()}
+
+
 def _filled(given: dict[str, Any]) -> dict[str, Any]:
-    """Preset, then method, then what was given."""
+    """Preset, then method, then the parts chosen, then the method's own values, then what was given."""
     tables = {}
     for kind, table in (("preset", PRESETS), ("method", METHODS)):
         name = given.get(kind, Config.model_fields[kind].default)
@@ -263,16 +305,14 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
         tables[kind], tables[f"{kind}_name"] = table[name], name
     preset, method = tables["preset"], tables["method"]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
-    for kind in (
-        "space",
-        "arch",
-        "augment",
-        "hyper",
-    ):  # of what is composed, whoever chose it; the method's own values come after
-        filled |= BRINGS.get((kind, str(given.get(kind, filled[kind]))), {}).get(tables["preset_name"], {})
+    chosen = [(PARTS[kind], given.get(kind, filled[kind])) for kind in PARTS]
+    chosen += [(STEPS, stage.step) for stage in method.stages]
+    for parts, name in chosen:
+        if name in parts:
+            filled |= parts[name].values(tables["preset_name"])
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
-        trials = filled["trials"] if isinstance(filled["trials"], int) else 1
+        trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1
         before = sum(trials if stage.repeat else 1 for stage in method.stages) - 1
         filled["search_epochs"] = max(1, before, round(preset["search_share"] * filled["epochs"]))
     return filled
@@ -289,3 +329,9 @@ def _readable(error: ValidationError, model: type[BaseModel]) -> str:
         about = model.model_fields[name].description
         lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
     return "; ".join(lines)
+
+
+for _parts in (*PARTS.values(), STEPS):
+    for _part in _parts.values():
+        _adopt(_parts, _part)
+registry.listen(_adopt)

@@ -14,12 +14,9 @@ class Stage:
     """A part of a run.
 
     search: α is searched; ends when the architecture is frozen. augment, hyper: whether the method's τ and η learn in
-    it, the preset's
-    fixed ones stand in (default), or what the stage before found is used (derived). restart: begins with new weights
-    and a schedule of
-    its own. step: see `kit.search.step`. warm_up: the share of the stage before its τ (bi-level) or its controllers (reward)
-    learn. repeat:
-    once for every one of the configuration's trials.
+    it, the preset's fixed ones stand in (default), or what the stage before found is used (derived). restart: begins
+    with new weights and a schedule of its own. step: see `kit.search.step`. warm_up: the share of the stage before its
+    τ (bi-level) or its controllers (reward) learn. repeat: once for every one of the configuration's trials.
     """
 
     name: str
@@ -58,8 +55,7 @@ TRIALS = (Stage("trial", restart=True, repeat=True), Stage("training", restart=T
 @dataclass(frozen=True)
 class Method:
     """arch: a name of `kit.arch.ARCH`. augment, hyper: a name, or "learned" or "default" for the preset's choice.
-    values: other fields of
-    the configuration that the method decides."""
+    values: other fields of the configuration that the method decides."""
 
     title: str
     arch: str
@@ -68,6 +64,16 @@ class Method:
     hyper: str = "default"
     space: str = "cell"
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def searches(self) -> str:
+        """The Greek letters of what learns in it: "τ α η"."""
+        letters = {
+            "τ": self.augment != "default",
+            "α": any(stage.search for stage in self.stages),
+            "η": self.hyper != "default",
+        }
+        return " ".join(letter if learns else "·" for letter, learns in letters.items())
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
@@ -134,133 +140,46 @@ METHODS: Mapping[str, Method] = {
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),
 }
 
-# Values a preset fills in; every one of them can be overridden by name. search_share: the longest share of the epochs
-# before the last stage.
+# Values that a preset fills in; every one of them can be overridden by name. search_share: the longest share of the
+# epochs before the last stage. The options of learners, spaces and steps stand with those.
+#   paper: the papers' settings (DHA's appendix, DARTS, ISTA-NAS); one run is GPU-days
+#   server: one GPU, about an hour on CIFAR-size data
+#   laptop: two CPU cores, minutes, on images of 8 to 28 pixels
+_PRESETS = ("paper", "server", "laptop")
+_VALUES: Mapping[str, tuple[Any, Any, Any]] = {
+    "epochs": (600, 80, 25),
+    "search_share": (1 / 3, 0.3, 0.3),
+    "batch_size": (96, 128, 64),
+    "channels": (36, 24, 8),
+    "cells": (20, 14, 5),
+    "search_channels": (16, 16, 8),
+    "search_cells": (8, 8, 5),
+    "lr": (0.025, 0.05, 0.1),
+    "weight_decay": (3e-4, 3e-4, 3e-4),
+    "momentum": (0.9, 0.9, 0.9),
+    "clip": (5.0, 5.0, 5.0),
+    "drop_path": (0.2, 0.1, 0.0),
+    "auxiliary": (0.4, 0.4, 0.0),
+    "fixed_augment": ("flip-crop-cutout", "flip-crop-cutout", "flip-crop"),
+    "learned_augment": ("pair-softmax", "pair-softmax", "pair-softmax"),
+    "learned_hyper": ("fresh", "lookahead", "lookahead"),
+}
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The papers' settings (DHA's appendix, DARTS, ISTA-NAS): one run is GPU-days.
-    "paper": {
-        "epochs": 600,
-        "search_share": 1 / 3,
-        "batch_size": 96,
-        "channels": 36,
-        "cells": 20,
-        "search_channels": 16,
-        "search_cells": 8,
-        "lr": 0.025,
-        "weight_decay": 3e-4,
-        "momentum": 0.9,
-        "clip": 5.0,
-        "drop_path": 0.2,
-        "auxiliary": 0.4,
-        "recover": "step",
-        "freeze_tol": 1e-3,
-        "tau_lr": 1e-5,
-        "hyper_lr": 1e-3,
-        "children": 10,
-        "arch_samples": 5,
-        "policies": 2,
-        "trials": 10,
-        "fixed_augment": "flip-crop-cutout",
-        "learned_augment": "pair-softmax",
-        "learned_hyper": "fresh",
-    },
-    # One GPU, about an hour on CIFAR-size data. Steps on τ, b and η are scaled to a run a tenth as long.
-    "server": {
-        "epochs": 80,
-        "search_share": 0.3,
-        "batch_size": 128,
-        "channels": 24,
-        "cells": 14,
-        "search_channels": 16,
-        "search_cells": 8,
-        "lr": 0.05,
-        "weight_decay": 3e-4,
-        "momentum": 0.9,
-        "clip": 5.0,
-        "drop_path": 0.1,
-        "auxiliary": 0.4,
-        "recover": "epoch",
-        "freeze_tol": 1e-2,
-        "tau_lr": 1e-2,
-        "hyper_lr": 1e-3,
-        "children": 4,
-        "arch_samples": 2,
-        "policies": 0,
-        "trials": 8,
-        "fixed_augment": "flip-crop-cutout",
-        "learned_augment": "pair-softmax",
-        "learned_hyper": "lookahead",
-    },
-    # Two CPU cores, minutes, on images of 8 to 28 pixels. tau_lr was chosen on digits' validation images: eq. 2 feeds
-    # on itself, and at
-    # 0.1 a single pair had all the probability after 13 epochs.
-    "laptop": {
-        "epochs": 25,
-        "search_share": 0.3,
-        "batch_size": 64,
-        "channels": 8,
-        "cells": 5,
-        "search_channels": 8,
-        "search_cells": 5,
-        "lr": 0.1,
-        "weight_decay": 3e-4,
-        "momentum": 0.9,
-        "clip": 5.0,
-        "drop_path": 0.0,
-        "auxiliary": 0.0,
-        "recover": "epoch",
-        "freeze_tol": 1e-2,
-        "tau_lr": 3e-2,
-        "hyper_lr": 1e-2,
-        "children": 2,
-        "arch_samples": 1,
-        "policies": 0,
-        "trials": 4,
-        "fixed_augment": "flip-crop",
-        "learned_augment": "pair-softmax",
-        "learned_hyper": "lookahead",
-    },
-}
-
-SNAS = {"temperature": 1.0, "last_temperature": 0.03}
-GDAS = {"temperature": 10.0, "last_temperature": 0.1}
-# What a learner or a space brings along in each preset, before the method's own values: their steps are on different
-# scales.
-# (field, name) → preset → values
-BRINGS: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = {
-    ("arch", "sparse-coding"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 1e-3}, "laptop": {"arch_lr": 3e-3}},
-    ("arch", "dsnas"): {"paper": {"arch_lr": 1e-3}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    ("arch", "snas"): {
-        "paper": {"arch_lr": 3e-4, **SNAS},
-        "server": {"arch_lr": 3e-3, **SNAS},
-        "laptop": {"arch_lr": 2e-2, **SNAS},
-    },
-    ("arch", "darts"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    # GDAS anneals from 10 to 0.1
-    ("arch", "gdas"): {
-        "paper": {"arch_lr": 3e-4, **GDAS},
-        "server": {"arch_lr": 3e-3, **GDAS},
-        "laptop": {"arch_lr": 2e-2, **GDAS},
-    },
-    ("arch", "daas"): {"paper": {"arch_lr": 3e-4}, "server": {"arch_lr": 3e-3}, "laptop": {"arch_lr": 2e-2}},
-    # AutoHAS chooses among 0.01, 0.02, 0.05 and 0.1
-    ("arch", "reinforce"): dict.fromkeys(("paper", "server", "laptop"), {"arch_lr": 0.05}),
-    ("hyper", "reinforce"): dict.fromkeys(("paper", "server", "laptop"), {"hyper_lr": 0.05}),
-    ("hyper", "hgd"): dict.fromkeys(("paper", "server", "laptop"), {"hyper_lr": 0.01}),
-    ("augment", "policy-gradient"): {"paper": {"tau_lr": 1e-3}, "server": {"tau_lr": 5e-3}, "laptop": {"tau_lr": 2e-2}},
-    ("space", "choice"): {
-        "paper": {"channels": 64, "cells": 20, "search_channels": 64, "lr": 0.5, "weight_decay": 4e-5},
-        "server": {"channels": 32, "cells": 20, "search_channels": 32},
-        "laptop": {"channels": 16, "cells": 6, "search_channels": 16},
-    },
-    ("space", "mobile"): {
-        "paper": {"channels": 32, "cells": 17, "search_channels": 32},
-        "server": {"channels": 32, "cells": 17, "search_channels": 32},
-        "laptop": {"channels": 8, "cells": 6, "search_channels": 8},
-    },
+    preset: {name: values[i] for name, values in _VALUES.items()} for i, preset in enumerate(_PRESETS)
 }
 
 
-def methods() -> list[str]:
+class Names(list):
+    """Names of methods, printed as a table with what each one searches."""
+
+    def __str__(self) -> str:
+        rows = [(name, METHODS[name].searches, METHODS[name].title) for name in self]
+        width = max(map(len, self))
+        return "\n".join(f"{name:<{width}}  {searches:<5}  {title}" for name, searches, title in rows)
+
+    __repr__ = __str__
+
+
+def methods() -> Names:
     """Names that `Config(method=…)` accepts."""
-    return list(METHODS)
+    return Names(METHODS)

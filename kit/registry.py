@@ -41,7 +41,8 @@ class Part:
 
     make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
     configuration wherever this part is chosen, each one value or {preset: value}. settings: keyword arguments that tell
-    apart the names under which one class is registered. source: the file and line that registered it.
+    apart the names under which one class is registered. source: the file and line that registered it. declared: options
+    of a function, which has no `Options` of its own.
     """
 
     name: str
@@ -51,10 +52,15 @@ class Part:
     brings: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    declared: type[Options] | None = None
 
     @property
     def options(self) -> type[Options] | None:
-        return getattr(self.make, "Options", None)
+        return self.declared or getattr(self.make, "Options", None)
+
+    def check(self, config: Any) -> None:
+        """Let the part refuse a configuration: its classmethod `check(config)`, where it has one, raises KitError."""
+        getattr(self.make, "check", lambda config: None)(config)
 
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
@@ -81,6 +87,7 @@ class Registry(Mapping[str, Part]):
         title: str = "",
         colour: str | None = None,
         brings: Mapping[str, Any] | None = None,
+        options: type[Options] | None = None,
         **settings: Any,
     ) -> Callable[[T], T]:
         """A decorator that registers a class or function under `name`; see `Part`.
@@ -96,7 +103,7 @@ class Registry(Mapping[str, Part]):
                 raise KitError(
                     f"{self.kind} {name!r} of {source} is already registered by {taken.source}: give it another name"
                 )
-            part = Part(name, make, title or name, colour, brings or {}, settings, source)
+            part = Part(name, make, title or name, colour, brings or {}, settings, source, options)
             for told in _listeners:
                 told(self, part)
             self._parts[name] = part

@@ -14,7 +14,7 @@ import torch
 from tests_toy import FREE, block_slots, edge_slots, normal, ordered_draws, priced, probability, stream
 from torch import Tensor
 
-from kit.arch import Darts, Dsnas, Gumbel, Reinforce, Snas
+from kit.arch import Darts, Dsnas, Gdas, Gumbel, Reinforce, Snas
 from kit.errors import KitError
 from kit.space import Child, Slot
 from kit.space.limits import Target
@@ -260,7 +260,7 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
     1e-12.
     """
     slots, temperature = edge_slots(2, 3), 0.7
-    learner = with_logits(Gumbel(slots, stream(1), FREE, lr=0.1, all_edges=all_edges, temperature=temperature))
+    learner = with_logits((Gdas if all_edges else Gumbel)(slots, stream(1), FREE, lr=0.1, temperature=temperature))
     for _ in range(5):
         child = learner.sample()
         noise, edge_noise = child.memory

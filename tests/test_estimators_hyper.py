@@ -15,16 +15,15 @@ from tests_toy import Plain, batch, child_of, normal, stream, supernet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import kit
 from kit import data
 from kit.errors import KitError
 from kit.hyper import Basis, Controller, Hgd, Trials, read_bases
 from kit.hyper.gradients import implicit_gradient
-from kit.search import build as compose
-from kit.search import grads
+from kit.search import build, grads, signals
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import Baseline, WarmUp, generator
-from kit.search.step import STEPS, Samples, _beta, mixed
+from kit.search.signals import beta, mixed
+from kit.search.step import STEPS, Learners
 from kit.space import Child
 
 BASES = {
@@ -116,10 +115,10 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     micro: str, monkeypatch: pytest.MonkeyPatch
 ):
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
-    monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
+    monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
-    parts = compose.compose(config, 0, sets, torch.device("cpu"), data.normalization(sets.train), steps=10)
+    parts = build.compose(build.Plan(config, 0, sets, torch.device("cpu"), steps=10))
     assert isinstance(parts.arch, WarmUp) and isinstance(parts.hyper, WarmUp) and parts.hyper.steps == 3
     batches = {
         name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))
@@ -128,7 +127,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     moved = []
     for _ in range(6):
         before = [v.detach().clone() for v in (*parts.arch.variables(), *parts.hyper.variables())]
-        STEPS["reward"](parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
+        STEPS["reward"].make(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
         moved.append(
             [bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)]
         )
@@ -190,7 +189,7 @@ def test_curvature_is_the_hessian_of_the_mean_loss_times_a_vector():
     ]
     hessian = torch.stack(rows)
     torch.testing.assert_close(hessian, hessian.T)
-    found = grads.curvature(net, x, y, Child(()), parameters, v)
+    found = grads.curvature(net, (x, y), Child(()), parameters, v)
     torch.testing.assert_close(
         torch.cat([f.flatten() for f in found]), hessian @ torch.cat([d.flatten() for d in v]), rtol=1e-10, atol=1e-12
     )
@@ -209,7 +208,7 @@ def test_curvature_through_batch_norm_is_the_slope_of_the_gradient(where: str):
         [normal(*p.shape, seed=i) for i, p in enumerate(parameters)],
         {k: b.clone() for k, b in net.named_buffers()},
     )
-    found = grads.curvature(net, x, y, Child(child.picks, gates, unit=True), parameters, v)
+    found = grads.curvature(net, (x, y), Child(child.picks, gates, unit=True), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
         with grads.ahead(Gradient(parameters, v), -h), net.still_statistics(child.picks):
@@ -328,7 +327,7 @@ def test_the_mean_gradient_of_several_children_counts_a_child_without_a_weight_a
 def test_mixups_share_is_beta_distributed(a: float):
     """Kolmogorov–Smirnov at n = 2,000: p > 1e-3."""
     g = stream(4)
-    drawn = [_beta(a, g) for _ in range(2000)]
+    drawn = [beta(a, g) for _ in range(2000)]
     assert stats.kstest(drawn, stats.beta(a, a).cdf).pvalue > 1e-3
     assert stats.kstest(drawn, stats.beta(0.4, 0.4).cdf).pvalue < 1e-3  # n tells them apart
 
@@ -339,7 +338,7 @@ def test_mixed_images_labels_and_their_loss_are_the_formula():
     net.mixup, net.mixer = 0.2, stream(6)
     images, labels = mixed(x, y, net)
     g = stream(6)
-    share, order = _beta(0.2, g), torch.randperm(6, generator=g)
+    share, order = beta(0.2, g), torch.randperm(6, generator=g)
     assert 0 < share < 1 and (y[order] != y).any()
     torch.testing.assert_close(images, share * x.double() + (1 - share) * x[order].double())
     torch.testing.assert_close(labels, share * F.one_hot(y, 3).double() + (1 - share) * F.one_hot(y[order], 3))

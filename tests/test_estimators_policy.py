@@ -312,7 +312,7 @@ def test_the_reward_is_taken_one_step_ahead_and_the_training_gradient_at_the_wei
             moved.get_parameter(names[id(p)]).sub_(0.05 * g)
     there = gradient_of(moved, Child(child.picks), 30)
     v = Gradient(inner.parameters, there.theta)
-    found = step.alignment(net, {"val": batches(30, n=3)}, x, y, child, inner, lr)
+    found = signals.alignment(net, {"val": batches(30, n=3)}, x, y, child, inner, lr)
     torch.testing.assert_close(found, explicit(net, x, y, child, v), rtol=1e-8, atol=1e-11)
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
     here = explicit(net, x, y, child, gradient_of(net, Child(child.picks), 30))
@@ -334,7 +334,7 @@ def test_many_rewards_cost_one_backward_pass_where_explicit_ones_cost_one_each(m
 
     monkeypatch.setattr(torch.autograd, "grad", counting("backward", torch.autograd.grad))
     monkeypatch.setattr(net, "scores", counting("forward", net.scores))
-    rewards = step.alignment(
+    rewards = signals.alignment(
         net, {"val": batches(30, n=12)}, x, y, child, inner, torch.tensor(0.05, dtype=torch.float64)
     )
     assert len(rewards) == 12 and passes == {

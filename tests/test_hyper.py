@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +13,19 @@ from torch import nn
 
 from kit import space
 from kit.arch import random_picks
-from kit.hyper import Values, build
+from kit.hyper import HYPER, Setting, Values
 from kit.search import grads
 from kit.search.grads import Gradient, Momentum, Trace
-from kit.search.step import outer_gradient
+from kit.search.signals import outer_gradient
 from kit.space import Child
 from kit.space.limits import Limits
 
 LR, DECAY, SCHEDULE, MU = 0.3, 0.02, 0.37, 0.9
+
+
+def learner_of(name: str, lr: float, decay: float):
+    """Of the registered name, with a step size of 1e-2 where it has one."""
+    return HYPER[name].make.build(Setting(lr, decay, SimpleNamespace(hyper_lr=1e-2, hyper_reach=1e9)))
 
 
 @functools.cache
@@ -121,7 +127,7 @@ def test_hyper_gradients_equal_finite_differences_of_a_real_step(name: str, clip
     scene = scene_with(clip)
     outer_child = scene.child if same_child else scene.other
     trace = scene.trace
-    learner = build(name, LR, DECAY, step=1e-2)
+    learner = learner_of(name, LR, DECAY)
     outer = gradient_of(scene.net, outer_child, batch(30))
     if name == "lookahead":
         learner.update(trace)
@@ -161,7 +167,7 @@ def test_weights_that_the_step_did_not_move_do_not_count():
 
 
 def test_look_ahead_and_fresh_agree_on_the_same_batch_child_and_gradients():
-    first, second = (build(name, LR, DECAY, step=1e-2) for name in ("fresh", "lookahead"))
+    first, second = (learner_of(name, LR, DECAY) for name in ("fresh", "lookahead"))
     scene = Scene(0.0)
     child, still = scene.child, Child(scene.child.picks)
     for i in range(4):
@@ -209,7 +215,7 @@ def one_weight() -> Trace:
 
 
 def test_chain_rule_of_the_log_by_hand():
-    learner, trace = build("fresh", 0.2, 0.04, step=1e-2), one_weight()
+    learner, trace = HYPER["fresh"].make(0.2, 0.04, step=1e-2), one_weight()
     g = torch.tensor([5.0])
     learner.update(trace, outer=lambda _: Gradient(trace.parameters, [g], []))
     # ∂L/∂log lr = lr · (−g v') = 0.1 · −15; ∂L/∂log wd = wd · (−lr g θ) = 0.04 · −0.1 · 5 · 2.3
@@ -217,7 +223,7 @@ def test_chain_rule_of_the_log_by_hand():
 
 
 def test_adam_by_hand_over_three_steps():
-    learner, logs = build("validation", 0.2, 0.04, step=1e-2), [math.log(0.2), math.log(0.04)]
+    learner, logs = HYPER["validation"].make(0.2, 0.04, step=1e-2), [math.log(0.2), math.log(0.04)]
     m, v = [0.0, 0.0], [0.0, 0.0]
     for t, g in enumerate((5.0, -1.0, 2.0), start=1):
         trace = one_weight()
@@ -235,14 +241,14 @@ def test_adam_by_hand_over_three_steps():
 
 def test_a_gradient_that_rewards_longer_steps_raises_the_rate():
     """g' against the step's direction (the step descended too little): −⟨g', v'⟩ < 0, so lr grows."""
-    learner, trace = build("fresh", 0.2, 0.04, step=1e-2), one_weight()
+    learner, trace = HYPER["fresh"].make(0.2, 0.04, step=1e-2), one_weight()
     learner.update(trace, outer=lambda _: Gradient(trace.parameters, [torch.tensor([1.0])], []))
     assert float(learner.sample().lr) > 0.2
 
 
 @pytest.mark.parametrize("name", ["fixed", "fresh", "hgd", "lookahead", "validation"])
 def test_zero_weight_decay_stays_zero(name: str):
-    learner, trace = build(name, 0.2, 0.0, step=1e-2), one_weight()
+    learner, trace = learner_of(name, 0.2, 0.0), one_weight()
     trace.weight_decay.zero_()
     outer = Gradient(trace.parameters, [torch.tensor([5.0])], [])
     learner.observe(trace, outer)
@@ -260,7 +266,7 @@ def test_resumed_learner_goes_on_bit_identically(name: str):
             learner.observe(trace, outer)
             learner.update(trace, outer=lambda _, outer=outer: outer)
 
-    whole, stopped, resumed = (build(name, 0.2, 0.04, step=1e-2) for _ in range(3))
+    whole, stopped, resumed = (learner_of(name, 0.2, 0.04) for _ in range(3))
     move(whole, 6, 0)
     move(stopped, 3, 0)
     resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))

@@ -89,7 +89,7 @@ def test_no_architecture_of_any_method_is_over_one_of_three_limits(method: str, 
 @pytest.mark.parametrize("method", GIVEN)
 def test_a_given_architecture_over_one_limit_is_refused(method: str, micro: str, tmp_path):
     config, limits = limited(method, share=1.0)
-    usual = limits.network.picks_of(kit.compose.read_genotype(space.USUAL[config.space]))
+    usual = limits.network.picks_of(build.read_genotype(config))
     costs = (*limits.network.cost(usual), latency.time_child(limits.network, usual))
     which = GIVEN.index(method) % len(BOUNDS)  # each limit is some method's
     bound = costs[which] - 1 if which < 2 else 0.99 * costs[which]

@@ -17,7 +17,8 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 import kit
 from kit import Config, Run
 from kit.augment import AUGMENT
-from kit.hyper import HYPER, read_bases
+from kit.hyper import read_bases
+from kit.hyper.base import HYPER, Searched
 from kit.methods import METHODS
 from kit.run import store
 from kit.search.engine import Search
@@ -158,7 +159,7 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
             if config.space.startswith("wrn")
             else set(run.genotype) == {"blocks"}
         )
-    searched = set(read_bases(config.hyper_space)) if HYPER[config.hyper].bases else set()
+    searched = set(read_bases(config.hyper_space)) if issubclass(HYPER[config.hyper].make, Searched) else set()
     assert run.classes == list("0123456789") and set(run.hyper) == {"lr", "weight_decay"} | searched
     assert run.provenance["seed"] == 0 and ("train and val" in run.provenance["trained_on"]) == (not held_out)
     before = any(holds_out(config, i) for i in range(len(config.stages)))
@@ -187,7 +188,7 @@ def test_moves_only_its_own_variables(variant: str, finished):
     config = run.config
     stages = [config.stages[int(s)] for s in run.curve("stage")]
     moves = {"lr": config.hyper not in ("fixed", "ift"), "weight_decay": config.hyper not in ("fixed", "hgd")}
-    if HYPER[config.hyper].bases:
+    if issubclass(HYPER[config.hyper].make, Searched):
         moves = {
             name: False for name in moves
         }  # drawn anew at each step; what has been found is tested with the learner
@@ -198,7 +199,7 @@ def test_moves_only_its_own_variables(variant: str, finished):
                 start = now
         assert all(run.hyper[name] == pytest.approx(run.curve(f"eta/{name}").iloc[-1]) for name in moves)
     assert run.policy["name"] == config.augment
-    if AUGMENT[config.augment].learns:
+    if AUGMENT[config.augment].make.learns:
         probabilities, k = np.array(run.policy["probabilities"]), len(run.policy["ops"])
         assert k == {"pair-softmax": 14, "pair-softmax-4": 4, "policy-gradient": 15}[config.augment]
         assert probabilities.shape == (k, k) and probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -327,7 +328,7 @@ def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, 
     # the search stage learned α alone
     assert before["parts"].augment.variables() == [] and before["parts"].hyper.variables() == []
     config = engine.config
-    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].learns
+    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].make.learns
     assert bool(engine.parts.hyper.variables()) == (config.hyper != "fixed")
     assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(
         before["parts"].arch.picks

@@ -63,7 +63,7 @@ def test_its_children_keep_to_limits_and_are_built_alone(net):
 
 
 def test_its_genotype_is_readable_and_drawn(net):
-    usual = space.genotypes()[space.SPACES["small-cells"].make.usual]
+    usual = net.genotypes[net.usual]
     assert net.genotype(net.picks_of(usual)) == usual
     assert net.graph(usual)["cell"][:2] == [("0", "1", "conv_3x3"), ("0", "2", "none")]
     with pytest.raises(KitError, match="genotype 0→1: it takes one of none, skip_connect.*conv_9x9"):

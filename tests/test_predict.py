@@ -1,6 +1,4 @@
-"""What goes into `predict`: every form of an image gives the prediction of its pixels, and everything else one clear
-error.
-"""
+"""What `predict` takes: every form of an image gives the prediction of its pixels, everything else one clear error."""
 
 from __future__ import annotations
 
@@ -17,9 +15,8 @@ import kit
 from kit import KitError, Run, space
 from kit.data import fit
 from kit.data.image import decode
-from kit.run import predict as inputs
-from kit.run.predict import Inputs
-from kit.run.run import TrainedModel
+from kit.run import predict
+from kit.run.predict import Inputs, TrainedModel
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -32,8 +29,8 @@ def model() -> TrainedModel:
     return TrainedModel(net, ["a", "b", "c", "d"]).eval()
 
 
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def picture(pixels: torch.Tensor) -> Image.Image:
@@ -46,39 +43,33 @@ def picture(pixels: torch.Tensor) -> Image.Image:
 
 def test_every_form_of_the_same_images_gives_the_same_prediction(finished: Run, micro: str, tmp_path: Path):
     images = kit.load_dataset(micro).test.images[:7]
-    expected = finished.predict(images, batch_size=3)
-    files = []
-    for i, pixels in enumerate(images):
-        files.append(tmp_path / f"{i} ü.png")
-        picture(pixels).save(files[-1])
+    expected, trained = finished.predict(images, batch_size=3), finished.model()
+    files = [tmp_path / f"{i} ü.png" for i in range(7)]
+    for file, pixels in zip(files, images):
+        picture(pixels).save(file)
     forms = {
         "array": images.numpy(),
         "without channel": images[:, 0],
         "channels last": images.permute(0, 2, 3, 1),
         "in colour": images.expand(-1, 3, -1, -1),
-        "list of arrays": list(images.numpy()),
-        "list of matrices": list(images[:, 0]),
+        "list of matrices": list(images[:, 0].numpy()),
         "PIL": [picture(x) for x in images],
         "paths": files,
         "strings": [str(f) for f in files],
         "folder": tmp_path,
-        "mixed": [files[0], picture(images[1]), images[2].numpy(), *images[3:, 0]],
+        "mixed": [files[0], picture(images[1]).convert("RGB"), images[2].numpy(), *images[3:, 0]],
         "numbers": images.to(torch.int64),
         "floats": images.numpy().astype(np.float32),
-        "RGB PIL": [picture(x).convert("RGB") for x in images],
         "backwards in memory": images.numpy()[:, :, ::-1][:, :, ::-1],
-        "big endian": images.numpy().astype(">i4").astype(np.int32),
     }
     for name, form in forms.items():
-        got = finished.predict(form, batch_size=3)
-        assert torch.equal(got.probabilities, expected.probabilities), name
-        assert got.names == expected.names and (got.files == [Path(f) for f in files]) == (
-            name in ("paths", "strings", "folder")
-        ), name
+        got = trained.predict(form, batch_size=3)
+        assert torch.equal(got.probabilities, expected.probabilities) and got.names == expected.names, name
+        assert (got.files == files) == (name in ("paths", "strings", "folder")), name
     for one in (files[3], str(files[3]), picture(images[3]), images[3], images[3, 0], images[3, 0].numpy()):
-        assert torch.equal(finished.predict(one).probabilities, finished.predict(images[3:4]).probabilities)
+        assert torch.equal(trained.predict(one).probabilities, trained.predict(images[3:4]).probabilities)
     for none in ([], images[:0]):
-        assert finished.predict(none).probabilities.shape == (0, 10) and finished.predict(none).names == []
+        assert trained.predict(none).probabilities.shape == (0, 10) and trained.predict(none).names == []
     assert torch.equal(finished.prepare(tmp_path), images)
 
 
@@ -100,23 +91,17 @@ def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_
     ("shape", "image", "means"),
     [
         ((5, 8, 8), GREY, 5),
-        ((5, 9, 7), GREY, 5),
         ((3, 8, 8), GREY, 3),
         ((1, 8, 8), GREY, 1),
-        ((3, 8, 8), RGB, 1),
         ((3, 9, 7), RGB, 1),
-        ((9, 7, 3), RGB, 1),
         ((9, 7, 4), RGB, 1),
         ((9, 7, 3), GREY, 1),
         ((5, 9, 7), RGB, 5),
         ((2, 3, 9, 7), GREY, 2),
-        ((2, 9, 7, 3), GREY, 2),
         ((2, 9, 7, 4), GREY, 2),
-        ((2, 1, 4, 4), (1, 4, 4), 2),
         ((1, 4, 4), (1, 4, 4), 1),
         ((3, 3, 3, 3), (3, 3, 3), 3),
         ((9, 7), RGB, 1),
-        ((4, 4, 4), (1, 4, 4), 4),
     ],
 )
 def test_the_axes_of_an_array_are_told_apart(shape: tuple[int, ...], image: tuple[int, ...], means: int):
@@ -140,26 +125,23 @@ def test_sizes_are_adapted_as_the_training_images_are(size: tuple[int, int], tmp
 def test_images_that_are_not_square_are_covered_and_cropped():
     rgb = noise(1, 3, 40, 30)
     for h, w in ((10, 6), (6, 10), (7, 20), (40, 30)):
-        got = Inputs(rgb, (3, h, w)).all()
-        assert got.shape == (1, 3, h, w)
         scale = max(h / 40, w / 30)
         larger = [int(40 * scale + 1e-6), int(30 * scale + 1e-6)]  # as torchvision rounds the longer side
-        assert torch.equal(got, F.center_crop(F.resize(rgb, larger, antialias=True), [h, w]))
+        expected = F.center_crop(F.resize(rgb, larger, antialias=True), [h, w])
+        assert torch.equal(Inputs(rgb, (3, h, w)).all(), expected)
 
 
 def test_grey_and_colour_are_adapted_to_the_model():
     rgb, grey = noise(2, 3, 8, 8), noise(2, 1, 8, 8)
     luma = torch.stack([torch.from_numpy(np.array(picture(x).convert("L"))) for x in rgb])[:, None]
-    assert torch.equal(inputs.luma(rgb), luma)
     for form in (rgb, [picture(x) for x in rgb], list(rgb), rgb.float()):
         assert torch.equal(Inputs(form, GREY).all(), luma)
     for form in (grey, [picture(x) for x in grey], grey[:, 0].numpy()):
         assert torch.equal(Inputs(form, RGB).all(), grey.expand(-1, 3, -1, -1))
     # what is transparent lies on white, in files and arrays
-    clear = torch.cat([rgb[:1], torch.zeros(1, 1, 8, 8, dtype=torch.uint8)], dim=1).permute(0, 2, 3, 1)
-    assert (Inputs(clear, RGB).all() == 255).all() and (
-        Inputs(picture(clear[0].permute(2, 0, 1)), RGB).all() == 255
-    ).all()
+    clear = torch.cat([rgb[0], torch.zeros(1, 8, 8, dtype=torch.uint8)])
+    for form in (clear.permute(1, 2, 0), picture(clear)):
+        assert (Inputs(form, RGB).all() == 255).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "PA"])
@@ -180,89 +162,65 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
 # ---- refused -------------------------------------------------------------------------------------
 
 
-class Odd:
-    def __repr__(self) -> str:
-        return "odd"
-
-
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (np.full((8, 8), np.nan), "values that are not finite"),
-        (np.array([[1, np.inf]]), "not finite"),
-        (np.random.rand(8, 8), "floats from 0 to 1: mult"),
-        (torch.zeros(8, 8), "floats from 0 to 1"),
-        (np.full((8, 8), 300), "values from 300 to 300, not whole"),
+        (np.full((8, 8), np.nan), "values from nan"),
+        (np.array([[1, np.inf]]), "values from 1 to inf"),
+        (np.random.rand(8, 8), "floats from 0 to 1: multiply by 255"),
+        (np.full((8, 8), 300), "values from 300 to 300"),
         (np.full((8, 8), -1), "values from -1"),
         (np.full((8, 8), 2.5), "values from 2.5"),
         (torch.randn(3, 8, 8), "the model normalises by itself"),
         (np.zeros((8, 8), bool), "bool values"),
-        (np.zeros((8, 8), complex), "complex128 values"),
         (np.array([["a"]]), "an array of <U1"),
-        (np.array([[Odd()]]), "an array of object"),
+        (np.array([[object()]]), "an array of object"),
         (np.zeros((8, 8, 2), np.uint8), r"shape \[8, 8, 2\]"),
+        (np.zeros((8, 5, 8), np.uint8), r"shape \[8, 5, 8\]"),
         (np.zeros(8, np.uint8), r"shape \[8\]"),
         (np.zeros((0, 8), np.uint8), "an empty array"),
         (np.zeros((3, 8, 1), np.uint8), "may be"),
-        (3, "int is no image"),
         (None, "NoneType is no image"),
-        (Odd(), "Odd is no image"),
         ([1], "list is no image"),
         (np.zeros((2, 3, 8, 8), np.uint8), r"shape \[2, 3, 8, 8\]"),
-        (b"bytes", "bytes is no image"),
         (np.zeros((1, 9000), np.uint8), "too narrow to resize it"),
     ],
 )
 def test_one_error_names_every_image_that_cannot_be_used(given, why: str, model: TrainedModel, monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_PIXELS", 100_000)
+    monkeypatch.setattr(predict, "MAX_PIXELS", 100_000)
     good = noise(3, 8, 8)
-    with pytest.raises(
-        KitError, match=rf"^1 of 3 images cannot be used: image 1: .*{why}.*allowed are a file's path, a folder"
-    ):
+    with pytest.raises(KitError, match=rf"^1 of 3 images cannot be used: image 1: .*{why}.*allowed are a path, a fold"):
         model.predict([good, given, good], batch_size=1)
 
 
 def test_broken_files_are_listed_with_their_reasons(model: TrainedModel, tmp_path: Path):
     buffer = io.BytesIO()
     picture(noise(3, 64, 64)).save(buffer, format="JPEG")
-    for name, content in {
-        "a-good.jpg": buffer.getvalue(),
-        "b-cut.jpg": buffer.getvalue()[:600],
-        "c-empty.png": b"",
-        "d-text.png": b"not an image",
-    }.items():
+    whole = buffer.getvalue()
+    contents = {"a-good.jpg": whole, "b-cut.jpg": whole[:600], "c-empty.png": b"", "d-text.png": b"not an image"}
+    for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "e-deep.png")
     with pytest.raises(KitError) as error:
         model.predict(tmp_path)
     message = str(error.value)
-    assert (
-        message.startswith("4 of 5 images cannot be used: image 1 (")
-        and "b-cut.jpg" in message
-        and "a-good" not in message
-    )
-    assert (
-        "c-empty.png): the file is empty (0 bytes)" in message
-        and "d-text.png): not an image that can be read" in message
-        and "8 bits" in message
-    )
+    assert message.startswith("4 of 5 images cannot be used: image 1 (") and "a-good" not in message
+    assert all(f"{name}): " in message for name in ("b-cut.jpg", "c-empty.png", "d-text.png", "e-deep.png"))
     with pytest.raises(KitError, match="9 of 9 images cannot be used: .*; and 4 more"):
         model.predict([tmp_path / "gone.png"] * 9)
-    late = Image.open(io.BytesIO(buffer.getvalue()[:-400]))  # opened, and decoded only when it is used
+    late = Image.open(io.BytesIO(whole[:-400]))  # opened, and decoded only when it is used
     with pytest.raises(KitError, match="image 0: OSError"):
         model.predict(late)
 
 
 @pytest.mark.parametrize("images", [{"a": 1}, None, 3, object(), np.zeros((1, 2, 3, 8, 8), np.uint8), iter([])])
 def test_what_holds_no_images_is_refused_at_once(images, model: TrainedModel):
-    with pytest.raises(KitError, match="allowed are a file's path"):
+    with pytest.raises(KitError, match="allowed are a path"):
         model.predict(images)
 
 
 def test_what_may_be_two_things_is_refused():
-    with pytest.raises(
-        KitError, match=r"may be three grey images or one in colour: give \[3, 1, H, W\] or \[1, 3, H, W\]"
-    ):
+    with pytest.raises(KitError, match=r"three grey images or one in colour: give \[3, 1, H, W\] or \[1, 3, H, W\]"):
         Inputs(noise(3, 20, 20), GREY)
 
 
@@ -272,20 +230,10 @@ def test_the_batch_size_is_a_whole_number(size, model: TrainedModel):
         model.predict(noise(2, 3, 8, 8), batch_size=size)
 
 
-def test_devices_are_checked(finished: Run):
-    with pytest.raises(KitError, match="device='gpu' is not auto, cpu, cuda or cuda:N"):
-        finished.predict(noise(1, 1, 8, 8), device="gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(KitError, match="this machine has 0 CUDA device"):
-            finished.model("cuda")
-    assert finished.model("auto") is not None
-
-
 def test_memory_is_bounded_by_the_batch(model: TrainedModel, monkeypatch):
     seen = []
     monkeypatch.setattr(TrainedModel, "forward", lambda self, x: seen.append(len(x)) or torch.zeros(len(x), 4))
-    got = model.predict(noise(10, 3, 8, 8), batch_size=4)
-    assert seen == [4, 4, 2] and len(got.labels) == 10
+    assert len(model.predict(noise(10, 3, 8, 8), batch_size=4).labels) == 10 and seen == [4, 4, 2]
     seen.clear()
     with pytest.raises(KitError, match="2 of 9 images"):  # the rest is only read, for the sake of the list
         model.predict([*noise(4, 3, 8, 8), None, *noise(3, 3, 8, 8), None], batch_size=2)
@@ -293,30 +241,15 @@ def test_memory_is_bounded_by_the_batch(model: TrainedModel, monkeypatch):
 
 
 def test_a_model_in_training_stays_in_training(model: TrainedModel):
+    expected = model.predict(noise(4, 3, 8, 8)).probabilities
     model.train()
     try:
-        a, b = model.predict(noise(4, 3, 8, 8)), model.predict(noise(8, 3, 8, 8))
-        assert model.training and torch.allclose(
-            a.probabilities, b.probabilities[:4], atol=1e-6
-        )  # evaluated all the same
+        assert torch.equal(model.predict(noise(4, 3, 8, 8)).probabilities, expected) and model.training
     finally:
         model.eval()
 
 
-def test_reading_the_model_draws_nothing_from_the_callers_generator(finished: Run):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    finished.model()
-    assert torch.equal(torch.rand(2), expected)
-
-
 def test_preprocessing_says_what_is_done(model: TrainedModel):
     said = model.preprocessing
-    assert (
-        said["image"] == [3, 8, 8]
-        and "RGB" in said["channels"]
-        and "shorter side to 8" in said["resize"]
-        and said["dtype"] == "uint8"
-    )
-    assert "luma" in inputs.preprocessing(GREY)["channels"]
+    assert said["image"] == [3, 8, 8] and said["dtype"] == "uint8" and "RGB" in said["channels"]
+    assert "luma" in predict.preprocessing(GREY)["channels"]

@@ -11,27 +11,26 @@ import pytest
 import torch
 from tests_micro import micro_config
 
-import kit
 from kit import data
 from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import build as compose
+from kit.search import build, signals
 from kit.search.learner import generator
-from kit.search.step import STEPS, Samples
-from kit.space import SEARCHABLE
+from kit.search.step import STEPS, Learners, Samples
+from kit.space import SPACES as NETWORKS
 
-ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
-POLICIES = [name for name, entry in AUGMENT.items() if entry.learns] + ["flip-crop"]
-HYPERS = [name for name, entry in HYPER.items() if not entry.trials]
+ARCHES = [name for name, entry in ARCH.items() if entry.make.searches]
+POLICIES = [name for name, entry in AUGMENT.items() if entry.make.learns] + ["flip-crop"]
+HYPERS = [name for name, entry in HYPER.items() if not entry.make.trials]
 USUAL = {"arch": "dsnas", "augment": "flip-crop", "hyper": "fixed"}
 SMALL = {
     "cell": {"channels": 2, "search_channels": 2},
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},
     "mobile": {"cells": 4},
 }
-SPACES = [name for name, searchable in SEARCHABLE.items() if searchable]
+SPACES = [name for name, part in NETWORKS.items() if part.make.searchable]
 
 
 KINDS = {"arch": ARCHES, "augment": POLICIES, "hyper": HYPERS, "space": SPACES, "step": list(STEPS)}
@@ -55,7 +54,7 @@ class Scene:
 
     def __init__(self, chosen: dict[str, str]):
         values = {**USUAL, **chosen}
-        self.step, space = STEPS[values.pop("step", "one-level")], values.pop("space", "cell")
+        self.step, space = STEPS[values.pop("step", "one-level")].make, values.pop("space", "cell")
         # a method that retrains takes every architecture learner
         self.config = micro_config(
             "snas", space=space, hyper_space="lr,mixup,dropout,drop_path,optimizer", **(values | SMALL[space])
@@ -67,19 +66,18 @@ class Scene:
             for name, part in (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))
         }
 
-    def _parts(self) -> compose.Parts:
-        parts = compose.compose(self.config, 0, self.sets, torch.device("cpu"), data.normalization(self.sets.train))
+    def _parts(self) -> build.Parts:
+        parts = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
         parts.net.train()
         return parts
 
     def take(self, times: int) -> list[torch.Tensor]:
         p, samples = self.parts, Samples(children=2, arch=1, policies=0, first_order=False)
-        return [
-            self.step(p.net, self.batches, p.arch, p.augment, p.hyper, p.sgd, 0.9, samples).losses for _ in range(times)
-        ]
+        learners = Learners(p.arch, p.augment, p.hyper, samples)
+        return [self.step(p.net, self.batches, learners, p.sgd, 0.9).losses for _ in range(times)]
 
 
-def variables(parts: compose.Parts) -> dict[str, list[torch.Tensor]]:
+def variables(parts: build.Parts) -> dict[str, list[torch.Tensor]]:
     return {
         name: [v.detach().clone() for v in getattr(parts, name).variables()] for name in ("arch", "augment", "hyper")
     }
@@ -90,7 +88,7 @@ def test_a_pair_steps_moves_and_resumes(chosen: dict[str, str], micro: str, monk
     # an untrained network's accuracy may be the same twice, and a reward that does not differ from its baseline moves
     # nothing
     rewards = itertools.cycle([0.2, 0.7, 0.4, 0.9])
-    monkeypatch.setattr(kit.step, "_accuracy", lambda net, held, child: next(rewards))
+    monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     try:
         scene = Scene(chosen)
     except KitError as error:

@@ -25,13 +25,14 @@ from tests_toy import (
 )
 from torch import Tensor
 
+import kit
 from kit import space
-from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce, Settings
+from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce, Setting
 from kit.augment import Basics
-from kit.augment.fixed import NoOps
+from kit.augment.fixed import FlipCrop
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.step import STEPS, Samples
+from kit.search.step import STEPS, Learners, Samples
 from kit.space.limits import Limits
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws
@@ -90,7 +91,7 @@ def test_hard_gumbel_draws_operations_by_softmax_and_edges_by_plackett_luce():
 
 def test_gdas_runs_every_edge_with_one_operation_drawn_by_softmax():
     (slot,), logits = edge_slots(3), normal(6, seed=2)
-    learner = tied(Gumbel, slot, logits, all_edges=True)
+    learner = tied(Gdas, slot, logits)
     operation = logits.view(3, 2).softmax(1)
     expected = {
         (x, 2 + y, 4 + z): operation[0, x] * operation[1, y] * operation[2, z]
@@ -114,7 +115,7 @@ LEARNERS = {
     "dsnas": (Dsnas, {}),
     "reinforce": (Reinforce, {}),
     "daas": (Gumbel, {}),
-    "gdas": (Gumbel, {"all_edges": True}),
+    "gdas": (Gdas, {}),
 }
 
 
@@ -238,34 +239,15 @@ class _Held:
 
 def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
-    parts = (
-        net,
-        {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))},
-        arch,
-        NoOps(Basics(), stream()),
-        Fixed(0.05, 1e-3),
-    )
+    streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = Samples(children=2, arch=2, policies=0, first_order=False)
-    return Kept(*net.parameters()).of(lambda: STEPS[step](*parts, Momentum(net, 0.9, 5.0), 1.0, samples))
+    learners = Learners(arch, FlipCrop(Basics(), stream()), Fixed(0.05, 1e-3), samples)
+    return Kept(*net.parameters()).of(lambda: STEPS[step].make(net, streams, learners, Momentum(net, 0.9, 5.0), 1.0))
 
 
 def searcher(name: str, net: space.Network):
-    return ARCH[name].build(
-        Settings(
-            net.slots,
-            stream(3),
-            Limits(net),
-            0.01,
-            torch.device("cpu"),
-            1e-5,
-            "epoch",
-            1e-2,
-            0.3,
-            (1.0, 1.0),
-            0.95,
-            None,
-        )
-    )
+    at = Setting(net.slots, stream(3), Limits(net), torch.device("cpu"), kit.Config(method="ista", arch_lr=0.01))
+    return ARCH[name].make.build(at)
 
 
 def search(name: str, where: str, step: str) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import nn
 from kit import space
 from kit.arch import random_picks
 from kit.errors import KitError
-from kit.search import build as compose
+from kit.search import build
 from kit.search import grads
 from kit.space import CELL_OPS, DARTS_V2, Child, picks_of
 from kit.space.limits import Limits
@@ -120,7 +120,7 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(image):
     child, x = child_of(net, 3), images_for(net)
     spec = net.spec(child.picks)
     alone = space.build(**spec).eval()
-    alone.load_state_dict(compose.extract(net, child.picks))
+    alone.load_state_dict(build.extract(net, child.picks))
     torch.testing.assert_close(alone(x), net(x, child), rtol=1e-6, atol=1e-6)
     assert alone.genotype(alone.only_child().picks) == net.genotype(child.picks)
     assert picks_of(spec["genotype"]) == child.picks

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.errors import KitError
-from kit.search import build as compose
-from kit.space import DARTS_V2, GENOTYPES, Child
+from kit.search import build
+from kit.space import DARTS_V2, SPACES, Child
 from kit.space.blocks import shares, shuffle
 
 SPACES = ("choice", "mobile")
@@ -250,7 +250,7 @@ def test_the_child_built_alone_from_its_spec_is_the_same_network(name: str, imag
     child, x = child_of(net, 3), images_for(net)
     alone = space.build(**net.spec(child.picks)).eval()
     assert alone.state_dict().keys() < net.state_dict().keys()
-    alone.load_state_dict(compose.extract(net, child.picks))
+    alone.load_state_dict(build.extract(net, child.picks))
     assert torch.equal(alone(x), net(x, child))
     assert alone.genotype(alone.only_child().picks) == net.genotype(child.picks)
     assert (
@@ -391,10 +391,10 @@ def test_all_k3_e6_is_mobilenet_v2():
     net = paper_size("mobile")
     with torch.device("meta"):
         theirs = mobilenet_v2()
-    params, macs = net.cost(net.picks_of(GENOTYPES["mobilenet-v2"]))
+    params, macs = net.cost(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))
     assert params == sum(p.numel() for p in theirs.parameters()) == 3_504_872 and macs == 300_774_272
     alone = sorted(
-        tuple(p.shape) for p in space.build(**net.spec(net.picks_of(GENOTYPES["mobilenet-v2"]))).parameters()
+        tuple(p.shape) for p in space.build(**net.spec(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))).parameters()
     )
     assert alone == sorted(tuple(p.shape) for p in theirs.parameters())
 

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from kit import space
-from kit.arch import SparseCoding
+from kit.arch import Setting, SparseCoding
 from kit.arch.lasso import violation
+from kit.arch.sparse import WIDTH
 from kit.errors import KitError
 from kit.search import grads
 from kit.search.learner import generator
@@ -32,7 +33,7 @@ def supernet() -> space.Network:
 
 def sparse(net: space.Network, seed: int = 0, **changes) -> SparseCoding:
     limits = Limits(net, changes.pop("max_params", None), changes.pop("max_macs", None))
-    return SparseCoding(net.slots, generator(seed, "α"), limits, **({"lr": 1e-2} | changes))
+    return SparseCoding(net.slots, generator(seed, "α"), limits, **({"lr": 1e-2, "std": WIDTH**-0.5} | changes))
 
 
 def batch(seed: int = 0, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -314,7 +315,7 @@ def test_an_impossible_limit_is_refused_with_the_range():
 def test_a_fixed_network_has_nothing_to_search():
     net = space.build("wrn-16-2", 3, (1, 8, 8))
     with pytest.raises(KitError, match="space='cell'"):
-        SparseCoding(net.slots, generator(0, "α"), Limits(net), lr=1e-3)
+        SparseCoding.build(Setting(net.slots, generator(0, "α"), Limits(net), torch.device("cpu"), None))
 
 
 # ---- state ---------------------------------------------------------------------------------------

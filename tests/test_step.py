@@ -9,19 +9,28 @@ import torch
 from tests_micro import micro_config
 
 from kit import data
-from kit.search import build as compose
-from kit.search import grads
+from kit.search import build, grads
 from kit.search.learner import Frozen, WarmUp, generator
-from kit.search.step import Samples, one_level
+from kit.search.step import Learners, one_level
 from kit.space import Child
+
+# Algorithm 1 as printed: eq. 2 by plain SGD, which its own bound does not touch, and rates that are given
+PRINTED = {
+    "clip": 0.7,
+    "tau_form": "paper",
+    "tau_lr": 0.5,
+    "tau_entropy": 0.0,
+    "arch_lr": 0.02,
+    "b_std": 0.4,
+    "hyper_lr": 0.05,
+    "drop_path": 0.2,
+}
 
 
 def parts_for(**changes):
-    config = micro_config(
-        **({"clip": 0.7, "tau_lr": 0.5, "arch_lr": 0.02, "hyper_lr": 0.05, "drop_path": 0.2} | changes)
-    )
+    config = micro_config(**(PRINTED | changes))
     sets = data.load_dataset(config.dataset)
-    parts = compose.compose(config, 0, sets, torch.device("cpu"), data.normalization(sets.train))
+    parts = build.compose(build.Plan(config, 0, sets, torch.device("cpu")))
     parts.net.train().drop_path = 0.2
     batches = {
         name: data.Batches(part, 12, generator(0, name))
@@ -111,7 +120,7 @@ def test_joint_step_equals_algorithm_one_written_out(kind: str, micro: str):
     reference = AlgorithmOne(*theirs)
     parts = ours[1]
     for i, schedule in enumerate((1.0, 0.7, 0.4, 0.9)):
-        outcome = one_level(parts.net, ours[2], parts.arch, parts.augment, parts.hyper, parts.sgd, schedule, Samples())
+        outcome = one_level(parts.net, ours[2], Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, schedule)
         torch.testing.assert_close(outcome.losses, reference.step(schedule), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(parts.augment.tau, reference.tau.detach(), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(parts.arch.b.detach(), reference.b.detach(), rtol=1e-3, atol=1e-4)
@@ -147,7 +156,7 @@ def test_weights_train_on_the_plain_mean_and_the_policy_on_detached_losses(micro
     monkeypatch.setattr(
         parts.augment, "update", lambda draw, **s: seen.setdefault("signals", []).append(s) or real_update(draw, **s)
     )
-    outcome = one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, Samples())
+    outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
     assert len(seen["loss"]) == len(seen["losses"]) == len(seen["signals"]) == 1  # look-ahead: one pass, one backward
     assert torch.equal(seen["loss"][0], seen["losses"][0].detach().mean())
     given = seen["signals"][0]["losses"]
@@ -165,7 +174,7 @@ def test_passes_and_batches_of_each_hyper_gradient(kind: str, passes: int, val: 
         batches[name] = _Counting(batches[name])
     steps = 3
     for _ in range(steps):
-        outcome = one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 0.5, Samples())
+        outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 0.5)
     assert len(calls) == passes * steps
     assert batches["val"].taken == val * steps and batches["fresh"].taken == (kind == "fresh") * steps
     assert float(outcome.values.lr) == pytest.approx(0.5 * float(parts.hyper.sample(1.0).lr), rel=0.2)
@@ -182,7 +191,7 @@ class _Counting:
 
 def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     config, parts, batches = parts_for(hyper="fixed")
-    outcome = one_level(parts.net, batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 0.25, Samples())
+    outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 0.25)
     assert outcome.losses.shape == (12,) and 0 <= int(outcome.correct) <= 12 and not outcome.losses.requires_grad
     assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
         outcome.values.weight_decay
@@ -197,7 +206,7 @@ def test_frozen_goes_on_being_sampled_and_learns_no_more(micro: str):
     policy, arch, hyper = (Frozen(part) for part in (parts.augment, parts.arch, parts.hyper))
     before = copy.deepcopy((parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     first = policy.sample(5)
-    one_level(parts.net, batches, arch, policy, hyper, parts.sgd, 1.0, Samples())
+    one_level(parts.net, batches, Learners(arch, policy, hyper), parts.sgd, 1.0)
     assert all(
         torch.equal(a, b) for a, b in zip(before, (parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     )
@@ -212,7 +221,7 @@ def test_frozen_look_ahead_does_not_learn_either(micro: str):
     _, parts, batches = parts_for(hyper="lookahead")
     before = parts.hyper.log.detach().clone()
     for _ in range(3):
-        one_level(parts.net, batches, parts.arch, parts.augment, Frozen(parts.hyper), parts.sgd, 1.0, Samples())
+        one_level(parts.net, batches, Learners(parts.arch, parts.augment, Frozen(parts.hyper)), parts.sgd, 1.0)
     assert torch.equal(parts.hyper.log.detach(), before)
 
 
@@ -221,7 +230,7 @@ def test_warm_up_holds_look_ahead_back_too(micro: str):
     hyper, moved = WarmUp(parts.hyper, 2), []
     before = parts.hyper.log.detach().clone()
     for _ in range(5):
-        one_level(parts.net, batches, parts.arch, parts.augment, hyper, parts.sgd, 1.0, Samples())
+        one_level(parts.net, batches, Learners(parts.arch, parts.augment, hyper), parts.sgd, 1.0)
         moved.append(not torch.equal(parts.hyper.log.detach(), before))
     assert moved == [False, False, False, True, True]  # the third step's own gradient arrives with the fourth
 
@@ -235,7 +244,7 @@ def test_warm_up_starts_after_its_steps_and_resumes(micro: str):
             state = copy.deepcopy(policy.state_dict())
             policy = WarmUp(parts.augment, 2)
             policy.load_state_dict(state)
-        one_level(parts.net, batches, parts.arch, policy, parts.hyper, parts.sgd, 1.0, Samples())
+        one_level(parts.net, batches, Learners(parts.arch, policy, parts.hyper), parts.sgd, 1.0)
         moved.append(float(parts.augment.tau.abs().sum()))
     assert moved[:2] == [0, 0] and 0 < moved[2] != moved[3] > 0
     assert policy.passed == 4

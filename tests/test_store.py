@@ -1,40 +1,37 @@
-"""Files that survive: whole or not there, altered ones told from whole ones, and one clear error when the disk is
-full.
-"""
+"""Files that survive: whole or not there, altered ones told from whole ones, one clear error when the disk is full."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
-from tests_micro import assert_same_run
 
-import kit
-from kit import KitError, Run
+from kit import KitError
 from kit.run import store
-from kit.search.progress import Silent
 
 STATE = {
     "a": torch.arange(5.0),
-    "list": [torch.tensor([True, False]), 3, None, "x"],
+    "list": [torch.tensor([True, False]), 3, None, "x", 0.1 + 0.2],
     "half": torch.ones(3, dtype=torch.bfloat16),
-    "none": {},
-    "empty": torch.zeros(0, 2),
+    "inner": {"none": {}, "empty": torch.zeros(0, 2), "scalar": torch.tensor(7), "other": torch.ones(2, 2)},
 }
 
 
 def test_a_state_comes_back(tmp_path: Path):
     store.write_state(tmp_path / "state", STATE)
     got = store.read_state(tmp_path / "state")
-    assert (
-        torch.equal(got["a"], STATE["a"])
-        and torch.equal(got["list"][0], STATE["list"][0])
-        and got["list"][1:] == [3, None, "x"]
-    )
-    assert torch.equal(got["half"], STATE["half"]) and got["none"] == {} and got["empty"].shape == (0, 2)
+    assert torch.equal(got["list"][0], STATE["list"][0]) and got["list"][1:] == STATE["list"][1:]
+    for before, after in ((STATE, got), (STATE["inner"], got["inner"])):
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(after[name], value) and after[name].dtype == value.dtype
+    with pytest.raises(TypeError, match="a state holds tensors.*not set"):
+        store.write_state(tmp_path / "state", {"a": {1}})
 
 
 def test_every_altered_byte_is_noticed(tmp_path: Path):
@@ -42,24 +39,13 @@ def test_every_altered_byte_is_noticed(tmp_path: Path):
     store.write_state(path, {"a": torch.arange(3.0), "n": 7})
     whole = path.read_bytes()
     for at in range(len(whole)):
-        for flip in (1, 128):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
-            try:
-                got = store.read_state(path)
-            except KitError as error:
-                assert "is not a checkpoint that can be read" in str(error)
-            else:  # a blank in the header that means nothing
-                assert torch.equal(got["a"], torch.arange(3.0)) and got["n"] == 7, at
-
-
-def test_an_altered_checkpoint_is_left_for_the_one_before(interrupted: Run, finished: Run, capsys):
-    (newest,) = (interrupted.path / "checkpoints").glob("epoch-*")
-    content = bytearray(newest.read_bytes())
-    content[-100] ^= 1
-    newest.write_bytes(bytes(content))
-    run = kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent())
-    assert "its checksum does not fit: it was altered); the checkpoint before it is used" in capsys.readouterr().out
-    assert_same_run(run, finished)
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1, 128)[at % 2]]) + whole[at + 1 :])
+        try:
+            got = store.read_state(path)
+        except KitError as error:
+            assert "is not a checkpoint that can be read" in str(error)
+        else:  # a blank in the header that means nothing
+            assert torch.equal(got["a"], torch.arange(3.0)) and got["n"] == 7, at
 
 
 def test_a_full_disk_is_one_clear_error_and_harms_nothing(tmp_path: Path, monkeypatch):
@@ -70,20 +56,44 @@ def test_a_full_disk_is_one_clear_error_and_harms_nothing(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        KitError,
-        match=r"values.json cannot be written \(OSError: .*No space left on device\): what was saved before is unharmed",
-    ):
-        store.write_json(path, {"new": 2})
+    for write in (lambda: store.write_json(path, {"new": 2}), lambda: store.write_state(path, STATE)):
+        with pytest.raises(KitError, match="values.json cannot be written .*No space left on device.*is unharmed"):
+            write()
     assert store.read_json(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_killed_processes_left_is_removed(interrupted: Run):
-    left = [
-        interrupted.path / ".alpha.npz.123.tmp",
-        interrupted.path / "checkpoints" / ".epoch-00002.safetensors.9.tmp",
-    ]
-    for path in left:
-        path.write_bytes(b"half")
-    run = kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent())
-    assert run.finished and not list(run.path.rglob("*.tmp"))
+def test_files_are_readable_for_whom_the_umask_says(tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        store.write_tensors(tmp_path / "tensors", {"a": torch.ones(2)})
+        store.write_state(tmp_path / "state", STATE)
+        store.write_json(tmp_path / "json", {})
+    finally:
+        os.umask(before)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 3 and all(stat.S_IMODE(file.stat().st_mode) == 0o640 for file in files)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null"])
+def test_what_is_no_json_object_is_refused_by_its_name(text: str, tmp_path: Path):
+    (tmp_path / "values.json").write_text(text)
+    with pytest.raises(KitError, match="values.json cannot be read"):
+        store.read_json(tmp_path / "values.json")
+
+
+def test_one_at_a_time_works_on_a_folder(tmp_path: Path):
+    folder = tmp_path / "run"
+    assert not store.in_use(folder)
+    with store.exclusive(folder):
+        assert store.in_use(folder)
+        for other in (lambda: store.exclusive(folder).__enter__(), lambda: store.put_aside(folder)):
+            with pytest.raises(KitError, match=f"run is in use by process {os.getpid()}: wait for it"):
+                other()
+    assert not store.in_use(folder)
+    for n in (1, 2):
+        folder.mkdir(exist_ok=True)
+        store.put_aside(folder)
+        assert not folder.exists() and (tmp_path / f"run.old{n}").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KitError, match="cannot be made"):
+        store.exclusive(tmp_path / "file" / "run").__enter__()

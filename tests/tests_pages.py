@@ -95,9 +95,8 @@ class Fetched(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = dict(attributes)
-        self.addresses += [
-            value or "" for name, value in attributes if name in ("src", "href", "srcset", "data", "poster", "action")
-        ]
+        fetching = ("src", "srcset", "data", "poster", "action", *(["href"] if tag == "link" else []))
+        self.addresses += [value or "" for name, value in attributes if name in fetching]
         if tag == "script":
             self.scripts.append(given)
         self.pictures += tag == "img"
@@ -106,7 +105,7 @@ class Fetched(HTMLParser):
         self.words.append(data)
 
     @property
-    def outside(self) -> list[str]:
+    def fetched(self) -> list[str]:
         return [address for address in self.addresses if not address.startswith("data:")]
 
 

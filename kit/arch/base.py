@@ -3,26 +3,105 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from kit import registry
 from kit.errors import KitError
+from kit.search import ranks
 from kit.search.learner import Learner
-from kit.space.limits import Limits
+from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
 
+ARCH = registry.Registry("arch")
+register = ARCH.register
 
-class ArchLearner(Learner):
-    """Chooses children. `picks` is the architecture that stands now; `finished` says that it will not change any
-    more.
+
+@dataclass(frozen=True)
+class Setting:
+    """What a learner that searches is built from.
+
+    slots: the supernet's decisions. generator: its own random stream. limits: what a child may cost. config: the run's
+    configuration, with the options of the learner. target: multiply-adds to steer to, None without. steps: of the
+    search stage, at most.
     """
 
     slots: tuple[Slot, ...]
+    generator: torch.Generator
+    limits: Limits
+    device: torch.device
+    config: Any
+    target: Target | None = None
+    steps: int = 0
+
+    @property
+    def lr(self) -> float:
+        """The learner's step size: given, or so that it covers its reach in the stage's steps."""
+        given = self.config.arch_lr
+        return given if given is not None else self.config.arch_reach / max(1, self.steps)
+
+    def needs_choices(self, name: str) -> None:
+        """Raises KitError where there is nothing to choose."""
+        if not self.slots:
+            raise KitError(
+                f"arch={name!r} needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
+            )
+
+
+class RateOptions(registry.Options):
+    arch_reach: float = Field(
+        6.0, gt=0, description="how far Adam can move b, or a logit of α, over the search stage: its rate × its steps"
+    )
+    arch_lr: float | None = Field(None, gt=0, description="Adam's rate on b or the logits; None: from arch_reach")
+
+
+class TargetOptions(RateOptions):
+    target_macs: int | None = Field(
+        None, ge=1, description="multiply-adds that dsnas (penalty above) and reinforce (absolute reward) steer to"
+    )
+    target_weight: float = Field(0.1, ge=0, description="of the penalty or reward of target_macs")
+
+
+class ArchLearner(Learner):
+    """Chooses children. `picks` is the architecture that stands now; `finished`: it will not change any more."""
+
+    #: whether it searches, and so can be built from a `Setting` by `build`
+    searches = True
+    #: whether its gates differ from 1, so that a space must be able to take them over when the architecture is fixed
+    weighs = False
+    #: whether what it trains is not the derived child, which then has to be trained anew
+    retrain = False
+    #: whether it can steer to `target_macs`
+    steers = False
+    slots: tuple[Slot, ...]
     picks: Picks
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> ArchLearner:
+        """From a stage's setting; settings: of the name under which the class is registered."""
+        raise KitError(f"{cls.__name__} does not search: it needs a classmethod build(cls, at, **settings)")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for a configuration that the learner cannot follow."""
+        if config.target_macs is not None and not cls.steers:
+            steering = " and ".join(name for name, part in ARCH.items() if part.make.steers)
+            raise KitError(
+                f"arch={config.arch!r} does not steer to target_macs ({steering} do): use max_macs, a limit that every "
+                "search keeps"
+            )
 
     @abstractmethod
     def sample(self) -> Child: ...
+
+    def drawn(self) -> Child:
+        """`sample`, and on several ranks proof that all of them drew the same child."""
+        child = self.sample()
+        return ranks.same(child, child.picks)
 
     def derived(self) -> Child:
         """The architecture that stands now, to be evaluated; draws nothing."""
@@ -54,8 +133,12 @@ class ArchLearner(Learner):
         return {"alpha": alpha.detach().cpu().to(torch.float32), "support": support}
 
 
+@register("given", title="A given architecture")
+@register("random", title="A random architecture")
 class Given(ArchLearner):
     """One architecture throughout: a genotype from elsewhere, a random child, or a network without choices."""
+
+    searches = False
 
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
         self.slots, self.picks = slots, picks
@@ -75,8 +158,7 @@ class Given(ArchLearner):
 
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
     """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws find none, the
-    last one is repaired, its slots in random order."""
+    draws find none, the last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
             tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.takes].tolist()))
@@ -92,9 +174,8 @@ def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -
     search from.
 
     strength: [slots, widest] ≥ 0. Repaired greedily: of all swaps of one picked candidate, the one that lowers the
-    excess most per
-    strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was impossible (refused on
-    construction).
+    excess most per strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was
+    impossible (refused on construction).
     """
     picks = [
         sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist())

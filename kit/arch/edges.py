@@ -2,8 +2,7 @@
 section 2c).
 
 A slot's candidates are grouped by the edge that they read. A space without edges (choice blocks) is one group, so all
-of these work on
-it as well.
+of these work on it as well.
 """
 
 from __future__ import annotations
@@ -11,16 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from kit.arch.base import RateOptions, Setting, register
 from kit.arch.logits import Logits
+from kit.errors import KitError
 from kit.space.network import Child, Picks, Slot
+
+RATE = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
 
 
 class Edges(Logits):
     """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the
-    slot's strongest
-    edges."""
+    slot's strongest edges."""
 
     def __init__(self, slots: tuple[Slot, ...], *args: Any, **settings: Any):
         edges = [sorted({edge for _, edge in slot.candidates}) for slot in slots]
@@ -80,10 +83,44 @@ class Edges(Logits):
         return super().summary() | {"alpha/entropy": float(entropy.mean()), "alpha/largest": float(largest.mean())}
 
 
+class TemperatureOptions(RateOptions):
+    temperature: float = Field(1.0, gt=0, description="of the Gumbel softmax at the start of the search")
+    last_temperature: float = Field(1.0, gt=0, description="… and at its end")
+
+
+class Annealed:
+    """The temperature of a relaxed softmax, which falls linearly from `temperature` to `last_temperature`."""
+
+    Options = TemperatureOptions
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        return {"temperature": at.config.temperature, "last_temperature": at.config.last_temperature}
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        super().check(config)
+        if config.temperature < config.last_temperature:
+            raise KitError(
+                f"temperature={config.temperature} falls to last_temperature={config.last_temperature}: give one that "
+                "is "
+                "not larger"
+            )
+
+    def __init__(self, *args: Any, temperature: float = 1.0, last_temperature: float = 1.0, **settings: Any):
+        super().__init__(*args, **settings)
+        self.first, self.last, self.temperature = temperature, last_temperature, temperature
+
+    def anneal(self, share: float) -> None:
+        self.temperature = self.first + (self.last - self.first) * share
+
+
+@register("darts", title="DARTS", brings=RATE)
 class Darts(Edges):
     """DARTS: all candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole
-    supernet, and the
-    derived child has to be trained anew: the weights know the mixture."""
+    supernet, and the derived child has to be trained anew: the weights know the mixture."""
+
+    retrain = True
 
     def _weights(self) -> Tensor:
         return self._softmax(self._by_edge(self.logits, -torch.inf))
@@ -108,57 +145,38 @@ class Darts(Edges):
         return list(torch.autograd.grad((measured * child.memory).sum(), self.logits))
 
 
-class Snas(Darts):
-    """SNAS: the same mixture with Gumbel noise and temperature λ (eq. 4); λ falls from `temperature` to
-    `last_temperature`.
-    """
-
-    def __init__(self, *args: Any, temperature: float = 1.0, last_temperature: float = 0.03, **settings: Any):
-        super().__init__(*args, **settings)
-        self.first, self.last, self.temperature = temperature, last_temperature, temperature
-
-    def anneal(self, share: float) -> None:
-        self.temperature = self.first + (self.last - self.first) * share
+@register("snas", title="SNAS", brings=RATE | {"temperature": 1.0, "last_temperature": 0.03})
+class Snas(Annealed, Darts):
+    """SNAS: the same mixture with Gumbel noise and temperature λ (eq. 4)."""
 
     def _weights(self) -> Tensor:
         noise = self._gumbel(self.members.shape)
         return self._softmax(self._by_edge(self.logits, -torch.inf) + noise, self.temperature)
 
 
-class Gumbel(Edges):
+@register("daas", title="Hard Gumbel over edges and operations (DAAS)", brings=RATE)
+class Gumbel(Annealed, Edges):
     """One operation per edge by Gumbel-max, behind a gate of value 1 whose gradient goes through the relaxed softmax
     (straight-through).
 
     A slot samples as many edges as it takes from β, by Gumbel top-k (DAAS eq. 7, 8), and derives β's strongest ones.
-    all_edges: every
-    edge runs, and there is no β (GDAS); the derived child, which has fewer, has to be trained anew, and it alone keeps
-    to the limits:
-    one with more edges than are deployed is not comparable with them.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        all_edges: bool = False,
-        temperature: float = 1.0,
-        last_temperature: float = 1.0,
-        **settings: Any,
-    ):
+    #: every edge runs and there is no β (GDAS)
+    all_edges = False
+
+    def __init__(self, *args: Any, **settings: Any):
         self.beta: Tensor | None = None
         super().__init__(*args, **settings)
-        self.first, self.last, self.temperature = temperature, last_temperature, temperature
-        self.deployable = not all_edges or all(
-            n == slot.takes for n, slot in zip(self.edge_present.sum(1).tolist(), self.slots)
-        )
-        if not all_edges:
+        edges = self.edge_present.sum(1).tolist()
+        # a child with more edges than are deployed cannot be held to the limits; the derived one alone is
+        self.deployable = not self.all_edges or all(n == slot.takes for n, slot in zip(edges, self.slots))
+        if not self.all_edges:
             self.beta = torch.zeros(self.edge_present.shape, dtype=torch.float64).requires_grad_()
             self.adam.add_param_group({"params": [self.beta]})
 
     def variables(self) -> list[Tensor]:
         return [self.logits] if self.beta is None else [self.logits, self.beta]
-
-    def anneal(self, share: float) -> None:
-        self.temperature = self.first + (self.last - self.first) * share
 
     def edge_strength(self) -> Tensor:
         if self.beta is None:
@@ -216,3 +234,11 @@ class Gumbel(Edges):
             scores = (self.beta.masked_fill(~self.edge_present, -torch.inf) + edge_noise) / self.temperature
             value = value + (by_edge.sum(2) * scores.softmax(1)).sum()
         return list(torch.autograd.grad(value, self.variables()))
+
+
+@register("gdas", title="GDAS", brings=RATE | {"temperature": 10.0, "last_temperature": 0.1})
+class Gdas(Gumbel):
+    """GDAS: every edge runs its drawn operation; the derived child, which has fewer edges, has to be trained anew."""
+
+    all_edges = True
+    retrain = True

@@ -1,12 +1,9 @@
 """LASSO for many small problems at once: sparse recovery of the architecture (DHA eq. 6, ISTA-NAS; METHOD section 2a).
 
 Two solvers, tested against each other and against scikit-learn. `fista` is the papers' iteration. `homotopy` follows
-the exact
-solution path in λ; for the 7×35 problems of the cell space at λ = 1e-5 it needs about twenty small solves where FISTA,
-each of whose
-iterations moves an entry through the threshold by at most λ/L, needs tens of thousands of steps. `lasso` takes the path
-and falls back
-on FISTA for degenerate problems, where the path is not unique.
+the exact solution path in λ; for the 7×35 problems of the cell space at λ = 1e-5 it needs about twenty small solves
+where FISTA, each of whose iterations moves an entry through the threshold by at most λ/L, needs tens of thousands of
+steps. `lasso` takes the path and falls back on FISTA for degenerate problems, where the path is not unique.
 """
 
 from __future__ import annotations
@@ -28,12 +25,9 @@ def lasso(
     """argmin_α ½‖A α − b‖² + λ‖α‖₁ for a batch of problems.
 
     A: float [..., m, n]; b: float [..., m]; start: [..., n], a warm start: where its support and signs still hold, one
-    solve suffices.
-    Columns of zeros are allowed (padding); their α is 0. tol: largest allowed `violation` of the optimality conditions,
-    in the units
-    of Aᵀb. Returns α [..., n] in the dtype of A; computed in float64.
-    Raises KitError on wrong shapes, negative λ, non-finite input, or when max_iterations of the fallback do not reach
-    tol.
+    solve suffices. Columns of zeros are allowed (padding); their α is 0. tol: largest allowed `violation` of the
+    optimality conditions, in the units of Aᵀb. Returns α [..., n] in the dtype of A; computed in float64. Raises
+    KitError on wrong shapes, negative λ, non-finite input, or when max_iterations of the fallback do not reach tol.
     """
     if A.ndim < 2 or b.shape != A.shape[:-1]:
         raise KitError(f"lasso needs A [..., m, n] and b [..., m]; got A {tuple(A.shape)} and b {tuple(b.shape)}")
@@ -94,15 +88,15 @@ def fista(A: Tensor, b: Tensor, lam: float, tol: float = 1e-9, max_iterations: i
                 return exact
     worst = float(violation(A, b, alpha, lam).max())
     raise KitError(
-        f"lasso: violation {worst:.1e} > tol {tol:.1e} after {max_iterations} iterations; raise tol, λ or max_iterations"
+        f"lasso: violation {worst:.1e} > tol {tol:.1e} after {max_iterations} iterations; raise tol, λ or "
+        "max_iterations"
     )
 
 
 def homotopy(A: Tensor, b: Tensor, lam: float) -> Tensor:
     """The exact solution by its path from λ = ‖Aᵀb‖∞ (where it is 0) down to `lam`: piecewise linear, one entry joins
-    or leaves
-    at each knot (Osborne, Presnell & Turlach 2000; Efron et al. 2004). float64 [B, n]; not reliable for tied columns:
-    check it."""
+    or leaves at each knot (Osborne, Presnell & Turlach 2000; Efron et al. 2004). float64 [B, n]; not reliable for tied
+    columns: check it."""
     alpha = torch.zeros(len(A), A.shape[-1], dtype=A.dtype, device=A.device)
     correlation = _transposed(A, b)
     level = correlation.abs().amax(dim=-1, keepdim=True)

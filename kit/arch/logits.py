@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.arch.base import ArchLearner, strongest_picks
-from kit.errors import KitError
-from kit.search.learner import Baseline
+from kit.arch.base import ArchLearner, RateOptions, Setting, TargetOptions, register, strongest_picks
+from kit.search.learner import Baseline, BaselineOptions, adam_state, load_adam_state
 from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
 
@@ -30,6 +30,19 @@ class Logits(ArchLearner):
     limits: a child beyond them is not taken: it is drawn again, and after `TRIES` draws the one that stands is taken.
     """
 
+    Options: type[RateOptions] = RateOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Logits:
+        at.needs_choices(at.config.arch)
+        chosen = settings | cls.chosen(at)
+        return cls(at.slots, at.generator, at.limits, lr=at.lr, device=at.device, **chosen)
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        """The keyword arguments of a concrete learner, from its options."""
+        return {}
+
     def __init__(
         self,
         slots: tuple[Slot, ...],
@@ -41,10 +54,6 @@ class Logits(ArchLearner):
         weight_decay: float = 1e-3,
         device: torch.device | str = "cpu",
     ):
-        if not slots:
-            raise KitError(
-                f"{type(self).__name__} needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
-            )
         self.slots, self.generator, self.limits, self.device = slots, generator, limits, torch.device(device)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
         self.valid = torch.arange(int(sizes.max())).unsqueeze(0) < sizes.unsqueeze(1)
@@ -134,7 +143,7 @@ class Logits(ArchLearner):
     def state_dict(self) -> dict:
         return {
             "variables": [v.detach() for v in self.variables()],
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
             "frozen": self.frozen,
             "fixed": [list(p) for p in self.fixed],
             "refused": self.refused,
@@ -145,8 +154,7 @@ class Logits(ArchLearner):
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
                 variable.copy_(value)
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
         self.frozen = state["frozen"].cpu().clone()
         self.fixed = [tuple(p) for p in state["fixed"]]
         self.refused = state["refused"]
@@ -217,14 +225,24 @@ class Categorical(Logits):
         return torch.autograd.grad(value, self.logits)[0]
 
 
+@register("dsnas", title="DSNAS", brings={"arch_reach": 6.0})
 class Dsnas(Categorical):
     """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD
     2b).
 
     margin: a slot is fixed early once the best of what it would take leads the best of what it would not by so much
-    (logits). target:
-    the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no penalty.
+    (logits). target: the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no
+    penalty.
     """
+
+    steers = True
+
+    class Options(TargetOptions):
+        fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        return {"margin": at.config.fix_margin, "target": at.target}
 
     def __init__(self, *args: Any, margin: float = 0.3, target: Target | None = None, **settings: Any):
         super().__init__(*args, **settings)
@@ -256,6 +274,7 @@ class Dsnas(Categorical):
         return taken - logits.scatter(1, picks, -torch.inf).max(1).values >= self.margin
 
 
+@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0})
 class Reinforce(Categorical):
     """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation
     accuracy.
@@ -265,6 +284,14 @@ class Reinforce(Categorical):
     """
 
     needs = frozenset({"val"})
+    steers = True
+
+    class Options(TargetOptions, BaselineOptions):
+        pass
+
+    @classmethod
+    def chosen(cls, at: Setting) -> dict[str, Any]:
+        return {"baseline": at.config.reward_baseline, "target": at.target}
 
     def __init__(self, *args: Any, baseline: float = 0.95, target: Target | None = None, **settings: Any):
         super().__init__(*args, **settings)

@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.arch.base import ArchLearner, strongest_picks
+from kit.arch.base import ArchLearner, RateOptions, Setting, register, strongest_picks
 from kit.arch.lasso import lasso
-from kit.errors import KitError
+from kit.search.learner import adam_state, load_adam_state
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 
 
+@register(
+    "sparse-coding",
+    title="Sparse coding (DHA, ISTA-NAS)",
+    brings={
+        "arch_reach": {"paper": 94.0, "server": 30.0, "laptop": 10.0},
+        "recover": {"paper": "step"},
+        "freeze_tol": {"paper": 1e-3},
+    },
+)
 class SparseCoding(ArchLearner):
     """α is never trained: each slot keeps a short dense b that is, and α is the sparse vector that b compresses.
 
     recover: "step" (DHA's Algorithm 1) or "epoch" (ISTA-NAS). lam: λ of the LASSO; freeze_tol: of the freeze. limits:
-    children
-    beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the widest one
-    and recovered in one batched LASSO.
+    children beyond them are not taken, the last admissible one stays. b moves by Adam; all slots are padded to the
+    widest one and recovered in one batched LASSO.
     """
+
+    weighs = True
+
+    class Options(RateOptions):
+        recover: Literal["step", "epoch"] = Field("epoch", description="when α is recovered from b")
+        freeze_tol: float = Field(1e-2, ge=0, description="a node freezes when its α moves less than this in an epoch")
+        b_std: float = Field(1e-3, gt=0, description="of b at the start (the public ISTA-NAS code: 1e-3)")
+        lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> SparseCoding:
+        at.needs_choices("sparse-coding")
+        c = at.config
+        own = {"lr": at.lr, "std": c.b_std, "lam": c.lam, "recover": c.recover, "freeze_tol": c.freeze_tol}
+        return cls(at.slots, at.generator, at.limits, device=at.device, **own, **settings)
 
     def __init__(
         self,
@@ -33,19 +59,16 @@ class SparseCoding(ArchLearner):
         betas: tuple[float, float] = (0.5, 0.999),
         weight_decay: float = 1e-3,
         lam: float = 1e-5,
+        std: float = 1e-3,
         recover: str = "step",
         freeze_tol: float = 1e-3,
         device: torch.device | str = "cpu",
     ):
-        if not slots:
-            raise KitError(
-                "sparse coding needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
-            )
         self.slots, self.lam, self.recover, self.freeze_tol, self.limits = slots, lam, recover, freeze_tol, limits
         sizes = [len(slot.candidates) for slot in slots]
         self.valid = torch.arange(max(sizes)).unsqueeze(0) < torch.tensor(sizes).unsqueeze(1)
         A = torch.randn(len(slots), WIDTH, max(sizes), generator=generator, dtype=torch.float64)
-        b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).div_(WIDTH**0.5)
+        b = torch.randn(len(slots), WIDTH, generator=generator, dtype=torch.float64).mul_(std)
         self.device = torch.device(device)
         # unit columns: no candidate starts with a larger weight than another; padded columns are zero and recover to α
         # = 0
@@ -97,8 +120,7 @@ class SparseCoding(ArchLearner):
         """Recover, freeze what has settled (everything when `last`), and return the slots frozen now.
 
         The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the
-        first step on, so
-        settling is judged over an epoch in both modes.
+        first step on, so settling is judged over an epoch in both modes.
         """
         self._recover()
         self.moved = (self.alpha - self.alpha_before).norm(dim=1)
@@ -184,7 +206,7 @@ class SparseCoding(ArchLearner):
             "moved": self.moved,
             "picks": [list(p) for p in self.picks],
             "refused": self.refused,
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -198,8 +220,7 @@ class SparseCoding(ArchLearner):
         self._open = self._mask()
         self.picks = tuple(tuple(p) for p in state["picks"])
         self.refused = state["refused"]
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
 
     def summary(self) -> dict[str, float]:
         names = [self.slots[s].candidates[c][0] for s, chosen in enumerate(self.picks) for c in chosen]

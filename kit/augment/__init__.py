@@ -1,61 +1,20 @@
-"""τ: batched image operations, policies that learn and policies that are fixed. A policy is added by one entry in
-`AUGMENT`.
+"""τ: batched image operations, policies that learn and policies that are fixed. Each policy stands in the registry
+`AUGMENT`, each operation in `operations()`; `register` adds to both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
-from kit import errors
-from kit.augment.fixed import AutoAugment, NoOps, RandAugment, TrivialAugment
+from kit.augment.fixed import AutoAugment, FlipCrop, RandAugment, TrivialAugment
 from kit.augment.gradient import PolicyGradient
-from kit.augment.ops import ALL_OPS, DAAS_OPS, OPS, apply_mixed, apply_op
-from kit.augment.policy import Basics, Draw, PairSoftmax, Policy
-
-SMALL_OPS = ("ShearX", "ShearY", "TranslateX", "TranslateY")  # DiffAutoML's Table 3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a policy is made from. image: (H, W); lr: of a policy that learns; shared: DAAS draws one policy per batch,
-    as in its paper.
-    """
-
-    basics: Basics
-    generator: torch.Generator
-    image: tuple[int, int]
-    lr: float = 0.0
-    shared: bool = False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """kind: for what it needs; build: from its settings; cutout: its recipe has one; learns: it is searched."""
-
-    kind: type[Policy]
-    build: Callable[[Settings], Policy]
-    cutout: bool = False
-    learns: bool = False
-
-
-AUGMENT: Mapping[str, Entry] = {
-    "none": Entry(NoOps, lambda s: NoOps(Basics(), s.generator)),
-    "flip-crop": Entry(NoOps, lambda s: NoOps(s.basics, s.generator)),
-    "flip-crop-cutout": Entry(NoOps, lambda s: NoOps(s.basics, s.generator), cutout=True),
-    "autoaugment": Entry(AutoAugment, lambda s: AutoAugment(s.basics, s.generator), cutout=True),
-    "randaugment": Entry(RandAugment, lambda s: RandAugment(s.basics, s.generator)),
-    "trivialaugment": Entry(TrivialAugment, lambda s: TrivialAugment(s.basics, s.generator, s.image)),
-    "pair-softmax": Entry(PairSoftmax, lambda s: PairSoftmax(s.basics, s.generator, lr=s.lr), learns=True),
-    "pair-softmax-4": Entry(
-        PairSoftmax, lambda s: PairSoftmax(s.basics, s.generator, lr=s.lr, ops=SMALL_OPS), learns=True
-    ),
-    "policy-gradient": Entry(
-        PolicyGradient, lambda s: PolicyGradient(s.basics, s.generator, lr=s.lr, shared=s.shared), learns=True
-    ),
-}
+from kit.augment.kernels import OPERATIONS
+from kit.augment.ops import ALL_OPS, DAAS_OPS, OPS, apply_mixed, apply_op, operations
+from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, Setting, register
+from kit.augment.softmax import SMALL_OPS, PairSoftmax
 
 
 def build(
@@ -64,42 +23,57 @@ def build(
     image: tuple[int, int],
     *,
     flip: bool = True,
-    lr: float = 0.0,
     fill: torch.Tensor | None = None,
-    shared: bool = False,
+    channels: int = 3,
+    steps: int = 0,
+    config: Any = None,
+    **options: Any,
 ) -> Policy:
     """A policy by name.
 
     image: (H, W), which sets the crop's padding (1/8 of the side, 4 pixels at 32²) and the cutout (half the side, 16 at
-    32²). flip:
-    whether mirrored images keep their label. lr: step size of a policy that learns. fill: uint8 [C], the cutout's
-    colour. shared: see
-    `Settings`.
+    32²). flip: whether mirrored images keep their label. fill: uint8 [C], the cutout's colour. channels: of the images.
+    steps: of the search stage. config: what has the policy's options as attributes, a `kit.Config`; without it they may
+    be given by name (`tau_lr=0.1`), and the rest take their defaults.
     """
-    if name not in AUGMENT:
-        raise errors.unknown("augmentation policy", name, AUGMENT)
-    side, fill = (
-        min(image),
-        None if fill is None else fill.to(generator.device),
-    )  # once: a copy in every step would wait for the device
-    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if AUGMENT[name].cutout else 0, fill=fill)
-    return AUGMENT[name].build(Settings(basics, generator, image, lr, shared))
+    part, side = AUGMENT[name], min(image)
+    if fill is not None:
+        fill = fill.to(generator.device)  # once: a copy in every step would wait for the device
+    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if part.make.cutout else 0, fill=fill)
+    config = SimpleNamespace(**options) if config is None else config
+    return part.make.build(Setting(basics, generator, image, channels, steps, config), **part.settings)
+
+
+def searched(name: str, operations: str | None = None) -> tuple[str, ...]:
+    """The operations that the policy of this name chooses from, by its option `operations`; () for one that does not
+    learn. Raises KitError for an operation that does not exist.
+    """
+    part = AUGMENT[name]
+    return part.make.searched(operations, **part.settings) if issubclass(part.make, LearnedPolicy) else ()
 
 
 __all__ = [
     "ALL_OPS",
     "AUGMENT",
+    "AutoAugment",
     "Basics",
     "DAAS_OPS",
     "Draw",
-    "Entry",
+    "FlipCrop",
+    "LearnedPolicy",
+    "OPERATIONS",
     "OPS",
     "PairSoftmax",
     "Policy",
     "PolicyGradient",
+    "RandAugment",
     "SMALL_OPS",
-    "Settings",
+    "Setting",
+    "TrivialAugment",
     "apply_mixed",
     "apply_op",
     "build",
+    "operations",
+    "register",
+    "searched",
 ]

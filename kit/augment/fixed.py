@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kit.augment.ops import ALL_OPS, OPS
-from kit.augment.policy import Basics, Draw, Policy
+from kit.augment.policy import Basics, Draw, Policy, Setting, register
 
 # Learned on CIFAR-10 (Cubuk et al. 2019, Table 7): two (operation, probability, magnitude in ninths of the range) per
 # sub-policy.
@@ -48,16 +48,32 @@ WIDE = {
 IDENTITY = ALL_OPS.index("Identity")
 
 
-class NoOps(Policy):
-    """The basics alone: nothing, crop and flip, or crop, flip and cutout."""
+@register("flip-crop", title="Flip and crop")
+class FlipCrop(Policy):
+    """The basics alone."""
 
-    def sample(self, n: int) -> Draw:
+    def draw(self, n: int) -> Draw:
         empty = torch.zeros(n, 0, dtype=torch.int64, device=self.generator.device)
-        return self._fill(empty, empty.float())
+        return self.complete(empty, empty.float())
 
 
+@register("flip-crop-cutout", title="Flip, crop and cutout")
+class FlipCropCutout(FlipCrop):
+    cutout = True
+
+
+@register("none", title="No augmentation")
+class Unchanged(FlipCrop):
+    @classmethod
+    def build(cls, at: Setting) -> Unchanged:
+        return cls(Basics(), at.generator)
+
+
+@register("autoaugment", title="AutoAugment")
 class AutoAugment(Policy):
     """Each image one of the 25 CIFAR-10 sub-policies, each of its operations with its own probability."""
+
+    cutout = True
 
     def __init__(self, basics: Basics, generator: torch.Generator):
         super().__init__(basics, generator)
@@ -66,21 +82,23 @@ class AutoAugment(Policy):
             torch.tensor([[e[i] for e in pair] for pair in table], device=generator.device) for i in range(3)
         )
 
-    def sample(self, n: int) -> Draw:
+    def draw(self, n: int) -> Draw:
         device = self.generator.device
         which = torch.randint(0, len(self.ops), (n,), generator=self.generator, device=device)
         applied = torch.rand(n, 2, generator=self.generator, device=device) < self.chance[which]
-        return self._fill(torch.where(applied, self.ops[which], IDENTITY), self.magnitude[which])
+        return self.complete(torch.where(applied, self.ops[which], IDENTITY), self.magnitude[which])
 
 
+@register("randaugment", title="RandAugment")
 class RandAugment(Policy):
     """Two of the 14 operations, uniformly, at one magnitude: 9 of 30 (Cubuk et al. 2020; torchvision's defaults)."""
 
-    def sample(self, n: int) -> Draw:
+    def draw(self, n: int) -> Draw:
         ops = torch.randint(0, len(OPS), (n, 2), generator=self.generator, device=self.generator.device)
-        return self._fill(ops, torch.full(ops.shape, 3.0, device=ops.device))
+        return self.complete(ops, torch.full(ops.shape, 3.0, device=ops.device))
 
 
+@register("trivialaugment", title="TrivialAugment")
 class TrivialAugment(Policy):
     """One of the 14 operations, uniformly, its magnitude on 31 levels of a wide range; translations by up to 32
     pixels.
@@ -88,14 +106,17 @@ class TrivialAugment(Policy):
 
     def __init__(self, basics: Basics, generator: torch.Generator, image: tuple[int, int]):
         super().__init__(basics, generator)
-        # the paper's 32 pixels would push images of 32 pixels and less out altogether: there, the whole side is the
-        # range
-        # (and a hair more, so that float32 does not make 31 of 32)
+        # The paper's 32 pixels would push images of 32 pixels and less out altogether: there, the whole side is the
+        # range (and a hair more, so that float32 does not make 31 of 32).
         height, width = (min(32, side) / (150 / 331 * side) * (1 + 1e-6) for side in image)
         wide = WIDE | {"TranslateX": width, "TranslateY": height}
         self.wide = torch.tensor([wide.get(name, 1.0) for name in OPS], device=generator.device)
 
-    def sample(self, n: int) -> Draw:
+    @classmethod
+    def build(cls, at: Setting) -> TrivialAugment:
+        return cls(at.basics, at.generator, at.image)
+
+    def draw(self, n: int) -> Draw:
         ops = torch.randint(0, len(OPS), (n, 1), generator=self.generator, device=self.generator.device)
         level = torch.randint(0, 31, (n, 1), generator=self.generator, device=self.generator.device) / 3
-        return self._fill(ops, level * self.wide[ops])
+        return self.complete(ops, level * self.wide[ops])

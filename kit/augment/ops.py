@@ -3,63 +3,79 @@
 Ranges are AutoAugment's as torchvision uses them, and pixels equal `torchvision.transforms.v2.functional` on uint8
 tensors. Grids are float32, one rounding per operation, so that a draw gives the same picture on every device;
 torchvision takes them from the machine's BLAS, which may round a pixel on the edge of two cells the other way.
-DHA and DiffAutoML use `OPS`, DAAS `DAAS_OPS`; draws hold indices into `ALL_OPS`.
+DHA and DiffAutoML use `OPS`, DAAS `DAAS_OPS`; draws hold indices into `operations()`.
 """
 
-import difflib
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from kit.augment.kernels import (
-    BITWISE,
-    BLENDS,
-    CHEAP_ON_PIXELS,
-    MATRICES,
-    ONE_WAY,
-    POINTWISE,
-    SHIFTED,
-    Draw,
-    levels_of,
-    look_up,
-    matrix_of,
-    shift,
-    warp,
-)
+from kit.augment.kernels import OPERATIONS, Parameters, levels_of, look_up, matrix_of, warp
+from kit.errors import KitError
+from kit.registry import Part
 
-OPS = (
-    "AutoContrast",
-    "Equalize",
-    "Rotate",
-    "Posterize",
-    "Solarize",
-    "Color",
-    "Contrast",
-    "Brightness",
-    "Sharpness",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Identity",
-)
+
+class _Names(Sequence[str]):
+    """The names in `OPERATIONS`, those registered later included."""
+
+    def __getitem__(self, index):
+        return tuple(OPERATIONS)[index]
+
+    def __len__(self) -> int:
+        return len(OPERATIONS)
+
+
+ALL_OPS: Sequence[str] = _Names()
+OPS = ALL_OPS[:14]
 DAAS_OPS = (*OPS[:13], "Invert", "Cutout")
-ALL_OPS = (*OPS, "Invert", "Cutout")
-SIGNED = ("Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY")
-
-_PORTION_BYTES = 2**20
 WIDEST = 60  # the largest magnitude of a batch: 10 is the papers' range, TrivialAugment's reach 45
+MIX_COLOURS = ("Color", "Contrast")
+
+UserOperation = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def operations() -> tuple[str, ...]:
+    """The names of all operations, in the order of the indices in a draw; a registered one comes last."""
+    return tuple(OPERATIONS)
+
+
+def register_operation(name: str, *, signed: bool = False, title: str = "") -> Callable[[UserOperation], UserOperation]:
+    """A decorator that makes a function an operation by name, on every device and beside kit's own.
+
+    The function gets images uint8 [N, C, H, W], magnitude float32 [N] in [0, 10] and sign float32 [N] of ±1 (where
+    `signed`, else of +1), all on one device, and returns uint8 [N, C, H, W]. Each image must depend on its own row
+    alone, for the batch may be any selection of a training batch.
+    """
+
+    def add(function: UserOperation) -> UserOperation:
+        @functools.wraps(function)
+        def apply(images: Tensor, p: Parameters) -> Tensor:
+            magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
+            done = function(images.clone(), magnitude, sign if signed else torch.ones_like(sign))
+            if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
+                got = f"{done.dtype} {list(done.shape)}" if isinstance(done, Tensor) else type(done).__name__
+                raise KitError(
+                    f"operation {name!r} must return a uint8 tensor {list(images.shape)} like its images, got {got}"
+                )
+            return done
+
+        OPERATIONS.register(name, title=title, kind="image", signed=signed)(apply)
+        return function
+
+    return add
 
 
 def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Tensor:
     """One operation on a whole batch, each sample with its own parameters.
 
     Args:
-        name: one of `ALL_OPS`.
+        name: one of `operations()`.
         images: uint8 [N, C, H, W]. Color and Contrast need C = 1 or 3 (Color leaves one channel as it is).
         magnitude: [N] or one number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations, 30 degrees,
             factor 1 ± 0.9, 4 bits, solarize threshold 0, a square cutout of 60/331 of the shorter side.
-        sign: [N] of ±1, None for +1; only `SIGNED` operations look at it.
+        sign: [N] of ±1, None for +1; only signed operations look at it.
         center: [N, 2] (row, column) in [0, 1), None for the middle; only Cutout looks at it.
 
     Returns:
@@ -70,116 +86,84 @@ def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Te
 
     Source: METHOD.md section 1; ranges of torchvision.transforms.v2.AutoAugment.
     """
-    if name not in ALL_OPS:
-        nearest = sorted(ALL_OPS, key=lambda op: -difflib.SequenceMatcher(None, str(name).lower(), op.lower()).ratio())
-        raise ValueError(f"unknown operation {name!r}; did you mean {nearest[0]!r}? Valid: {', '.join(nearest)}")
-    _check_images(images, any_channels=name not in ("Color", "Contrast"))
-    draw = _make_draw(images, magnitude, sign, center, check_values=True)
-    everything = torch.arange(len(images), device=images.device)
-    return _apply_runs(images, [(name, slice(0, len(images)))] if name != "Identity" else [], draw, everything)
+    part = OPERATIONS[name]
+    _check_images(images, any_channels=name not in MIX_COLOURS)
+    parameters = _parameters(images, magnitude, sign, center, largest=10)
+    images = images.clone(memory_format=torch.contiguous_format)
+    return _apply(part, images, parameters) if images.numel() else images
 
 
 def apply_mixed(
     images: Tensor, ops: Tensor, magnitude, sign=None, center=None, *, grouped: bool | None = None
 ) -> Tensor:
-    """Sample n goes through operation ALL_OPS[ops[n]]; the same pixels as `apply_op` sample by sample.
+    """Sample n goes through operation operations()[ops[n]]; the same pixels as `apply_op` sample by sample.
 
     Args:
         images: uint8 [N, C, H, W], C = 1 or 3.
-        ops: int64 [N], indices into `ALL_OPS`.
-        magnitude, sign, center: as in `apply_op`, but magnitudes may go on to 60: the ranges go on linearly, which
-        TrivialAugment's
-            wide ones need.
+        ops: int64 [N], indices into `operations()`.
+        magnitude, sign, center: as in `apply_op`, but magnitudes may go on to 60, and kit's ranges go on linearly:
+            TrivialAugment's wide ones need it.
         grouped: True sorts the samples, so that each costs its own operation only, but waits for the device; False
-            computes everything for all, with parameters that leave the others alone, and never waits. None takes True
-            on the CPU, False elsewhere.
+            computes every operation for all samples, and never waits. None takes True on the CPU, False elsewhere.
 
     Returns:
         uint8 [N, C, H, W], a new tensor.
 
     Raises:
         TypeError, ValueError: as in `apply_op`. With grouped=False on an accelerator only types and shapes are
-            checked, since looking at values would stall it: there an index outside `ALL_OPS` acts as Identity.
+            checked, since looking at values would stall it: there an index of no operation acts as Identity.
     """
     _check_images(images, any_channels=False)
     on_cpu = images.device.type == "cpu"
     grouped = on_cpu if grouped is None else grouped
-    draw = _make_draw(images, magnitude, sign, center, check_values=on_cpu or grouped, largest=WIDEST)
+    parameters = _parameters(images, magnitude, sign, center, largest=WIDEST if on_cpu or grouped else None)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64:
-        raise TypeError(f"ops must be an int64 tensor [N] of indices into ALL_OPS, got {_kind(ops)}")
+        raise TypeError(f"ops must be an int64 tensor [N] of indices into operations(), got {_kind(ops)}")
     _check_shape("ops", ops, (len(images),), images)
     if on_cpu or grouped:
-        _check_values("ops", ops, (ops >= 0) & (ops < len(ALL_OPS)), f"indices into ALL_OPS, 0 to {len(ALL_OPS) - 1}")
-    return _apply_grouped(images, ops, draw) if grouped else _apply_masked(images, ops, draw)
-
-
-# ------------------------------------------------------------------------------------------------- the two ways
-
-
-def _apply_grouped(images: Tensor, ops: Tensor, draw: Draw) -> Tensor:
-    order = ops.argsort()
-    runs, start = [], 0
-    for name, count in zip(ALL_OPS, torch.bincount(ops, minlength=len(ALL_OPS)).tolist()):
-        if count and name != "Identity":
-            runs.append((name, slice(start, start + count)))
-        start += count
-    return _apply_runs(images, runs, draw, order)
-
-
-def _apply_runs(images: Tensor, runs: list[tuple[str, slice]], draw: Draw, order: Tensor) -> Tensor:
-    """Sample order[k] goes through the operation in whose run k lies; those in no run stay as they are."""
-    result = images.clone(memory_format=torch.contiguous_format)
+        count = len(OPERATIONS)
+        _check_values("ops", ops, (ops >= 0) & (ops < count), f"indices into operations(), 0 to {count - 1}")
+    images = images.clone(memory_format=torch.contiguous_format)
     if images.numel() == 0:
-        return result
-    n, size = len(images), images[0].numel()
-    # Temporaries take up to 8 bytes a pixel: in portions they stay in the cache.
-    portion = max(1, _PORTION_BYTES // size) if images.device.type == "cpu" else n
-    # Scattering whole words is 6 times faster than scattering bytes.
-    words = result.view(n, size).view(torch.int64 if size % 8 == 0 else torch.uint8)
-    draw = draw.take(order)
-    for name, run in runs:
-        for start in range(run.start, run.stop, portion):
-            here = slice(start, min(start + portion, run.stop))
-            done = _apply_one(name, images.index_select(0, order[here]), draw.take(here))
-            words.index_copy_(0, order[here], done.reshape(-1, size).view(words.dtype))
-    return result
+        return images
+    return (_apply_grouped if grouped else _apply_masked)(images, ops, parameters)
 
 
-def _apply_one(name: str, images: Tensor, draw: Draw) -> Tensor:
-    if name in BITWISE:
-        return BITWISE[name](images, draw)
-    if name in CHEAP_ON_PIXELS:
-        return POINTWISE[name](images.flatten(2).float(), images, draw).view(images.shape)
-    if name in POINTWISE:
-        return look_up(images, POINTWISE[name](levels_of(images), images, draw).expand(-1, images.shape[1], -1))
-    if name in SHIFTED:
-        return shift(images, name, draw)
-    if name in MATRICES:
-        return warp(images, MATRICES[name](draw, *images.shape[2:]), **ONE_WAY.get(name, {}))
-    return BLENDS[name](images, draw)
+# ---- the ways to compute -------------------------------------------------------------------------
 
 
-def _apply_masked(images: Tensor, ops: Tensor, draw: Draw) -> Tensor:
-    if images.numel() == 0:
-        return images.clone()
-    images, (height, width) = images.contiguous(), images.shape[2:]
-    chosen = {name: (ops == index)[:, None, None] for index, name in enumerate(ALL_OPS)}
-    levels, matrix = levels_of(images), matrix_of(draw.magnitude)
-    tables = levels.to(torch.uint8)
-    for name, compute in POINTWISE.items():
-        tables = torch.where(chosen[name], compute(levels, images, draw), tables)
-    for name, build in MATRICES.items():
-        matrix = torch.where(chosen[name], build(draw, height, width), matrix)
-    images = look_up(images, tables.expand(len(images), images.shape[1], -1))
-    images = warp(images, matrix)
-    for name, blend in BLENDS.items():
-        # Magnitude 0 is the identity of every blend.
-        own = draw._replace(magnitude=torch.where(chosen[name].flatten(), draw.magnitude, 0.0))
-        images = blend(images, own)
+def _apply(part: Part, images: Tensor, parameters: Parameters) -> Tensor:
+    """One operation on all images."""
+    if part.settings["kind"] == "table":
+        return look_up(images, part.make(levels_of(images), images, parameters))
+    if part.settings["kind"] == "matrix":
+        return warp(images, part.make(parameters, *images.shape[2:]))
+    return part.make(images, parameters)
+
+
+def _apply_grouped(images: Tensor, ops: Tensor, parameters: Parameters) -> Tensor:
+    for index in ops.unique().tolist():
+        rows = (ops == index).nonzero().squeeze(1)
+        images[rows] = _apply(OPERATIONS[ALL_OPS[index]], images[rows], parameters.take(rows))
     return images
 
 
-# ---------------------------------------------------------------------------------------------------------- checks
+def _apply_masked(images: Tensor, ops: Tensor, parameters: Parameters) -> Tensor:
+    """All tables are merged into one and all matrices into one, so that the batch is looked up once and warped once."""
+    done, levels = images, levels_of(images)
+    tables, matrix = levels.to(torch.uint8), matrix_of(parameters.magnitude)
+    for index, part in enumerate(OPERATIONS.values()):
+        chosen = (ops == index)[:, None, None]
+        if part.settings["kind"] == "table":
+            tables = torch.where(chosen, part.make(levels, images, parameters), tables)
+        elif part.settings["kind"] == "matrix":
+            matrix = torch.where(chosen, part.make(parameters, *images.shape[2:]), matrix)
+        else:
+            done = torch.where(chosen[..., None], part.make(images, parameters), done)
+    return warp(look_up(done, tables), matrix)
+
+
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def _kind(value) -> str:
@@ -213,7 +197,9 @@ def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> Non
         raise ValueError(f"{name} must be {allowed}; sample {where} has {values[where].tolist()}")
 
 
-def _make_draw(images: Tensor, magnitude, sign, center, check_values: bool, largest: float = 10) -> Draw:
+def _parameters(images: Tensor, magnitude, sign, center, largest: float | None) -> Parameters:
+    """largest: of the magnitudes; None: do not look at values."""
+
     def as_float64(name: str, values, *shape: int) -> Tensor:
         if isinstance(values, (int, float)) and not isinstance(values, bool):
             return torch.full(shape, float(values), dtype=torch.float64, device=images.device)
@@ -226,8 +212,8 @@ def _make_draw(images: Tensor, magnitude, sign, center, check_values: bool, larg
     m = as_float64("magnitude", magnitude, n)
     s = as_float64("sign", 1 if sign is None else sign, n)
     c = as_float64("center", 0.5 if center is None else center, n, 2)
-    if check_values:
+    if largest is not None:
         _check_values("magnitude", m, (m >= 0) & (m <= largest), f"in [0, {largest}]")
         _check_values("sign", s, s.abs() == 1, "+1 or -1")
         _check_values("center", c, (c >= 0) & (c < 1), "in [0, 1), (row, column) relative to the image's sides")
-    return Draw(m, s, c)
+    return Parameters(m, s, c)

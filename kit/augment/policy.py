@@ -1,38 +1,66 @@
-"""Augmentation policies: what a draw is, how it is applied, and DHA's learned distribution over pairs (eq. 2; METHOD
-section 1).
+"""Augmentation policies: what a draw is, how it is applied, and the bases of those that are fixed and of those that
+learn.
 
 A policy is a function of (batch, draw) on the device. Crop and flip, which every recipe of these papers has, come
-first; then the
-drawn operations; cutout, where a recipe has it, last.
+first; then the drawn operations; cutout, where a recipe has it, last.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import importlib.util
 import math
 import warnings
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.augment.ops import ALL_OPS, OPS, apply_mixed
+from kit import registry
+from kit.augment.kernels import OPERATIONS, square
+from kit.augment.ops import ALL_OPS, OPS, apply_mixed, register_operation
+from kit.errors import KitError
+from kit.search import ranks
 from kit.search.learner import Learner
+
+T = TypeVar("T")
+AUGMENT = registry.Registry("augmentation policy")
+
+
+def register(name: str, **settings: Any) -> Callable[[T], T]:
+    """A decorator that registers a policy (a subclass of `Policy`) or an operation (a function) by name.
+
+    settings of a policy: title, colour and brings, as `registry.Part` has them; others are passed on to the class's
+    `build`. Settings of an operation, and what its function gets and returns: see `kit.augment.ops.register_operation`.
+    """
+
+    def add(made: T) -> T:
+        if isinstance(made, type) and issubclass(made, Policy):
+            return AUGMENT.register(name, **settings)(made)
+        if isinstance(made, type) or not callable(made):
+            raise KitError(
+                f"{name!r} is neither a policy nor an operation: decorate a subclass of kit.augment.Policy, or a "
+                "function (images, magnitude, sign) -> images"
+            )
+        return register_operation(name, **settings)(made)
+
+    return add
 
 
 @dataclass(frozen=True)
 class Draw:
     """What one batch of n images drew; everything that `apply` needs and everything that is recorded.
 
-    ops: int64 [n, K] indices into ALL_OPS, K operations in order; magnitude float [n, K]; sign float [n, K] of ±1;
-    center float
-    [n, K, 2] in [0, 1); shift int64 [n, 2] and flip bool [n] of the crop (None: no crop); hole float [n, 2], the
-    cutout's centre in
-    [0, 1) (None: no cutout); index int64 [n], the pair's place among all ordered pairs (None: nothing is learned);
-    choices int64
-    [n, K, 3], DAAS's (place of the operation, whether it is applied, magnitude bin).
+    ops: int64 [n, K] indices into `operations()`, K operations in order; magnitude float [n, K]; sign float [n, K] of
+    ±1; center float [n, K, 2] in [0, 1); shift int64 [n, 2] and flip bool [n] of the crop (None: no crop); hole float
+    [n, 2], the cutout's centre in [0, 1) (None: no cutout); index int64 [n], the pair's place among all ordered pairs
+    (None: nothing is learned); choices int64 [n, K, 3], DAAS's (place of the operation, whether it is applied,
+    magnitude bin); whole: where several ranks search, the draw of all ranks' images, of which this is one's own share.
     """
 
     ops: Tensor
@@ -44,14 +72,20 @@ class Draw:
     hole: Tensor | None = None
     index: Tensor | None = None
     choices: Tensor | None = None
+    whole: Draw | None = None
+
+    def take(self, rows: Tensor | slice) -> Draw:
+        """The draw of some of the images."""
+        return Draw(**{name: None if t is None or name == "whole" else t[rows] for name, t in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Basics:
-    """The part that no method learns. pad: pixels of the random crop (0: none); flip: horizontally with probability
-    1/2; cutout:
-    side of the hole in pixels (0: none); fill: uint8 [C], the hole's colour (DARTS cuts after normalising: the
-    mean)."""
+    """The part that no method learns.
+
+    pad: pixels of the random crop (0: none); flip: horizontally with probability 1/2; cutout: side of the hole in
+    pixels (0: none); fill: uint8 [C], the hole's colour (DARTS cuts after normalising: the mean).
+    """
 
     pad: int = 0
     flip: bool = False
@@ -84,64 +118,134 @@ class Basics:
         """A square hole around `hole`, clipped at the border (DeVries & Taylor 2017)."""
         if draw.hole is None:
             return images
-        h, w = images.shape[2:]
-        # numbers, not a tensor of them: its copy would wait for the device
-        top, left = ((draw.hole[:, i, None] * side).long() - self.cutout // 2 for i, side in enumerate((h, w)))
-        rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
-        inside_h = (rows >= top) & (rows < top + self.cutout)
-        inside_w = (columns >= left) & (columns < left + self.cutout)
-        hole = (inside_h[:, :, None] & inside_w[:, None, :]).unsqueeze(1)
-        fill = torch.zeros(images.shape[1], dtype=torch.uint8, device=images.device) if self.fill is None else self.fill
-        return torch.where(hole, fill.to(images.device).view(1, -1, 1, 1), images)
+        hole = square(images, draw.hole, self.cutout)
+        return torch.where(hole, 0 if self.fill is None else self.fill.to(images.device).view(1, -1, 1, 1), images)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a policy is built from.
+
+    image: (H, W); channels: of the images; steps: how many the search stage has, at most; config: anything that has the
+    policy's options as attributes.
+    """
+
+    basics: Basics
+    generator: torch.Generator
+    image: tuple[int, int]
+    channels: int = 3
+    steps: int = 0
+    config: Any = None
+
+    def options(self, part: type) -> Any:
+        """The part's own `Options` as the configuration has them; what it does not have takes its default."""
+        names = part.Options.model_fields
+        return part.Options(**{name: getattr(self.config, name) for name in names if hasattr(self.config, name)})
 
 
 @functools.cache
 def fast_path() -> ModuleType | None:
-    """`kit.fast.augment`, where the extra `fast` is installed; imported on the first batch, for numba takes a
-    second.
-    """
-    if importlib.util.find_spec("numba") is None:
-        return None
+    """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
     try:
-        return importlib.import_module("kit.fast.augment")
+        from kit.fast import augment
+    except ModuleNotFoundError:
+        return None
     except ImportError as error:  # a numba that does not fit numpy says so here
         warnings.warn(
             f"numba is installed but cannot be used ({error}); augmentation goes on in torch, with the same pixels",
             stacklevel=2,
         )
         return None
+    return augment
 
 
 class Policy(Learner):
-    """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape."""
+    """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
+
+    A subclass says what is drawn for n images, in `draw`. One that learns sets `learns` and gives its variables'
+    gradient in `gradient` (or extends `LearnedPolicy`). cutout: whether its recipe has a cutout of half the image's
+    side.
+
+    Where several ranks search, a batch is split among them. `sample` and `derived` draw for the whole batch, from a
+    generator that all ranks share, and give this rank's share; `estimate` gathers what the ranks measured. So `draw`
+    and `gradient` always see the whole batch.
+    """
+
+    learns: bool = False
+    cutout: bool = False
 
     def __init__(self, basics: Basics, generator: torch.Generator):
         self.basics, self.generator = basics, generator
 
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Policy:
+        return cls(at.basics, at.generator, **settings)
+
     def variables(self) -> list[Tensor]:
         return []
 
+    @abstractmethod
+    def draw(self, n: int) -> Draw:
+        """A draw for n images; most easily `self.complete(ops, magnitude)`."""
+
+    def draw_derived(self, n: int) -> Draw:
+        """A draw for training with what was found."""
+        return self.draw(n)
+
+    def gradient(self, draw: Draw, **signals: Any) -> list[Tensor]:
+        """Of the variables, from losses float [n] and rewards() → float [n] of the images that drew `draw`."""
+        return []
+
+    def complete(self, ops: Tensor, magnitude: Tensor, **more: Tensor) -> Draw:
+        """A draw of these ops int64 [n, K] and magnitudes float [n, K] with random signs, cutout centres and basics."""
+        n, k, device = *ops.shape, ops.device
+        sign = torch.randint(0, 2, (n, k), generator=self.generator, device=device).float() * 2 - 1
+        center = torch.rand(n, k, 2, generator=self.generator, device=device)
+        return Draw(ops, magnitude, sign, center, **more, **self.basics.draw(n, self.generator))
+
+    # ---- one rank's share --------------------------------------------------------------------
+
+    def sample(self, n: int) -> Draw:
+        """For this rank's n images."""
+        return _share(self.draw(ranks.whole(n)))
+
+    def derived(self, n: int) -> Draw:
+        return _share(self.draw_derived(ranks.whole(n)))
+
+    def estimate(
+        self, draw: Draw, *, losses: Tensor | None = None, rewards: Callable[[], Tensor] | None = None, **_: object
+    ) -> list[Tensor]:
+        """losses: of this rank's images [n], detached. rewards(): ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each of them [n]."""
+        if not self.learns:
+            return []
+        whole = draw if draw.whole is None else draw.whole
+        return self.gradient(whole, losses=ranks.gather(losses), rewards=lambda: ranks.gather(rewards()))
+
+    # ---- pixels ------------------------------------------------------------------------------
+
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
-        if images.device.type == "cpu" and (fast := fast_path()) is not None:
-            done = fast.apply(images, draw, self.basics)
-            if done is not None:
+        fast = fast_path() if images.device.type == "cpu" else None
+        if fast is None:
+            return self.apply_by_torch(images, draw)
+        if len(OPERATIONS) > fast.KNOWN and len(draw.ops) == len(images):
+            known = (draw.ops < fast.KNOWN).all(1)
+            if not known.all():  # somebody's own operations: those images alone go by way of torch
+                done = torch.empty_like(images)
+                done[~known] = self.apply_by_torch(images[~known], draw.take(~known))
+                done[known] = self.apply(images[known], draw.take(known))
                 return done
-        return self.apply_by_torch(images, draw)
+        done = fast.apply(images, draw, self.basics)
+        return self.apply_by_torch(images, draw) if done is None else done
 
     def apply_by_torch(self, images: Tensor, draw: Draw) -> Tensor:
-        """The same pixels in torch alone: on a GPU, without numba, and the reference of `compiled`."""
+        """The same pixels in torch alone: on a GPU, without numba, and the reference of `kit.fast.augment`."""
         images = self.basics.crop(images, draw)
         for k in range(draw.ops.shape[1]):
             images = apply_mixed(images, draw.ops[:, k], draw.magnitude[:, k], draw.sign[:, k], draw.center[:, k])
         return self.basics.cut(images, draw)
 
-    def _fill(self, ops: Tensor, magnitude: Tensor, index: Tensor | None = None) -> Draw:
-        """Complete a draw: random signs, cutout centres and basics."""
-        n, k, device = *ops.shape, ops.device
-        sign = torch.randint(0, 2, (n, k), generator=self.generator, device=device).float() * 2 - 1
-        center = torch.rand(n, k, 2, generator=self.generator, device=device)
-        return Draw(ops, magnitude, sign, center, index=index, **self.basics.draw(n, self.generator))
+    # ---- kept and recorded -------------------------------------------------------------------
 
     def state_dict(self) -> dict:
         return {"generator": self.generator.get_state()}
@@ -154,86 +258,81 @@ class Policy(Learner):
         return {}
 
 
-class PairSoftmax(Policy):
-    """DHA and DiffAutoML: τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0,
-    10].
+def _share(whole: Draw) -> Draw:
+    return whole if ranks.count() == 1 else dataclasses.replace(ranks.own(whole), whole=whole)
 
-    Every sample draws its own pair by Gumbel-max and its own two magnitudes. `update` takes a gradient step on
-    L_DA(τ) = −Σ_k p_k(τ) L_k (eq. 2): SGD with momentum and weight decay. ops: names from `OPS`; K = len(ops).
+
+class LearnedPolicy(Policy):
+    """Base of policies that learn which ordered pairs of K operations to apply.
+
+    ops: the K names. A subclass gives `probabilities`, and calls `count` with every draw it learns from.
     """
 
-    def __init__(
-        self,
-        basics: Basics,
-        generator: torch.Generator,
-        *,
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        ops: tuple[str, ...] = OPS,
-    ):
+    learns = True
+    usual_ops: tuple[str, ...] = OPS  #: the paper's
+
+    class Options(registry.Options):
+        tau_lr: float | None = Field(
+            None, ge=0, description="rate of τ (SGD; Adam for policy-gradient); None: so that it covers tau_reach"
+        )
+        operations: str | None = Field(
+            None,
+            description="operations that τ chooses from: names with commas; +Name adds to the paper's; None: the paper's",
+        )
+
+    def __init__(self, basics: Basics, generator: torch.Generator, ops: tuple[str, ...]):
         super().__init__(basics, generator)
         self.ops = ops
         self.places = torch.tensor([ALL_OPS.index(name) for name in ops], device=generator.device)
-        self.tau = torch.zeros(len(ops), len(ops), device=generator.device)
-        self.velocity = torch.zeros_like(self.tau)
         self.counts = torch.zeros(len(ops) ** 2, device=generator.device)
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
 
-    def variables(self) -> list[Tensor]:
-        return [self.tau]
+    @classmethod
+    def build(cls, at: Setting, ops: tuple[str, ...] | None = None, **settings: Any) -> LearnedPolicy:
+        options = at.options(cls)
+        ops = cls.searched(options.operations, ops)
+        return cls(at.basics, at.generator, lr=options.tau_lr, ops=ops, **cls.chosen(at, options), **settings)
 
+    @classmethod
+    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
+        """More keyword arguments of a concrete policy, from its options."""
+        return {}
+
+    @classmethod
+    def searched(cls, operations: str | None, ops: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """The operations that the option `operations` stands for. Raises KitError for one that does not exist.
+
+        ops: the usual ones, where they are not the class's.
+        """
+        usual = cls.usual_ops if ops is None else ops
+        if operations is None:
+            return usual
+        words = [word.strip() for word in operations.split(",") if word.strip(" +")]
+        if not words:
+            raise KitError(
+                f"operations={operations!r} names none: give names with commas, 'Rotate,ShearX', '+Name' to add "
+                f"to the paper's, or leave it out. Valid: {', '.join(OPERATIONS)}"
+            )
+        given = [OPERATIONS[word.lstrip("+ ")].name for word in words]
+        return tuple(dict.fromkeys((*usual, *given) if operations.strip().startswith("+") else given))
+
+    @abstractmethod
     def probabilities(self) -> Tensor:
-        """float [K, K]: row the first operation, column the second; sums to 1."""
-        return self.tau.flatten().softmax(0).view_as(self.tau)
+        """float [K, K]: of each ordered pair, row the first operation, column the second; sums to 1."""
 
-    def sample(self, n: int) -> Draw:
-        k, g, device = len(self.ops), self.generator, self.generator.device
-        uniform = torch.rand(n, k * k, generator=g, device=device).clamp_(min=1e-20)
-        index = torch.sub(self.tau.flatten(), uniform.log_().neg_().log_(), out=uniform).argmax(dim=1)  # Gumbel-max
-        ops = self.places[torch.stack([index // k, index % k], dim=1)]
-        magnitude = torch.rand(n, 2, generator=g, device=device) * 10
-        return self._fill(ops, magnitude, index)
-
-    def estimate(self, draw: Draw, *, losses: Tensor, **_: object) -> list[Tensor]:
-        """losses: the training losses [n] of the images that drew `draw`, detached."""
+    def count(self, draw: Draw) -> None:
         self.counts.scatter_add_(0, draw.index, torch.ones_like(draw.index, dtype=self.counts.dtype))
-        return [self.gradient(draw.index, losses)]
-
-    def move(self, gradient: list[Tensor]) -> None:
-        if not gradient:
-            return
-        self.velocity.mul_(self.momentum).add_(gradient[0] + self.weight_decay * self.tau)
-        self.tau.sub_(self.lr * self.velocity)
-
-    def gradient(self, index: Tensor, losses: Tensor) -> Tensor:
-        """∂L_DA/∂τ [K, K], closed form: with c_T = Σ of the losses that drew T, it is −p ∘ (c − ⟨c, p⟩)."""
-        p = self.probabilities().flatten()
-        c = torch.zeros_like(p).scatter_add_(0, index, losses.to(p.dtype))
-        return (-p * (c - torch.dot(c, p))).view_as(self.tau)
-
-    def state_dict(self) -> dict:
-        return {**super().state_dict(), "tau": self.tau, "velocity": self.velocity, "counts": self.counts}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        for name in ("tau", "velocity", "counts"):
-            getattr(self, name).copy_(state[name])
-
-    def adopt(self, found: dict) -> None:
-        """Take over a policy as `Run.policy` gives it."""
-        self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
 
     def snapshot(self) -> dict[str, Tensor]:
-        """probabilities float [K, K]; counts: how often each pair was trained on since the last snapshot, which this
-        call ends.
+        """probabilities float [K, K]; counts [K, K]: how often each pair was trained on since the last snapshot, which
+        this call ends.
         """
-        counts = self.counts.clone().view_as(self.tau)
+        probabilities = self.probabilities().detach().cpu()
+        counts = self.counts.clone().view(probabilities.shape).cpu()
         self.counts.zero_()
-        return {"probabilities": self.probabilities().cpu(), "counts": counts.cpu()}
+        return {"probabilities": probabilities, "counts": counts}
 
     def summary(self) -> dict[str, float]:
-        p = self.probabilities().double().flatten()
+        p = self.probabilities().detach().double().flatten()
         entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
         return {
             "tau/entropy": entropy,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kit.data.cache import Streamed, prefetch
 from kit.data.sets import ImageSet
-from kit.data.stream import Ahead, Streamed
 from kit.errors import KitError
 from kit.search import ranks as distributed
 
@@ -49,7 +49,7 @@ class Batches:
     def __next__(self) -> tuple[Tensor, Tensor]:
         if isinstance(self.data.images, Streamed):
             if self._ahead is None:
-                self._ahead = Ahead(self.data.images, self.data.labels, self._order)
+                self._ahead = prefetch(self.data.images, self.data.labels, self._order)
             self._mark, images, labels = next(self._ahead)
             return images, labels
         self._mark, rows = next(self._order)

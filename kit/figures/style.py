@@ -1,100 +1,91 @@
-"""Colours, template and the small pieces that several figures share."""
+"""How everything looks, and the one way of laying panels out: colours, titles, template, panels on one epoch axis."""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import pandas as pd
+import numpy as np
 import plotly.graph_objects as go
 
-from kit.errors import KitError
-from kit.methods import METHODS, Method
+from kit.methods import METHODS
 from kit.run.run import Run
 
 # Okabe & Ito 2008: eight colours told apart with any kind of colour blindness
 PALETTE = {
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
     "blue": "#0072B2",
     "vermillion": "#D55E00",
+    "green": "#009E73",
     "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "black": "#000000",
+    "yellow": "#F0E442",
 }
+SERIES = [color for name, color in PALETTE.items() if name != "yellow"]  # for whatever has no colour of its own
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 INK, GREY, FAINT, SHADE = "#222222", "#6E6E6E", "#E3E3E3", "rgba(86, 180, 233, 0.13)"
+LOW_TO_HIGH = [[0.0, PALETTE["blue"]], [0.5, "#F7F7F7"], [1.0, PALETTE["vermillion"]]]  # less than, as, more than 1
+PROBABILITY = [[0.0, "#F7F7F7"], [0.5, PALETTE["sky"]], [1.0, "#003B5C"]]
+WIDTH = 1000  # pixels for which figures are laid out
 
-# one colour per candidate operation, in every figure; the two kernel sizes of a kind are a dark and a light neighbour
-OP_COLORS = {
-    "sep_conv_3x3": PALETTE["blue"],
-    "sep_conv_5x5": PALETTE["sky"],
-    "dil_conv_3x3": PALETTE["vermillion"],
-    "dil_conv_5x5": PALETTE["orange"],
-    "max_pool_3x3": PALETTE["green"],
-    "avg_pool_3x3": PALETTE["purple"],
-    "skip_connect": PALETTE["black"],
-    "none": "#999999",
-    # choice blocks: ShuffleNetV2's kernel sizes and the Xception-like one; MobileNetV2's kernel (hue) and expansion
-    # (light, dark)
-    "shuffle_3x3": PALETTE["sky"],
-    "shuffle_5x5": PALETTE["blue"],
-    "shuffle_7x7": PALETTE["purple"],
-    "xception": PALETTE["orange"],
-    "k3_e3": PALETTE["sky"],
-    "k3_e6": PALETTE["blue"],
-    "k5_e3": PALETTE["orange"],
-    "k5_e6": PALETTE["vermillion"],
+
+class Look(NamedTuple):
+    """How a method, a learner or an operation appears in every figure."""
+
+    color: str
+    title: str
+    dash: str = "solid"
+
+
+# Two kernel sizes of a kind are a dark and a light neighbour; of MobileNetV2's blocks, hue is kernel, light expansion.
+OPERATIONS = {
+    "sep_conv_3x3": Look(PALETTE["blue"], "sep conv 3×3"),
+    "sep_conv_5x5": Look(PALETTE["sky"], "sep conv 5×5"),
+    "dil_conv_3x3": Look(PALETTE["vermillion"], "dil conv 3×3"),
+    "dil_conv_5x5": Look(PALETTE["orange"], "dil conv 5×5"),
+    "max_pool_3x3": Look(PALETTE["green"], "max pool 3×3"),
+    "avg_pool_3x3": Look(PALETTE["purple"], "avg pool 3×3"),
+    "skip_connect": Look(PALETTE["black"], "skip"),
+    "none": Look("#999999", "none"),
+    "shuffle_3x3": Look(PALETTE["sky"], "shuffle 3×3"),
+    "shuffle_5x5": Look(PALETTE["blue"], "shuffle 5×5"),
+    "shuffle_7x7": Look(PALETTE["purple"], "shuffle 7×7"),
+    "xception": Look(PALETTE["orange"], "xception"),
+    "k3_e3": Look(PALETTE["sky"], "3×3, ×3"),
+    "k3_e6": Look(PALETTE["blue"], "3×3, ×6"),
+    "k5_e3": Look(PALETTE["orange"], "5×5, ×3"),
+    "k5_e6": Look(PALETTE["vermillion"], "5×5, ×6"),
 }
-OP_TITLES = {
-    "sep_conv_3x3": "sep conv 3×3",
-    "sep_conv_5x5": "sep conv 5×5",
-    "dil_conv_3x3": "dil conv 3×3",
-    "dil_conv_5x5": "dil conv 5×5",
-    "max_pool_3x3": "max pool 3×3",
-    "avg_pool_3x3": "avg pool 3×3",
-    "skip_connect": "skip",
-    "none": "none",
-    "shuffle_3x3": "shuffle 3×3",
-    "shuffle_5x5": "shuffle 5×5",
-    "shuffle_7x7": "shuffle 7×7",
-    "xception": "xception",
-    "k3_e3": "3×3, ×3",
-    "k3_e6": "3×3, ×6",
-    "k5_e3": "5×5, ×3",
-    "k5_e6": "5×5, ×6",
-}
-METHOD_COLORS = {
-    "dha": PALETTE["vermillion"],
-    "nas+da": PALETTE["blue"],
-    "nas+hpo": PALETTE["green"],
-    "ista": PALETTE["black"],
-    "da+hpo": PALETTE["purple"],
-    "random": PALETTE["orange"],
-    "plain": PALETTE["sky"],
-}
-LOW_TO_HIGH = [
-    [0.0, PALETTE["blue"]],
-    [0.5, "#F7F7F7"],
-    [1.0, PALETTE["vermillion"]],
-]  # diverging: less than, as, more than expected
-SETTLED = ("tuning", "training", "retraining")  # stages in which no architecture is searched
+# of the joint forms; a sequential form is the dashed twin
+METHOD_COLORS = dict(zip(("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista"), SERIES))
+
+
+def look(name: str) -> Look:
+    """Colour, title and dash of a method or an operation, the same in every figure; of an unknown name too."""
+    if name in OPERATIONS:
+        return OPERATIONS[name]
+    title, joint = METHODS[name].title if name in METHODS else name.replace("_", " "), name.removeprefix("seq-")
+    if joint in METHOD_COLORS:
+        return Look(METHOD_COLORS[joint], title, "solid" if joint == name else "dash")
+    others = [known for known in METHODS if known.removeprefix("seq-") not in METHOD_COLORS]
+    place = others.index(name) if name in others else zlib.crc32(name.encode())
+    return Look(SERIES[place % len(SERIES)], title, DASHES[2:][place // len(SERIES) % 3])
+
+
+def op_title(name: str, short: bool = False) -> str:
+    """An operation's name as figures write it; short: for narrow places, without its kind of layer."""
+    title = look(name).title
+    return re.sub(" conv| pool|shuffle ", "", title).replace("xception", "Xc") if short else title
 
 
 def _axis() -> dict[str, Any]:
-    return {
-        "gridcolor": FAINT,
-        "linecolor": GREY,
-        "tickcolor": GREY,
-        "ticks": "outside",
-        "ticklen": 4,
-        "showline": True,
-        "zeroline": False,
-        "automargin": True,
-        "title": {"font": {"size": 13}, "standoff": 8},
-        "tickfont": {"size": 12},
-    }
+    line = {"gridcolor": FAINT, "linecolor": GREY, "tickcolor": GREY, "showline": True, "zeroline": False}
+    ticks = {"ticks": "outside", "ticklen": 4, "tickfont": {"size": 12}, "automargin": True}
+    return {**line, **ticks, "title": {"font": {"size": 13}, "standoff": 8}}
 
 
 # An explicit white paper: the figure reads the same in a dark JupyterLab, in a slide and in print.
@@ -104,50 +95,33 @@ TEMPLATE = go.layout.Template(
         "title": {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}, "font": {"size": 18}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "colorway": [c for name, c in PALETTE.items() if name != "yellow"],
+        "colorway": SERIES,
         "xaxis": _axis(),
         "yaxis": _axis(),
         "hovermode": "closest",
         "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
-        "modebar": {
-            "orientation": "v",
-            "bgcolor": "rgba(255,255,255,0)",
-        },  # in the right margin, clear of title and legend
-        "legend": {"bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 13}},
+        "modebar": {"orientation": "v", "bgcolor": "rgba(255,255,255,0)"},  # in the right margin, clear of the title
+        "legend": {"bgcolor": "rgba(255,255,255,0.8)", "font": {"size": 13}, "title": {"text": ""}},
     }
 )
 
 
-def op_title(name: str, short: bool = False) -> str:
-    """An operation's name as it is written in figures; short: without the word "conv" or "pool", for narrow places."""
-    title = OP_TITLES.get(name, name.replace("_", " "))
-    return title.replace(" conv", "").replace(" pool", "") if short else title
+def faint(color: str, opacity: float) -> str:
+    r, g, b = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r}, {g}, {b}, {opacity})"
 
 
-def op_color(name: str) -> str:
-    return OP_COLORS.get(name, GREY)
+def colored(text: str, color: str) -> str:
+    return f'<span style="color:{color}">{text}</span>'
 
 
-def method_look(name: str) -> tuple[str, str]:
-    """(colour, dash) of a method, the same in every figure. A sequential form is the dashed twin of its joint one."""
-    if name in METHOD_COLORS:
-        return METHOD_COLORS[name], "solid"
-    if name.removeprefix("seq-") in METHOD_COLORS:
-        return METHOD_COLORS[name.removeprefix("seq-")], "dash"
-    colors = TEMPLATE.layout.colorway
-    others = [known for known in METHODS if known not in METHOD_COLORS and not known.startswith("seq-")]
-    place = others.index(name) if name in others else zlib.crc32(name.encode())
-    return colors[place % len(colors)], ("dot", "dashdot", "longdash")[place // len(colors) % 3]
-
-
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Settings of a logarithmic axis from 10**low to 10**high: within a decade or so its powers would be one tick or
-    none.
-    """
-    if high - low > 1.5:
-        return {"dtick": 1}
-    # all digits of a decade would crowd at its upper end
-    return {"tickformat": ".2~e", **({"dtick": "D2"} if high - low > 0.6 else {"nticks": 5})}
+def op_legend(ops: Sequence[str]) -> list[dict[str, Any]]:
+    """Traces that draw nothing but their entry in the legend, one for each operation."""
+    entry = {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "showlegend": True}
+    looks = (look(op) for op in dict.fromkeys(ops))
+    return [
+        entry | {"name": name, "marker": {"symbol": "square", "size": 12, "color": color}} for color, name, _ in looks
+    ]
 
 
 def blank(text: str, title: str = "") -> go.Figure:
@@ -157,82 +131,153 @@ def blank(text: str, title: str = "") -> go.Figure:
     return figure.add_annotation(text=text, x=0.5, y=0.5, showarrow=False, font={"size": 15, "color": GREY})
 
 
-def tidy(run: Run) -> pd.DataFrame:
-    """The history's per-epoch values, one column per name, index epoch; empty before the first epoch is completed."""
-    rows = run.history
-    rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
-    return (
-        rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last").sort_index()
-        if len(rows)
-        else pd.DataFrame()
-    )
-
-
-def by_epoch(run: Run) -> pd.DataFrame:
-    """As `tidy`. Raises KitError before the first epoch is completed."""
-    frame = tidy(run)
-    if frame.empty:
-        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    return frame
-
-
-def method_of(run: Run) -> Method | None:
-    """What the run's method composes; None for a method that this version does not know."""
-    return METHODS.get(str(getattr(run.config, "method", "")))
-
-
-def stage_spans(run: Run, frame: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """(name, first, last) of each stage so far: it lasted from `first` to `last`, both in completed epochs. frame: as
-    from `tidy`.
-    """
-    method = method_of(run)
-    if method is None or "stage" not in frame:  # of another version
-        return []
-    index = frame["stage"].dropna().astype(int)
-    names = [stage.name for stage in method.stages]
-    spans = [(i, int(epochs.index.min()) - 1, int(epochs.index.max())) for i, epochs in index.groupby(index)]
-    return [(names[i] if i < len(names) else f"stage {i}", first, last) for i, first, last in spans]
-
-
-def mark_stages(
-    figure: go.Figure, spans: Sequence[tuple[str, int, int]], x: str = "x", y: str = "y", label: bool = True
-) -> None:
-    """Shade what is searched behind the panel with these axes, rule off its end, and name the stages at the top. spans:
-    `stage_spans`'s.
-    """
-    where = {"xref": x, "yref": f"{y} domain"}
-    for name, first, last in spans:
-        if name not in SETTLED:
-            figure.add_shape(
-                type="rect", x0=first, x1=last, y0=0, y1=1, fillcolor=SHADE, line={"width": 0}, layer="below", **where
-            )
-        if last != spans[-1][2]:
-            figure.add_shape(
-                type="line", x0=last, x1=last, y0=0, y1=1, line={"color": GREY, "width": 1, "dash": "dot"}, **where
-            )
-        if label and len(spans) > 1:
-            figure.add_annotation(
-                text=name,
-                x=(first + last) / 2,
-                y=1,
-                yanchor="bottom",
-                showarrow=False,
-                font={"size": 11, "color": GREY},
-                **where,
-            )
-
-
-def dataset_of(run: Run) -> str:
-    return str(getattr(run.config, "dataset", "?")).rstrip("/").rsplit("/", 1)[-1]
+def note(figure: go.Figure, text: str, below: float = 52) -> go.Figure:
+    """A grey remark under the plot area, so many pixels below it."""
+    place = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -below}
+    return figure.add_annotation(text=text, showarrow=False, align="left", font={"size": 12, "color": GREY}, **place)
 
 
 def headline(run: Run) -> str:
-    """dataset, method's title and seed, for a figure's title."""
-    method = method_of(run)
-    title = method.title if method else getattr(run.config, "method", "unknown method")
-    return f"{dataset_of(run)} · {title} · seed {getattr(run.config, 'seed', '?')}"
+    """Data set, method's title and seed, for a figure's title."""
+    config = run.config
+    return f"{str(config.dataset).rstrip('/').rsplit('/', 1)[-1]} · {look(config.method).title} · seed {config.seed}"
 
 
-def legend_below_title(height: int) -> dict[str, Any]:
+def legend_below_title(height: float) -> dict[str, Any]:
     """A legend in one line under the title of a figure of that height, whatever its width."""
     return {"orientation": "h", "x": 0, "xanchor": "left", "y": 1 - 42 / height, "yref": "container", "yanchor": "top"}
+
+
+def log_axis(values: Sequence[np.ndarray], decades: float = 3.0) -> dict[str, Any]:
+    """A logarithmic axis around all positive values, at most so many decades long: a cosine schedule ends at 0."""
+    found = np.concatenate([np.asarray(v, dtype=float).ravel() for v in values])
+    found = np.log10(found[found > 0])
+    high = float(found.max()) if len(found) else 0.0
+    low = max(float(found.min()), high - decades) if len(found) else -1.0
+    room = max(0.08 * (high - low), 0.04)
+    wide = high - low + 2 * room  # within a decade or so its powers would be one tick or none
+    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": ".2~e", **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
+    return {"type": "log", "range": [low - room, high + room], "exponentformat": "power", **ticks}
+
+
+# ---- panels --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Panel:
+    """One plot of a figure. traces: plotly's, as dicts without axes. x, y: settings of its axes; keys: (text, colour)
+    beside the title. Where `epochs`, x is the epoch axis that all such panels share."""
+
+    title: str
+    traces: list[dict[str, Any]]
+    y: dict[str, Any] = field(default_factory=dict)
+    height: float = 100
+    keys: Sequence[tuple[str, str]] = ()
+    x: dict[str, Any] = field(default_factory=dict)
+    epochs: bool = True
+    notes: Sequence[dict[str, Any]] = ()  # annotations in its axes
+    square: bool = False
+    below: float = 0  # further pixels under it, for an axis with long labels
+
+
+class Span(NamedTuple):
+    """A stage of a run, from one completed epoch to another; search: whether an architecture is searched in it."""
+
+    name: str
+    first: int
+    last: int
+    search: bool
+
+
+def arrange(
+    columns: Sequence[tuple[float, float, Sequence[Panel]]],
+    title: str,
+    spans: Sequence[Span] = (),
+    *,
+    last: int = 1,
+    gap: float = 54,
+    top: float = 96,
+    legend: Sequence[dict[str, Any]] = (),
+) -> go.Figure:
+    """A figure of panels under one another, at their heights in pixels, in columns: (from, to, panels) in shares of the
+    width. spans: the stages to mark; last: the last epoch; gap: pixels between two panels; top: of the margin, for
+    title, legend and stages' names; legend: traces with an entry in the legend."""
+    tall = max(sum(panel.height + panel.below + gap for panel in panels) - gap for *_, panels in columns)
+    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    axes: list[str] = []  # of the panels over epochs
+    number = 0
+    for x0, x1, panels in columns:
+        upper = 0.0
+        for place, panel in enumerate(panels):
+            number += 1
+            k = str(number) if number > 1 else ""
+            domain = [max(1 - (upper + panel.height) / tall, 0.0), 1 - upper / tall]
+            x, y = {"domain": [x0, x1], "anchor": f"y{k}"}, {"domain": domain, "anchor": f"x{k}", **panel.y}
+            if panel.epochs:
+                lowest = place == len(panels) - 1
+                x |= {
+                    "range": [0, max(last, 1)],
+                    "title": {"text": "epoch" if lowest else ""},
+                    "showticklabels": lowest,
+                }
+                x |= {"matches": f"x{axes[0]}"} if axes else {}
+                axes.append(k)
+            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
+            figure.update_layout({f"xaxis{k}": x | panel.x, f"yaxis{k}": y})
+            where = {"showlegend": False, "xaxis": f"x{k}", "yaxis": f"y{k}"}
+            figure.add_traces([_with_bar(trace, x1, domain) | where for trace in panel.traces])
+            _mark_stages(figure, spans if panel.epochs else (), k, named=place == 0)
+            _write_notes(figure, panel, k, {"x": x0, "y": domain[1], "xref": "paper", "yref": "paper"})
+            upper += panel.height + panel.below + gap
+    figure.add_traces(list(legend))
+    height = tall + top + 60
+    figure.update_layout(meta={"epochs": axes}, height=height, margin={"t": top, "b": 60, "l": 85, "r": 40})
+    return figure.update_layout(showlegend=bool(legend), legend=legend_below_title(height))
+
+
+def _write_notes(figure: go.Figure, panel: Panel, k: str, corner: dict[str, Any]) -> None:
+    """A panel's title with its keys above its upper left corner, and its notes inside."""
+    title = panel.title if panel.title.startswith("<b>") else f"<b>{panel.title}</b>"
+    words = "   ".join([title, *(colored(text, color) for text, color in panel.keys)])
+    heading = {
+        "text": words,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "yshift": 15,
+        "font": {"size": 12},
+    }
+    inside = {"xref": f"x{k}", "yref": f"y{k}"}
+    notes = [*([heading | corner] if panel.title else []), *(inside | note for note in panel.notes)]
+    figure.layout.annotations += tuple(go.layout.Annotation(showarrow=False, **note) for note in notes)
+
+
+def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> dict[str, Any]:
+    """A trace's colour bar, if it has one, stands right of its panel and is as tall."""
+    if "colorbar" not in trace:
+        return trace
+    place = {
+        "x": right,
+        "xanchor": "left",
+        "xpad": 8,
+        "y": domain[0],
+        "yanchor": "bottom",
+        "len": domain[1] - domain[0],
+    }
+    look = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}, "ypad": 0}
+    return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
+
+
+def _mark_stages(figure: go.Figure, spans: Sequence[Span], k: str, named: bool) -> None:
+    """Shade the stages that search behind the panel with axes x<k> and y<k>, rule off every stage, name them above."""
+    where = {"xref": f"x{k}", "yref": f"y{k} domain"}
+    for name, first, last, search in spans:
+        if search:
+            shade = {"fillcolor": SHADE, "line": {"width": 0}, "layer": "below"}
+            figure.add_shape(type="rect", x0=first, x1=last, y0=0, y1=1, **shade, **where)
+        if last != spans[-1].last:
+            line = {"color": GREY, "width": 1, "dash": "dot"}
+            figure.add_shape(type="line", x0=last, x1=last, y0=0, y1=1, line=line, **where)
+        if named and len(spans) > 1:
+            look = {"yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}}
+            figure.add_annotation(text=name, x=(first + last) / 2, y=1, **look, **where)

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from kit import registry
+from kit.hyper.bases import Basis, read_bases
 from kit.search.grads import Gradient, Trace
 from kit.search.learner import Derived, Learner
+
+HYPER = registry.Registry("hyper")
+register = HYPER.register
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a learner is built from: the starting values, the run's configuration with the learner's options, its random
+    stream, and the steps until the weights start anew or the run ends."""
+
+    lr: float
+    weight_decay: float
+    config: Any
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    device: torch.device | str = "cpu"
+    steps: int = 0
+
+
+class RateOptions(registry.Options):
+    hyper_lr: float | None = Field(
+        None,
+        gt=0,
+        description="Adam on log η, or on the controller; None: so that hyper_reach is covered in half the run",
+    )
+
+
+class BasesOptions(registry.Options):
+    hyper_space: str = Field(
+        "weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…"
+    )
 
 
 class Values(NamedTuple):
@@ -25,6 +60,14 @@ class HyperLearner(Learner):
     """Starts from lr and weight_decay, kept as logarithms so that both stay positive; the learned rate multiplies the
     schedule.
     """
+
+    #: whether each of its settings is tried in a whole stage of its own
+    trials = False
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> HyperLearner:
+        """From a stage's setting; settings: of the name under which the class is registered."""
+        return cls(at.lr, at.weight_decay, device=at.device, **settings)
 
     def __init__(self, lr: float, weight_decay: float, device: torch.device | str = "cpu"):
         # weight decay 0 has no logarithm: it is then a constant and its hyper-gradient is not used
@@ -66,6 +109,7 @@ class HyperLearner(Learner):
         return {f"eta/{name}": value for name, value in self.found().items() if not isinstance(value, str)}
 
 
+@register("fixed", title="Fixed hyper-parameters")
 class Fixed(HyperLearner):
     """η as configured."""
 
@@ -75,7 +119,12 @@ class Searched(HyperLearner):
     stay as configured.
     """
 
+    bases: Mapping[str, Basis]
     device: torch.device
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        read_bases(config.hyper_space)
 
     def _regular(self, chosen: dict[str, float | str]) -> dict[str, float]:
         return {name: chosen[name] for name in ("mixup", "dropout", "drop_path") if name in chosen}

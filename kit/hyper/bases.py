@@ -86,7 +86,8 @@ def read_bases(text: str) -> dict[str, Basis]:
         bases[name] = Basis(name, _values(name, values, text)) if given else DEFAULT_BASES[name]
     if not bases:
         raise KitError(
-            f"hyper_space={text!r} holds no hyper-parameter: name some of {', '.join(NAMES)}, e.g. hyper_space='lr,weight_decay'"
+            f"hyper_space={text!r} holds no hyper-parameter: name some of {', '.join(NAMES)}, e.g. "
+            "hyper_space='lr,weight_decay'"
         )
     return bases
 
@@ -99,7 +100,8 @@ def _values(name: str, text: str, whole: str) -> tuple[float, ...] | tuple[str, 
         return tuple(float(part) for part in parts)
     except ValueError:
         raise KitError(
-            f"hyper_space={whole!r}: the values of {name!r} are numbers with colons between, e.g. {name}={_example(name)}"
+            f"hyper_space={whole!r}: the values of {name!r} are numbers with colons between, e.g. "
+            f"{name}={_example(name)}"
         ) from None
 
 

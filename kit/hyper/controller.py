@@ -5,26 +5,36 @@ section 3).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kit.hyper.base import Searched, Values
-from kit.hyper.bases import Basis
+from kit.hyper.base import BasesOptions, RateOptions, Searched, Setting, Values, register
+from kit.hyper.bases import Basis, read_bases
 from kit.search.grads import Trace
-from kit.search.learner import Baseline
+from kit.search.learner import Baseline, BaselineOptions, adam_state, load_adam_state
 
 
+@register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
 class Controller(Searched):
     """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights
     that this step gives.
 
     Derived: the basis weighed by the probabilities (continuous), or the likeliest one (the optimizer). Hyper-parameters
-    without a basis
-    stay as configured. The controller lives on the CPU: its draws decide what the host launches.
+    without a basis stay as configured. The controller lives on the CPU: its draws decide what the host launches.
     """
 
     needs = frozenset({"val"})
+
+    class Options(RateOptions, BasesOptions, BaselineOptions):
+        pass
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Controller:
+        c = at.config
+        own = {"step": c.hyper_lr, "baseline": c.reward_baseline, "device": at.device}
+        return cls(at.lr, at.weight_decay, read_bases(c.hyper_space), at.generator, **own, **settings)
 
     def __init__(
         self,
@@ -115,7 +125,7 @@ class Controller(Searched):
     def state_dict(self) -> dict:
         return {
             "logits": {name: v.detach() for name, v in self.logits.items()},
-            "adam": self.adam.state_dict()["state"],
+            "adam": adam_state(self.adam),
             "baseline": self.baseline.value,
             "drawn": dict(self.drawn),
             "generator": self.generator.get_state(),
@@ -125,7 +135,6 @@ class Controller(Searched):
         with torch.no_grad():
             for name, value in state["logits"].items():
                 self.logits[name].copy_(value)
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
         self.baseline.value, self.drawn = state["baseline"], dict(state["drawn"])
         self.generator.set_state(state["generator"].cpu())

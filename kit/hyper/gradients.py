@@ -6,19 +6,70 @@ A hyper-gradient learner differs from another only in where its outer gradient g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from kit.hyper.base import HyperLearner
-from kit.search import ranks as distributed
+from kit.hyper.base import HyperLearner, RateOptions, Setting, register
+from kit.search import ranks
 from kit.search.grads import Gradient, Trace
+from kit.search.learner import adam_state, load_adam_state
 
 NEUMANN_TERMS = 5
 
 
-class HyperGradient(HyperLearner):
+class ReachOptions(RateOptions):
+    hyper_reach: float = Field(
+        4.0,
+        gt=1,
+        description="how many times up or down a hyper-gradient may take the learning rate and the weight decay",
+    )
+
+
+class Bounded(HyperLearner):
+    """A learner of log η by steps of its own size, within `reach` times up or down from where it starts.
+
+    A one-step hyper-gradient tends to find a smaller step better (short-horizon bias; Wu et al. 2018); the bound says
+    how far it may follow that.
+    """
+
+    Options = ReachOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> HyperLearner:
+        reach, step = at.config.hyper_reach, at.config.hyper_lr
+        if step is None:
+            step = 2 * math.log(reach) / max(1, at.steps)
+        return super().build(at, step=step, reach=reach, **settings)
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        *,
+        step: float,
+        reach: float = math.inf,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(lr, weight_decay, device)
+        self.step = step
+        self.low, self.high = self.log - math.log(reach), self.log + math.log(reach)
+        self.log.requires_grad_()
+
+    def variables(self) -> list[Tensor]:
+        return [self.log]
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Put η back to the border that it has crossed."""
+        self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
+
+
+class HyperGradient(Bounded):
     """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
 
     The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from
@@ -27,13 +78,9 @@ class HyperGradient(HyperLearner):
 
     source = "fresh"
 
-    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
-        super().__init__(lr, weight_decay, device)
-        self.log.requires_grad_()
-        self.adam = torch.optim.Adam([self.log], lr=step)
-
-    def variables(self) -> list[Tensor]:
-        return [self.log]
+    def __init__(self, *start: float, **settings: Any):
+        super().__init__(*start, **settings)
+        self.adam = torch.optim.Adam([self.log], lr=self.step)
 
     def update(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> None:
         gradient = outer(self.source)
@@ -43,25 +90,27 @@ class HyperGradient(HyperLearner):
         by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
         grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
-        (self.log.grad,) = distributed.mean([grad])
+        (self.log.grad,) = ranks.mean([grad])
         self.adam.step()
+        self.bound()
 
     def state_dict(self) -> dict:
-        return {"log": self.log.detach(), "adam": self.adam.state_dict()["state"]}
+        return {"log": self.log.detach(), "adam": adam_state(self.adam)}
 
     def load_state_dict(self, state: dict) -> None:
         with torch.no_grad():
             self.log.copy_(state["log"])
-        groups = self.adam.state_dict()["param_groups"]
-        self.adam.load_state_dict({"state": {int(k): v for k, v in state["adam"].items()}, "param_groups": groups})
+        load_adam_state(self.adam, state["adam"])
 
 
+@register("fresh", title="Hyper-gradient on a fresh training batch")
 class Fresh(HyperGradient):
     """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
 
     needs = frozenset({"fresh"})
 
 
+@register("validation", title="Hyper-gradient on a validation batch")
 class Validation(HyperGradient):
     """DiffAutoML: g' on a validation batch."""
 
@@ -69,6 +118,7 @@ class Validation(HyperGradient):
     source = "val"
 
 
+@register("lookahead", title="Hyper-gradient of the next step's own gradient")
 class LookAhead(HyperGradient):
     """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its
     gradient.
@@ -85,20 +135,13 @@ class LookAhead(HyperGradient):
         """Nothing yet: this step's hyper-gradient is taken by the next one's `observe`."""
 
 
-class Hgd(HyperLearner):
+@register("hgd", title="Hypergradient descent of the learning rate", brings={"hyper_lr": 0.01})
+class Hgd(Bounded):
     """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
 
     −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step
     · cos(g', v')).
     """
-
-    def __init__(self, lr: float, weight_decay: float, *, step: float, device: torch.device | str = "cpu"):
-        super().__init__(lr, weight_decay, device)
-        self.log.requires_grad_()
-        self.step = step
-
-    def variables(self) -> list[Tensor]:
-        return [self.log]
 
     @torch.no_grad()
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
@@ -110,8 +153,9 @@ class Hgd(HyperLearner):
             sum((a * b).sum() for a, b in terms)
             for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs])
         )
-        (cosine,) = distributed.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
+        (cosine,) = ranks.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
         self.log[0] += self.step * cosine.to(self.log.dtype)
+        self.bound()
 
     def state_dict(self) -> dict:
         return {"log": self.log.detach()}
@@ -121,13 +165,13 @@ class Hgd(HyperLearner):
             self.log.copy_(state["log"])
 
 
+@register("ift", title="Implicit differentiation of the weight decay")
 class Ift(HyperGradient):
     """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
     wd/2 ‖θ‖²,
 
     ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with
-    the step's
-    learning rate. The learning rate has no such gradient and stays as it is.
+    the step's learning rate. The learning rate has no such gradient and stays as it is.
     """
 
     needs = frozenset({"val"})
@@ -148,10 +192,11 @@ class Ift(HyperGradient):
         by_decay = implicit_gradient(
             gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v)
         )
-        (self.log.grad,) = distributed.mean(
+        (self.log.grad,) = ranks.mean(
             [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
         )
         self.adam.step()
+        self.bound()
 
 
 def implicit_gradient(

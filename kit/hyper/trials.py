@@ -12,15 +12,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from kit.errors import KitError
-from kit.hyper.base import Searched, Values
-from kit.hyper.bases import Basis
+from kit.hyper.base import BasesOptions, Searched, Setting, Values, register
+from kit.hyper.bases import Basis, read_bases
 
 LOGARITHMIC = ("lr", "weight_decay")
 STARTUP = 3  # trials that Optuna's TPE draws at random; its own 10 would be all of a short search
 
 
+TRIALS = {"trials": {"paper": 10, "server": 8, "laptop": 4}}
+
+
+class TrialsOptions(BasesOptions):
+    trials: int = Field(4, ge=2, le=1000, description="of random search and Bayesian optimisation, over search_epochs")
+
+
+@register("random-search", title="Random search", brings=TRIALS, sampler="random")
+@register("bayesian", title="Bayesian optimisation", brings=TRIALS, sampler="tpe")
 class Trials(Searched):
     """sampler: "random" or "tpe" (Optuna's Bayesian sampler). Bases give the ranges, sampled continuously; the
     optimizer's give choices.
@@ -30,6 +40,13 @@ class Trials(Searched):
     """
 
     needs = frozenset({"val"})
+    trials = True
+    Options = TrialsOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Trials:
+        bases = read_bases(at.config.hyper_space)
+        return cls(at.lr, at.weight_decay, bases, at.generator, device=at.device, **settings)
 
     def __init__(
         self,

@@ -1,11 +1,11 @@
-"""What the notebooks' second cell needs: the parameters checked before any compute, and the folder that relative paths
+"""What a notebook's second cell needs: its parameters checked before any compute, and the folder that relative paths
 start from.
 
-    config(globals()) -> (values for kit.Config, the notebook's own parameters)
+    values, own = notebook.config(globals(), extra={"seeds": int})
+    config = kit.Config(**values)
 
 papermill injects `-p name value` as a global and only warns about names that the parameters cell does not declare. Here
-every such name is
-a field of `kit.Config`, one of the notebook's own, or an error.
+every such name is a field of `kit.Config`, one of the notebook's own, or an error.
 """
 
 from __future__ import annotations
@@ -27,30 +27,28 @@ PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 IPYTHON = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 SEEN = "_kit_parameters"  # the globals' names at the first check, kept in the notebook itself
 WORDS = {"true": True, "false": False, "none": None, "null": None}
+CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def config(
-    namespace: MutableMapping[str, Any], extra: Iterable[str] | Mapping[str, type] = ()
+    namespace: MutableMapping[str, Any], extra: Iterable[str] | Mapping[str, type | None] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The plain variables of a notebook as (values for `kit.Config`, values of `extra`), both by name.
 
-    namespace: `globals()` of the notebook. extra: the notebook's own parameters; as a mapping name → type (str, int,
-    float or bool), their
-    strings are converted as those of `kit.Config`'s fields are. The environment variable KIT_PARAMETERS, a JSON object,
-    overrides what
-    concerns this notebook (tests run every notebook in seconds with it). Enters `home()`. Raises KitError for any other
-    plain variable, naming the
-    valid ones, and for a value that has not its parameter's type.
+    namespace: `globals()` of the notebook. extra: names of the notebook's own parameters; as a mapping name → str, int,
+    float or bool, their strings are converted as those of `kit.Config`'s fields are. The environment variable
+    KIT_PARAMETERS, a JSON object, overrides what concerns this notebook (tests run every notebook in seconds with it).
+    Enters `home()`. Raises KitError for any other plain variable, naming the valid ones, and for a value that has not
+    its parameter's type.
     """
     home()
     own = dict(extra) if isinstance(extra, Mapping) else dict.fromkeys(extra)
-    values: dict[str, Any] = {}
-    extras: dict[str, Any] = {}
-    overriding = {name: value for name, value in _environment().items() if name in own or name in Config.model_fields}
-    for name, value in ({name: namespace[name] for name in _parameters(namespace)} | overriding).items():
+    given = {name: namespace[name] for name in _parameters(namespace)}
+    given |= {name: value for name, value in _environment().items() if name in own or name in Config.model_fields}
+    values, extras = {}, {}
+    for name, value in given.items():
         if name in own:
-            kind = own[name]
-            extras[name] = value if kind is None else _typed(name, value, frozenset({kind}))
+            extras[name] = value if own[name] is None else _converted(name, value, (own[name],))
         elif name in Config.model_fields:
             values[name] = typed(name, value)
         else:
@@ -65,15 +63,12 @@ def typed(name: str, value: Any) -> Any:
     """
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
-    return _typed(name, value, *_kinds(name))
+    return _converted(name, value, _alternatives(Config.model_fields[name].annotation))
 
 
 def home() -> Path:
     """Make the repository root the working directory where a notebook was opened in notebooks/, as JupyterLab does;
-    return it.
-
-    So `out="runs"` is the same folder, and the same run, under papermill at the root and in JupyterLab. Elsewhere
-    nothing changes.
+    return it. So `out="runs"` is the same folder under papermill at the root and in JupyterLab.
     """
     here = Path.cwd()
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
@@ -96,9 +91,9 @@ def _environment() -> dict[str, Any]:
 
 
 def _parameters(namespace: MutableMapping[str, Any]) -> list[str]:
-    """All plain variables at the first check, before any other cell has run. Later checks in the same session (a cell
-    run again) leave
-    out what other cells have assigned since, but not what a parameters cell has."""
+    """All plain variables at the first check, before any other cell has run. A cell that is run again meets what other
+    cells have assigned since: of that, only what a parameters cell assigns counts.
+    """
     plain = [
         name
         for name, value in namespace.items()
@@ -110,19 +105,13 @@ def _parameters(namespace: MutableMapping[str, Any]) -> list[str]:
 
 
 def _declared(cell: str) -> set[str]:
-    """The names that a cell assigns, if it only assigns literals and one of them is a field of kit.Config."""
+    """The names that a cell assigns, if it only assigns literals and one of them is a field of `kit.Config`."""
+    names = set()
     try:
-        body = ast.parse(cell).body
-        names = {
-            target.id
-            for line in body
-            if isinstance(line, ast.Assign)
-            for target in line.targets
-            if isinstance(target, ast.Name)
-        }
-        for line in body:
+        for line in ast.parse(cell).body:
             if isinstance(line, ast.Assign):
                 ast.literal_eval(line.value)
+                names |= {target.id for target in line.targets if isinstance(target, ast.Name)}
             elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):
                 return set()
     except (SyntaxError, ValueError):
@@ -133,33 +122,35 @@ def _declared(cell: str) -> set[str]:
 # ---- their types ---------------------------------------------------------------------------------
 
 
-def _kinds(name: str) -> tuple[frozenset[type], tuple[Any, ...], bool]:
-    """(types, the only values if they are listed, whether None is one of them) of a field of kit.Config."""
-    annotation = Config.model_fields[name].annotation
-    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-    parts = typing.get_args(annotation) if union else (annotation,)
-    listed = tuple(value for part in parts if typing.get_origin(part) is Literal for value in typing.get_args(part))
-    kinds = {type(value) for value in listed} | {part for part in parts if isinstance(part, type)}
-    return frozenset(kinds - {type(None)}), listed, type(None) in kinds
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types, and the listed values, that an annotation allows: int | None → (int, NoneType)."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _alternatives(parts[0])
+    if origin in (types.UnionType, typing.Union):
+        return tuple(one for part in parts for one in _alternatives(part))
+    return parts if origin is Literal else (annotation,)
 
 
-def _typed(name: str, value: Any, kinds: frozenset[type], listed: tuple[Any, ...] = (), optional: bool = False) -> Any:
+def _converted(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     """The value in its parameter's type. Only what can mean one thing is converted: "3" for an int, "true" for a bool.
 
     "none" means None, except where it may be a name (augment="none" is a policy). None leaves a field to the method and
     the preset.
     """
-    read = value
-    if isinstance(value, str) and (str not in kinds or (optional and value.strip().lower() in ("none", "null"))):
-        read = _parsed(value.strip())
-    if read is None:
-        return None
-    if read in listed if listed else type(read) in kinds or (type(read) is int and float in kinds):
+    kinds = {one for one in allowed if isinstance(one, type)} - {type(None)}
+    listed = [one for one in allowed if not isinstance(one, type)]
+    texts = str in kinds or any(isinstance(one, str) for one in listed)
+    if isinstance(value, str):
+        none = type(None) in allowed and value.strip().lower() in ("none", "null")
+        read = None if none else value if texts else _parsed(value.strip())
+    else:
+        read = value
+    if read is None or type(read) in kinds or (type(read) is int and float in kinds) or read in listed:
         return read
+    said = " or ".join([*map(repr, listed), *(CALLED.get(kind, kind.__name__) for kind in sorted(kinds, key=str))])
     hint = f"; as text: papermill -r {name} …, which converts nothing" if kinds == {str} and not listed else ""
-    raise KitError(
-        f"parameter {name}={value!r} is of type {type(value).__name__}; allowed: {_allowed(kinds, listed)}{hint}"
-    )
+    raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}; allowed: {said}{hint}")
 
 
 def _parsed(text: str) -> Any:
@@ -172,10 +163,3 @@ def _parsed(text: str) -> Any:
         except ValueError:
             continue
     return text
-
-
-def _allowed(kinds: frozenset[type], listed: tuple[Any, ...]) -> str:
-    if listed:
-        return ", ".join(map(repr, listed))
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return " or ".join(names.get(kind, kind.__name__) for kind in sorted(kinds, key=str))

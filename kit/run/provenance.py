@@ -1,24 +1,29 @@
-"""Where a result comes from: code, versions, hardware."""
+"""Where a result comes from: code, versions, hardware; and which device a run uses."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from kit.errors import KitError
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn")
 
 
-def describe(device: torch.device) -> dict:
+def describe(device: torch.device) -> dict[str, Any]:
+    """Commit, versions and hardware, as plain values for JSON."""
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -28,18 +33,17 @@ def describe(device: torch.device) -> dict:
 
 
 def commit() -> str | None:
-    """The checkout's commit, marked "+" when files differ from it; None outside a checkout of this package."""
-    folder = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
+    """The checkout's commit, marked "+" where files of kit differ from it; None outside a checkout of kit."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.parent:
-            return None
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "kit") else "")
+        head, changes = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "kit"])
+        )
+        return head + ("+" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -51,11 +55,17 @@ def peak_memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def pick_device(name: str | torch.device) -> torch.device:
+    """auto: the GPU where there is one. Raises KitError for other names, and for a GPU that is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
+        raise KitError(f"device={str(name)!r} is not auto, cpu, cuda or cuda:N")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise KitError(f"device={str(name)!r}: this machine has {count} CUDA device(s); use device='auto' or 'cpu'")
+    return device
 
 
 def _processor() -> str:

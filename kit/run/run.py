@@ -1,135 +1,154 @@
-"""The run directory: what a search leaves behind, and how to read it (DESIGN, "The run directory")."""
+"""The run directory: what a search writes while it goes (`Records`), and how it is read afterwards (`Run`)."""
 
 from __future__ import annotations
 
 import functools
-import re
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kit import space
 from kit.config import Config
 from kit.errors import KitError
-from kit.run import store
-from kit.run.predict import Inputs, preprocessing
-from kit.run.records import Records
-
-if TYPE_CHECKING:
-    from kit.run.export import Exported
+from kit.run import export, store
+from kit.run.predict import Inputs, Prediction, TrainedModel
+from kit.run.provenance import pick_device
 
 KEPT_CHECKPOINTS = 2
+COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' paths,
-    if they are files.
+class Records:
+    """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
+
+    Rows hold nothing that differs between two executions, such as times. tensorboard: also write event files.
     """
 
-    labels: Tensor
-    probabilities: Tensor
-    names: list[str]
-    files: list[Path] | None = None
+    def __init__(self, folder: Path, tensorboard: bool = False):
+        self.folder, self.open_events = folder, _event_files(folder / "tensorboard") if tensorboard else None
+        self.events, self.shown = None, 0
+        self.rows: list[tuple[int, int, str, float]] = []
+        self.alpha: list[tuple[int, dict[str, np.ndarray]]] = []
+        self.tau: list[tuple[int, dict[str, np.ndarray]]] = []
+
+    def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
+        """Rows of the history. step, epoch: how many are complete."""
+        self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
+
+    def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
+        """α and τ after an epoch; an empty τ is not recorded."""
+        for entries, tensors in ((self.alpha, alpha), (self.tau, tau)):
+            if tensors:
+                entries.append((epoch, {name: value.cpu().numpy() for name, value in tensors.items()}))
+
+    def write(self) -> None:
+        frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+        store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
+        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
+            if entries:
+                arrays = {key: np.stack([values[key] for _, values in entries]) for key in entries[0][1]}
+                arrays["epoch"] = np.array([epoch for epoch, _ in entries])
+                store.write_arrays(self.folder / f"{name}.npz", arrays)
+        if self.open_events is not None:
+            self.events = self.events or self.open_events()
+            for step, epoch, name, value in self.rows[self.shown :]:
+                self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
+            self.shown = len(self.rows)
+            self.events.flush()
+
+    def restore(self, epoch: int) -> None:
+        """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
+        frame = _history(self.folder)
+        self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
+        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
+            arrays = _arrays(self.folder, name)
+            epochs = arrays.pop("epoch", ())
+            entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
 
 
-class TrainedModel(nn.Module):
-    """The found network alone, ready to use: uint8 images [N, C, H, W] → class scores float [N, classes]; normalises by
-    itself.
+def _event_files(folder: Path) -> Callable[[], Any]:
+    """What opens TensorBoard's event files anew: a killed process may have written past its last checkpoint."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'") from None
+    return lambda: (shutil.rmtree(folder, ignore_errors=True), SummaryWriter(str(folder)))[1]
 
-    `predict` takes images of any size and form; `preprocessing` says what it does to them.
+
+def _history(folder: Path) -> pd.DataFrame:
+    path = folder / "history.parquet"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    with store.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
+        return pd.read_parquet(path)[list(COLUMNS)]
+
+
+def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
+    path = folder / f"{name}.npz"
+    return store.read_arrays(path) if path.is_file() else {}
+
+
+def config_of(values: dict[str, Any], source: Path) -> Config:
+    """A recorded configuration, validated like a given one; its data set need not be where it was.
+
+    Raises KitError, which names `source`, for values that are not a configuration of this version of kit.
     """
+    own = ("dataset", "method", "seed")
+    if any(name not in values for name in own) or not isinstance(values["dataset"], str):
+        raise KitError(f"{source} is not a run directory of kit: its config.json lacks one of {', '.join(own)}")
+    try:
+        missing = [name for name, field in Config.model_fields.items() if field.is_required() and name not in values]
+        if missing:
+            raise KitError(f"it lacks {', '.join(missing)}")
+        return Config(**{**values, "dataset": "digits"}).model_copy(update={"dataset": values["dataset"]})
+    except KitError as error:
+        raise KitError(
+            f"{source}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
+            "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
+        ) from None
 
-    def __init__(self, network: space.Network, classes: list[str]):
-        super().__init__()
-        self.network, self.classes = network, list(classes)
-        self.child = network.only_child()
 
-    @classmethod
-    def built(cls, found: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> TrainedModel:
-        """From what model.json holds and the weights by name; source: the file to name in a KitError where the two do
-        not fit.
-        """
-        try:
-            spec = dict(found["network"])
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # the first weights are drawn for nothing: the caller's draws stay as they were
-                network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
-            classes = list(found["classes"])
-            if [type(name) for name in classes] != [str] * found["network"]["classes"]:
-                raise ValueError(f"{found['network']['classes']} classes are called {classes!r:.60}")
-        except Exception as error:  # whatever the altered values lead to
-            raise KitError(
-                f"{source} describes no network that kit can build ({type(error).__name__}: {error}): it was altered, or is of another "
-                "version"
-            ) from None
-        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in network.state_dict().items()}:
-            raise KitError(
-                f"{source} does not hold the weights of the network in model.json: the run directory was altered or is of an older "
-                "version; run its configuration again with resume=False"
-            )
-        network.load_state_dict(tensors)
-        # the layout that it was evaluated in, so that its outputs are the recorded ones to the last bit
-        return cls(network.to(memory_format=torch.channels_last), classes).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images, self.child)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """See `kit.inputs.preprocessing`."""
-        return preprocessing(self.network.image)
-
-    def predict(self, images: Any, batch_size: int = 256) -> Prediction:
-        """Classes of images of any form, on the model's device, in evaluation mode.
-
-        images: a path, a folder (with its subfolders, sorted by path), a PIL image, an array, a list of these, or a
-        batch as an array: uint8
-        (or whole numbers 0…255) [N, C, H, W], [N, H, W, C] or grey [N, H, W]. Other sizes and channels are adapted as
-        the training images
-        were: grey ↔ RGB, the shorter side scaled to fit (bilinear, antialiased), the centre cropped. batch_size bounds
-        the memory.
-        Raises one KitError that lists every image that cannot be used, and why.
-        """
-        inputs, was_training = Inputs(images, self.network.image), self.training
-        self.eval()
-        with torch.no_grad():
-            scores = [self(batch.to(self.network.mean.device)).float().cpu() for batch in inputs.batches(batch_size)]
-        self.train(was_training)
-        probabilities = torch.cat(scores).softmax(dim=1) if scores else torch.zeros(0, len(self.classes))
-        labels = probabilities.argmax(dim=1)
-        return Prediction(labels, probabilities, [self.classes[i] for i in labels.tolist()], inputs.files)
+def open_all(paths: str) -> list[Run]:
+    """The runs at paths with commas between them, as notebooks name them. Raises KitError as `Run.load` does."""
+    return [Run.load(path.strip()) for path in paths.split(",") if path.strip()]
 
 
 class Run:
-    """A finished, interrupted or failed run, read from its directory. Get one from `kit.search` or `Run.load(path)`."""
+    """A run, finished or not, read from its directory. Get one from `kit.search` or `Run.load(path)`.
+
+    What has not been written yet is empty. A file that was altered raises a KitError that names it.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = Config.stored(store.read_object(self.path / "config.json"))
+        self.config = config_of(store.read_json(self.path / "config.json"), self.path)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
-        """Raises KitError, with the runs found nearby, when there is no run at `path`."""
-        path = Path(path).expanduser()
-        if not (path / "config.json").is_file():
-            nearby = sorted(
-                {str(p.parent) for root in (path, path.parent) if root.is_dir() for p in root.glob("*/config.json")}
-            )
-            hint = f"; runs nearby: {', '.join(nearby[:8])}" if nearby else "; kit.search(kit.Config(...)) makes one"
-            raise KitError(f"{path} is not a run directory (it has no config.json){hint}")
-        return cls(path)
+        """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
+        path = Path(os.path.expanduser(path))
+        if (path / "config.json").is_file():
+            return cls(path)
+        roots = dict.fromkeys([path, *path.absolute().parents][:3] + [Path("runs")])
+        found = [p.parent for root in roots if root.is_dir() for p in sorted(root.glob("*/history.parquet"))]
+        nearby = ", ".join(dict.fromkeys(map(str, found[:8])))
+        hint = f"runs nearby: {nearby}" if nearby else "kit.search(kit.Config(...)) makes one"
+        raise KitError(f"{path} is not a run directory (it has no config.json); {hint}")
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("test_accuracy")
         result = f"test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else self.status
         return f"<Run {self.path.name}: {result}>"
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        return store.read_json(path) if path.is_file() else {}
 
     # ---- what it did -----------------------------------------------------------------------------
 
@@ -139,101 +158,90 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, failed or interrupted (which includes: going on in another process)."""
-        return "finished" if self.finished else "failed" if (self.path / "failure.json").is_file() else "interrupted"
+        """One of finished, running (a process works on it), failed, interrupted."""
+        if self.finished:
+            return "finished"
+        if store.in_use(self.path):
+            return "running"
+        return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """test_accuracy and val_accuracy in [0, 1] (val None where nothing was held out), seconds, peak_memory_mb,
-        params, macs, …
-        """
-        return store.read_object(self.path / "metrics.json") if self.finished else {}
+        """Of a finished run: test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, params, …"""
+        return self._json("metrics.json")
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return store.read_object(self.path / "provenance.json")
+        """Of a finished run: commit, versions, hardware, the data's split, what it was trained on."""
+        return self._json("provenance.json")
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """Of a run that failed: error, message, epoch, step, traceback."""
+        return self._json("failure.json")
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """Tidy: step, epoch (both count what was completed), name, value."""
-        path = self.path / "history.parquet"
-        if path.is_file():
-            return store.read_frame(path, Records.COLUMNS)
-        return pd.DataFrame({name: [] for name in Records.COLUMNS})
+        """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on."""
+        return _history(self.path)
 
     def curve(self, name: str) -> pd.Series:
-        """One name's values by epoch (by step for the names that begin with "step/")."""
+        """The values of one name by epoch (by step for the names that begin with "step/")."""
         rows = self.history[self.history["name"] == name]
         if rows.empty:
-            known = ", ".join(sorted(self.history["name"].unique())) or "nothing yet"
-            raise KitError(f"{self.path.name} has no curve {name!r}; it has: {known}")
+            names = ", ".join(sorted(self.history["name"].unique())) or "nothing yet"
+            raise KitError(f"{self.path.name} has no curve {name!r}; it has: {names}")
         return rows.set_index("step" if name.startswith("step/") else "epoch")["value"]
-
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
-        path = self.path / name
-        return store.read_arrays(path) if path.is_file() else {}
 
     @property
     def alpha(self) -> dict[str, np.ndarray]:
-        """alpha float [epochs, slots, widest], support bool of that shape, frozen bool [epochs, slots]; epoch 0 is the
-        start.
-        """
-        return self._arrays("alpha.npz")
+        """epoch int64 [E] from 0; alpha float, support bool [E, slots, widest slot]; frozen bool [E, slots]."""
+        return _arrays(self.path, "alpha")
 
     @property
     def tau(self) -> dict[str, np.ndarray]:
-        """probabilities float [epochs, K, K] (row: first operation) and counts [epochs, K, K] of what was drawn; empty
-        if τ is fixed.
-        """
-        return self._arrays("tau.npz")
+        """epoch int64 [E]; probabilities float and counts of draws [E, K, K] (row: first operation)."""
+        return _arrays(self.path, "tau")
 
     # ---- what it found ---------------------------------------------------------------------------
 
-    def _found(self) -> dict[str, Any]:
-        path = self.path / "model" / "model.json"
-        if not path.is_file():
-            raise KitError(
-                f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on with it"
-            )
-        return store.read_object(path)
-
-    def _entry(self, name: str, kind: type) -> Any:
-        value = self._found().get(name)
+    def _found(self, name: str, kind: type) -> Any:
+        found = self._json("model/model.json")
+        value = found.get(name) if found else kind()
         if not isinstance(value, kind):
             raise KitError(f"{self.path / 'model' / 'model.json'} was altered: its {name} is {value!r:.60}")
         return value
 
     @property
     def genotype(self) -> dict[str, Any]:
-        """Cells as {"normal": four nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed
-        network.
-        """
-        return self._entry("genotype", dict)
+        """{"normal": nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed network."""
+        return self._found("genotype", dict)
 
     @property
     def policy(self) -> dict[str, Any]:
-        """{"name", "ops", "probabilities": [K, K] nested lists} as it stood at the end; only the name where τ is
-        fixed.
-        """
-        return self._entry("policy", dict)
+        """{"name", "ops", "probabilities": [K, K] nested lists} at the end; only the name where τ is fixed."""
+        return self._found("policy", dict)
 
     @property
     def hyper(self) -> dict[str, float]:
         """The learned (or fixed) lr and weight_decay at the end; lr without the schedule's factor."""
-        return self._entry("hyper", dict)
+        return self._found("hyper", dict)
 
     @property
     def classes(self) -> list[str]:
-        return self._entry("classes", list)
+        """Their names; raises KitError where there is no model yet."""
+        return self.found() and self._found("classes", list)
+
+    def found(self) -> dict[str, Any]:
+        """All of model.json: network, genotype, classes, policy, hyper, preprocessing. Raises KitError without one."""
+        if found := self._json("model/model.json"):
+            return found
+        raise KitError(f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on")
 
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
-        from kit.search.engine import pick_device  # which runs lead to, not the other way round
-
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
-            raise KitError(f"device={str(device)!r} is not auto, cpu, cuda or cuda:N")
-        path = self.path / "model" / "model.safetensors"
-        return TrainedModel.built(self._found(), store.read_tensors(path), path).to(pick_device(str(device)))
+        device, path = pick_device(device), self.path / "model" / "model.safetensors"
+        return TrainedModel.built(self.found(), store.read_tensors(path), path).to(device)
 
     def predict(self, images: Any, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:
         """Class names and probabilities of paths, folders, PIL images or arrays; see `TrainedModel.predict`."""
@@ -241,20 +249,12 @@ class Run:
 
     def prepare(self, images: Any) -> Tensor:
         """Images of any form as the model sees them: uint8 [N, C, H, W]."""
-        return Inputs(images, tuple(self._found()["network"]["image"])).all()
+        return Inputs(images, self.model().network.image).all()
 
-    def export(self, path: str | Path, format: str = "safetensors", images: Tensor | None = None) -> Exported:
-        """Write the model for use elsewhere, its model card beside it, and check it against the run's; see
-        `kit.export.export`.
-        """
-        from kit.run.export import export  # the exporters are heavy to import
-
-        return export(self, Path(path), format, images)
+    def export(self, path: str | Path, format: str = "safetensors") -> Path:
+        """Write the model for use elsewhere, with its model card beside it; see `kit.run.export.export`."""
+        return export.export(self, Path(path), format)
 
     def card(self, device: torch.device | str = "cpu") -> str:
-        """The model card in Markdown: what it is, how good, how fast, what it was not tested for; see
-        `kit.card.card`.
-        """
-        from kit.run.card import card
-
-        return card(self, device)
+        """The model card in Markdown; see `kit.run.export.card`."""
+        return export.card(self, device)

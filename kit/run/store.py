@@ -1,5 +1,6 @@
-"""Files that survive a kill: written under a temporary name, flushed to the disk, renamed. Nothing is ever
-unpickled.
+"""The files of a run directory: one writer, the readers, and the lock.
+
+Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code.
 """
 
 from __future__ import annotations
@@ -7,16 +8,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -25,14 +27,15 @@ from torch import Tensor
 from kit.errors import KitError
 
 TEMPORARY = ".tmp"
-MAKE_ROOM = "what was saved before is unharmed; make room on the disk, or check the folder's rights, and run the same again: it goes on from there"
+TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
+MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
 
 
-def atomically(path: Path, write: Callable[[Path], None], mend: str = MAKE_ROOM) -> None:
-    """Have `write` fill a temporary file, then make it `path`: a reader sees the old file or the whole new one.
+def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
+    """Let `write` fill a temporary file, flush it to the disk and rename it to `path`.
 
-    Raises KitError, which ends in `mend`, where it cannot be written (a full disk, no rights); what was there before is
-    unharmed.
+    A reader sees the old file or the whole new one. Raises KitError, which ends in `mend`, where the file cannot be
+    written (a full disk, no rights); the old file then stays as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -41,17 +44,33 @@ def atomically(path: Path, write: Callable[[Path], None], mend: str = MAKE_ROOM)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise KitError(f"{path} cannot be written ({_said(error)}): {mend}") from error
+    except OSError as error:
+        raise KitError(f"{path} cannot be written ({summary(error)}): {mend}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
-    """Remove what killed processes had begun to write. Only for the holder of the folder's lock."""
+    """Remove the temporary files of killed processes. Only for the holder of the folder's lock."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(path: Path, problem: str) -> Iterator[None]:
+    """Turn whatever a reader raises into a KitError that names the file: altered files raise all kinds of errors."""
+    try:
+        yield
+    except Exception as error:
+        raise KitError(f"{path} {problem} ({summary(error)}): it was altered or cut short") from None
+
+
+def summary(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+# ---- JSON, arrays, tensors -----------------------------------------------------------------------
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -59,175 +78,137 @@ def write_json(path: Path, value: Any) -> None:
     atomically(path, lambda p: p.write_text(text))
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise KitError(f"{path} cannot be read: {error}") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds names and values. Raises KitError for any other."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise KitError(f"{path} was altered: it holds {value!r:.60} instead of names and values")
-    return value
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises KitError where there is none."""
+    with reading(path, "cannot be read"):
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds {value!r:.60} instead of names and values")
+        return value
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    atomically(path, write)
+    """Named arrays as one compressed .npz file."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    atomically(path, lambda p: p.write_bytes(content.getvalue()))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (
-        Exception
-    ) as error:  # an altered archive raises what zipfile, zlib, struct and numpy's header parser can think of
-        raise KitError(
-            f"{path} holds no arrays that can be read ({_said(error)}): put it aside to go on without it"
-        ) from None
+    """What `write_arrays` wrote. Raises KitError for anything else, pickled objects included."""
+    with reading(path, "holds no arrays that can be read"), open(path, "rb") as file:
+        return dict(np.load(file, allow_pickle=False))
 
 
-def read_frame(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A parquet file's table with these columns. Raises KitError when the file is cut short, altered or something
-    else.
-    """
-    try:
-        return pd.read_parquet(path)[list(columns)]
-    except Exception as error:  # Arrow has an error class for each way in which a file can be broken
-        raise KitError(
-            f"{path} holds no table with {', '.join(columns)} ({_said(error)}): put it aside to go on without it"
-        ) from None
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Named tensors as plain safetensors, for any program that reads the format."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Named tensors as a safetensors file, which any program that knows the format can read."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    atomically(path, lambda p: safetensors.torch.save_file(plain, p))
+    content = safetensors.torch.save(plain, metadata)  # save_file leaves a file that only its owner may read
+    atomically(path, lambda p: p.write_bytes(content))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
+    """The tensors of a safetensors file, on the CPU. Raises KitError for anything else."""
+    with reading(path, "holds no tensors that can be read"):
         return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise KitError(f"{path} holds no tensors that can be read: {type(error).__name__}: {error}") from None
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file; the tree is JSON in its
-    metadata.
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
 
-    Tensors of one type are laid end to end: a supernet has thousands of small ones, and a file entry each would take
-    longer to write
-    than their bytes. A checksum over the tree and the tensors tells an altered file from a whole one.
+    The tree is JSON in the file's metadata, with a checksum that tells an altered file from a whole one. Tensors of
+    one dtype are laid end to end: an entry for each of a supernet's thousands would take longer than their bytes.
     """
-    groups: dict[str, list[Tensor]] = {}
-    offsets: dict[str, int] = {}
+    parts: dict[str, list[Tensor]] = {}
+    sizes: Counter[str] = Counter()
 
-    def take(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            kind = str(value.dtype).removeprefix("torch.")
-            at = offsets.get(kind, 0)
-            offsets[kind] = at + value.numel()
-            groups.setdefault(kind, []).append(value.detach().reshape(-1))
-            return {"tensor": [kind, at, *value.shape]}
-        if isinstance(value, dict):
-            return {"dict": {str(k): take(v) for k, v in value.items()}}
-        if isinstance(value, (list, tuple)):
-            return {"list": [take(v) for v in value]}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return {"value": value}
-        raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
+    def place(value: Any) -> dict[str, list]:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
+        dtype = str(value.dtype).removeprefix("torch.")
+        parts.setdefault(dtype, []).append(value.detach().cpu().reshape(-1))
+        start, sizes[dtype] = sizes[dtype], sizes[dtype] + value.numel()
+        return {TENSOR: [dtype, start, *value.shape]}
 
-    tree = json.dumps(take(state))
-    flat = {kind: torch.cat([t.cpu() for t in tensors]) for kind, tensors in groups.items()}
-    metadata = {"tree": tree, "sha256": _checksum(tree, flat)}
-    atomically(path, lambda p: safetensors.torch.save_file(flat, p, metadata=metadata))
+    tree = json.dumps(state, default=place)
+    flat = {dtype: torch.cat(tensors) for dtype, tensors in parts.items()}
+    write_tensors(path, flat, {"tree": tree, "sha256": _checksum(tree, flat)})
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote, on the CPU. Raises KitError for a file that is cut short, altered or something else."""
+    with reading(path, "is not a checkpoint that can be read"):
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        flat = safetensors.torch.load_file(path)
+        if _checksum(metadata["tree"], flat) != metadata["sha256"]:
+            raise ValueError("its checksum does not fit")
+
+        def placed(node: dict[str, Any]) -> Any:
+            if TENSOR not in node:
+                return node
+            dtype, start, *shape = node[TENSOR]
+            return flat[dtype][start : start + math.prod(shape)].view(shape).clone()
+
+        return json.loads(metadata["tree"], object_hook=placed)
 
 
 def _checksum(tree: str, flat: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(tree.encode())
-    for kind in sorted(flat):
-        digest.update(kind.encode())
-        digest.update(flat[kind].contiguous().view(torch.uint8).numpy())
+    for dtype in sorted(flat):
+        digest.update(dtype.encode())
+        digest.update(flat[dtype].view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote, on the CPU. Raises KitError when the file is cut short, altered or something else."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            flat = {kind: file.get_tensor(kind) for kind in file.keys()}
-        if _checksum(metadata["tree"], flat) != metadata["sha256"]:
-            raise ValueError("its checksum does not fit: it was altered")
-        return _rebuild(json.loads(metadata["tree"]), flat)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise KitError(f"{path} is not a checkpoint that can be read ({type(error).__name__}: {error})") from None
-
-
-def _rebuild(node: dict[str, Any], flat: dict[str, Tensor]) -> Any:
-    ((kind, value),) = node.items()
-    if kind == "tensor":
-        dtype, at, *shape = value
-        return flat[dtype][at : at + math.prod(shape)].view(shape).clone()
-    if kind == "dict":
-        return {k: _rebuild(v, flat) for k, v in value.items()}
-    if kind == "list":
-        return [_rebuild(v, flat) for v in value]
-    return value
+# ---- the lock ------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time works on a run directory; the lock goes with the process, also when it is killed. Raises
-    KitError where another
-    one has it, and where the directory cannot be made."""
+    """Hold the folder's lock, which ends with the process, also when that is killed.
+
+    Raises KitError where another process holds it, and where the folder cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")
     except OSError as error:
-        raise KitError(
-            f"{folder} cannot be made ({_said(error)}): choose a folder for out that you may write to"
-        ) from None
-    with open(folder / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        raise KitError(f"{folder} cannot be made ({summary(error)}): choose another folder for out") from None
+    with file:
+        for _ in range(10):  # outlasts the moment for which `in_use` holds the lock in another process
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.02)
+        else:
             file.seek(0)
-            raise KitError(
-                f"{folder} is in use by process {file.read().strip() or '?'}: wait for it, or stop it first"
-            ) from None
-        file.seek(0)
-        file.truncate()
+            user = file.read().strip() or "?"
+            raise KitError(f"{folder} is in use by process {user}: wait for it, or stop it first")
+        file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    try:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+
+
 def put_aside(folder: Path) -> None:
-    """Rename a run directory that is there; nothing is deleted. Raises KitError while a process works in it."""
-    if not folder.exists():
-        return
-    with exclusive(folder):
-        n = 1
-        while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
-            n += 1
-        shutil.move(folder, aside)
+    """Rename a run directory that is there to <name>.old1, .old2, …. Raises KitError while a process works in it."""
+    if folder.exists():
+        with exclusive(folder):
+            n = 1
+            while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
+                n += 1
+            folder.rename(aside)

@@ -1,6 +1,4 @@
-"""From a configuration to the parts of a stage: network, learners, optimizer. The names' tables are in the parts' own
-packages.
-"""
+"""From a configuration to the parts of a stage: network, learners, optimizer."""
 
 from __future__ import annotations
 
@@ -15,15 +13,16 @@ from kit import arch, augment, hyper, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import Policy
 from kit.config import Config
-from kit.data import ImageSets
+from kit.data import ImageSets, normalization
 from kit.errors import KitError
-from kit.hyper import DerivedHyper, HyperLearner
+from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
 from kit.run import store
 from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator, innermost
 from kit.search.stages import key_of
-from kit.space import Network, Picks, latency
+from kit.search.step import Learners, Samples
+from kit.space import SPACES, Network, Picks, latency
 from kit.space import operations as synced
 from kit.space.limits import Limits, Target
 
@@ -39,6 +38,11 @@ class Parts:
     augment: Policy
     hyper: HyperLearner
     sgd: Momentum
+    samples: Samples = Samples()
+
+    @property
+    def learners(self) -> Learners:
+        return Learners(self.arch, self.augment, self.hyper, self.samples)
 
     def __post_init__(self) -> None:
         owned = {
@@ -52,7 +56,8 @@ class Parts:
             for tensor in tensors:
                 if owner.setdefault(id(tensor), letter) != letter:
                     raise KitError(
-                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; each trainable "
+                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
+                        "each trainable "
                         "tensor belongs to exactly one of θ, α, τ, η"
                     )
 
@@ -105,122 +110,105 @@ class Parts:
         self.sgd.load_state_dict(state["sgd"])
 
 
-def compose(
-    config: Config,
-    index: int,
-    sets: ImageSets,
-    device: torch.device,
-    normal: tuple[Tensor, Tensor],
-    *,
-    picks: Picks | None = None,
-    folder: Path | None = None,
-    steps: int = 0,
-) -> Parts:
-    """The parts of the configuration's stage `index`, with new weights and learners.
+@dataclass(frozen=True)
+class Plan:
+    """What the parts of one stage are built from.
 
-    normal: mean and std [C] of the training images. picks: the architecture that an earlier stage found; None where
-    this one searches
-    or the configuration says which it is. folder: the run's, which keeps the latency table if there is a limit on it.
-    steps: of the stage,
-    at most, which its warm-up is a share of.
+    index: of the stage in config.stages. folder: the run's, which keeps the latency table if there is a limit on it;
+    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part
+    of.
     """
-    stage, key = config.stages[index], key_of(config, index)
-    net, arch = _network(config, stage, key, sets, device, normal, picks, folder)
+
+    config: Config
+    index: int
+    sets: ImageSets
+    device: torch.device
+    folder: Path | None = None
+    steps: int = 0
+    horizon: int = 0
+
+    @property
+    def stage(self) -> Stage:
+        return self.config.stages[self.index]
+
+    def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A random stream for one purpose in this stage."""
+        return generator(self.config.seed, f"{key_of(self.config, self.index)}/{purpose}", device)
+
+    def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
+        """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
+        c = self.config
+        settings = c.model_dump(exclude={"space"}) | {"genotype": genotype}
+        if not full and self.stage.search and c.stages[-1].restart:
+            settings["channels"] = c.search_channels
+            if SPACES[c.space].make.repeats:
+                settings["cells"] = c.search_cells
+        mean, std = normalization(self.sets.train)
+        image = (self.sets.channels, *self.sets.size)
+        return space.build(c.space, self.sets.num_classes, image, mean, std, **settings)
+
+
+def compose(plan: Plan, picks: Picks | None = None) -> Parts:
+    """The parts of a stage, with new weights and learners.
+
+    picks: the architecture that an earlier stage found; None where this one searches or the configuration says which.
+    """
+    config, stage, device = plan.config, plan.stage, plan.device
+    net, searcher = _network(plan, picks)
     net = net.to(device, memory_format=torch.channels_last)
-    net.generator, net.mixer = (
-        generator(config.seed, f"{key}/drop-path", device),
-        generator(config.seed, f"{key}/mixup"),
-    )
+    net.generator, net.mixer = plan.generator("drop-path", device), plan.generator("mixup")
     net.amp_dtype = _autocast(config, device)
     if config.sync_batchnorm:
         synced.synchronize(net)
-    learners = {
-        "arch": arch,
-        "augment": _policy(config, stage, key, sets, device, normal[0]),
-        "hyper": _hyper(config, stage, key, device),
-    }
+    learners = {"arch": searcher, "augment": _policy(plan), "hyper": _hyper(plan)}
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():
-            learners[name] = WarmUp(learners[name], round(stage.warm_up * steps))
-    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip))
+            learners[name] = WarmUp(learners[name], round(stage.warm_up * plan.steps))
+    samples = Samples(config.children, config.arch_samples, config.policies, config.first_order)
+    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), samples=samples)
 
 
-def _network(
-    config: Config,
-    stage: Stage,
-    key: str,
-    sets: ImageSets,
-    device: torch.device,
-    normal: tuple[Tensor, Tensor],
-    picks: Picks | None,
-    folder: Path | None,
-) -> tuple[Network, ArchLearner]:
-    full = {
-        "channels": config.channels,
-        "cells": config.cells,
-        "reductions": config.reductions,
-        "auxiliary": config.auxiliary,
-    }
-    small = {"channels": config.search_channels}
-    if space.REPEATS[config.space]:
-        small["cells"] = config.search_cells
-    settings = full | (small if stage.search and config.stages[-1].restart else {})
-    image = (sets.channels, *sets.size)
-    mean, std = normal
-    seed = generator(config.seed, f"{key}/weights").initial_seed()
+def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
+    config = plan.config
+    seed = plan.generator("weights").initial_seed()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        supernet = space.build(config.space, sets.num_classes, image, mean, std, **settings)
+        supernet = plan.network()
         # the limits are about the network that is deployed, also while a smaller one searches for its cells
-        deployed = (
-            supernet if settings == full else space.build(config.space, sets.num_classes, image, mean, std, **full)
-        )
-        limits = _limits(config, deployed, device, folder)
-        if stage.search:
-            return supernet, _searcher(config, key, supernet, limits, device)
+        limits = _limits(plan, plan.network(full=True))
+        if plan.stage.search:
+            return supernet, _searcher(plan, supernet, limits)
         # what a search found is repaired where its own latency breaks the limit that the table's prediction kept to
         chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given_picks(config, supernet, limits)
         if not limits.confirm(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
         torch.manual_seed(seed)
-        net = space.build(
-            config.space, sets.num_classes, image, mean, std, **settings, genotype=supernet.spec(chosen).get("genotype")
-        )
+        net = plan.network(genotype=supernet.spec(chosen).get("genotype"))
         return net, Given(net.slots, net.only_child().picks)
 
 
-def _searcher(config: Config, key: str, net: Network, limits: Limits, device: torch.device) -> ArchLearner:
+def _searcher(plan: Plan, net: Network, limits: Limits) -> ArchLearner:
+    config, part = plan.config, ARCH[plan.config.arch]
     target = None
     if config.target_macs is not None:
         target = Target(limits.network, config.target_macs, config.target_weight)
-    return ARCH[config.arch].build(
-        arch.Settings(
-            net.slots,
-            generator(config.seed, f"{key}/α"),
-            limits,
-            lr=config.arch_lr,
-            device=device,
-            lam=config.lam,
-            recover=config.recover,
-            freeze_tol=config.freeze_tol,
-            margin=config.fix_margin,
-            temperature=(config.temperature, config.last_temperature),
-            baseline=config.reward_baseline,
-            target=target,
-        )
-    )
+    at = arch.Setting(net.slots, plan.generator("α"), limits, plan.device, config, target, plan.steps)
+    return part.make.build(at, **part.settings)
 
 
-def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: torch.device, mean: Tensor) -> Policy:
+def _policy(plan: Plan) -> Policy:
+    config, stage = plan.config, plan.stage
     name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
+    fill = (normalization(plan.sets.train)[0] * 255).round().to(torch.uint8)
     policy = augment.build(
         name,
-        generator(config.seed, f"{key}/τ", device),
-        sets.size,
-        flip=sets.flip,
-        lr=config.tau_lr,
-        fill=(mean * 255).round().to(torch.uint8),
-        shared=config.policies > 0,
+        plan.generator("τ", plan.device),
+        plan.sets.size,
+        flip=plan.sets.flip,
+        fill=fill,
+        channels=plan.sets.channels,
+        steps=plan.horizon,
+        config=config,
     )
     if config.policy is not None and stage.augment != "default":
         policy.adopt(read_policy(config.policy, config.augment, policy.ops))
@@ -228,27 +216,19 @@ def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: tor
     return Derived(policy) if stage.augment == "derived" else policy
 
 
-def _hyper(config: Config, stage: Stage, key: str, device: torch.device) -> HyperLearner:
-    name = "fixed" if stage.hyper == "default" else config.hyper
-    learner = hyper.build(
-        name,
-        config.lr,
-        config.weight_decay,
-        step=config.hyper_lr,
-        bases=hyper.read_bases(config.hyper_space),
-        generator=generator(config.seed, f"{key}/η"),
-        baseline=config.reward_baseline,
-        device=device,
-    )
+def _hyper(plan: Plan) -> HyperLearner:
+    config, stage = plan.config, plan.stage
+    part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
+    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.horizon)
+    learner = part.make.build(at, **part.settings)
     return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 
-def _limits(config: Config, deployed: Network, device: torch.device, folder: Path | None) -> Limits:
-    timed = None
+def _limits(plan: Plan, deployed: Network) -> Limits:
+    config, timed = plan.config, None
     if config.max_latency_ms is not None:
-        timed = latency.table(
-            deployed, device, config.latency_batch, folder / "latency.json" if folder is not None else None
-        )
+        kept = plan.folder / "latency.json" if plan.folder is not None else None
+        timed = latency.table(deployed, plan.device, config.latency_batch, kept)
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
 
 
@@ -256,26 +236,27 @@ def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
     if config.arch == "random":
         chance = generator(config.seed, "random/α")
         return limits.settle(lambda: random_picks(net.slots, chance, limits))
-    return net.picks_of(read_genotype(config.genotype or space.USUAL[config.space])) if net.slots else ()
+    return net.picks_of(read_genotype(config)) if net.slots else ()
 
 
-def read_genotype(source: str) -> dict:
-    """A genotype by name (darts-v2), from a JSON file, or from a run's directory; which entries it may have is its
-    space's matter.
-    """
-    if source in space.GENOTYPES:
-        return space.GENOTYPES[source]
+def read_genotype(config: Config) -> dict:
+    """The configuration's genotype: by name (darts-v2), from a JSON file, or from a run's directory; None: the space's
+    usual one. Which entries it may have is its space's matter."""
+    known, usual = SPACES[config.space].make.genotypes, SPACES[config.space].make.usual
+    source = config.genotype or usual
+    if source in known:
+        return known[source]
     path = Path(source).expanduser()
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():
         raise KitError(
-            f"genotype={source!r} is neither a name ({', '.join(space.GENOTYPES)}) nor a JSON file nor a finished run's directory"
+            f"genotype={source!r} is neither a name ({', '.join(known)}) nor a JSON file nor a finished run's directory"
         )
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise KitError(f"{path} is not JSON: {error}") from None
-    return found.get("genotype", found) if isinstance(found, dict) else found
+    return content.get("genotype", content) if isinstance(content, dict) else content
 
 
 def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
@@ -286,7 +267,8 @@ def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
     found = store.read_json(path).get("policy", {})
     if found.get("name") != name or tuple(found.get("ops", ())) != tuple(ops):
         raise KitError(
-            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set augment={found.get('name')!r}"
+            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set "
+            f"augment={found.get('name')!r}"
         )
     return found
 

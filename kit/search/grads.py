@@ -1,8 +1,7 @@
 """Gradients and the weights' step: the only copy (METHOD section 3).
 
 The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
-parameters alone.
-What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
+parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kit.search import ranks as distributed
+from kit.search import ranks
 from kit.space.network import Child, Network
 
 # Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
-# serves all
-# three (0.05 for SGD is 0.001 for Adam).
+# serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
 
@@ -56,20 +54,26 @@ class Gradient:
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
-    over the batch; on
-    several ranks, over this one's share of it, and the gradients are the whole batch's.
+    over the batch; on several ranks, over this one's share of it, and the gradients are the whole batch's.
 
     Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
-    nor weight
-    decay moves them.
+    nor weight decay moves them.
     """
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
-    grads = distributed.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
+    grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
     theta, rest = grads[: len(parameters)], iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
     used = [(p, g) for p, g in zip(parameters, theta) if g is not None]
     return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
+
+
+def gathered(losses: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the whole batch: per-sample losses [N], detached, and how many predictions were right (0-dim)."""
+    losses = losses.detach()
+    if ranks.count() > 1:
+        losses, right = ranks.gather(torch.stack([losses, right.to(losses.dtype)], dim=1)).unbind(1)
+    return losses, right.sum()
 
 
 @contextlib.contextmanager
@@ -97,7 +101,8 @@ class _Losses(nn.Module):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for every image: one forward-mode derivative d/dε ℓ_k(θ + ε v) at 0 (METHOD section 1). Float [n].
+    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [n], of
+    this rank's images.
 
     direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
     alone.
@@ -117,14 +122,14 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
 
 
 def curvature(
-    net: Network, x: Tensor, y: Tensor, child: Child, parameters: list[nn.Parameter], v: list[Tensor]
+    net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
 ) -> list[Tensor]:
     """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
     with net.still_statistics(child.picks):
-        loss = net.losses(x, y, child.still())[0].mean()
+        loss = net.losses(*batch, child.still())[0].mean()
     first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
-    return distributed.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
+    return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
 
 
 @dataclass
@@ -132,8 +137,7 @@ class Trace:
     """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
 
     lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
-    hold θ' until
-    the next step; θ itself is θ' + lr v'.
+    hold θ' until the next step; θ itself is θ' + lr v'.
     """
 
     parameters: list[nn.Parameter]
@@ -148,8 +152,7 @@ class Trace:
         `parameters`.
 
         flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
-        count, although
-        g' may have them (another child).
+        count, although g' may have them (another child).
         """
         if _same(parameters, self.parameters):
             velocity, theta, g = self.momentum, self.parameters, outer
@@ -177,8 +180,7 @@ class Momentum:
     """SGD with momentum on whatever parameters a step hands over, with gradient clipping by global norm (DARTS: 5).
 
     A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
-    take Adam or
-    RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
+    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
     """
 
     def __init__(self, network: Network, momentum: float, clip: float):

@@ -1,11 +1,9 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
 A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
-a missing one
-fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it. A concrete
-learner is final: to
-change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its random generator included, is in
-`state_dict()`: tensors, numbers, strings, lists and dicts only.
+a missing one fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it.
+A concrete learner is final: to change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its
+random generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
 """
 
 from __future__ import annotations
@@ -15,9 +13,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.search import ranks as distributed
+from kit.registry import Options
+from kit.search import ranks
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -58,7 +58,7 @@ class Learner(ABC):
         """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
         mean removes.
         """
-        self.move(distributed.mean(self.estimate(drawn, **signals)))
+        self.move(ranks.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
         """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
@@ -81,7 +81,24 @@ class Learner(ABC):
 
 def average(estimates: list[list[Tensor]]) -> list[Tensor]:
     """The mean of several estimates of the same learner."""
-    return distributed.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
+    return ranks.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
+
+
+def adam_state(adam: torch.optim.Adam) -> dict[int, dict[str, Tensor]]:
+    """The moments of each of its tensors: what a checkpoint holds of an Adam."""
+    return adam.state_dict()["state"]
+
+
+def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
+    """Take the moments up again; rates stay as they are. state: with numbers or their text as keys."""
+    moments = {int(index): moment for index, moment in state.items()}
+    adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+
+
+class BaselineOptions(Options):
+    reward_baseline: float = Field(
+        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
+    )
 
 
 class Baseline:

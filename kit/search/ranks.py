@@ -2,12 +2,10 @@
 dataset=… method=…`.
 
 A step is one step of the whole batch. Every rank draws the whole batch's rows, transformations, masks and the one child
-from generators that
-all ranks share, and computes its own slice. Gradients are averaged as one flat tensor, over the weights that the child
-used; per-sample
-losses and rewards are gathered; and so every learner is updated with the whole batch's signals, alike on every rank.
-Nothing that a run keeps
-depends on the number of ranks. Without torchrun every function here gives back what it is given.
+from generators that all ranks share, and computes its own slice. Gradients are averaged as one flat tensor, over the
+weights that the child used; per-sample losses and rewards are gathered; and so every learner is updated with the whole
+batch's signals, alike on every rank. Nothing that a run keeps depends on the number of ranks. Without torchrun every
+function here gives back what it is given.
 """
 
 from __future__ import annotations
@@ -76,9 +74,7 @@ def joined() -> Iterator[None]:
 
 
 def leave() -> None:
-    """At the end of a process whose search is done: close the connections. One that failed just ends, which tells the
-    others.
-    """
+    """Close the connections, at the end of a process whose search is done. One that failed just ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -108,10 +104,10 @@ def describe(device: torch.device) -> dict:
 def check(batch_size: int, what: str = "batch_size") -> None:
     """Raises KitError where the ranks cannot share a batch evenly."""
     if batch_size % count():
-        lower, higher = _divisors(batch_size, count())
+        divisors = ", ".join(str(k) for k in range(1, 2 * count()) if batch_size % k == 0)
         raise KitError(
-            f"{count()} ranks do not divide {what}={batch_size}: start {lower}{f' or {higher}' if higher else ''} ranks "
-            f"(torchrun --nproc_per_node), or set batch_size to a multiple of {count()}"
+            f"{count()} ranks do not divide {what}={batch_size}: start as many as divide it ({divisors}; torchrun "
+            f"--nproc_per_node), or set batch_size to a multiple of {count()}"
         )
 
 
@@ -119,14 +115,9 @@ def check_alike(max_latency_ms: float | None) -> None:
     """Raises KitError where the ranks would decide by what each of them measures."""
     if count() > 1 and max_latency_ms is not None:
         raise KitError(
-            "max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, or limit max_macs"
+            "max_latency_ms is kept by timing children, and ranks would time them differently: search in one process, "
+            "or limit max_macs"
         )
-
-
-def _divisors(n: int, near: int) -> tuple[int, int | None]:
-    """The divisors of n next to `near`, below and above; None where there is none above but n itself would be far."""
-    lower = max(k for k in range(1, near) if n % k == 0)
-    return lower, next((k for k in range(near + 1, min(n, 4 * near) + 1) if n % k == 0), None)
 
 
 def own_device(device: torch.device, asked: str) -> torch.device:
@@ -137,12 +128,14 @@ def own_device(device: torch.device, asked: str) -> torch.device:
         return device
     if ":" in asked:
         raise KitError(
-            f"device={asked!r} is one GPU and {count()} ranks need one each: use device='cuda', or CUDA_VISIBLE_DEVICES to choose them"
+            f"device={asked!r} is one GPU and {count()} ranks need one each: use device='cuda', or "
+            "CUDA_VISIBLE_DEVICES to choose them"
         )
     there, wanted = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", count()))
     if wanted > there:
         raise KitError(
-            f"{wanted} ranks need a GPU each and this machine has {there}: start torchrun --nproc_per_node={there}, or use device='cpu'"
+            f"{wanted} ranks need a GPU each and this machine has {there}: start torchrun --nproc_per_node={there}, "
+            "or use device='cpu'"
         )
     torch.cuda.set_device(_ranks.local)
     return torch.device("cuda", _ranks.local)
@@ -162,7 +155,8 @@ def _message() -> Iterator[None]:
             0
         ]  # without the place in torch's own source, and advice
         raise Lost(
-            f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in torchrun's, or in "
+            f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in "
+            "torchrun's, or in "
             "failure.json; start the same again, it goes on from the last checkpoint"
         ) from error
 
@@ -261,9 +255,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The ranks' mean of each tensor, bit for bit the same on all ranks; one message for all of them. None stays None:
-    it is not sent.
-    """
+    """The ranks' mean of each tensor, the same to the bit on all ranks, in one message; None stays None."""
     given = [t for t in tensors if t is not None]
     if count() == 1 or not given:
         return list(tensors)
@@ -280,9 +272,7 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The numbers of `flat` in tensors of these shapes, types and memory layouts: what is laid out like its weights is
-    fast to add to them.
-    """
+    """The numbers of `flat` in tensors of these shapes, types and memory layouts."""
     found = [torch.empty_like(t) for t in like]
     torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
     return found
@@ -301,8 +291,10 @@ def same(child: T, what: object) -> T:
             dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
         if ends[0] != -ends[1]:
             raise KitError(
-                f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or their learners have "
-                "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' GPUs or "
+                f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or "
+                "their learners have "
+                "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' "
+                "GPUs or "
                 "versions differ"
             )
     return child
@@ -318,8 +310,8 @@ def check_agreement(tensors: Sequence[Tensor]) -> None:
     apart = (torch.stack(list(gather(here.unsqueeze(0)))) - here).abs() > 1e-5 * here + 1e-12
     if total(apart.any().to(torch.int64)):
         raise KitError(
-            f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last checkpoint; if this "
-            "comes back, the machines' GPUs or versions differ"
+            f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last "
+            "checkpoint; if this comes back, the machines' GPUs or versions differ"
         )
 
 

@@ -11,7 +11,7 @@ from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import ranks as distributed
+from kit.search import ranks
 from kit.search.learner import generator
 
 
@@ -20,11 +20,11 @@ def needs(config: Config, index: int) -> frozenset[str]:
     stage = config.stages[index]
     found = frozenset({"val"}) if stage.step == "bi-level" else frozenset()
     if stage.search:
-        found |= ARCH[config.arch].kind.needs
+        found |= ARCH[config.arch].make.needs
     if stage.augment == "learn":
-        found |= AUGMENT[config.augment].kind.needs
+        found |= AUGMENT[config.augment].make.needs
     if stage.hyper == "learn":
-        found |= HYPER[config.hyper].kind.needs
+        found |= HYPER[config.hyper].make.needs
     return found
 
 
@@ -42,12 +42,12 @@ def _read(config: Config, group: range) -> frozenset[str]:
 
 def holds_out(config: Config, index: int) -> bool:
     """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
-    else they are
-    trained on. Raises KitError where they are needed and hold_out is False."""
+    else they are trained on. Raises KitError where they are needed and hold_out is False."""
     read = "val" in _read(config, schedule_of(config, index))
     if read and config.hold_out is False:
         raise KitError(
-            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} reads validation "
+            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
+            "reads validation "
             "batches: leave hold_out out, or set it to True"
         )
     return read or bool(config.hold_out)
@@ -79,19 +79,21 @@ class StageData:
             batches["fresh"] = Batches(train, config.batch_size, generator(config.seed, f"batches/fresh{purpose}"))
         if "val" in read:
             size = min(config.batch_size, len(sets.val))
-            distributed.check(size, "the validation batch's size")
+            ranks.check(size, "the validation batch's size")
             batches["val"] = Batches(sets.val, size, generator(config.seed, f"batches/val{purpose}"))
         return cls(hold_out, train, batches)
 
 
+def planned_epochs(config: Config, index: int) -> int:
+    """Epochs of the stages that share this one's schedule, if each takes as long as it may."""
+    return sum(config.stage_epochs[i] for i in schedule_of(config, index))
+
+
 def horizon(config: Config, index: int, began: int) -> int:
     """Epochs of the learning-rate schedule that began after `began` epochs: up to the next restart, or to the end of
-    the run.
-    """
-    group = schedule_of(config, index)
-    if group.stop == len(config.stages):
-        return config.epochs - began
-    return sum(config.stage_epochs[i] for i in group)
+    the run, which comes later where an earlier stage ended early."""
+    last = schedule_of(config, index).stop == len(config.stages)
+    return config.epochs - began if last else planned_epochs(config, index)
 
 
 def subset(train: ImageSet, n: int | None) -> ImageSet:

@@ -46,36 +46,15 @@ def build(
     return net
 
 
-def genotypes() -> dict[str, Any]:
-    """Architectures by name, those of all spaces."""
-    return {name: genotype for part in SPACES.values() for name, genotype in part.make.genotypes.items()}
-
-
-def __getattr__(name: str) -> Any:  # the tables of before, until kit.config and kit.search read the classes themselves
-    if name == "GENOTYPES":
-        return genotypes()
-    attribute = {"SEARCHABLE": "searchable", "ABSORBS": "absorbs_gates", "REPEATS": "repeats", "USUAL": "usual"}
-    if name not in attribute:
-        raise AttributeError(f"module 'kit.space' has no attribute {name!r}")
-    of = {key: getattr(part.make, attribute[name]) for key, part in SPACES.items()}
-    return {key: value for key, value in of.items() if value is not None}
-
-
 __all__ = [
     "CELL_OPS",
-    "Child",
+    "DARTS_V2",
+    "SPACES",
     "CellNetwork",
+    "Child",
     "ChoiceNetwork",
     "Cost",
-    "DARTS_V2",
     "MobileNetwork",
     "Network",
-    "Picks",
-    "SPACES",
-    "Slot",
-    "WideResNet",
-    "build",
-    "genotypes",
-    "picks_of",
-    "register",
 ]
+__all__ += ["Picks", "Slot", "WideResNet", "build", "picks_of", "register"]

@@ -1,0 +1,146 @@
+"""DHA's and DiffAutoML's learned distribution over pairs of operations (eq. 2; METHOD section 1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kit.augment.ops import OPS
+from kit.augment.policy import Basics, Draw, LearnedPolicy, Setting, register
+from kit.errors import KitError
+
+SMALL_OPS = ("ShearX", "ShearY", "TranslateX", "TranslateY")  # DiffAutoML's Table 3
+BRINGS = {"tau_form": {"paper": "paper"}, "tau_lr": {"paper": 1e-5}}
+MOMENTUM, POWER = 0.9, 0.99  # of the moving averages of the gradient and of its squared length
+SHRINK = 1 - torch.linspace(0, 1, 33).square()  # factors that are tried where τ has gone too far
+
+
+@register("pair-softmax-4", title="Softmax over pairs of four operations", brings=BRINGS, ops=SMALL_OPS)
+@register("pair-softmax", title="Softmax over ordered pairs", colour="#0072B2", brings=BRINGS)
+class PairSoftmax(LearnedPolicy):
+    """τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0, 10].
+
+    Every sample draws its own pair by Gumbel-max and its own two magnitudes. τ climbs the expected training loss.
+
+    form: "score", the score-function gradient with a leave-one-out baseline, which is unbiased; "paper", eq. 2 as
+    printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. reach: how
+    far from uniform τ may go, as KL divergence in nats; it never goes farther. steps: in which it can go there. lr:
+    given, τ moves by plain SGD with momentum and weight decay (as DHA prints it) instead of steps of equal length.
+    entropy: weight of the entropy of p, in the unit of the loss. ops: names of operations; K = len(ops).
+    """
+
+    class Options(LearnedPolicy.Options):
+        tau_form: Literal["score", "paper"] = Field(
+            "score", description="gradient of τ: of the expected loss (score function), or DHA's eq. 2 as printed"
+        )
+        tau_reach: float = Field(
+            1.0, gt=0, description="how far from uniform τ may go in the run: KL divergence in nats"
+        )
+        tau_entropy: float = Field(0.05, ge=0, description="weight of the policy's entropy beside the loss")
+
+    def __init__(
+        self,
+        basics: Basics,
+        generator: torch.Generator,
+        *,
+        lr: float | None = None,
+        form: str = "score",
+        reach: float = 1.0,
+        entropy: float = 0.0,
+        steps: int = 100,
+        weight_decay: float = 5e-4,
+        ops: tuple[str, ...] = OPS,
+    ):
+        super().__init__(basics, generator, ops)
+        if reach >= 2 * math.log(len(ops)):
+            raise KitError(
+                f"tau_reach={reach:g} is not below log {len(ops) ** 2} = {2 * math.log(len(ops)):.2f}, the distance "
+                "of one "
+                f"pair of {len(ops)} operations from uniform: nothing would bound τ; use tau_reach=1"
+            )
+        self.tau = torch.zeros(len(ops), len(ops), device=generator.device)
+        self.velocity, self.power = torch.zeros_like(self.tau), self.tau.new_zeros(())
+        self.updates = 0
+        self.lr, self.form, self.reach, self.entropy, self.weight_decay = lr, form, reach, entropy, weight_decay
+        # near uniform the KL divergence of logits τ is ‖τ‖² / 2 K²: a straight path of this step goes just as far
+        self.step = math.sqrt(2 * reach) * len(ops) / max(1, steps)
+        self.shrink = SHRINK.to(generator.device)
+
+    @classmethod
+    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
+        form, reach, entropy = options.tau_form, options.tau_reach, options.tau_entropy
+        return {"form": form, "reach": reach, "entropy": entropy, "steps": at.steps}
+
+    def variables(self) -> list[Tensor]:
+        return [self.tau]
+
+    def probabilities(self) -> Tensor:
+        return self.tau.flatten().softmax(0).view_as(self.tau)
+
+    def draw(self, n: int) -> Draw:
+        k, g, device = len(self.ops), self.generator, self.generator.device
+        uniform = torch.rand(n, k * k, generator=g, device=device).clamp_(min=1e-20)
+        index = torch.sub(self.tau.flatten(), uniform.log_().neg_().log_(), out=uniform).argmax(dim=1)  # Gumbel-max
+        ops = self.places[torch.stack([index // k, index % k], dim=1)]
+        magnitude = torch.rand(n, 2, generator=g, device=device) * 10
+        return self.complete(ops, magnitude, index=index)
+
+    def gradient(self, draw: Draw, *, losses: Tensor, **_: object) -> list[Tensor]:
+        """Of what τ descends, float [K, K]: minus the expected loss of the drawn pairs, minus the weighted entropy."""
+        self.count(draw)
+        p = self.probabilities().flatten()
+        climbed = self._as_printed(p, draw.index, losses) if self.form == "paper" else _score(p, draw.index, losses)
+        by_entropy = -p * (p.log() - torch.dot(p, p.log()))  # of H(p)
+        return [-(climbed + self.entropy * by_entropy).view_as(self.tau)]
+
+    @staticmethod
+    def _as_printed(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
+        """Of Σ_k p_k L_k (eq. 2): with c_T the sum of the losses that drew T, it is p ∘ (c − ⟨c, p⟩)."""
+        c = torch.zeros_like(p).scatter_add_(0, index, losses.to(p.dtype))
+        return p * (c - torch.dot(c, p))
+
+    @torch.no_grad()
+    def move(self, gradient: list[Tensor]) -> None:
+        for g in gradient:
+            if self.lr is not None:
+                self.velocity.mul_(MOMENTUM).add_(g + self.weight_decay * self.tau)
+                self.tau.sub_(self.lr * self.velocity)
+            else:
+                self.updates += 1
+                self.velocity.lerp_(g, 1 - MOMENTUM)
+                self.power.lerp_(g.square().sum(), 1 - POWER)
+                length = (self.power / (1 - POWER**self.updates)).sqrt().clamp(min=1e-20)
+                self.tau.sub_(self.step / (1 - MOMENTUM**self.updates) * self.velocity / length)
+            self._bound()
+
+    def _bound(self) -> None:
+        """Draw the logits together by the smallest factor at which p is within `reach` of uniform."""
+        centred = self.tau.flatten() - self.tau.mean()
+        p = (self.shrink[:, None] * centred).softmax(1)
+        kl = (p * p.clamp(min=1e-30).log()).sum(1) + math.log(p.shape[1])
+        self.tau.mul_(self.shrink[(kl <= self.reach).int().argmax()])
+
+    def state_dict(self) -> dict:
+        kept = {"tau": self.tau, "velocity": self.velocity, "power": self.power, "counts": self.counts}
+        return {**super().state_dict(), **kept, "updates": self.updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        for name in ("tau", "velocity", "power", "counts"):
+            getattr(self, name).copy_(state[name])
+        self.updates = state["updates"]
+
+    def adopt(self, found: dict) -> None:
+        """Take over a policy as `Run.policy` gives it."""
+        self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
+
+
+def _score(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
+    """An unbiased estimate of ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − mean of the others' losses) ∇ log p(T_k)."""
+    n, losses = len(losses), losses.to(p.dtype)
+    advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
+    return torch.zeros_like(p).scatter_add_(0, index, advantage) - p * advantage.sum()

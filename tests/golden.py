@@ -1,0 +1,100 @@
+"""Golden digests of every method, the data's splits and the public names: what a rebuild must not change by accident.
+
+    python tests/golden.py        # records them anew in tests/golden.json; say in the commit what changed them and why
+
+Digests are exact on the machine that recorded them (`where`); elsewhere rounding differs, and the history is compared
+with a tolerance instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import kit
+
+FILE = Path(__file__).with_name("golden.json")
+SMALL = dict(epochs=2, channels=4, search_channels=4, cells=4, search_cells=4, train_images=256, batch_size=64)
+BY_METHOD = {
+    "random-search": {"epochs": 4, "search_epochs": 2, "trials": 2},
+    "bayesian": {"epochs": 4, "search_epochs": 2, "trials": 2},
+    "daas-independent": {"epochs": 3, "search_epochs": 2},
+    "autohas-phase": {"epochs": 3, "search_epochs": 2},
+}
+
+
+def where() -> str:
+    """What rounding depends on."""
+    model = next((s for s in _cpuinfo() if s.startswith("model name")), platform.processor())
+    return f"{model.split(':')[-1].strip()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def digest(*arrays: np.ndarray) -> str:
+    together = hashlib.sha256()
+    for array in arrays:
+        together.update(np.ascontiguousarray(array).tobytes())
+    return together.hexdigest()[:16]
+
+
+def of_method(method: str, out: str) -> dict:
+    """The run of a method: its epochs' losses, and a digest of its history and weights."""
+    config = kit.Config(dataset="digits", method=method, precision="float32", **SMALL | BY_METHOD.get(method, {}))
+    run = kit.search(config, out=out)
+    history = run.history.sort_values(["name", "step"])
+    values = history.loc[~history["name"].str.contains("seconds"), "value"].to_numpy(float)
+    state = run.model().state_dict()
+    weights = [state[name].numpy() for name in sorted(state)]
+    losses = run.history.query("name == 'loss'")["value"].tolist()
+    return {"loss": losses, "test_loss": run.metrics["test_loss"], "digest": digest(values, *weights)}
+
+
+def of_data(name: str) -> dict:
+    sets = kit.load_dataset(name)
+    parts = {part: getattr(sets, part) for part in ("train", "val", "test")}
+    return {part: [len(s.labels), digest(s.images.numpy(), s.labels.numpy())] for part, s in parts.items()}
+
+
+PUBLIC = """
+kit.datasets kit.load_dataset kit.methods kit.Config kit.search kit.Run kit.ImageSets kit.Prediction kit.KitError
+kit.dashboard kit.augment.OPS kit.augment.apply_op kit.augment.apply_mixed kit.arch.lasso kit.landscape.plane
+kit.landscape.sharpness kit.data.register kit.Run.load kit.Run.history kit.Run.genotype kit.Run.policy kit.Run.hyper
+kit.Run.model kit.Run.export kit.Run.metrics kit.Run.predict
+""".split()
+
+
+def public() -> list[str]:
+    """Those of the names that users rely on which are there."""
+    return [name for name in PUBLIC if _has(name)]
+
+
+def _has(name: str) -> bool:
+    value = kit
+    for part in name.split(".")[1:]:
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def record() -> dict:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as out:
+        methods = {method: of_method(method, out) for method in kit.methods()}
+    return {"where": where(), "data": {"digits": of_data("digits")}, "methods": methods}
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(record(), indent=1) + "\n")
+    print(f"recorded in {FILE.name} on {where()}", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""The shape of the code, counted: `make lint` runs this beside ruff, and it fails where a limit is passed.
+
+python tests/structure.py
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+KIT = Path(__file__).resolve().parent.parent / "kit"
+TOTAL, FILE, LINE = 10_000, 350, 120
+# a room may import those of its own tier and of the tiers before it; kit/__init__ and __main__ may import all
+CORE = ("config", "methods", "errors", "registry", "search", "augment", "space", "arch", "hyper", "data", "run", "fast")
+TIERS = (CORE, ("figures",), ("studies",), ("lab",))
+
+
+def files() -> list[Path]:
+    return sorted([*KIT.rglob("*.py"), *KIT.rglob("*.j2")])
+
+
+def room(path: Path) -> str:
+    """A file's folder below kit/, or a file's own name where it lies there itself."""
+    return path.relative_to(KIT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, top_level: bool) -> Iterator[str]:
+    """Modules of kit that a file imports: as it is imported itself (top_level), or anywhere in it."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith("kit"))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kit":
+            for name in node.names:
+                inner = KIT.parent / node.module.replace(".", "/") / name.name
+                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                yield f"{node.module}.{name.name}" if is_module else node.module
+
+
+def upward() -> list[str]:
+    """Imports that point from the core to what stands on it."""
+    tier = {name: i for i, names in enumerate(TIERS) for name in names}
+    wrong = []
+    for path in KIT.rglob("*.py"):
+        for module in imports(path, top_level=False):
+            parts = module.split(".")
+            if room(path) in tier and len(parts) > 1 and tier.get(parts[1], -1) > tier[room(path)]:
+                wrong.append(f"{path.relative_to(KIT)} imports {module}, which stands above it")
+    return wrong
+
+
+def circles() -> list[str]:
+    """Files that import each other when they are imported."""
+    module_of = {}
+    for path in KIT.rglob("*.py"):
+        parts = path.relative_to(KIT.parent).with_suffix("").parts
+        module_of[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {name: {m for m in imports(path, top_level=True) if m in module_of} for name, path in module_of.items()}
+    graph = {name: {m for m in targets if not name.startswith(f"{m}.")} for name, targets in graph.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> str | None:
+        if name in trail:
+            return " → ".join([*trail[trail.index(name) :], name])
+        if name in done:
+            return None
+        for target in sorted(graph[name]):
+            if found := visit(target, [*trail, name]):
+                return found
+        done.add(name)
+        return None
+
+    return [found for name in sorted(graph) if (found := visit(name, []))]
+
+
+def problems() -> list[str]:
+    """Every limit that is passed, a line each."""
+    found = upward() + circles()
+    lengths = {path: path.read_text().splitlines() for path in files()}
+    for path, lines in lengths.items():
+        name = path.relative_to(KIT.parent)
+        if len(lines) > FILE:
+            found.append(f"{name} has {len(lines)} lines, at most {FILE} are allowed")
+        if path.suffix == ".py":
+            found += [f"{name}:{i} has {len(line)} characters" for i, line in enumerate(lines, 1) if len(line) > LINE]
+            found += [f"{name}:{i} skips the formatter" for i, line in enumerate(lines, 1) if "fmt: skip" in line]
+    total = sum(map(len, lengths.values()))
+    if total > TOTAL:
+        found.append(f"kit/ has {total:,} lines, at most {TOTAL:,} are allowed")
+    return found
+
+
+def table() -> str:
+    """Lines of each room."""
+    rooms: dict[str, int] = {}
+    for path in files():
+        rooms[room(path)] = rooms.get(room(path), 0) + len(path.read_text().splitlines())
+    rows = [f"{name:<12}{count:>7,}" for name, count in sorted(rooms.items(), key=lambda item: -item[1])]
+    return "\n".join([*rows, f"{'kit':<12}{sum(rooms.values()):>7,}"])
+
+
+if __name__ == "__main__":
+    print(table())
+    wrong = problems()
+    print("\n".join(wrong))
+    sys.exit(1 if wrong else 0)

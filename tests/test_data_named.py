@@ -1,0 +1,330 @@
+"""Every named set from what its publisher offers to images with labels, without a network."""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import pickle
+import re
+import shutil
+import stat
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from tests_data import parts, same, save_images, sizes
+from tests_layouts import FETCHED, Maker, benchmark, counts, make_mat, make_tar, mit67, sport8, struct_array, sun397
+from tests_rar import write_rar
+from tests_server import server  # noqa: F401
+from torchvision import datasets as tv
+
+import kit
+from kit.data import describe, load_dataset, named, normalization, own, table
+from kit.errors import KitError
+
+SIZE = 8
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The checksums that torchvision has are those of the real archives."""
+    monkeypatch.setattr("torchvision.datasets.utils.check_md5", lambda *args: True)
+
+
+def check(sets, published, split=None):
+    """Sizes, classes, the split's sentence, and that each image has the label of the class it shows."""
+    assert (sets.classes, sets.name, sets.size) == (published.classes, published.name, (SIZE, SIZE))
+    assert (len(sets.train) + len(sets.val), len(sets.test)) == published.sizes and published.split in sets.split
+    for part in parts(sets):
+        numbers = part.images[:, 0, 0, 0].tolist()
+        assert [sets.classes[label] for label in part.labels.tolist()] == [published.label[n] for n in numbers]
+        assert part.images[:, 2, 0, 0].tolist() == [255 - number for number in numbers]
+
+
+# ---- photographs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", FETCHED)
+def test_fetched_unpacked_and_read_once(tmp_path, server, monkeypatch, make):  # noqa: F811
+    published, root = make(monkeypatch, tmp_path), tmp_path / "root"
+    server.offer(published.files)
+    sets = load_dataset(published.name, root, SIZE)
+    check(sets, published)
+    assert set(server.asked) == set(published.files) and not list(root.rglob(".unpacking*"))
+    server.asked.clear()
+    assert same(sets, load_dataset(published.name, root, SIZE)) and not server.asked
+
+
+@pytest.mark.parametrize("make", FETCHED)
+def test_archives_that_were_brought_need_no_network_and_without_both_it_says_what_to_bring(
+    tmp_path,
+    server,  # noqa: F811
+    monkeypatch,
+    make,
+):
+    published, root = make(monkeypatch, tmp_path), tmp_path / "root"
+    with pytest.raises(KitError) as caught:
+        load_dataset(published.name, root, SIZE)
+    bring = [name for name in published.files if not name.endswith(("csv", "txt", ".mat"))]
+    for text in (f"dataset {published.name!r} is not", str(root), "404", "KIT_DATA", *bring):
+        assert text in str(caught.value)
+    (root / published.where).mkdir(exist_ok=True)
+    for name, content in published.files.items():
+        (root / published.where / name).write_bytes(content)
+    check(load_dataset(published.name, root, SIZE), published)
+
+
+@pytest.mark.parametrize("make, images", [(sport8, [24, 8, 8]), (sun397, [25, 4, 7])])
+def test_without_the_lists_kit_splits_and_says_so(tmp_path, server, monkeypatch, capsys, make, images):  # noqa: F811
+    published, root = make(monkeypatch, tmp_path), tmp_path / "root"
+    server.offer({name: content for name, content in published.files.items() if name not in published.optional})
+    sets = load_dataset(published.name, root, SIZE)
+    assert sizes(sets) == images and sets.split.startswith("the source has no split: stratified 70%")
+    assert f"{published.name}: goes on without {published.optional[0]}" in capsys.readouterr().out
+    server.offer(published.files)
+    assert same(sets, load_dataset(published.name, root, SIZE)), "the same split, with and without a network"
+
+
+def test_photographs_have_a_size_of_their_own_and_what_is_lost_is_noticed(tmp_path, server, monkeypatch):  # noqa: F811
+    published, root = mit67(monkeypatch, tmp_path), tmp_path / "root"
+    server.offer(published.files)
+    assert load_dataset("mit67", root).size == (224, 224)
+    (root / "mit67" / "Images" / "bar" / "shopping mall 3.jpg").unlink()
+    with pytest.raises(KitError, match="1 of 27 images are missing, such as .*bar.shopping mall 3.jpg"):
+        load_dataset("mit67", root, SIZE)
+    shutil.rmtree(root / "mit67")
+    counts(monkeypatch, "mit67", 5360, 1340)
+    with pytest.raises(KitError, match=r"\(21, 6\) images are there, 5,360 . 1,340 are published"):
+        load_dataset("mit67", root, SIZE)
+
+
+@pytest.mark.parametrize(
+    "archive", [make_tar({"Images/bar/a.jpg": b"1", "../../evil.jpg": b"2"}), b"<html>log in", b""]
+)
+def test_an_archive_that_leads_out_or_is_none_leaves_nothing(tmp_path, server, monkeypatch, archive):  # noqa: F811
+    published, root = mit67(monkeypatch, tmp_path), tmp_path / "root"
+    server.offer(published.files | {"indoorCVPR_09.tar": archive})
+    with pytest.raises(KitError, match="'mit67' is not .* and was not fetched .*(OutsideDestinationError|ReadError)"):
+        load_dataset("mit67", root, SIZE)
+    assert not list(tmp_path.rglob("evil.jpg")) and not list((root / "mit67").glob("*Images*"))
+    assert not list(root.rglob(".unpacking*"))
+
+
+@pytest.mark.parametrize("names", [{"../../evil.jpg": b"2"}, {"event_img/way": b"/tmp"}])
+def test_a_rar_that_leads_out_writes_nothing_there(tmp_path, server, monkeypatch, names):  # noqa: F811
+    root, benchmark_lists = tmp_path / "root", benchmark(monkeypatch, {})
+    assert not benchmark_lists
+    modes = {"event_img/way": stat.S_IFLNK | 0o777}
+    rar = write_rar(tmp_path / "made.rar", {"event_img/polo/a.jpg": b"1", **names}, modes)
+    server.offer({"event_dataset.rar": rar.read_bytes()})
+    with pytest.raises(KitError):
+        load_dataset("sport8", root, SIZE)
+    assert not [file for file in tmp_path.rglob("evil.jpg") if root / "sport8" / "event_img" not in file.parents]
+
+
+def cars(root):
+    maker, notes, folder = Maker(), {}, root / "stanford_cars"
+    names = ("AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012")
+    for part, n in (("train", 12), ("test", 4)):
+        rows = [{"bbox_x1": 1, "class": 1 + i % 2, "fname": f"{i + 1:05d}.jpg"} for i in range(n)]
+        (folder / f"cars_{part}").mkdir(parents=True)
+        for row in rows:
+            (folder / f"cars_{part}" / row["fname"]).write_bytes(maker.image(names[row["class"] - 1]))
+        notes[part] = make_mat(annotations=struct_array(rows))
+    (folder / "devkit").mkdir()
+    (folder / "devkit" / "cars_meta.mat").write_bytes(make_mat(class_names=np.array([names], object)))
+    (folder / "devkit" / "cars_train_annos.mat").write_bytes(notes["train"])
+    (folder / "cars_test_annos_withlabels.mat").write_bytes(notes["test"])
+    return names, maker.label
+
+
+def test_stanford_cars_in_both_layouts(tmp_path, monkeypatch):
+    counts(monkeypatch, "stanford_cars", 12, 4)
+    with pytest.raises(KitError, match="its authors' addresses are dead: get the images elsewhere"):
+        load_dataset("stanford_cars", tmp_path, SIZE)
+    names, label = cars(tmp_path)
+    sets = load_dataset("stanford_cars", tmp_path, SIZE)
+    assert sets.classes == names and sizes(sets) == [10, 2, 4] and "of Krause et al. (2013); val is" in sets.split
+    shown = [label[number] for number in sets.test.images[:, 0, 0, 0].tolist()]
+    assert [names[label] for label in sets.test.labels.tolist()] == shown
+    for part in ("train", "test"):
+        for i, file in enumerate(sorted((tmp_path / "stanford_cars" / f"cars_{part}").iterdir())):
+            target = tmp_path / "other" / "stanford_cars" / part / names[i % 2].replace("/", "-") / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    other = load_dataset("stanford_cars", tmp_path / "other", SIZE)
+    assert sizes(other) == sizes(sets) and other.classes[1] == "Ram C-V Cargo Van Minivan 2012"
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_imagenet_and_dadas_120_classes(tmp_path, monkeypatch, flat):
+    assert len(set(named.DADA_CLASSES)) == 120 and named.DADA_CLASSES[-1] == 959
+    with pytest.raises(KitError, match="fetch it with an account at image-net.org"):
+        load_dataset("imagenet", tmp_path, SIZE)
+    folder, content = tmp_path / "imagenet", Maker().image("")
+    order = np.random.RandomState(0).permutation(60)  # validation images are not in the order of classes
+    rows = []
+    for c in range(60):
+        wordnet, held = f"n{c:08d}", f"n{order[c]:08d}"
+        for name in (f"train/{wordnet}/{wordnet}_{i}.JPEG" for i in range(2)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        target = folder / "val" / ("" if flat else held) / f"ILSVRC2012_val_{c + 1:08d}.JPEG"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        rows.append(f"{target.stem},{held} 1 2 3 4 {held} 5 6 7 8")
+    if flat:
+        (folder / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows]))
+    found = named.imagenet(tmp_path)
+    assert (len(found.classes), len(found.train), len(found.test)) == (60, 120, 60)
+    assert {file.stem: found.classes[label] for file, label in found.test} == {
+        row.split(",")[0]: row.split(",")[1][:9] for row in rows
+    }
+    monkeypatch.setattr(named, "DADA_CLASSES", (16, 23, 52))
+    found = named.imagenet120(tmp_path)
+    assert found.classes == ("n00000016", "n00000023", "n00000052") and len(found.train) == 6
+    assert sorted(label for _, label in found.test) == [0, 1, 2]
+
+
+# ---- small images --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_cifar(tmp_path, monkeypatch):
+    """torchvision's CIFAR-10 with an archive of 100 + 20 images; returns the archive."""
+    monkeypatch.undo()  # its checksums are compared
+    folder = tmp_path / "made" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.RandomState(0)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def batch(n):
+        return {"data": random.randint(0, 256, (n, 3072)).astype(np.uint8), "labels": [i % 10 for i in range(n)]}
+
+    monkeypatch.setattr(tv.CIFAR10, "train_list", [write("data_batch_1", batch(60)), write("data_batch_2", batch(40))])
+    monkeypatch.setattr(tv.CIFAR10, "test_list", [write("test_batch", batch(20))])
+    meta = write("batches.meta", {"label_names": [f"class{i}" for i in range(10)]})
+    monkeypatch.setattr(tv.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
+    archive = tmp_path / "made" / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, folder.name)
+    monkeypatch.setattr(tv.CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    counts(monkeypatch, "cifar10", 100, 20)
+    return archive
+
+
+def test_cifar_is_fetched_checked_and_unpacked_once(tmp_path, fake_cifar, server):  # noqa: F811
+    root, archive = tmp_path / "root", fake_cifar.read_bytes()
+    with pytest.raises(KitError, match="cifar10.*404.*put cifar-10-python.tar.gz into .*root.*KIT_DATA"):
+        load_dataset("cifar10", root)
+    server.offer({fake_cifar.name: archive[:-1000] + archive[:1000]})
+    with pytest.raises(KitError, match="RuntimeError: File not found or corrupted"):
+        load_dataset("cifar10", root)
+    server.offer({fake_cifar.name: archive})
+    server.asked.clear()
+    with ThreadPoolExecutor(3) as pool:
+        sets, *others = pool.map(lambda _: load_dataset("cifar10", root), range(3))
+    assert set(server.asked) == {fake_cifar.name} and all(same(sets, other) for other in others)
+    assert sizes(sets) == [90, 10, 20] and (sets.size, sets.classes[3], sets.flip) == ((32, 32), "class3", True)
+    original = pickle.loads((fake_cifar.parent / "cifar-10-batches-py" / "test_batch").read_bytes())
+    assert np.array_equal(sets.test.images.numpy().reshape(20, -1), original["data"])
+    (root / "cifar-10-batches-py" / "test_batch").write_bytes(b"broken")
+    assert same(sets, load_dataset("cifar10", root)), "unpacked again"
+
+
+def test_svhn(tmp_path, server, monkeypatch):  # noqa: F811
+    random = np.random.RandomState(0)
+    images = {
+        part: random.randint(0, 256, (32, 32, 3, n)).astype(np.uint8) for part, n in (("train", 100), ("test", 20))
+    }
+    labels = {part: np.arange(x.shape[3]) % 10 + 1 for part, x in images.items()}  # the digit 0 is published as 10
+    server.offer({f"{part}_32x32.mat": make_mat(X=x, y=labels[part][:, None]) for part, x in images.items()})
+    counts(monkeypatch, "svhn", 100, 20)
+    sets = load_dataset("svhn", tmp_path)
+    assert sizes(sets) == [90, 10, 20] and not sets.flip
+    assert np.array_equal(sets.test.images[3, 1].numpy(), images["test"][:, :, 1, 3])
+    assert sets.test.labels.tolist() == [label % 10 for label in labels["test"]]
+
+
+def test_fashion_mnist_from_its_publisher_and_from_debian(tmp_path, server, monkeypatch):  # noqa: F811
+    files = {}
+    for name, n in (("train", 200), ("t10k", 30)):
+        images = np.arange(n * 784, dtype=np.int64).astype(np.uint8).reshape(n, 28, 28)
+        for kind, array in (("images-idx3", images), ("labels-idx1", (np.arange(n) % 10).astype(np.uint8))):
+            content = np.array([0x800 + array.ndim, *array.shape], ">i4").tobytes() + array.tobytes()
+            files[f"{name}-{kind}-ubyte.gz"] = gzip.compress(content)
+    counts(monkeypatch, "fashion_mnist", 200, 30)
+    monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "published")
+    server.offer(files)
+    packaged = load_dataset("fashion_mnist", tmp_path / "root")
+    assert sizes(packaged) == [180, 20, 30] and not server.asked and not list((tmp_path / "root").glob("[!.]*"))
+    monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "nowhere")
+    assert same(packaged, load_dataset("fashion_mnist", tmp_path / "root")) and set(server.asked) == set(files)
+    row = int(packaged.train.index[3])
+    assert packaged.train.images[3, 0, 0, 1] == (row * 784 + 1) % 256 and packaged.train.labels[3] == row % 10
+
+
+@pytest.mark.skipif(not named.DEBIAN_FASHION_MNIST.is_dir(), reason="package dataset-fashion-mnist is not installed")
+def test_fashion_mnist_real(tmp_path):
+    sets = load_dataset("fashion_mnist", tmp_path)
+    mean, std = normalization(sets.train_val())
+    assert abs(mean.item() - 0.2860) < 1e-4 and abs(std.item() - 0.3530) < 1e-4  # the values in common use
+    assert sizes(sets) == [54000, 6000, 10000] and torch.bincount(sets.val.labels).tolist() == [600] * 10
+    digests = [hashlib.sha256(part.images.numpy().tobytes()).hexdigest()[:8] for part in parts(sets)]
+    assert digests == ["08c5bbfb", "f0edf6d2", "c867c93f"], "results of earlier runs are on this split"
+
+
+def test_elpv_in_two_and_four_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(KitError, match="pip install elpv-dataset .91 MB."):
+        load_dataset("elpv", tmp_path)
+    folder = tmp_path / "elpv"
+    save_images(folder / "images", 48, mode="L")
+    kinds = [(p, kind) for p in ("0.0", "0.3333333333333333", "0.6666666666666666", "1.0") for kind in ("mono", "poly")]
+    rows = [f"images/{i:03}.png  {kinds[i % 8][0]}  {kinds[i % 8][1]}\n" for i in range(48)]
+    (folder / "labels.csv").write_text("".join(rows))
+    two, four = load_dataset("elpv", tmp_path), load_dataset("elpv4", tmp_path)
+    assert two.classes == ("functional", "defective") and four.num_classes == 4 and two.channels == 1
+    for sets, of in ((two, lambda number: number % 8 >= 4), (four, lambda number: number % 8 // 2)):
+        for part in parts(sets):
+            assert part.labels.tolist() == [of(number) for number in part.images[:, 0, 0, 0].tolist()]
+        stratum = np.bincount([number % 8 for number in sets.test.images[:, 0, 0, 0].tolist()])
+        assert stratum.tolist() == [2, 1] * 4, "of each probability and kind of module a quarter of six"
+    assert torch.equal(two.test.images, four.test.images) and "a quarter for test, stratified by" in two.split
+
+
+@pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="package elpv-dataset is not installed")
+def test_elpv_real(tmp_path):
+    two, four = (own.REGISTRY[name].loader(tmp_path) for name in ("elpv", "elpv4"))
+    assert (len(two.train), len(two.test)) == (1968, 656), "the sizes of the paper's split"
+    labels = [[label for part in source.parts.values() for _, label in part] for source in (two, four)]
+    assert sum(labels[0]) == 821 and np.bincount(labels[1]).tolist() == [1508, 295, 106, 715]
+    assert [file for file, _ in four.test] == [file for file, _ in two.test]
+    digest = hashlib.sha256(json.dumps([[file.name, label] for file, label in two.test]).encode()).hexdigest()
+    assert digest.startswith("53d5b22d589e8622"), "results of earlier runs are on this split"
+
+
+# ---- what is known about them --------------------------------------------------------------------
+
+
+def test_every_set_is_described():
+    known = {f"{name}_nas" for name in ("mit67", "flowers102")} | {f"cifar{n}" for n in (10, 100)} | {"elpv", "elpv4"}
+    known |= set("digits fashion_mnist flowers102 imagenet imagenet120 mit67 places365 sport8 stanford_cars".split())
+    known |= {"sun397", "svhn"}
+    assert known == set(named.NAMED) <= set(kit.datasets())
+    for name in known:
+        entry = own.REGISTRY[name]
+        assert describe(name).startswith(f"{entry.count} {entry.title}") and f"licence: {entry.licence}" in describe(
+            name
+        )
+        assert re.search(rf"^\| `{name}` \| {re.escape(entry.count)} \|", table(), re.M)
+        assert name == "digits" or "{root}" in entry.bring
+    assert "CC BY-NC-SA 4.0" in describe("elpv") and "read at 224" in describe("sport8")
+    assert {row.count("|") for row in table().splitlines()} == {10} and str(kit.datasets()) == table()
+    with pytest.raises(KitError, match="Did you mean 'digits'"):
+        describe("digit")

@@ -1,0 +1,391 @@
+"""One's own images: registered, in folders, in a CSV file; files that cannot be read; the cache of decoded images."""
+
+import errno
+import os
+import shutil
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests_data import parts, same, save_images, sizes
+
+import kit
+from kit.data import ImageSet, Source, Streamed, cache, fit, load_dataset, normalization, own, read_csv, register
+from kit.errors import KitError
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path_factory, monkeypatch):
+    root = tmp_path_factory.mktemp("root") / "data"
+    monkeypatch.setenv("KIT_DATA", str(root))
+    monkeypatch.setattr(own, "REGISTRY", dict(own.REGISTRY))
+    monkeypatch.setattr(kit.data.load, "REGISTRY", own.REGISTRY)
+    return root
+
+
+def numbers(part):
+    return part.images[:, 0, 0, 0].tolist()
+
+
+# ---- by name -------------------------------------------------------------------------------------
+
+
+def test_register_a_data_set():
+    seen = []
+
+    def loader(root, image_size):
+        seen.append((root, image_size))
+        return Source(("a", "b"), (torch.zeros(20, 3, 4, 4, dtype=torch.uint8), torch.arange(20) % 2))
+
+    register("toy", loader, flip=False, title="a toy")
+    sets = load_dataset("toy", root="/somewhere", image_size=2)
+    assert seen == [(Path("/somewhere"), 2)] and sets.size == (2, 2) and sets.name == "toy" and not sets.flip
+    assert "toy" in kit.datasets() and kit.data.describe("toy") == "a toy"
+    register("toy", loader)  # a cell that is run again
+    with pytest.raises(KitError, match="registered already"):
+        register("toy", lambda root, size: None)
+    with pytest.raises(KitError, match="a-z"):
+        register("My Set", loader)
+    with pytest.raises(KitError, match="unknown fact about a data set 'flipp'. Did you mean 'flip'"):
+        register("other", loader, flipp=True)
+
+
+def test_the_example_of_register_runs(tmp_path):
+    save_images(tmp_path / "pets", 12, size=(50, 40))
+    for i in range(12):
+        (tmp_path / "pets" / f"{i:03}.png").rename(tmp_path / "pets" / f"{'dog' if i % 3 else 'cat'}_{i}.png")
+    names = {"root": tmp_path}
+    exec(textwrap.dedent(register.__doc__.split("cat_17.png:")[1]), names)
+    sets = names["sets"]
+    assert (sets.classes, sets.size, sets.name) == (("cat", "dog"), (32, 32), "pets")
+    assert all(part.labels.tolist() == [int(n % 3 > 0) for n in numbers(part)] for part in parts(sets))
+    assert load_dataset("pets", root=tmp_path, image_size=8).size == (8, 8), "image_size comes before the set's own"
+
+
+def test_wrong_names_and_arguments_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, message in [
+        ("digit", "unknown dataset 'digit'. Did you mean 'digits'. Valid: digits, .*folder"),
+        ("", "unknown dataset ''"),
+        *((path, "photos is no folder .from .* check the path") for path in ("./photos", "~/no/photos", "some/photos")),
+    ]:
+        with pytest.raises(KitError, match=message):
+            load_dataset(name)
+    for size in (0, -3, 2.5, True, "32"):
+        with pytest.raises(KitError, match="image_size must be a positive integer"):
+            load_dataset("digits", image_size=size)
+    with pytest.raises(KitError, match="unknown on_bad_image 'ignore'. Valid: error, skip"):
+        load_dataset("digits", on_bad_image="ignore")
+    monkeypatch.delenv("KIT_DATA")
+    assert kit.data.data_root() == Path.home() / ".cache/kit/data" and kit.data.data_root("/other") == Path("/other")
+
+
+# ---- folders -------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_split_70_10_20(tmp_path, monkeypatch):
+    for name in ("cat", "ant", "bee"):
+        save_images(tmp_path / "pets" / name, 20)
+    (tmp_path / "pets" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "pets" / "cat" / "notes.txt").write_text("not an image")
+    sets = load_dataset(tmp_path / "pets")
+    assert (sets.classes, sets.name, sets.flip, sets.size) == (("ant", "bee", "cat"), "pets", True, (6, 6))
+    assert [torch.bincount(part.labels).tolist() for part in parts(sets)] == [[14] * 3, [2] * 3, [4] * 3]
+    # Every file's number is in its pixels: images, labels and index belong together.
+    assert torch.equal(sets.train.images[:, 2, 5, 5].long(), sets.train.index % 20 * 3)
+    assert torch.equal(sets.train.labels, sets.train.index // 20)
+    monkeypatch.chdir(tmp_path)
+    assert same(sets, load_dataset("pets")), "by a bare name"
+
+
+def test_a_folder_with_splits(tmp_path):
+    for name in "ab":
+        save_images(tmp_path / "train" / name, 20)
+        save_images(tmp_path / "test" / name, 3, start=100)
+    sets = load_dataset(tmp_path)
+    assert sizes(sets) == [36, 4, 6] and numbers(sets.test) == [100, 101, 102] * 2
+    for name in "ab":
+        save_images(tmp_path / "valid" / name, 1, start=50)
+    sets = load_dataset(tmp_path)
+    assert sizes(sets) == [40, 2, 6] and numbers(sets.val) == [50, 50]
+
+
+def test_a_class_may_be_called_train_and_three_images_reach_every_split(tmp_path):
+    for name in ("bus", "train", "test"):
+        save_images(tmp_path / name, 3)
+    sets = load_dataset(tmp_path)
+    assert sets.classes == ("bus", "test", "train") and sizes(sets) == [3, 3, 3]
+
+
+def test_modes_and_sizes(tmp_path):
+    for name in "ab":
+        save_images(tmp_path / name, 3, mode="L", size=(9, 6))
+    grey = load_dataset(tmp_path)
+    assert (grey.channels, grey.size) == (1, (6, 9)) and load_dataset(tmp_path, image_size=4).size == (4, 4)
+    Image.new("RGB", (9, 6), (1, 2, 3)).save(tmp_path / "b" / "colour.bmp")
+    sets = load_dataset(tmp_path)
+    assert sets.channels == 3 and [1, 2, 3] in torch.cat([p.images[:, :, 0, 0] for p in parts(sets)]).tolist()
+    Image.new("RGB", (12, 12)).save(tmp_path / "b" / "other.webp")
+    with pytest.raises(KitError, match=r"a.000.png is 9x6 and .*b.other.webp is 12x12: pass image_size="):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, image_size=4).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "folders, message",
+    [
+        ({}, "pets has no class folders: expected FOLDER/CLASS/IMAGE"),
+        ({".": 3}, "000.png and 2 more: move each into a folder named after its class"),
+        ({"a": 3, "b": 3, ".": 1}, "pets.000.png and 0 more"),
+        ({"a": 3, "b": 0}, "class folder .*b has no images .* add or remove"),
+        ({"a": 3}, "only one class, 'a'"),
+        ({"a": 3, "b": 2}, "class 'b' has 2 image.* at least 3 are needed"),
+        ({"train/a": 3, "val/a": 3}, "no test/: add it"),
+        ({"train/a": 3, "test/a": 3, "dev": 0}, "beside train/, kit reads val/ and test/ only: move dev"),
+        ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 3}, "need the same class folders, they differ in 'b'"),
+        ({"train/a": 3, "train/b": 3, "test/a": 3}, "they differ in 'b'"),
+        ({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1}, "class 'a' has 1 image.* at least 2 are needed"),
+    ],
+)
+def test_folder_errors(tmp_path, folders, message):
+    (tmp_path / "pets").mkdir()
+    for name, n in folders.items():
+        save_images(tmp_path / "pets" / name, n)
+    with pytest.raises(KitError, match=message):
+        load_dataset(tmp_path / "pets")
+
+
+# ---- lists ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    """20 images of two kinds, 000.png to 019.png, each with its number in its pixels."""
+    save_images(tmp_path / "images", 20)
+    return tmp_path
+
+
+def listing(folder, *lines, encoding="utf-8"):
+    folder.mkdir(exist_ok=True)
+    (folder / "labels.csv").write_bytes("\n".join(lines).encode(encoding) + b"\n")
+    return folder / "labels.csv"
+
+
+GOOD = [f"images/{i:03}.png,{'odd' if i % 2 else 'even'}" for i in range(20)]
+
+
+def test_a_csv_is_split_by_kit_or_by_its_column(images):
+    sets = load_dataset(listing(images, "path,label", *GOOD))
+    assert (sets.classes, sets.name, sizes(sets)) == (("even", "odd"), "labels", [14, 2, 4])
+    assert all([n % 2 for n in numbers(part)] == part.labels.tolist() for part in parts(sets))
+    names = ["Train"] * 12 + ["validation"] * 4 + ["test"] * 4
+    lines = [f"{name};{i % 2};images/{i:03}.png;x" for i, name in enumerate(names)]
+    sets = load_dataset(str(listing(images, "split;label;path;note", *lines)))
+    assert numbers(sets.train) == list(range(12)) and numbers(sets.test) == [16, 17, 18, 19]
+    assert sets.split == "the column split of labels.csv"
+    lines = [f"{line},{name.replace('validation', 'train')}" for line, name in zip(GOOD, names, strict=True)]
+    sets = load_dataset(listing(images, "path,label,split", *lines))
+    assert sets.split.startswith("the column split of labels.csv; val is a stratified 10% of its training images")
+
+
+@pytest.mark.parametrize("encoding, delimiter", [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t")])
+def test_names_in_any_script_and_whole_paths(tmp_path, encoding, delimiter):
+    save_images(tmp_path / "two words" / "фото", 6)
+    lines = [
+        f'"{tmp_path}/two words/фото/{i:03}.png"{delimiter}"{"写真, gross" if i % 2 else "café"}"' for i in range(6)
+    ]
+    found = read_csv(listing(tmp_path / "elsewhere", f" Path {delimiter}LABEL", *lines, "", encoding=encoding))
+    assert (found.classes, len(found.train), found.split) == (("café", "写真, gross"), 6, None)
+
+
+def test_labels_that_are_numbers_keep_their_order(images):
+    for names, classes in ((("0", "5", "10"), ("0", "5", "10")), (("10", "9", "x"), ("10", "9", "x"))):
+        lines = [f"images/{i:03}.png,{names[i % 3]}" for i in range(18)]
+        assert read_csv(listing(images, "path,label", *lines)).classes == classes
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        ([], "cannot be read .EmptyDataError.*expected UTF-8 text: a first line path,label"),
+        (["path,label"], "has 0 images"),
+        (GOOD[:3], "has 2 images and columns images/000.png, even: expected"),
+        (["path,label", *(f"{line},x" for line in GOOD)], "has 20 images and columns path, label: expected"),
+        (["path,label", *GOOD, "a,b,c"], "Expected 2 fields in line 22, saw 3"),
+        (["path,label", GOOD[0], "images/001.png", *GOOD[2:]], "has no label in 1 line.s.: line 3"),
+        (["path,class", *GOOD], "columns path, class: expected"),
+        (["path,label", GOOD[0], "images/001.png,", *GOOD[2:]], "has no label in 1 line.s.: line 3 .images/001.png."),
+        (["path,label", GOOD[0], ",odd", *GOOD[2:]], "has no path in 1 line.s.: line 3"),
+        (["path,label", *GOOD, "images/020.png,odd"], "not there in 1 line.s.: line 22 .images/020.png.: mend"),
+        (["path,label", *GOOD, "images,odd", f"{'x' * 999},odd"], "not there in 2 line.s.: line 22 .images.; line 23"),
+        (["path,label", *GOOD, "images/../images/003.png,even"], "lists an image again in 1 line.s.: line 22"),
+        (["path,label", *[f"{i:03}.png,odd" for i in range(9)]], "in 9 line.s.: .*line 6 .004.png.: mend"),
+        (["path,label", *[f"images/{i:03}.png,a" for i in range(9)]], "1 label.s. and the splits train"),
+        (["path,label", *GOOD[:12:2], *GOOD[1:4:2]], "class 'odd' has 2 image.s. in train, at least 3"),
+        (["path,label,split", *(f"{line},dev" for line in GOOD)], "split that is not train, val or test in 20 line"),
+        (["path,label,split", *(f"{line},test" for line in GOOD)], "the splits test: .* are needed, and train"),
+        (["path,label,split", *(f"{line},train" for line in GOOD[:9]), f"{GOOD[9]},val"], "if there is val"),
+        (["path,label,split", *(f"{line},train" for line in GOOD[:9]), f"{GOOD[9][:14]},c,test"], "'c' has 0 image"),
+        (["path,label", '"images/000.png,odd'], "cannot be read|has 0 images|not there"),
+    ],
+)  # fmt: skip
+def test_csv_errors_name_the_lines(images, lines, message):
+    with pytest.raises(KitError, match=message):
+        load_dataset(listing(images, *lines))
+
+
+def test_relative_paths_and_what_is_no_csv(images, monkeypatch):
+    with pytest.raises(KitError, match="labels.csv cannot be read .UnicodeDecodeError.*expected UTF-8"):
+        load_dataset(listing(images, "path,label", "images/000.png,gr\xfcn", encoding="latin-1"))
+    monkeypatch.chdir(images)
+    lines = [f"{images}/{line}" if i % 3 else line for i, line in enumerate(GOOD)]
+    assert sizes(load_dataset(listing(Path("."), "path,label", *lines))) == [14, 2, 4], "whole and relative paths"
+    with pytest.raises(KitError, match="nowhere.csv cannot be read .FileNotFoundError"):
+        load_dataset(images / "nowhere.csv")
+
+
+# ---- files that cannot be read -------------------------------------------------------------------
+
+
+def test_unreadable_images_are_named_or_left_out_when_asked(tmp_path, root, capsys):
+    for name in "ab":
+        save_images(tmp_path / "pets" / name, 8)
+    whole = (tmp_path / "pets" / "a" / "003.png").read_bytes()
+    for name, content in (("a/003.png", whole[:50]), ("b/000.png", b"")):
+        (tmp_path / "pets" / name).write_bytes(content)
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.raises(KitError) as caught:
+            load_dataset(tmp_path / "pets")
+        for text in (
+            "2 of 16 images are unreadable",
+            "a/003.png (",
+            "b/000.png (the file is empty",
+            "on_bad_image='skip'",
+        ):
+            assert text in str(caught.value)
+        sets = load_dataset(tmp_path / "pets", on_bad_image="skip")
+        found = [(label, n) for p in parts(sets) for label, n in zip(p.labels.tolist(), numbers(p), strict=True)]
+        assert sorted(found) == [(0, i) for i in range(8) if i != 3] + [(1, i) for i in range(1, 8)]
+    listed = root / "cache" / "pets.bad_images.txt"
+    assert f"left out; the list with the reasons is {listed}" in capsys.readouterr().out
+    assert [line.split("\t")[0] for line in listed.read_text().splitlines()] == [
+        str(tmp_path / "pets" / name) for name in ("a/003.png", "b/000.png")
+    ]
+    (tmp_path / "pets" / "a" / "003.png").write_bytes(whole)
+    assert sum(sizes(load_dataset(tmp_path / "pets", on_bad_image="skip"))) == 15, "one that was mended is noticed"
+
+
+def test_too_few_are_left_when_the_bad_are_left_out(tmp_path):
+    for name in "ab":
+        save_images(tmp_path / "pets" / name, 3)
+    (tmp_path / "pets" / "a" / "001.png").write_bytes(b"")
+    with pytest.raises(KitError, match=r"class 'a' has 2 readable image\(s\) in train, at least 3"):
+        load_dataset(tmp_path / "pets", on_bad_image="skip")
+    for file in tmp_path.glob("pets/?/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(KitError, match="none of the 6 images can be read"):
+        load_dataset(tmp_path / "pets", on_bad_image="skip")
+
+
+# ---- the cache -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder of 2 x 8 noise images of 12 x 10 pixels."""
+    random = np.random.RandomState(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(random.randint(0, 256, (10, 12, 3), np.uint8)).save(tmp_path / "pets" / name / f"{i}.png")
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The files that were decoded, in no order."""
+    files, decode = [], cache.decode
+    monkeypatch.setattr(cache, "decode", lambda file, image_size=None: files.append(file) or decode(file, image_size))
+    return files
+
+
+def test_images_are_decoded_once_to_what_one_by_one_gives(pets, counted, root, monkeypatch):
+    first = load_dataset(pets, image_size=7)
+    assert len(counted) == 17, "each file, and the first once more to learn the shape"
+    assert same(first, load_dataset(pets, image_size=7)) and len(counted) == 17
+    files = sorted(pets.glob("*/*.png"))
+    for part in parts(first):
+        for i, image in zip(part.index.tolist(), part.images, strict=True):
+            assert torch.equal(
+                image, fit(torch.from_numpy(np.array(Image.open(files[i]))).permute(2, 0, 1)[None], 7)[0]
+            )
+    first.train.images.zero_()
+    monkeypatch.setenv("KIT_RESIDENT_GB", "0")
+    second = load_dataset(pets, image_size=7)
+    assert len(counted) == 17 and isinstance(second.train.images, Streamed) and second.train.images[:].any()
+    part = second.train
+    assert all(map(torch.equal, normalization(part), normalization(ImageSet(part.images[:], part.labels))))
+    assert not list(root.glob("cache/.*new"))
+
+
+def the(pattern, root):
+    return next(root.glob(f"cache/{pattern}"))
+
+
+HARMS = {
+    "changed": lambda pets, root: Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "0.png"),
+    "added": lambda pets, root: Image.new("RGB", (12, 10), (9, 9, 9)).save(pets / "ant" / "00.png"),
+    "touched": lambda pets, root: os.utime(pets / "bee" / "1.png"),
+    "cut": lambda pets, root: os.truncate(the("*own-????????.npy", root), 1000),
+    "no images": lambda pets, root: the("*own-????????.npy", root).unlink(),
+    "half a JSON": lambda pets, root: os.truncate(the("*.json", root), 30),
+    "other JSON": lambda pets, root: the("*.json", root).write_text("[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_cache_that_does_not_fit_is_made_anew(pets, root, counted, harm):
+    load_dataset(pets)
+    HARMS[harm](pets, root)
+    counted.clear()
+    found = load_dataset(pets)
+    assert len(counted) == len(list(pets.glob("*/*.png"))) + 1
+    assert same(found, load_dataset(pets)) and len(counted) == len(list(pets.glob("*/*.png"))) + 1
+
+
+def test_no_room_and_interrupts_leave_nothing_half_made(pets, root, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KitError, match="No space left .* KIT_DATA to a folder with"):
+        patched.setattr(os, "posix_fallocate", full)
+        load_dataset(pets)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(cache, "decode", interrupted)
+        load_dataset(pets)
+    assert {file.suffix for file in (root / "cache").iterdir()} <= {".lock"}
+    shutil.rmtree(root)
+    root.write_text("")
+    with pytest.raises(KitError, match="Not a directory"):
+        load_dataset(pets)
+
+
+def test_one_decodes_while_others_wait(pets, counted):
+    """Threads stand for processes: each call has a lock of its own on the file."""
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: load_dataset(pets), range(3)))
+    assert all(same(results[0], other) for other in results[1:]) and len(counted) == 17
+
+
+def test_a_file_is_listed_once(pets):
+    files = [(file, int(file.parent.name == "bee")) for file in sorted(pets.glob("*/*.png"))]
+    register("pets", lambda root, size: Source(("ant", "bee"), [*files, (files[3][0], 1)]))
+    with pytest.raises(KitError, match="ant/3.png is listed twice"):
+        load_dataset("pets")
