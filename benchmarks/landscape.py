@@ -26,7 +26,7 @@ from kit.data import ImageSet
 from kit.fast import memory
 from kit.run.predict import TrainedModel
 from kit.search.engine import pick_device
-from kit.space import GENOTYPES
+from kit.space import DARTS_V2
 from kit.studies import landscape
 
 
@@ -34,7 +34,7 @@ def network(a: argparse.Namespace, device: torch.device) -> nn.Module:
     """DARTS V2 cells with BatchNorm statistics of random images."""
     torch.manual_seed(0)
     image = (a.image_channels, a.image, a.image)
-    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=GENOTYPES["darts-v2"])
+    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=DARTS_V2)
     model = TrainedModel(net, list("0123456789")).to(device).to(memory_format=torch.channels_last)
     with torch.no_grad():
         model(torch.randint(0, 256, (64, *image), dtype=torch.uint8, device=device))

@@ -294,8 +294,8 @@ def _picks_panel(record: Record) -> Panel:
     rows, words, ticks, marks = [], [], {}, []
     for i, slot in enumerate(record.slots):
         label = slot.name.replace("/", " ").removeprefix("block ")
-        ticks[len(rows) + (slot.picks - 1) / 2] = label
-        marks += [(e, len(rows) + (slot.picks - 1) / 2) for e in record.froze(i)]
+        ticks[len(rows) + (slot.takes - 1) / 2] = label
+        marks += [(e, len(rows) + (slot.takes - 1) / 2) for e in record.froze(i)]
         for column in record.picked[i][at].T:
             rows.append([ops.index(slot.candidates[c][0]) if c >= 0 else None for c in column])
             words.append([f"{label}: {_told(record, i, c)}" for c in column])

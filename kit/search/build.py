@@ -22,9 +22,9 @@ from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator, innermost
 from kit.search.stages import key_of
 from kit.search.step import Learners, Samples
-from kit.space import SPACES, Network, Picks, latency, synced
-from kit.space.limits import Limits
-from kit.space.target import Target
+from kit.space import SPACES, Network, Picks, latency
+from kit.space import operations as synced
+from kit.space.limits import Limits, Target
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 

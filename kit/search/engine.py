@@ -24,7 +24,8 @@ from kit.search.evaluate import score, write_failure, write_results
 from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
-from kit.space import Picks, synced
+from kit.space import Picks
+from kit.space import operations as synced
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device

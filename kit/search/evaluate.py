@@ -14,7 +14,7 @@ from kit import data
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.search.stages import holds_out
-from kit.space import synced
+from kit.space import operations as synced
 
 if TYPE_CHECKING:
     from kit.search.engine import Search
