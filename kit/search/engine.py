@@ -18,7 +18,6 @@ import torch
 from kit import data
 from kit.config import Config
 from kit.errors import KitError
-from kit.fast import memory
 from kit.run import predict as inputs
 from kit.run import provenance, store
 from kit.run.records import Records
@@ -30,6 +29,7 @@ from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, schedule_of
 from kit.search.step import STEPS, Outcome, Samples
 from kit.space import Picks, synced
+from kit.space.layers import keep_freed
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
@@ -136,7 +136,7 @@ class Search:
     def run(self, reporter: Progress) -> None:
         self._open()
         if self.device.type == "cpu":
-            memory.keep_freed()
+            keep_freed()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         began = time.perf_counter()
         while self.epoch < self.config.epochs:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.fast.depthwise import DepthwiseConv
-from kit.fast.norm import batch_norm
 from kit.space.cost import measure, total
+from kit.space.layers import DepthwiseConv, batch_norm
 from kit.space.network import Child, Cost, Network, Picks, Slot, check_halvings, fitting_halvings, gate_output
 
 CHOICES = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.fast.depthwise import dense_gradient
-from kit.fast.norm import batch_norm
 from kit.space.cost import measure, total
+from kit.space.layers import batch_norm, dense_gradient
 from kit.space.network import Child, Cost, DropPath, Network, Picks, Slot, check_halvings
 from kit.space.operations import CELL_OPS, ConvNorm, FactorizedReduce, build_operation, gated, last_norm
 

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit.fast.depthwise import DepthwiseConv
-from kit.fast.norm import GatedNorm, batch_norm
-from kit.fast.pools import AveragePool, MaxPool
+from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm
 
 CELL_OPS = (
     "sep_conv_3x3",

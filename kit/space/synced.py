@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from kit.fast.norm import GatedNorm
 from kit.search import ranks as distributed
+from kit.space.layers import GatedNorm
 
 
 class SyncedNorm(GatedNorm):
