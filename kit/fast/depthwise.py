@@ -97,8 +97,9 @@ def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
 
 
 def _split(t: Tensor, d: int) -> Tensor:
-    """[N, C, H, W] seen as [d, d, N, H/d, W/d, C]: the d² grids of every d-th pixel. A side that d does not divide gains
-    rows or columns of zeros.
+    """[N, C, H, W] seen as [d, d, N, H/d, W/d, C]: the d² grids of every d-th pixel.
+
+    A side that d does not divide gains rows or columns of zeros.
     """
     n, c, h, w = t.shape
     if h % d or w % d:

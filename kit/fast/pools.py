@@ -1,4 +1,4 @@
-"""3×3 pools for training on the CPU, with kernels as fast as a depthwise convolution's; the reference is torch's own."""
+"""3×3 pools for training on the CPU, as fast as depthwise convolutions; the reference is torch's own."""
 
 from __future__ import annotations
 

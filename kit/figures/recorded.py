@@ -206,7 +206,7 @@ def _expected(seen: Recorded) -> list[str]:
     if method is not None and any(stage.search for stage in method.stages) and not seen.alpha:
         lacks.append("α")
     policy = augment.AUGMENT.get(str(getattr(run.config, "augment", "")))
-    if policy is not None and policy.learns and not seen.tau:
+    if policy is not None and policy.make.learns and not seen.tau:
         lacks.append("τ")
     return lacks
 

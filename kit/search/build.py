@@ -218,9 +218,9 @@ def _policy(config: Config, stage: Stage, key: str, sets: ImageSets, device: tor
         generator(config.seed, f"{key}/τ", device),
         sets.size,
         flip=sets.flip,
-        lr=config.tau_lr,
         fill=(mean * 255).round().to(torch.uint8),
-        shared=config.policies > 0,
+        channels=sets.channels,
+        config=config,
     )
     if config.policy is not None and stage.augment != "default":
         policy.adopt(read_policy(config.policy, config.augment, policy.ops))

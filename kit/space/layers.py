@@ -1,4 +1,4 @@
-"""The layers that the spaces are made of, in plain torch; training on the CPU goes through `kit.fast` where it is there."""
+"""Layers of the spaces in plain torch; training on the CPU goes through `kit.fast` where that room is there."""
 
 from __future__ import annotations
 

@@ -11,8 +11,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from kit import augment, data
-from kit.augment import ALL_OPS, Draw
-from kit.augment.ops import SIGNED
+from kit.augment import ALL_OPS, OPERATIONS, Draw
 from kit.errors import KitError
 from kit.figures.pictures import _short, _source
 from kit.figures.style import INK, TEMPLATE
@@ -97,7 +96,7 @@ def draw_from(run: Run, state: dict, shown: Few, n: int) -> tuple[augment.Policy
     config, stage = run.config, run.config.stages[int(state["stage"])]
     generator = torch.Generator().manual_seed(int(state["epoch"]))
     name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
-    policy = augment.build(name, generator, tuple(shown.images.shape[2:]), flip=shown.flip, fill=shown.mean)
+    policy = augment.build(name, generator, tuple(shown.images.shape[2:]), flip=shown.flip, fill=shown.mean, config=config)
     learned = state["parts"]["augment"]
     while "inner" in learned:  # what a stage wraps it in
         learned = learned["inner"]
@@ -110,7 +109,7 @@ def describe(draw: Draw, i: int, flip: bool) -> str:
     words = []
     for k in range(draw.ops.shape[1]):
         name, magnitude = ALL_OPS[int(draw.ops[i, k])], float(draw.magnitude[i, k])
-        sign = "−" if name in SIGNED and float(draw.sign[i, k]) < 0 else ""
+        sign = "−" if OPERATIONS[name].settings["signed"] and float(draw.sign[i, k]) < 0 else ""
         words.append(name if name in WITHOUT_MAGNITUDE else f"{name} {sign}{magnitude:.1f}")
     basics = ["flip"] if draw.flip is not None and bool(draw.flip[i]) else []
     return "<br>".join(words or [" + ".join([*basics, "crop"] if draw.shift is not None else ["unchanged"])])
