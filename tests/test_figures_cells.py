@@ -9,12 +9,12 @@ import struct
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from kit.figures.animation import CONTROLS
 from tests_recorded import alpha_walk, blocks_walk, write_run
 
 import kit
 from kit import figures
 from kit.errors import KitError
-from kit.figures.animation import CONTROLS
 from kit.figures.style import OP_COLORS, op_title
 
 ONE = {

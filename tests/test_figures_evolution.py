@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from kit.figures.recorded import thinned
 from matplotlib.image import imread
 from tests_recorded import WIDTHS, alpha_walk, blocks_walk, tau_walk, write_run
 
@@ -18,7 +19,6 @@ import kit
 from kit import figures
 from kit.errors import KitError
 from kit.figures import animation, recorded, tiles
-from kit.figures.recorded import thinned
 from kit.figures.style import INK, OP_COLORS
 
 LONG = 600
