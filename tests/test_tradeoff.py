@@ -9,7 +9,6 @@ import pytest
 
 import kit
 from kit import KitError, Run, figures, space
-from kit.figures.limits import under_limits
 from kit.run import store
 from kit.search.progress import Silent
 from kit.space.limits import Limits
@@ -135,7 +134,7 @@ def test_the_summary_is_by_method_and_limit():
 
 
 def test_the_figure_shows_every_limit_and_run():
-    figure = under_limits(tradeoff.summarize(ROWS), ROWS, "params", title="limits")
+    figure = figures.under_limits(tradeoff.summarize(ROWS), ROWS, "params", title="limits")
     assert sorted(shape.x0 for shape in figure.layout.shapes) == [20.0, 30.0]  # thousands
     assert {"≤ 20,000", "≤ 30,000"} <= {note.text for note in figure.layout.annotations}
     points = [trace for trace in figure.data if trace.error_y.array is not None]
@@ -149,10 +148,10 @@ def test_the_figure_shows_every_limit_and_run():
     assert figures.png(figure)[:4] == b"\x89PNG"
     assert (
         "no run is finished"
-        in under_limits(tradeoff.summarize(ROWS[:0]), ROWS[:0], "params").layout.annotations[0].text
+        in figures.under_limits(tradeoff.summarize(ROWS[:0]), ROWS[:0], "params").layout.annotations[0].text
     )
     with pytest.raises(KitError, match="rows has no column cost"):
-        under_limits(tradeoff.summarize(ROWS), ROWS.drop(columns="cost"), "params")
+        figures.under_limits(tradeoff.summarize(ROWS), ROWS.drop(columns="cost"), "params")
 
 
 def test_a_report_names_where_its_numbers_come_from(runs: list[Run], tmp_path):
