@@ -140,7 +140,7 @@ def test_agreement_counts_choices_and_inputs_node_by_node(tmp_path):
     note = next(note for note in report.compare(runs).notes if note.startswith("Architectures"))
     assert "share 13.0 on average (two random architectures: 1.5)" in note  # the given one is not counted
     heat = figures.agreement(agreement, report.compare(runs).table).data[0]
-    assert heat.z[0][1] == heat.z[1][0] == pytest.approx(100 * 13 / 16) and heat.z[0][0] is None
+    assert heat.z[0][1] == heat.z[1][0] == pytest.approx(100 * 13 / 16) and np.isnan(heat.z[0][0])
 
 
 def test_blocks_are_choices_without_inputs():

@@ -230,22 +230,29 @@ def test_a_run_that_is_not_finished_opens_with_what_it_has(folder):
     assert "failed, 5 of 20 epochs" in text and "NonFinite: the loss is nan at step 9." in text
 
 
-@pytest.mark.parametrize("file, symbol", [("history.parquet", "loss"), ("alpha.npz", "α"), ("tau.npz", "τ")])
-def test_a_file_that_cannot_be_read_costs_its_panels_only(folder, file, symbol):
+@pytest.mark.parametrize("file", ["history.parquet", "alpha.npz", "tau.npz"])
+def test_a_file_that_cannot_be_read_is_one_clear_error_where_it_is_needed(folder, file):
     broken = write_run(folder / f"broken-{file}", 4)
     (broken.path / file).write_bytes(b"not what it should be")
     broken = kit.Run.load(broken.path)
-    assert f"{'history' if symbol == 'loss' else symbol} (cannot be read" in figures.standing(broken)
-    words = " ".join(texts(figures.evolution(broken)))
-    assert ("loss" in words) == (symbol != "loss")
-    assert ("in the child" in words) == (symbol != "α") and ("pairs" in words) == (symbol != "τ")
+    says = f"{file} holds no (arrays|table)"
+    assert re.search(says, figures.standing(broken)) and figures.cells(broken).data
+    with pytest.raises(KitError, match=says):
+        figures.evolution(broken)
+    for draw, needs in ((figures.curves, "history"), (figures.architecture, "alpha"), (figures.tau_evolution, "tau")):
+        if needs in file:
+            with pytest.raises(KitError, match=says):
+                draw(broken)
+        elif "history" not in file:
+            assert draw(broken).data
 
 
-def test_arrays_of_a_foreign_shape_are_left_out(folder):
+def test_arrays_of_a_foreign_shape_are_one_clear_error(folder):
     flat = {"epoch": np.arange(5), "probabilities": np.ones((5, 14)), "counts": np.ones((5, 14))}
     odd = write_run(folder / "flat", 4, arrays={"tau": flat})
-    assert "probabilities is [5, 14]" in figures.standing(odd) and not figures.evolution(odd).frames
-    assert "probabilities is [5, 14]" in texts(figures.policy(odd))[0]
+    assert "cannot be drawn: its probabilities is [5, 14]" in figures.standing(odd)
+    with pytest.raises(KitError, match="flat cannot be drawn"):
+        figures.policy(odd)
 
 
 def test_nothing_recorded_is_one_error(folder):
@@ -313,7 +320,7 @@ def test_ablation_keeps_the_tables_order_and_numbers():
     figure = figures.ablation(summary(), runs)
     means = [trace for trace in figure.data if not trace.name.endswith("seeds")]
     assert [(trace.x[0], trace.y[0]) for trace in means] == [(98.0, 0), (97.0, 1), (95.0, 2)]
-    assert means[0].error_x.array[0] == pytest.approx(0.4) and means[2].error_x.array is None  # one seed: no interval
+    assert means[0].error_x.array[0] == pytest.approx(0.4) and np.isnan(means[2].error_x.array[0])
     low, high = figure.layout.yaxis.range
     assert low > high and list(figure.layout.yaxis.ticktext)[0] == "DHA (n = 5)"  # the table's first row on top
     seeds = [x for trace in figure.data if trace.name.endswith("seeds") for x in trace.x]
@@ -340,6 +347,9 @@ def test_predictions_mark_the_wrong_ones():
     said = kit.Prediction(torch.tensor([0, 1, 1]), torch.eye(2)[[0, 1, 1]], ["cat", "dog", "dog"])
     figure = figures.predictions(images, said, truth=["cat", "cat", "dog"])
     assert texts(figure) == ["cat 100%", "dog 100%<br>✗ is cat", "dog 100%"] and len(figure.data) == 3
+    rows = figures.pictures(images, ["first", "second", "third"], columns=2)
+    above = {note.text: (note.x < 0.5, note.y > 0.9) for note in rows.layout.annotations if note.text}
+    assert above == {"first": (True, True), "second": (False, True), "third": (True, False)}
     with pytest.raises(KitError, match="3 images, 3 predictions and 2 true names"):
         figures.predictions(images, said, truth=["cat", "cat"])
 

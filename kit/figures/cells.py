@@ -253,12 +253,10 @@ def cells_animated(run: Run) -> go.Figure:
     among the node's candidates, ◆ marks what is frozen. A run that does not search gets a note. Raises KitError where α
     is not recorded."""
     record = need(run)
-    if not record.alpha and not record.missing:
+    if not record.searches:
         return blank("the architecture is fixed in this run: see figures.cells", headline(run))
     if not record.alpha:
-        raise KitError(
-            f"{run.path.name} has no α over the epochs ({'; '.join(record.missing)}): see figures.cells(run)"
-        )
+        raise KitError(f"{run.path.name} has recorded no α over the epochs: see figures.cells(run)")
     title = (
         f"{headline(run)} · child by epoch ({'width: share of |α|' if record.cells else 'height: kernel'} · ◆ frozen)"
     )

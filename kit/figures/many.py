@@ -143,7 +143,7 @@ def _means(rows: pd.DataFrame) -> tuple[pd.Series, dict[str, Any], dict[str, Any
         "hovertext": told,
         "hoverinfo": "text+name",
     }
-    return mean, bars if low.notna().any() else {}, dots
+    return mean, bars, dots
 
 
 def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:

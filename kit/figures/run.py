@@ -107,6 +107,8 @@ def curves(run: Run) -> go.Figure:
     Raises KitError before the first epoch is completed."""
     record = need(run)
     panels = _line_panels([record], 130)
+    if not panels:
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
     for panel in panels if run.finished else ():
         if panel.title == "accuracy":
             star = {"mode": "markers", "marker": {"symbol": "star", "size": 12, "color": PALETTE["vermillion"]}}
@@ -207,10 +209,9 @@ def tau_evolution(run: Run) -> go.Figure:
 def policy(run: Run) -> go.Figure:
     """As `tau_evolution`, at the last epoch and without the slider."""
     record = need(run)
-    unread = [text for text in record.missing if text.startswith("τ")]
     if not record.tau:
         fixed = f"τ is fixed in this run (augment = {run.config.augment}): there is no learned policy to draw"
-        return blank(unread[0] if unread else fixed, headline(run))
+        return blank(fixed, headline(run))
     lines = [panel for panel in _line_panels([record]) if panel.title == "τ: entropy"]
     columns = [(0.03, 0.41, [p for p, *_ in _maps(record).values()]), (0.63, 0.93, [*lines, *_operations(record)])]
     words = "".join(f" ({value:.3g} nats from uniform)" for value in record.series("tau/kl_from_uniform").tail(1))
@@ -225,12 +226,12 @@ def architecture(run: Run) -> go.Figure:
 
     Colours are the operations'; a panel's title names what is chosen at the last epoch. A run that does not search gets
     a note. Raises KitError where nothing is recorded."""
-    if not any(stage.search for stage in run.config.stages):
+    record = need(run)
+    if not record.searches:
         fixed = f"α is fixed in this run (arch = {run.config.arch}, space = {run.config.space}): see figures.cells"
         return blank(fixed, headline(run))
-    record = need(run)
     if not record.alpha:
-        raise KitError(f"{run.path.name} has no α to draw ({'; '.join(record.missing) or run.status})")
+        raise KitError(f"{run.path.name} has no α to draw ({run.status})")
     panels = [_competition(record, i) for i in range(len(record.slots))]
     columns = [(k * 0.26, k * 0.26 + 0.21, panels[k::NODES]) for k in range(NODES) if panels[k::NODES]]
     legend = style.op_legend(record.candidates)
@@ -315,7 +316,7 @@ def evolution(runs: Run | Sequence[Run]) -> go.Figure:
     left += [_picks_panel(record)] if record.alpha else []
     right = [*(panel for panel, *_ in list(_maps(record).values())[:1]), *_operations(record)[:2]] if record.tau else []
     columns = [(0, 0.46 if right else 1, left), *([(0.62, 0.93, right)] if right else [])]
-    title = headline(record.run) + ("" if record.tau or record.missing else " · τ is fixed")
+    title = headline(record.run) + ("" if record.tau else " · τ is fixed")
     legend = style.op_legend(record.candidates)
     figure = arrange(columns, title, record.spans, last=record.last, top=120, legend=legend)
     return _under_slider(figure, record) if right else figure

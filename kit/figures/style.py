@@ -220,8 +220,9 @@ def arrange(
                 x |= {"matches": f"x{axes[0]}"} if axes else {"range": [0, max(last, 1)]}
                 x |= {"title": {"text": "epoch" if lowest else ""}, "showticklabels": lowest}
                 axes.append(k)
-                layout["shapes"] += _stage_shapes(spans, k)
-                layout["annotations"] += _stage_names(spans, k) if place == 0 and len(spans) > 1 else []
+                shapes, names = _stages(spans, k)
+                layout["shapes"] += shapes
+                layout["annotations"] += names if place == 0 else []
             layout |= {f"xaxis{k}": x | panel.x, f"yaxis{k}": y}
             where = {"showlegend": False, "xaxis": f"x{k}", "yaxis": f"y{k}"}
             traces += [_with_bar(trace, x1, domain) | where for trace in panel.traces]
@@ -257,16 +258,13 @@ def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> d
     return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
 
 
-def _stage_shapes(spans: Sequence[Span], k: str) -> list[dict[str, Any]]:
-    """A shade behind the stages that search, and a rule at the end of every stage but the last."""
-    where = {"xref": f"x{k}", "yref": f"y{k} domain", "y0": 0, "y1": 1}
-    shade = {"type": "rect", "fillcolor": SHADE, "line": {"width": 0}, "layer": "below", **where}
-    rule = {"type": "line", "line": {"color": GREY, "width": 1, "dash": "dot"}, **where}
+def _stages(spans: Sequence[Span], k: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(a shade behind the stages that search and a rule between stages, the stages' names) for one panel."""
+    where = {"xref": f"x{k}", "yref": f"y{k} domain"}
+    shade = {"type": "rect", "fillcolor": SHADE, "line": {"width": 0}, "layer": "below", "y0": 0, "y1": 1, **where}
+    rule = {"type": "line", "line": {"color": GREY, "width": 1, "dash": "dot"}, "y0": 0, "y1": 1, **where}
+    name = {"y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}, **where}
     shades = [shade | {"x0": span.first, "x1": span.last} for span in spans if span.search]
-    return shades + [rule | {"x0": span.last, "x1": span.last} for span in spans[:-1]]
-
-
-def _stage_names(spans: Sequence[Span], k: str) -> list[dict[str, Any]]:
-    where = {"xref": f"x{k}", "yref": f"y{k} domain", "y": 1, "yanchor": "bottom"}
-    look_ = {"showarrow": False, "font": {"size": 11, "color": GREY}}
-    return [{"text": span.name, "x": (span.first + span.last) / 2, **look_, **where} for span in spans]
+    rules = [rule | {"x0": span.last, "x1": span.last} for span in spans[:-1]]
+    names = [name | {"text": span.name, "x": (span.first + span.last) / 2} for span in spans]
+    return shades + rules, names if len(spans) > 1 else []
