@@ -24,6 +24,7 @@ from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
 from kit.space import Picks
+from kit.space.layers import keep_freed
 from kit.space.operations import average_statistics, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
