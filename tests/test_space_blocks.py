@@ -394,7 +394,8 @@ def test_all_k3_e6_is_mobilenet_v2():
     params, macs = net.cost(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))
     assert params == sum(p.numel() for p in theirs.parameters()) == 3_504_872 and macs == 300_774_272
     alone = sorted(
-        tuple(p.shape) for p in space.build(**net.spec(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))).parameters()
+        tuple(p.shape)
+        for p in space.build(**net.spec(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))).parameters()
     )
     assert alone == sorted(tuple(p.shape) for p in theirs.parameters())
 

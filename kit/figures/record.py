@@ -89,9 +89,9 @@ class Record:
         found = []
         for i, slot in enumerate(self.slots):
             strength = np.where(self.alpha["support"][:, i], np.abs(self.alpha["alpha"][:, i]) + 1e-12, 0.0)
-            columns = np.full((len(strength), slot.picks), -1)
+            columns = np.full((len(strength), slot.takes), -1)
             for t, row in enumerate(strength):
-                chosen = [c for c in np.argsort(-row, kind="stable")[: slot.picks].tolist() if row[c] > 0]
+                chosen = [c for c in np.argsort(-row, kind="stable")[: slot.takes].tolist() if row[c] > 0]
                 kept = [c if c in chosen else -1 for c in columns[max(t - 1, 0)].tolist()]
                 new = iter(sorted(set(chosen) - set(kept)))
                 columns[t] = [c if c >= 0 else next(new, -1) for c in kept]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.search import ranks as distributed
-from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm, dense_gradient
+from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm
 
 
 class ConvNorm(nn.Sequential):
