@@ -29,15 +29,12 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 class Learner(ABC):
     """Base of everything that moves with the weights."""
 
-    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation
-    #: batch)
+    #: batches that it reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
     needs: frozenset[str] = frozenset()
 
     @abstractmethod
     def variables(self) -> list[Tensor]:
-        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not
-        learn.
-        """
+        """The tensors that `update` moves, each of this learner alone; empty for one that does not learn."""
 
     @abstractmethod
     def sample(self, *args: Any) -> Any:
@@ -55,8 +52,9 @@ class Learner(ABC):
         """Take the step along `gradient`, as `estimate` gives it."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
-        mean removes.
+        """Move the variables by what the step measured for `drawn`.
+
+        On several ranks all compute the same gradient but for rounding; its mean keeps them together.
         """
         self.move(ranks.mean(self.estimate(drawn, **signals)))
 
@@ -65,7 +63,7 @@ class Learner(ABC):
         return self.sample(*args)
 
     def observe(self, *signals: Any) -> None:
-        """What is known before the weights' step: look-ahead learns from it."""
+        """Hears of the step's own gradient before the weights move by it: look-ahead learns from that."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -115,49 +113,14 @@ class Baseline:
         return reward - before
 
 
-class Wrapper(Learner):
-    """A learner that passes everything on to another one except what it changes."""
+class Wrapper:
+    """A learner that passes everything on to the one inside, but for what it changes."""
 
     def __init__(self, inner: Learner):
         self.inner = inner
 
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.inner.needs
-
-    def variables(self) -> list[Tensor]:
-        return self.inner.variables()
-
-    def sample(self, *args: Any) -> Any:
-        return self.inner.sample(*args)
-
-    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        return self.inner.estimate(drawn, **signals)
-
-    def move(self, gradient: list[Tensor]) -> None:
-        self.inner.move(gradient)
-
-    def update(self, drawn: Any, **signals: Any) -> None:
-        self.inner.update(drawn, **signals)
-
-    def derived(self, *args: Any) -> Any:
-        return self.inner.derived(*args)
-
-    def observe(self, *signals: Any) -> None:
-        self.inner.observe(*signals)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
-
-    def summary(self) -> dict[str, float]:
-        return self.inner.summary()
-
     def __getattr__(self, name: str) -> Any:
-        # what a wrapper does not know is the wrapped learner's (a policy's `apply`, an architecture's `slots`)
-        if name == "inner":
+        if name == "inner":  # not there yet, while it is being copied
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -165,7 +128,7 @@ class Wrapper(Learner):
 class Frozen(Wrapper):
     """Goes on being sampled; learns no more."""
 
-    needs = frozenset()  # type: ignore[assignment]
+    needs: frozenset[str] = frozenset()
 
     def variables(self) -> list[Tensor]:
         return []
@@ -174,13 +137,13 @@ class Frozen(Wrapper):
         return []
 
     def move(self, gradient: list[Tensor]) -> None:
-        pass
+        """Stays where it is."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        pass
+        """Learns nothing."""
 
     def observe(self, *signals: Any) -> None:
-        pass
+        """Learns nothing."""
 
 
 class Derived(Frozen):
@@ -215,10 +178,10 @@ class WarmUp(Wrapper):
             self.inner.observe(*signals)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner.state_dict(), "passed": self.passed}
+        return self.inner.state_dict() | {"passed": self.passed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
+        self.inner.load_state_dict({name: value for name, value in state.items() if name != "passed"})
         self.passed = state["passed"]
 
 
