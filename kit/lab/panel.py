@@ -204,7 +204,7 @@ class Dashboard(widgets.VBox):
         self.shown.layout.display = None if self.run else "none"
         if self.run:
             for name, widget in self.views.items():
-                figure = views.figure(name, self.run)
+                figure = views.drawn(views.FIGURES[name], self.run)
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
             self.samples.value = views.samples(self.run)
         self.seen, self.drawn, self.took = mark, time.monotonic(), time.monotonic() - began

@@ -17,6 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from kit import errors
@@ -109,10 +110,9 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
     return {name: value for name, value in values.items() if name not in found} | found
 
 
-def estimate(configs: Sequence[Config], out: str | Path | None = None, workers: int | None = None) -> cost.Estimate:
-    """What the runs that are not finished will cost. workers: runs at a time; None: a GPU or a core each."""
-    todo = [config for config in configs if not Job(config, _folder(config, out)).finished]
-    return cost.estimate(todo, workers or len(available_cards()) or available_cores())
+def estimate(configs: Sequence[Config], out: str | Path | None = None) -> pd.Series:
+    """Seconds of every run that is not finished, by name; see `kit.lab.cost`."""
+    return cost.estimate([config for config in configs if not Job(config, _folder(config, out)).finished])
 
 
 def _listed(text: str) -> list[str]:

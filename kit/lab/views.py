@@ -40,22 +40,16 @@ COLUMNS, ROWS = 5, 3  # ROWS: of augmented images under each original
 def show(run: Run) -> None:
     """Display the figures as outputs of the current cell."""
     for make in (figures.curves, figures.policy, figures.cells):
-        figures.show(_drawn(make, run))
+        figures.show(drawn(make, run))
 
 
-def figure(name: str, run: Run) -> go.Figure:
-    """One of FIGURES, of what is there so far; one that cannot be drawn (yet) says why."""
-    drawn = _drawn(FIGURES[name], run)
-    return drawn.update_layout(
-        title_text=drawn.layout.title.text or ""
-    )  # for the title of the drawing before would stay
-
-
-def _drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:
+def drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:
+    """What is there so far; a figure that cannot be drawn (yet) says why."""
     try:
-        return make(run)
+        figure = make(run)
     except Exception as error:  # the run may save an epoch between two reads; one view must not take the others with it
-        return go.Figure(layout={"title": {"text": str(error), "font": {"size": 13}}, "height": 60, "width": WIDTH})
+        figure = go.Figure(layout={"title": {"text": str(error), "font": {"size": 13}}, "height": 60, "width": WIDTH})
+    return figure.update_layout(title_text=figure.layout.title.text or "")  # else that of the drawing before stays
 
 
 def curves(run: Run) -> go.Figure:
