@@ -16,7 +16,7 @@ from tests_toy import Plain, batch, batches, child_of, normal, stream, supernet
 from torch import Tensor
 
 from kit.arch import Darts
-from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient, gradient
+from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient
 from kit.search import grads, step
 from kit.search.grads import Gradient, Momentum
 from kit.space import Child
@@ -29,14 +29,9 @@ EVENTS = [(op, b) for op in range(len(OPS)) for b in (None, *range(BINS))]
 POLICIES = list(itertools.product(EVENTS, repeat=2))  # Γ, in order
 
 
-@pytest.fixture(autouse=True)
-def _two_bins(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gradient, "BINS", BINS)
-
-
 def policy(**settings) -> PolicyGradient:
     """K = 2 operations of 2 bins in float64, at logits of no particular kind."""
-    p = PolicyGradient(Basics(), stream(1), lr=0.1, **({"ops": OPS} | settings))
+    p = PolicyGradient(Basics(), stream(1), lr=0.1, bins=BINS, **({"ops": OPS} | settings))
     p.pi, p.apply_logit, p.delta = (normal(*v.shape, seed=i + 2).requires_grad_() for i, v in enumerate(p.variables()))
     return p
 
@@ -101,9 +96,7 @@ def enumerated(p: PolicyGradient, rewards: Tensor) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient, "BINS", BINS)
-        return Scene(policy())
+    return Scene(policy())
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -166,7 +159,7 @@ def test_derived_draws_operations_as_learned_at_the_likeliest_magnitude_for_ever
 def test_a_policy_adopted_from_its_record_is_the_same_policy():
     p = policy()
     found = {name: values.tolist() for name, values in p.snapshot().items() if name != "counts"}
-    q = PolicyGradient(Basics(), stream(9), lr=0.1, ops=OPS)
+    q = PolicyGradient(Basics(), stream(9), lr=0.1, ops=OPS, bins=BINS)
     q.adopt(json.loads(json.dumps(found)))
     torch.testing.assert_close(
         q.log_probability(draw_of(*POLICIES)).double(), p.log_probability(draw_of(*POLICIES)), rtol=0, atol=1e-5

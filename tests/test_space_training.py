@@ -8,7 +8,7 @@ from test_space import child_of, images_for, supernet, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
-from kit.fast.norm import batch_norm
+from kit.space.layers import batch_norm
 from kit.space import DARTS_V2, Child, picks_of
 from kit.space.cell import DropPath
 

@@ -1,4 +1,4 @@
-"""Gamma correction as an augmentation operation: kit.Config(plugins="docs/recipes/operation.py", operations="+Gamma")"""
+"""Gamma correction as an operation: kit.Config(plugins="docs/recipes/operation.py", operations="+Gamma", …)"""
 
 import torch
 
