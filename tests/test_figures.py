@@ -412,3 +412,15 @@ def test_figures_are_legible_on_a_dark_page(drawn):
     assert (layout.paper_bgcolor, layout.plot_bgcolor) == ("white", "white")
     slider, menu = drawn.layout.sliders[0], drawn.layout.updatemenus[0]
     assert slider.font.color == slider.currentvalue.font.color == menu.font.color == layout.font.color
+
+
+def test_a_method_that_is_gone_is_drawn_without_its_stages(folder):
+    gone = write_run(folder / "gone", 4)
+    path = gone.path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"method": "method-of-2031"}))
+    try:
+        gone = kit.Run.load(gone.path)
+    except KitError as error:
+        assert "method-of-2031" in str(error)
+        return
+    assert "4 of 4 epochs" in figures.standing(gone) and figures.curves(gone).data

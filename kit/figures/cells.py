@@ -56,10 +56,7 @@ def _graph(
             y, x, shared = -(tops[n] + k), n - before, narrow and (n, k) in pale
             width = (widths or {}).get((n, k), 5.0 if narrow and not shared else 2.5)
             start = at[int(source)]
-            path = [
-                *_curve(start, (start[0] + min(0.42, 0.85 - before), y)),
-                *_curve((x + before / 2, y), at[INPUTS + n]),
-            ]
+            path = _curve(start, (start[0] + min(0.42, 0.85 - before), y)) + _curve((x + before / 2, y), at[INPUTS + n])
             line = {"color": look(op).color, "width": width}
             traces.append(_line(path, op_title(op), line) | {"opacity": 0.25 if shared else 1.0})
             notes.append(_name(op, x, y, narrow, shared))
@@ -90,11 +87,8 @@ def _node(text: str, x: float, y: float, frozen: bool = False) -> dict[str, Any]
 
 def _name(op: str, x: float, y: float, narrow: bool, pale: bool) -> dict[str, Any]:
     fill = look(op).color
-    border = {
-        "bordercolor": INK if narrow else fill,
-        "borderwidth": 2 if narrow else 1,
-        "borderpad": 2 if narrow else 3,
-    }
+    width, pad = (2, 2) if narrow else (1, 3)
+    border = {"bordercolor": INK if narrow else fill, "borderwidth": width, "borderpad": pad}
     look_ = PALE if pale else {"bgcolor": fill, **border}
     font = {"size": 11 if narrow else 12, "color": GREY if pale else _ink_on(fill)}
     return {"text": op_title(op, short=narrow), "x": x, "y": y, "font": font, **look_}
@@ -257,16 +251,13 @@ def cells_animated(run: Run) -> go.Figure:
         return blank("the architecture is fixed in this run: see figures.cells", headline(run))
     if not record.alpha:
         raise KitError(f"{run.path.name} has recorded no α over the epochs: see figures.cells(run)")
-    title = (
-        f"{headline(run)} · child by epoch ({'width: share of |α|' if record.cells else 'height: kernel'} · ◆ frozen)"
-    )
+    words = "width: share of |α|" if record.cells else "height: kernel"
+    title = f"{headline(run)} · child by epoch ({words} · ◆ frozen)"
     legend = {} if record.cells else {"blocks": record.candidates}
     places = thinned(len(record.alpha["epoch"]), FRAMES)
     moments = [_sheet([_panels(_at(record, k), run, **_details(record, k))], title, legend) for k in places]
-    frames = [
-        {"data": m.data, "traces": list(range(len(m.data))), "layout": {"annotations": m.layout.annotations}}
-        for m in moments
-    ]
+    every = {"traces": list(range(len(moments[-1].data)))}
+    frames = [every | {"data": m.data, "layout": {"annotations": m.layout.annotations}} for m in moments]
     return animate(moments[-1], record.alpha["epoch"][places].tolist(), frames)
 
 

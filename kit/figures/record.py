@@ -10,6 +10,7 @@ import pandas as pd
 from kit import augment, space
 from kit.errors import KitError
 from kit.figures.style import Span
+from kit.methods import METHODS
 from kit.run import store
 from kit.run.run import Run
 from kit.space.cell import cell_slots
@@ -28,7 +29,9 @@ class Record:
         rows = run.history
         rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
         self.run, self.frame = run, rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
-        self.searches = any(stage.search for stage in run.config.stages)
+        method = METHODS.get(run.config.method)  # a run of another version may name one that is gone
+        self.stages = method.stages if method else ()
+        self.searches = any(stage.search for stage in self.stages)
 
     @functools.cached_property
     def alpha(self) -> dict[str, np.ndarray]:
@@ -47,9 +50,8 @@ class Record:
     @functools.cached_property
     def spans(self) -> list[Span]:
         """The stages so far."""
-        stages = self.run.config.stages
-        number = self.series("stage").astype(int).clip(upper=len(stages) - 1)
-        groups = number.groupby(number)
+        stages, number = self.stages, self.series("stage").astype(int)
+        groups = number.groupby(number.clip(upper=len(stages) - 1)) if stages else ()
         return [Span(stages[i].name, int(e.index.min()) - 1, int(e.index.max()), stages[i].search) for i, e in groups]
 
     def series(self, name: str) -> pd.Series:

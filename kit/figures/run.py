@@ -72,9 +72,8 @@ def _hyper(records: Sequence[Record], names: Sequence[str]) -> list[Entry]:
         curves = [(name, name.split("/")[-1] if options else "learned", colors[k % 5]) for k, name in enumerate(mine)]
         title = f"η: {WORDS.get(base, base.replace('_', ' '))}{'' if mine else ', not learned'}"
         # the effective value is what the optimizer used at the epoch's last step
-        entries.append(
-            (title, "probability" if options else "", 1, not options, [*curves, (base, "effective", "black")])
-        )
+        curves.append((base, "effective", "black"))
+        entries.append((title, "probability" if options else "", 1, not options, curves))
     return entries
 
 
@@ -245,20 +244,20 @@ def _competition(record: Record, i: int) -> Panel:
     traces = []
     for c, (op, _) in enumerate(slot.candidates):
         chosen = (used[at] == c).any(axis=1)
-        for width, y in ((1, alpha[:, c]), (3, np.where(chosen, alpha[:, c], np.nan))):
-            if chosen.any() or (width == 1 and alpha[:, c].max() > 1e-9):
-                bold = {"opacity": 1, "mode": "lines+markers" if len(at) <= 40 else "lines", "marker": {"size": 5}}
-                drawn = {"line": {"color": look(op).color, "width": width}, "mode": "lines", "opacity": 0.45}
-                traces.append(
-                    {
-                        "type": "scatter",
-                        "x": epochs,
-                        "y": y,
-                        "name": op_title(op),
-                        **drawn,
-                        **(bold if width > 1 else {}),
-                    }
-                )
+        thin, thick = {"width": 1, "color": look(op).color}, {"width": 3, "color": look(op).color}
+        common = {"type": "scatter", "x": epochs, "name": op_title(op), "mode": "lines"}
+        if chosen.any() or alpha[:, c].max() > 1e-9:
+            traces.append(common | {"y": alpha[:, c], "line": thin, "opacity": 0.45})
+        if chosen.any():
+            traces.append(
+                common
+                | {
+                    "y": np.where(chosen, alpha[:, c], np.nan),
+                    "line": thick,
+                    "mode": "lines+markers",
+                    "marker": {"size": 4},
+                }
+            )
     kind, place = slot.name.split("/")
     title = f"<b>{KINDS[kind]}, node {place}</b>" if kind in KINDS else f"<b>{kind} {place}</b>"
     title += "".join(f"<br>{_told(record, i, c)}" for c in used[-1] if c >= 0)

@@ -144,10 +144,8 @@ def animate(figure: go.Figure, epochs: Sequence[int], frames: Sequence[Mapping[s
 
     # plotly merges a frame's shapes into the figure's one by one: the cursors come first
     figure.layout.shapes = [*cursors(epochs[-1]), *(shape.to_plotly_json() for shape in figure.layout.shapes)]
-    figure.frames = [
-        {"name": str(e), **frame, "layout": {"shapes": cursors(e), **frame.get("layout", {})}}
-        for e, frame in zip(epochs, frames)
-    ]
+    frames = ({**frame, "layout": {"shapes": cursors(e), **frame["layout"]}} for e, frame in zip(epochs, frames))
+    figure.frames = [{"name": str(e), **frame} for e, frame in zip(epochs, frames)]
     steps = [{"label": str(e), "method": "animate", "args": [[str(e)], _how(0)]} for e in epochs]
     buttons = [
         {"label": "▶ play", "method": "animate", "args": [None, _how(PLAY) | {"fromcurrent": True}]},

@@ -249,10 +249,10 @@ def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> d
     place = {
         "x": right,
         "xanchor": "left",
-        "xpad": 8,
         "y": domain[0],
         "yanchor": "bottom",
         "len": domain[1] - domain[0],
+        "xpad": 8,
     }
     look = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}, "ypad": 0}
     return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
