@@ -159,7 +159,7 @@ def standing(run: Run) -> str:
         parts[0] += f" ({', '.join(f'{span.name} {span.first + 1}–{span.last}' for span in record.spans)})"
     if run.status == "failed":
         try:
-            failure = store.read_object(run.path / "failure.json")
+            failure = store.read_json(run.path / "failure.json")
             parts.append(f"It failed with {failure['error']}: {failure['message']}".rstrip(".")[:300])
         except (KitError, KeyError):
             parts.append("It failed with an error that failure.json does not tell")
