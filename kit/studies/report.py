@@ -265,7 +265,7 @@ def index(folder: str | Path) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     folder = Path(*arguments[:1] or ["reports"])
-    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
+    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_json(path)]
     if not found:
         raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
     for path in [*map(rewrite, found), index(folder)]:
