@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import functional as F
 from kit.augment.fixed import NoOps
 from kit.augment.ops import ALL_OPS, OPS
 from kit.augment.policy import Basics, Draw, PairSoftmax, Policy, fast_path
-from kit.fast import memory
 from kit.search.engine import pick_device
 from kit.search.learner import generator
+from kit.space.layers import keep_freed
 
 BATCH = {32: 512, 64: 256, 224: 64}
 KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
@@ -108,7 +108,7 @@ def kit_ways(policy: Policy, images: Tensor, draw: Callable[[], Draw]) -> dict[s
 def section(device: torch.device, repeats: int) -> str:
     """Markdown: images/s at three sizes, one CPU thread or one GPU."""
     if device.type == "cpu":
-        memory.keep_freed()  # helps all of them
+        keep_freed()  # helps all of them
     rows = []
     for side, n in BATCH.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)

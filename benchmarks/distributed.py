@@ -27,13 +27,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kit.config import Config
 from kit.data import Batches, ImageSets
-from kit.fast import memory
 from kit.run import store
 from kit.search import grads
 from kit.search import ranks as distributed
 from kit.search.engine import pick_device
 from kit.search.learner import generator
 from kit.space import Child
+from kit.space.layers import keep_freed
 
 RANKS = 2
 
@@ -127,7 +127,7 @@ def timed(
 def work(name: str, repeats: int, out: Path) -> None:
     """On a rank."""
     device = distributed.own_device(torch.device(name), name)
-    memory.keep_freed()
+    keep_freed()
     found = []
     for size in SIZES:
         sets = synthetic(size["image"], size["image_channels"]).to(device)

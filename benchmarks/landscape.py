@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.data import ImageSet
-from kit.fast import memory
 from kit.run.predict import TrainedModel
 from kit.search.engine import pick_device
-from kit.space import GENOTYPES
+from kit.space import DARTS_V2
+from kit.space.layers import keep_freed
 from kit.studies import landscape
 
 
@@ -34,7 +34,7 @@ def network(a: argparse.Namespace, device: torch.device) -> nn.Module:
     """DARTS V2 cells with BatchNorm statistics of random images."""
     torch.manual_seed(0)
     image = (a.image_channels, a.image, a.image)
-    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=GENOTYPES["darts-v2"])
+    net = space.build("cell", 10, image, channels=a.channels, cells=a.cells, genotype=DARTS_V2)
     model = TrainedModel(net, list("0123456789")).to(device).to(memory_format=torch.channels_last)
     with torch.no_grad():
         model(torch.randint(0, 256, (64, *image), dtype=torch.uint8, device=device))
@@ -70,7 +70,7 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
     a = a or parser().parse_args([])
     if device.type == "cpu":
-        memory.keep_freed()
+        keep_freed()
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (a.images, a.image_channels, a.image, a.image), generator=g, dtype=torch.uint8)
     data = ImageSet(images, torch.arange(a.images) % 10).to(device)

@@ -76,7 +76,7 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
             )
         )
         children[name] = learner.sample()
-    base_child = net.picks_of(space.GENOTYPES["mobilenet-v2"])
+    base_child = net.picks_of(space.MobileNetwork.genotypes["mobilenet-v2"])
     alone = space.build(
         "mobile", 10, (3, image, image), channels=channels, cells=cells, genotype=net.spec(base_child)["genotype"]
     ).train()

@@ -29,11 +29,11 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: s
 
     from kit.config import Config
     from kit.data import Batches
-    from kit.fast import memory
     from kit.search.learner import generator
+    from kit.space.layers import keep_freed
 
     if device.type == "cpu":
-        memory.keep_freed()
+        keep_freed()
     sets = sets.to(device)
     config = Config(
         method="ista",

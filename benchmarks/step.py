@@ -22,15 +22,14 @@ from kit.arch import Given
 from kit.arch.lasso import lasso
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
-from kit.fast import memory
 from kit.hyper import Fixed
-from kit.search import build
-from kit.search import grads
+from kit.search import build, grads
 from kit.search.build import Parts
 from kit.search.engine import pick_device
 from kit.search.grads import Momentum
 from kit.search.learner import generator
 from kit.search.step import Learners, one_level
+from kit.space.layers import keep_freed
 
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
@@ -163,7 +162,7 @@ def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: in
 def section(
     device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int
 ) -> str:
-    memory.keep_freed()
+    keep_freed()
     sets = synthetic(image, image_channels).to(device)
     config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
 

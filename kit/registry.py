@@ -117,6 +117,9 @@ class Registry(Mapping[str, Part]):
             raise errors.unknown(self.kind, name, self._parts)
         return self._parts[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._parts.get(name, default)
+
     def __contains__(self, name: object) -> bool:
         return name in self._parts
 
@@ -137,6 +140,7 @@ def listen(told: Callable[[Registry, Part], None]) -> None:
 
 def _source(make: Any) -> str:
     try:
+        make = inspect.unwrap(make)  # a decorator of the kit's may stand around the user's function
         return f"{inspect.getsourcefile(make)}:{inspect.getsourcelines(make)[1]}"
     except (OSError, TypeError):
         return getattr(make, "__module__", "?")

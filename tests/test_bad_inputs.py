@@ -437,7 +437,7 @@ def test_a_run_goes_on_from_what_is_left_of_its_files(copied, finished: Run, har
 @pytest.mark.parametrize("harm", [harm for harm in bad.HARMS if harm not in ("removed", "folder")])
 def test_a_given_genotype_that_is_none_is_refused(tmp_path, harm, micro):
     path = tmp_path / "genotype.json"
-    path.write_text(json.dumps(kit.space.GENOTYPES["darts-v2"]))
+    path.write_text(json.dumps(kit.space.DARTS_V2))
     bad.HARMS[harm](path)
     refused(lambda: kit.search(micro_config("plain", genotype=str(path)), out=tmp_path, progress=Silent()), "genotype")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kit.arch import Darts, Dsnas, Gdas, Gumbel, Reinforce, Snas
 from kit.errors import KitError
 from kit.space import Child, Slot
-from kit.space.target import Target
+from kit.space.limits import Target
 
 SIZES = {"one pick": block_slots(3, 2, 4), "two picks": block_slots(4, 3, picks=2)}
 

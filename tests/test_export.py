@@ -83,7 +83,8 @@ def test_an_onnx_file_is_as_accurate_as_the_run_on_the_test_set(finished: Run, t
 def built(name: str, image: tuple[int, int, int] = (3, 16, 16)) -> TrainedModel:
     """An untrained child of a space, its statistics away from 0 and 1."""
     torch.manual_seed(0)
-    genotype = {"genotype": space.GENOTYPES[space.USUAL[name]]} if name in space.USUAL else {}
+    kind = space.SPACES[name].make
+    genotype = {"genotype": kind.genotypes[kind.usual]} if kind.searchable else {}
     net = space.build(name, 4, image, channels=8, cells=4, reductions=2, **genotype)
     with torch.no_grad():
         net.train()(torch.randint(0, 256, (32, *image), dtype=torch.uint8), net.only_child())

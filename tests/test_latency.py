@@ -9,12 +9,12 @@ import time
 
 import pytest
 import torch
+from kit.space.cost import measure
 from torch import nn
 
 from kit import KitError, space
 from kit.arch import random_picks
 from kit.space import latency
-from kit.space.cost import measure
 from kit.space.limits import Limits
 from kit.space.network import Child
 

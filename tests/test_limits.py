@@ -48,7 +48,7 @@ class Sum:
         )
 
     def children(self) -> list[Picks]:
-        return list(itertools.product(*(itertools.combinations(range(len(s.candidates)), s.picks) for s in self.slots)))
+        return list(itertools.product(*(itertools.combinations(range(len(s.candidates)), s.takes) for s in self.slots)))
 
 
 class Clock:
@@ -138,7 +138,7 @@ def built() -> space.Network:
 
 def test_the_additive_table_is_the_spaces_own_cost():
     net, g = built(), torch.Generator().manual_seed(0)
-    start = tuple(tuple(range(slot.picks)) for slot in net.slots)
+    start = tuple(tuple(range(slot.takes)) for slot in net.slots)
     for position in range(2):
         table = _candidate_costs(net.slots, lambda picks: net.cost(picks)[position])
         base = net.cost(start)[position] - sum(row[list(chosen)].sum() for row, chosen in zip(table, start))

@@ -24,7 +24,7 @@ from kit.run import store
 from kit.search.engine import Search
 from kit.search.progress import Silent
 from kit.search.stages import holds_out, horizon
-from kit.space import check_genotype
+from kit.space import picks_of
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
 BEFORE = {
@@ -152,7 +152,7 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     assert metrics["params"] == sum(p.numel() for p in model.parameters()) and metrics["macs"] > 0
     assert config.max_params is None or metrics["params"] <= config.max_params
     if config.space == "cell":
-        check_genotype(run.genotype)
+        picks_of(run.genotype)
     else:
         assert (
             (run.genotype == {"network": config.space})

@@ -264,7 +264,7 @@ def search(name: str, where: str, step: str) -> tuple[int, int]:
     found = step_bytes(net, learner, step)
     alone = 0
     for picks in sampled:
-        taken = tuple(p[: slot.picks] for p, slot in zip(picks, net.slots))  # of a mixture, some child
+        taken = tuple(p[: slot.takes] for p, slot in zip(picks, net.slots))  # of a mixture, some child
         single = space.build(**net.spec(taken)).train()
         alone = max(alone, step_bytes(single, Given(single.slots, single.only_child().picks), "one-level"))
     return found, alone

@@ -15,8 +15,7 @@ from torch import nn
 from kit import space
 from kit.arch import random_picks
 from kit.errors import KitError
-from kit.search import build
-from kit.search import grads
+from kit.search import build, grads
 from kit.space import CELL_OPS, DARTS_V2, Child, picks_of
 from kit.space.limits import Limits
 from kit.space.operations import build_operation

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.errors import KitError
 from kit.search import build
-from kit.space import DARTS_V2, GENOTYPES, Child
+from kit.space import DARTS_V2, SPACES, Child
 from kit.space.blocks import shares, shuffle
 
 SPACES = ("choice", "mobile")
@@ -75,7 +75,7 @@ def test_the_papers_layouts():
     assert mobile.classifier.in_features == 1280
     for net in (choice, mobile):
         assert all(
-            slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.picks == 1
+            slot.candidates == tuple((label, 0) for label in LABELS[net.space]) and slot.takes == 1
             for slot in net.slots
         )
         x = torch.empty((2, 3, 224, 224), device="meta")
@@ -391,10 +391,11 @@ def test_all_k3_e6_is_mobilenet_v2():
     net = paper_size("mobile")
     with torch.device("meta"):
         theirs = mobilenet_v2()
-    params, macs = net.cost(net.picks_of(GENOTYPES["mobilenet-v2"]))
+    params, macs = net.cost(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))
     assert params == sum(p.numel() for p in theirs.parameters()) == 3_504_872 and macs == 300_774_272
     alone = sorted(
-        tuple(p.shape) for p in space.build(**net.spec(net.picks_of(GENOTYPES["mobilenet-v2"]))).parameters()
+        tuple(p.shape)
+        for p in space.build(**net.spec(net.picks_of(SPACES["mobile"].make.genotypes["mobilenet-v2"]))).parameters()
     )
     assert alone == sorted(tuple(p.shape) for p in theirs.parameters())
 

@@ -83,11 +83,11 @@ def test_unit_gates_change_nothing_but_receive_gradients(name: str):
     net = unlike_their_start(chain(name, cells=5, reductions=2)).double().train()
     x, y = images_for(net), torch.tensor([0, 1, 2, 0])
     picks = tuple(
-        (i % 4, 7 + i % 4)[: slot.picks] for i, slot in enumerate(net.slots)
+        (i % 4, 7 + i % 4)[: slot.takes] for i, slot in enumerate(net.slots)
     )  # of cells: one from either input
     gradients = []
     for unit in (True, False):
-        gates = tuple(torch.ones(slot.picks, dtype=torch.float64, requires_grad=True) for slot in net.slots)
+        gates = tuple(torch.ones(slot.takes, dtype=torch.float64, requires_grad=True) for slot in net.slots)
         child = Child(picks, gates, unit)
         with net.still_statistics(picks):
             losses = net.losses(x, y, child)[0]
@@ -151,7 +151,7 @@ def feature_masks(net: space.Network, x: torch.Tensor, child: Child, seed: int) 
 def test_dropout_before_the_classifier(name: str):
     net = chain(name, cells=5, reductions=2).train()
     x = images_for(net, 64)
-    child = Child(tuple(tuple(range(slot.picks)) for slot in net.slots))
+    child = Child(tuple(tuple(range(slot.takes)) for slot in net.slots))
     plain, scores = feature_masks(net, x, child, 1)
     net.dropout = 0.25
     dropped, other = feature_masks(net, x, child, 1)

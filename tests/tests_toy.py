@@ -56,7 +56,7 @@ def priced(slots: tuple[Slot, ...], base: int = 1000) -> SimpleNamespace:
 
 
 def ordered_draws(slot: Slot) -> list[tuple[int, ...]]:
-    return list(itertools.permutations(range(len(slot.candidates)), slot.picks))
+    return list(itertools.permutations(range(len(slot.candidates)), slot.takes))
 
 
 def probability(logits: Tensor, order: tuple[int, ...]) -> Tensor:

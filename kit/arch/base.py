@@ -14,9 +14,8 @@ from kit import registry
 from kit.errors import KitError
 from kit.search import ranks
 from kit.search.learner import Learner
-from kit.space.limits import Limits
+from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
-from kit.space.target import Target
 
 ARCH = registry.Registry("arch")
 register = ARCH.register
@@ -162,7 +161,7 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
     draws find none, the last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
-            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.picks].tolist()))
+            tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.takes].tolist()))
             for slot in slots
         )
         if limits.allow(picks):
@@ -179,7 +178,7 @@ def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -
     impossible (refused on construction).
     """
     picks = [
-        sorted(row.argsort(descending=True, stable=True)[: slot.picks].tolist())
+        sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist())
         for slot, row in ((slot, strength[i, : len(slot.candidates)]) for i, slot in enumerate(slots))
     ]
     while not limits.allow(tuple(map(tuple, picks))):

@@ -170,7 +170,7 @@ class Gumbel(Annealed, Edges):
         super().__init__(*args, **settings)
         edges = self.edge_present.sum(1).tolist()
         # a child with more edges than are deployed cannot be held to the limits; the derived one alone is
-        self.deployable = not self.all_edges or all(n == slot.picks for n, slot in zip(edges, self.slots))
+        self.deployable = not self.all_edges or all(n == slot.takes for n, slot in zip(edges, self.slots))
         if not self.all_edges:
             self.beta = torch.zeros(self.edge_present.shape, dtype=torch.float64).requires_grad_()
             self.adam.add_param_group({"params": [self.beta]})
@@ -208,7 +208,7 @@ class Gumbel(Annealed, Edges):
             chosen = self.edge_present
         else:
             score = (self.beta.detach() + noise[1]).masked_fill(~self.edge_present, -torch.inf)
-            top = score.topk(self.slots[0].picks, dim=1).indices
+            top = score.topk(self.slots[0].takes, dim=1).indices
             chosen = torch.zeros_like(self.edge_present).scatter(1, top, True)
         picks = tuple(
             self.fixed[s] if frozen else tuple(sorted(operation[s][chosen[s]].tolist()))

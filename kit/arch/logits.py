@@ -17,9 +17,8 @@ from torch import Tensor
 
 from kit.arch.base import ArchLearner, RateOptions, Setting, TargetOptions, register, strongest_picks
 from kit.search.learner import Baseline, BaselineOptions, adam_state, load_adam_state
-from kit.space.limits import Limits
+from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
-from kit.space.target import Target
 
 TRIES = 50  # draws until a child keeps to the limits, before the one that stands is taken
 
@@ -192,7 +191,7 @@ class Categorical(Logits):
     def draw(self) -> Tensor:
         """An ordered draw of every slot by Gumbel top-k: int64 [slots, picks]; frozen slots keep theirs."""
         perturbed = (self.logits.detach() + self._gumbel(self.logits.shape)).masked_fill(~self.valid, -torch.inf)
-        order = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].picks]
+        order = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].takes]
         for slot in torch.nonzero(self.frozen).flatten().tolist():
             order[slot] = torch.tensor(self.fixed[slot])
         return order
@@ -256,7 +255,7 @@ class Dsnas(Categorical):
         """gates: ∂L/∂gate per slot [picks]."""
         if self.finished:
             return []
-        still = torch.zeros(self.slots[0].picks, device=self.device)
+        still = torch.zeros(self.slots[0].takes, device=self.device)
         measured = torch.stack([still if gate is None else gate for gate in gates]).to("cpu", torch.float64)
         # gates lie in the order of the candidates, the draw in its own
         by_candidate = torch.zeros_like(self.logits).scatter(1, torch.tensor(child.picks), measured)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kit.augment.fixed import AutoAugment, FlipCrop, RandAugment, TrivialAugment
+from kit.augment.fixed import AutoAugment, NoOps, RandAugment, TrivialAugment
 from kit.augment.gradient import PolicyGradient
 from kit.augment.kernels import OPERATIONS
 from kit.augment.ops import ALL_OPS, DAAS_OPS, OPS, apply_mixed, apply_op, operations
@@ -59,7 +59,7 @@ __all__ = [
     "Basics",
     "DAAS_OPS",
     "Draw",
-    "FlipCrop",
+    "NoOps",
     "LearnedPolicy",
     "OPERATIONS",
     "OPS",

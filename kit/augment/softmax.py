@@ -72,8 +72,8 @@ class PairSoftmax(LearnedPolicy):
 
     @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        form, reach, entropy = options.tau_form, options.tau_reach, options.tau_entropy
-        return {"form": form, "reach": reach, "entropy": entropy, "steps": at.steps}
+        how = {"form": options.tau_form, "reach": options.tau_reach, "entropy": options.tau_entropy}
+        return {"lr": options.tau_lr, "steps": at.steps, **how}
 
     def variables(self) -> list[Tensor]:
         return [self.tau]

@@ -197,13 +197,12 @@ def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figur
     ticks = {"type": "log", "tickvals": marks, "ticktext": [_text(mark) for mark in marks]}
     ticks["range"] = [math.log10(least / 1.5), math.log10(marks[-1])]
     figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", **ticks)
-    return figure.update_layout(
-        title_text=_title(shown, "along random directions"), legend=legend_below_title(560) | {"traceorder": "normal"}
-    )
+    figure.update_layout(legend=legend_below_title(560) | {"traceorder": "normal"})
+    return figure.update_layout(title_text=_title(shown, "along random directions"))
 
 
 def _looks(shown: Sequence[Landscape]) -> list[tuple[str, str]]:
-    """The methods' own colours; runs of one method by their dash, or by colours of their own where that is not enough."""
+    """The methods' own colours; runs of one method have dashes, or colours of their own where that is not enough."""
     found: list[tuple[str, str]] = []
     for k, item in enumerate(shown):
         color, _, dash = look(item.run.config.method)

@@ -143,7 +143,7 @@ def _means(rows: pd.DataFrame) -> tuple[pd.Series, dict[str, Any], dict[str, Any
         "hovertext": told,
         "hoverinfo": "text+name",
     }
-    return mean, bars if low.notna().any() else {}, dots
+    return mean, bars, dots
 
 
 def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:
@@ -182,8 +182,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     """Accuracy over cost: for every method and limit the mean with its interval at the mean cost of what was found, and
     the single runs.
 
-    summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy; cost:
-    params, macs or latency_ms. Raises KitError naming missing columns."""
+    summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy;
+    cost: params, macs or latency_ms. Raises KitError naming missing columns."""
     if summary.empty:
         return blank("no run is finished: there is no test accuracy yet", title)
     _check(summary, (*SUMMARY, "bound", "cost_mean"), "summary")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,37 +18,31 @@ POINTS, FRAMES = 240, 60  # of a curve and of an animation, at most
 COLLAPSE = 0.5  # of the chosen operations: more skips are DARTS's collapse (Zela et al., ICLR 2020)
 
 
-# ---- what a run recorded -------------------------------------------------------------------------
-
-
 class Record:
-    """What a run recorded, read once for a figure. Whatever cannot be read is left out and named in `missing`.
+    """What a run recorded, read once for a figure. Raises KitError for what cannot be read, or has a foreign shape.
 
     frame: the history by epoch, one column per name. alpha, tau: as `Run.alpha`, `Run.tau`; {} where there is none, and
     alpha where no architecture is searched."""
 
     def __init__(self, run: Run):
-        self.run, self.missing = run, []
-        self.frame: pd.DataFrame = self._read("history", lambda: by_epoch(run), pd.DataFrame())
-        shapes = {"epoch": 1, "alpha": 3, "support": 3, "frozen": 2}
-        searches = any(stage.search for stage in run.config.stages)
-        self.alpha = self._read("α", lambda: _checked(run.alpha, shapes), {}) if searches else {}
-        self.tau = self._read("τ", lambda: _checked(run.tau, {"epoch": 1}, probabilities=3, apply=2, magnitude=3), {})
-        if searches and not self.alpha and not any(text.startswith("α") for text in self.missing):
-            self.missing.append("α")
+        rows = run.history
+        rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
+        self.run, self.frame = run, rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
+        self.searches = any(stage.search for stage in run.config.stages)
 
-    def _read(self, name: str, get: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return get()
-        except (KitError, OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
-            self.missing.append(f"{name} (cannot be read: {str(error) or type(error).__name__:.200})")
-            return otherwise
+    @functools.cached_property
+    def alpha(self) -> dict[str, np.ndarray]:
+        return _checked(self.run, self.run.alpha if self.searches else {}, alpha=3, support=3, frozen=2)
+
+    @functools.cached_property
+    def tau(self) -> dict[str, np.ndarray]:
+        return _checked(self.run, self.run.tau, probabilities=3, apply=2, magnitude=3)
 
     @property
     def last(self) -> int:
         """The last epoch of which anything is recorded."""
-        ends = [int(self.frame.index.max())] if len(self.frame) else []
-        return max([*ends, *(int(arrays["epoch"][-1]) for arrays in (self.alpha, self.tau) if arrays)], default=0)
+        epochs = self.frame.index if len(self.frame) else (self.alpha or self.tau).get("epoch", [0])
+        return int(max(epochs))
 
     @functools.cached_property
     def spans(self) -> list[Span]:
@@ -97,9 +89,9 @@ class Record:
         found = []
         for i, slot in enumerate(self.slots):
             strength = np.where(self.alpha["support"][:, i], np.abs(self.alpha["alpha"][:, i]) + 1e-12, 0.0)
-            columns = np.full((len(strength), slot.picks), -1)
+            columns = np.full((len(strength), slot.takes), -1)
             for t, row in enumerate(strength):
-                chosen = [c for c in np.argsort(-row, kind="stable")[: slot.picks].tolist() if row[c] > 0]
+                chosen = [c for c in np.argsort(-row, kind="stable")[: slot.takes].tolist() if row[c] > 0]
                 kept = [c if c in chosen else -1 for c in columns[max(t - 1, 0)].tolist()]
                 new = iter(sorted(set(chosen) - set(kept)))
                 columns[t] = [c if c >= 0 else next(new, -1) for c in kept]
@@ -118,29 +110,20 @@ class Record:
         return list(next((ops for ops in known if len(ops) == count), [f"operation {k}" for k in range(count)]))
 
 
-def _checked(arrays: dict[str, np.ndarray], needed: dict[str, int], **optional: int) -> dict[str, np.ndarray]:
-    """The arrays, if they have these dimensions and one length. Raises ValueError."""
-    length = len(arrays.get("epoch", ()))
-    for name, dimensions in {**needed, **{k: v for k, v in optional.items() if k in arrays}}.items() if arrays else ():
-        if name not in arrays or arrays[name].ndim != dimensions or len(arrays[name]) != length:
-            shape = list(arrays[name].shape) if name in arrays else "missing"
-            raise ValueError(f"{name} is {shape}; it should have {dimensions} dimensions and {length} epochs")
-    return arrays if length else {}
-
-
-def by_epoch(run: Run) -> pd.DataFrame:
-    """The history's values per epoch, one column per name, index epoch; empty before the first epoch is completed."""
-    rows = run.history
-    rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
-    return rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last") if len(rows) else rows
+def _checked(run: Run, arrays: dict[str, np.ndarray], **dimensions: int) -> dict[str, np.ndarray]:
+    epochs = arrays.get("epoch", np.zeros(0))
+    for name in dimensions.keys() & arrays.keys():
+        if arrays[name].ndim != dimensions[name] or len(arrays[name]) != len(epochs):
+            shape = list(arrays[name].shape)
+            raise KitError(f"{run.path.name} cannot be drawn: its {name} is {shape}, with {len(epochs)} epochs")
+    return arrays if len(epochs) else {}
 
 
 def need(run: Run) -> Record:
     """As `Record`. Raises KitError where nothing is recorded yet."""
     record = Record(run)
     if not len(record.frame) and not record.alpha and not record.tau:
-        why = f": {'; '.join(record.missing)}" if any("read" in text for text in record.missing) else ""
-        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status}){why}")
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
     return record
 
 
@@ -150,24 +133,21 @@ def thinned(count: int, most: int) -> list[int]:
 
 
 def standing(run: Run) -> str:
-    """One line for the top of a page: the run, how far it came, why it ended early, and what cannot be drawn."""
-    record = Record(run)
-    done = int(record.frame.index.max()) if len(record.frame) else 0
+    """One line for the top of a page: the run, how far it came, why it ended early, and why it cannot be drawn."""
     status = "not finished (stopped, or still going on)" if run.status == "interrupted" else run.status
-    parts = [f"{run.path.name}: {status}, {done} of {run.config.epochs} epochs"]
-    if record.spans:
-        parts[0] += f" ({', '.join(f'{span.name} {span.first + 1}–{span.last}' for span in record.spans)})"
-    if run.status == "failed":
-        try:
-            failure = store.read_json(run.path / "failure.json")
-            parts.append(f"It failed with {failure['error']}: {failure['message']}".rstrip(".")[:300])
-        except (KitError, KeyError):
-            parts.append("It failed with an error that failure.json does not tell")
+    try:
+        record = Record(run)
+        _ = record.alpha, record.tau
+        failure = store.read_object(run.path / "failure.json") if run.status == "failed" else {}
+    except KitError as error:
+        return f"{run.path.name}: {status}. {error}."
+    done = int(record.frame.index.max()) if len(record.frame) else 0
+    spans = ", ".join(f"{span.name} {span.first + 1}–{span.last}" for span in record.spans)
+    parts = [f"{run.path.name}: {status}, {done} of {run.config.epochs} epochs{f' ({spans})' if spans else ''}"]
+    if failure:
+        parts.append(f"It failed with {failure.get('error')}: {failure.get('message')}".rstrip(".")[:300])
     parts += [] if run.finished else ["Drawn: what is recorded so far"]
-    parts += [f"Not recorded, so not drawn: {'; '.join(record.missing)}"] if record.missing else []
-    skips = record.series("alpha/skips")
-    if len(skips) and skips.iloc[-1] > COLLAPSE:
-        parts.append(
-            f"Collapse: more than half of the chosen operations are skips ({skips.iloc[-1]:.0%}; Zela et al., 2020)"
-        )
+    for skips in record.series("alpha/skips").tail(1):
+        if skips > COLLAPSE:
+            parts.append(f"Collapse: {skips:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
     return ". ".join(parts) + "."

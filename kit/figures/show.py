@@ -181,8 +181,7 @@ def pictures(images: Tensor | np.ndarray, titles: Sequence[str], columns: int = 
     rows = -(-len(pixels) // columns)
     gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}
     figure = px.imshow(pixels, facet_col=0, facet_col_wrap=columns, binary_string=True, template=TEMPLATE, **gaps)
-    for k, text in enumerate(titles):  # plotly express counts rows from the bottom
-        figure.layout.annotations[k].update(text=text, font_size=12)
+    figure.for_each_annotation(lambda note: note.update(text=titles[int(note.text.split("=")[1])], font_size=12))
     figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
     figure.update_traces(hovertemplate=None, hoverinfo="skip")
     margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}

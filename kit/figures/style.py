@@ -203,9 +203,9 @@ def arrange(
     width. spans: the stages to mark; last: the last epoch; gap: pixels between two panels; top: of the margin, for
     title, legend and stages' names; legend: traces with an entry in the legend."""
     tall = max(sum(panel.height + panel.below + gap for panel in panels) - gap for *_, panels in columns)
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    layout: dict[str, Any] = {"template": TEMPLATE, "title": {"text": title}, "annotations": [], "shapes": []}
     axes: list[str] = []  # of the panels over epochs
-    number = 0
+    traces, number = [], 0
     for x0, x1, panels in columns:
         upper = 0.0
         for place, panel in enumerate(panels):
@@ -213,43 +213,33 @@ def arrange(
             k = str(number) if number > 1 else ""
             domain = [max(1 - (upper + panel.height) / tall, 0.0), 1 - upper / tall]
             x, y = {"domain": [x0, x1], "anchor": f"y{k}"}, {"domain": domain, "anchor": f"x{k}", **panel.y}
+            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
+            layout["annotations"] += _notes(panel, k, {"x": x0, "y": domain[1]})
             if panel.epochs:
                 lowest = place == len(panels) - 1
-                x |= {
-                    "range": [0, max(last, 1)],
-                    "title": {"text": "epoch" if lowest else ""},
-                    "showticklabels": lowest,
-                }
-                x |= {"matches": f"x{axes[0]}"} if axes else {}
+                x |= {"matches": f"x{axes[0]}"} if axes else {"range": [0, max(last, 1)]}
+                x |= {"title": {"text": "epoch" if lowest else ""}, "showticklabels": lowest}
                 axes.append(k)
-            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
-            figure.update_layout({f"xaxis{k}": x | panel.x, f"yaxis{k}": y})
+                shapes, names = _stages(spans, k)
+                layout["shapes"] += shapes
+                layout["annotations"] += names if place == 0 else []
+            layout |= {f"xaxis{k}": x | panel.x, f"yaxis{k}": y}
             where = {"showlegend": False, "xaxis": f"x{k}", "yaxis": f"y{k}"}
-            figure.add_traces([_with_bar(trace, x1, domain) | where for trace in panel.traces])
-            _mark_stages(figure, spans if panel.epochs else (), k, named=place == 0)
-            _write_notes(figure, panel, k, {"x": x0, "y": domain[1], "xref": "paper", "yref": "paper"})
+            traces += [_with_bar(trace, x1, domain) | where for trace in panel.traces]
             upper += panel.height + panel.below + gap
-    figure.add_traces(list(legend))
-    height = tall + top + 60
-    figure.update_layout(meta={"epochs": axes}, height=height, margin={"t": top, "b": 60, "l": 85, "r": 40})
-    return figure.update_layout(showlegend=bool(legend), legend=legend_below_title(height))
+    layout |= {"meta": {"epochs": axes}, "height": tall + top + 60, "margin": {"t": top, "b": 60, "l": 85, "r": 40}}
+    layout |= {"showlegend": bool(legend), "legend": legend_below_title(tall + top + 60)}
+    return go.Figure([*traces, *legend], layout)
 
 
-def _write_notes(figure: go.Figure, panel: Panel, k: str, corner: dict[str, Any]) -> None:
+def _notes(panel: Panel, k: str, corner: dict[str, Any]) -> list[dict[str, Any]]:
     """A panel's title with its keys above its upper left corner, and its notes inside."""
     title = panel.title if panel.title.startswith("<b>") else f"<b>{panel.title}</b>"
     words = "   ".join([title, *(colored(text, color) for text, color in panel.keys)])
-    heading = {
-        "text": words,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "align": "left",
-        "yshift": 15,
-        "font": {"size": 12},
-    }
-    inside = {"xref": f"x{k}", "yref": f"y{k}"}
-    notes = [*([heading | corner] if panel.title else []), *(inside | note for note in panel.notes)]
-    figure.layout.annotations += tuple(go.layout.Annotation(showarrow=False, **note) for note in notes)
+    place = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "align": "left", "yshift": 15}
+    heading = {"text": words, "font": {"size": 12}, "showarrow": False, **place, **corner}
+    inside = {"xref": f"x{k}", "yref": f"y{k}", "showarrow": False}
+    return [*([heading] if panel.title else []), *(inside | note for note in panel.notes)]
 
 
 def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> dict[str, Any]:
@@ -268,16 +258,13 @@ def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> d
     return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
 
 
-def _mark_stages(figure: go.Figure, spans: Sequence[Span], k: str, named: bool) -> None:
-    """Shade the stages that search behind the panel with axes x<k> and y<k>, rule off every stage, name them above."""
+def _stages(spans: Sequence[Span], k: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(a shade behind the stages that search and a rule between stages, the stages' names) for one panel."""
     where = {"xref": f"x{k}", "yref": f"y{k} domain"}
-    for name, first, last, search in spans:
-        if search:
-            shade = {"fillcolor": SHADE, "line": {"width": 0}, "layer": "below"}
-            figure.add_shape(type="rect", x0=first, x1=last, y0=0, y1=1, **shade, **where)
-        if last != spans[-1].last:
-            line = {"color": GREY, "width": 1, "dash": "dot"}
-            figure.add_shape(type="line", x0=last, x1=last, y0=0, y1=1, line=line, **where)
-        if named and len(spans) > 1:
-            look = {"yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}}
-            figure.add_annotation(text=name, x=(first + last) / 2, y=1, **look, **where)
+    shade = {"type": "rect", "fillcolor": SHADE, "line": {"width": 0}, "layer": "below", "y0": 0, "y1": 1, **where}
+    rule = {"type": "line", "line": {"color": GREY, "width": 1, "dash": "dot"}, "y0": 0, "y1": 1, **where}
+    name = {"y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}, **where}
+    shades = [shade | {"x0": span.first, "x1": span.last} for span in spans if span.search]
+    rules = [rule | {"x0": span.last, "x1": span.last} for span in spans[:-1]]
+    names = [name | {"text": span.name, "x": (span.first + span.last) / 2} for span in spans]
+    return shades + rules, names if len(spans) > 1 else []

@@ -86,7 +86,7 @@ def _field(name: str) -> widgets.Combobox:
     limits = [str(limit) for limit in field.metadata if type(limit).__module__.startswith("annotated_types")]
     about = " · ".join([field.description or name.replace("_", " "), kind, *limits])
     options = tuple(OFFERED[name]()) if name in OFFERED else ()
-    return widgets.Combobox(description=name, options=options, tooltip=about, description_tooltip=about, **LOOK)
+    return widgets.Combobox(description=name, options=options, tooltip=about, **LOOK)
 
 
 def _text(value: Any) -> str:
@@ -142,7 +142,7 @@ class Dashboard(widgets.VBox):
             elif self.state == "idle":
                 values = self.form.config().model_dump()
                 CHILDREN[self.folder] = self.child = Child(values, self.folder, threads=torch.get_num_threads())
-                self._say("")
+                self.refresh()
                 self._follow()
 
     def pause(self) -> None:

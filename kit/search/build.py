@@ -22,9 +22,9 @@ from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator, innermost
 from kit.search.stages import key_of
 from kit.search.step import Learners, Samples
-from kit.space import SPACES, Network, Picks, latency, synced
-from kit.space.limits import Limits
-from kit.space.target import Target
+from kit.space import SPACES, Network, Picks, latency
+from kit.space.limits import Limits, Target
+from kit.space.operations import synchronize
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 
@@ -159,7 +159,7 @@ def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     net.generator, net.mixer = plan.generator("drop-path", device), plan.generator("mixup")
     net.amp_dtype = _autocast(config, device)
     if config.sync_batchnorm:
-        synced.synchronize(net)
+        synchronize(net)
     learners = {"arch": searcher, "augment": _policy(plan), "hyper": _hyper(plan)}
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():

@@ -14,7 +14,6 @@ import torch
 from kit import data
 from kit.config import Config
 from kit.errors import KitError
-from kit.fast import memory
 from kit.run import store
 from kit.run.provenance import pick_device
 from kit.run.run import KEPT_CHECKPOINTS, Records, Run
@@ -24,7 +23,9 @@ from kit.search.evaluate import score, write_failure, write_results
 from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
-from kit.space import Picks, synced
+from kit.space import Picks
+from kit.space.layers import keep_freed
+from kit.space.operations import average_statistics, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
@@ -96,7 +97,7 @@ class Search:
         """All epochs that are left, then the results."""
         self._open()
         if self.device.type == "cpu":
-            memory.keep_freed()
+            keep_freed()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         began = time.perf_counter()
         while self.epoch < self.config.epochs:
@@ -135,7 +136,7 @@ class Search:
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         """Freeze what has settled, note the epoch's numbers, and go on to the next stage where this one is over."""
         parts = self.parts
-        synced.average_statistics(synced.norms(parts.net))
+        average_statistics(norms(parts.net))
         ranks.check_agreement([tensor for tensors in self._moving().values() for tensor in tensors])
         over = self.epoch + 1 - self.entered >= self._longest()
         if self.stage.search:

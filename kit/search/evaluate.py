@@ -14,7 +14,7 @@ from kit import data
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.search.stages import holds_out
-from kit.space import synced
+from kit.space.operations import average_statistics
 
 if TYPE_CHECKING:
     from kit.search.engine import Search
@@ -44,7 +44,7 @@ def score(search: Search, part: data.ImageSet) -> Score:
         size, images = search.config.batch_size, search.data.train.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
-        synced.average_statistics(net.norms_of(child.picks))
+        average_statistics(net.norms_of(child.picks))
     net.eval()
     loss = torch.zeros((), device=device)
     right, there = torch.zeros(2, search.sets.num_classes, device=device)

@@ -4,14 +4,11 @@ hyper-parameters.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.space.cost import measure
-from kit.space.network import Child, Cost, Network, Picks
+from kit.space.network import Child, Network, Picks, register
 
 
 class WideBlock(nn.Module):
@@ -30,26 +27,20 @@ class WideBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.norm2(self.conv1(y))))
 
 
+@register("wrn-28-10", title="Wide-ResNet-28-10", depth=28, width=10)
+@register("wrn-40-2", title="Wide-ResNet-40-2", depth=40, width=2)
+@register("wrn-16-2", title="Wide-ResNet-16-2", depth=16, width=2)
 class WideResNet(Network):
     """WRN-depth-width for 8…64 pixels: three groups of (depth − 4) / 6 blocks with 16, 32, 64 × width channels."""
 
-    def __init__(
-        self,
-        classes: int,
-        image: tuple[int, int, int],
-        depth: int,
-        width: int,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
-    ):
-        super().__init__(classes, image, mean, std)
-        if (depth - 4) % 6:
-            raise KitError(f"a Wide-ResNet's depth is 6 n + 4 (16, 22, 28, 40, …), got {depth}")
+    searchable = False
+
+    def __init__(self, classes: int, image: tuple[int, int, int], depth: int, width: int):
+        super().__init__(classes, image)
         if min(image[1:]) < 8:
             raise KitError(
                 f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}"
             )
-        self.depth, self.width = depth, width
         layers: list[nn.Module] = [nn.Conv2d(image[0], 16, 3, 1, 1, bias=False)]
         c = 16
         for group, c_out in enumerate((16 * width, 32 * width, 64 * width)):
@@ -60,7 +51,6 @@ class WideResNet(Network):
         self.layers = nn.Sequential(*layers)
         for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        self._cost = measure(self.layers, self.image)[0]
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
         *trunk, classifier = self.layers
@@ -70,15 +60,3 @@ class WideResNet(Network):
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         return [self.layers]
-
-    def cost(self, picks: Picks) -> Cost:
-        return self._cost
-
-    def genotype(self, picks: Picks) -> dict:
-        return {"network": f"wrn-{self.depth}-{self.width}"}
-
-    def picks_of(self, genotype: Any) -> Picks:
-        return ()
-
-    def spec(self, picks: Picks) -> dict:
-        return {"space": f"wrn-{self.depth}-{self.width}", "classes": self.classes, "image": list(self.image)}

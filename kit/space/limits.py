@@ -1,25 +1,27 @@
-"""Resource limits c_i(α) ≤ C_i (DHA eq. 1): what a child may cost."""
+"""Resource limits c_i(α) ≤ C_i (DHA eq. 1): what a child may cost, and a target that a search steers its cost to."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor
 
 from kit.errors import KitError
-from kit.space.network import Network, Picks, Slot
+from kit.space.child import Picks, Slot, everything
+from kit.space.network import Network
 
 if TYPE_CHECKING:
     from kit.space.latency import LatencyTable
 
-BOUNDS = ("max_params", "max_macs", "max_latency_ms")
-UNITS = ("parameters", "multiply-adds", "ms")
-FRONT = 2000  # partial architectures kept side by side when several limits are weighed against each other
-ROUNDS = 100
+UNITS = {"max_params": "parameters", "max_macs": "multiply-adds", "max_latency_ms": "ms"}
+BOUNDS = tuple(UNITS)
+ROUNDS = 100  # architectures that are timed before it is given up
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,8 @@ class Limits:
     """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind.
 
     latency: the table that `max_latency_ms` is compared with; its predictions carry a margin (see `kit.space.latency`),
-    and `confirm` times a
-    child for real. Raises KitError on construction when no child of the space can keep to the limits, with the range
-    that the space reaches.
+    and `confirm` times a child for real. Raises KitError on construction when no child of the space can keep to the
+    limits, with the range that the space reaches.
     """
 
     network: Network
@@ -39,33 +40,38 @@ class Limits:
     latency: LatencyTable | None = None
 
     def __post_init__(self) -> None:
-        for position, bound in self._bounds.items():
-            low, high = self.reach(BOUNDS[position])
+        for name, bound in self._bounds.items():
+            low, high = self.reach(name)
             if bound < low:
+                on = f" ({self.latency})" if name == "max_latency_ms" else ""
                 raise KitError(
-                    f"{_named(position, bound)} is less than any architecture needs: this space reaches {_number(low)} to "
-                    f"{_number(high)}{f' ({self.latency})' if position == 2 else ''}"
+                    f"{name}={_number(bound)} is less than any architecture needs: this space reaches {_number(low)} "
+                    f"to {_number(high)}{on}"
                 )
         if len(self._bounds) > 1 and self.witness is None:
-            ranges = "; ".join(
-                f"{BOUNDS[p]} alone can go down to {_number(self.reach(BOUNDS[p])[0])}" for p in self._bounds
-            )
+            ranges = "; ".join(f"{name} alone can go down to {_number(self.reach(name)[0])}" for name in self._bounds)
             raise KitError(f"no architecture of this space keeps to {self} at once: loosen one of them ({ranges})")
+
+    @functools.cached_property
+    def _bounds(self) -> dict[str, float]:
+        """The limits that bind."""
+        return {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={_number(bound)}" for name, bound in self._bounds.items()) or "no limits"
 
     # ---- one child -------------------------------------------------------------------------------
 
     def excess(self, picks: Picks) -> float:
         """How far a child is over the limits: the sum of the relative excesses; 0 when it keeps to all of them."""
-        return sum(max(0.0, self._cost(picks, position) / bound - 1) for position, bound in self._bounds.items())
+        return sum(max(0.0, self._cost(picks, name) / bound - 1) for name, bound in self._bounds.items())
 
     def allow(self, picks: Picks) -> bool:
         return self.excess(picks) == 0.0
 
     def confirm(self, picks: Picks) -> bool:
         """As `allow`, with the child's latency timed for real: what a search asks before an architecture becomes its
-        result.
-
-        Once timed, a child is judged by its own time, so that `allow` refuses from then on what failed here.
+        result. Once timed, a child is judged by its own time, so that `allow` refuses from then on what failed here.
         """
         if self.max_latency_ms is not None and self.allow(picks):
             self.latency.measure(picks, self.max_latency_ms)
@@ -73,28 +79,21 @@ class Limits:
 
     def settle(self, choose: Callable[[], Picks]) -> Picks:
         """The first of choose()'s children that `confirm` confirms; it is asked again after each one that fails, which
-        `allow` now refuses.
-
-        Raises KitError after `ROUNDS` of them: the table is then far from what the machine does.
+        `allow` now refuses. Raises KitError after `ROUNDS` of them: the table is then far from what the machine does.
         """
         for _ in range(ROUNDS):
             picks = choose()
             if self.confirm(picks):
                 return picks
         raise KitError(
-            f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is busier than when "
-            "the table was made; stop what else runs, or loosen max_latency_ms"
+            f"{ROUNDS} architectures within {self} by the latency table were timed and none keeps to it: the machine is"
+            " busier than when the table was made; stop what else runs, or loosen max_latency_ms"
         )
 
     def repaired(self, picks: Picks, order: Sequence[int] | None = None) -> Picks:
         """An admissible child that takes over slots of `witness`, in `order` (None: as they come), until it keeps to
-        the limits.
-
-        Ends at the witness itself, so there always is one; only where that was timed and failed is there none, and a
-        KitError.
+        the limits. Ends at the witness itself, so that there is one unless that was timed and failed: then KitError.
         """
-        if not self._bounds:
-            return picks
         child = list(picks)
         for slot in [None, *(range(len(child)) if order is None else order)]:
             if slot is not None:
@@ -105,162 +104,116 @@ class Limits:
 
     def costs(self, picks: Picks) -> str:
         """In words, what a child costs of what is limited."""
-        return ", ".join(
-            f"{self._cost(picks, p):,.4g} {UNITS[p]}" if p == 2 else f"{self._cost(picks, p):,} {UNITS[p]}"
-            for p in self._bounds
-        )
+        return ", ".join(f"{_number(self._cost(picks, name))} {UNITS[name]}" for name in self._bounds)
 
-    def _cost(self, picks: Picks, position: int) -> float:
-        return self.latency.bound(picks) if position == 2 else self.network.cost(picks)[position]
+    def _cost(self, picks: Picks, name: str) -> float:
+        return self.latency.bound(picks) if name == "max_latency_ms" else self._predicted(picks, name)
 
-    @functools.cached_property
-    def _bounds(self) -> dict[int, float]:
-        """The limits that bind, by their place in `BOUNDS`."""
-        given = (self.max_params, self.max_macs, self.max_latency_ms)
-        return {position: bound for position, bound in enumerate(given) if bound is not None}
+    def _predicted(self, picks: Picks, name: str) -> float:
+        """As a sum over slots: without the times that single children were given."""
+        if name == "max_latency_ms":
+            return self.latency.margin * self.latency.predict(picks)
+        return self.network.cost(picks)[BOUNDS.index(name)]
 
     # ---- the space -------------------------------------------------------------------------------
 
     def reach(self, name: str) -> tuple[float, float]:
         """The least and the most that a child of the space costs; name: one of `BOUNDS`. Latency: by the table, margin
-        included.
-        """
-        position = BOUNDS.index(name)
-        if position == 2 and self.latency is None:
+        included."""
+        if name == "max_latency_ms" and self.latency is None:
             raise KitError(
-                "max_latency_ms needs a latency table: Limits(…, latency=kit.space.latency.table(network, device, batch))"
+                "max_latency_ms needs a latency table: "
+                "Limits(…, latency=kit.space.latency.table(network, device, batch))"
             )
-        ends = (self._extreme(position, sign) for sign in (1, -1))
-        return tuple(self._added(picks, position) for picks in ends)  # type: ignore[return-value]
-
-    def _extreme(self, position: int, sign: int) -> Picks:
-        """The cheapest (sign 1) or most expensive child by one cost: costs add up over slots, so slot by slot."""
-        tables = _candidate_costs(self.network.slots, lambda picks: self._added(picks, position))
-        return tuple(
-            tuple(sorted(np.argsort(sign * row, kind="stable")[: slot.picks].tolist()))
-            for slot, row in zip(self.network.slots, tables)
-        )
-
-    def _added(self, picks: Picks, position: int) -> float:
-        """The cost as a sum over slots: without the times that single children were given."""
-        return (
-            self.latency.margin * self.latency.predict(picks) if position == 2 else self.network.cost(picks)[position]
-        )
+        _, rows = additive(self.network, lambda picks: self._predicted(picks, name))
+        low, high = (self._predicted(cheapest(self.network.slots, rows, sign), name) for sign in (1, -1))
+        return low, high
 
     @functools.cached_property
     def witness(self) -> Picks | None:
-        """A child that keeps to all limits at once, or None if there is none.
-
-        Costs add up over slots, so a weighted sum of the limits is minimised slot by slot. Weights under which even
-        that minimum is over
-        the limits prove that there is no child; a minimiser that keeps to them proves that there is one (Lagrangian
-        relaxation). Between the
-        two, partial children that are no worse than others in every cost are carried from slot to slot: exact while
-        there are at most
-        `FRONT` of them. Beyond that only the most promising are kept, and a child may be missed: never a wrong one
-        returned.
-        """
-        relative = [
-            _candidate_costs(self.network.slots, lambda picks, p=p, b=b: self._added(picks, p) / b)
-            for p, b in self._bounds.items()
+        """A child that keeps to all limits at once, or None if there is none: of all such children the one with the
+        least sum of relative costs, by mixed-integer linear programming, since costs add up over slots."""
+        slots = self.network.slots
+        tables = [additive(self.network, lambda picks, n=name: self._predicted(picks, n)) for name in self._bounds]
+        limits = list(zip(tables, self._bounds.values()))
+        relative = [[row / bound for row in rows] for (_, rows), bound in limits]  # [limit][slot][candidate]
+        picks = cheapest(slots, [sum(rows) for rows in zip(*relative)])
+        if not slots or self._fits(picks):
+            return picks
+        owner = np.repeat(np.arange(len(slots)), [len(slot.candidates) for slot in slots])
+        takes = [slot.takes for slot in slots]
+        costs = np.stack([np.concatenate(rows) for rows in relative])
+        constraints = [
+            optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes),
+            optimize.LinearConstraint(costs, ub=[1 - fixed / bound for (fixed, _), bound in limits]),
         ]
-        start = tuple(tuple(range(slot.picks)) for slot in self.network.slots)
-        offset = np.array([self._added(start, p) / b for p, b in self._bounds.items()])
-        offset -= [sum(row[list(chosen)].sum() for row, chosen in zip(rows, start)) for rows in relative]
-        tables = [np.stack(rows) for rows in zip(*relative)]  # of each slot: [limits, candidates]
-        picks, proven = _relaxed(self.network.slots, tables, offset, self._fits)
-        return picks if picks is not None or proven else _enumerated(self.network.slots, tables, offset, self._fits)
+        while True:
+            found = optimize.milp(costs.sum(0), integrality=np.ones(len(owner)), bounds=(0, 1), constraints=constraints)
+            if found.x is None:
+                return None
+            chosen = found.x > 0.5
+            picks = tuple(tuple(np.flatnonzero(chosen[owner == i]).tolist()) for i in range(len(slots)))
+            if self._fits(picks):
+                return picks
+            # it is over a bound by less than the solver's tolerance: any other child
+            constraints.append(optimize.LinearConstraint(chosen, ub=sum(takes) - 1))
 
     def _fits(self, picks: Picks) -> bool:
-        return all(self._added(picks, position) <= bound for position, bound in self._bounds.items())
-
-    def __str__(self) -> str:
-        return ", ".join(_named(position, bound) for position, bound in self._bounds.items()) or "no limits"
+        return all(self._predicted(picks, name) <= bound for name, bound in self._bounds.items())
 
 
-Tables = list[np.ndarray]
-Fits = Callable[[Picks], bool]
+def additive(network: Network, cost: Callable[[Picks], float]) -> tuple[float, list[np.ndarray]]:
+    """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
+    cost(everything(network.slots))  # so that each operation is counted once, in one pass
+    none: list[tuple[int, ...]] = [()] * len(network.slots)
+    fixed = cost(tuple(none))
+
+    def alone(i: int, candidate: int) -> float:
+        return cost((*none[:i], (candidate,), *none[i + 1 :])) - fixed
+
+    rows = [np.array([alone(i, c) for c in range(len(s.candidates))], float) for i, s in enumerate(network.slots)]
+    return fixed, rows
 
 
-def _candidate_costs(slots: tuple[Slot, ...], cost: Callable[[Picks], float]) -> list[np.ndarray]:
-    """What each candidate of a slot adds over the slot's first, float64 [candidates]; zeros where there is no
-    choice.
+def cheapest(slots: Sequence[Slot], rows: Sequence[np.ndarray], sign: int = 1) -> Picks:
+    """The child with the least (sign 1) or the most (−1) of what `rows` say that candidates add."""
+    orders = (np.argsort(sign * row, kind="stable").tolist() for row in rows)
+    return tuple(tuple(sorted(order[: slot.takes])) for slot, order in zip(slots, orders))
+
+
+class Target:
+    """Multiply-adds that a search steers to, softly: DSNAS's penalty and TuNAS's absolute reward (METHOD section 3).
+
+    macs: multiply-adds per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child
+    meets it.
     """
-    start = [tuple(range(slot.picks)) for slot in slots]
-    base, rows = cost(tuple(start)), []
-    for i, slot in enumerate(slots):
-        n, k = len(slot.candidates), slot.picks
 
-        def of(*chosen: int, i: int = i) -> float:
-            return cost((*start[:i], tuple(sorted(chosen)), *start[i + 1 :])) - base
+    def __init__(self, network: Network, macs: int, weight: float):
+        self.network, self.macs, self.weight = network, macs, weight
+        self.fixed, rows = additive(network, lambda picks: network.cost(picks).macs)
+        low, high = (network.cost(cheapest(network.slots, rows, sign)).macs for sign in (1, -1))
+        if not low <= macs <= high:
+            raise KitError(
+                f"target_macs={macs:,} is met by no architecture: this space reaches {low:,} to {high:,} multiply-adds"
+            )
+        self.table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.float64)
+        for i, row in enumerate(rows):
+            self.table[i, : len(row)] = torch.from_numpy(row) * network.slots[i].takes
 
-        if n == k:
-            rows.append(np.zeros(n))
-            continue
-        spare = of(*range(1, k), k)  # the first candidate after the start's, in place of its first
-        inside = [spare - of(*(x for x in range(k + 1) if x != c)) for c in range(k)]
-        rows.append(np.array([*inside, *(of(*range(1, k), c) for c in range(k, n))], dtype=float))
-    return rows
+    def expected(self, probabilities: Tensor) -> Tensor:
+        """Expected multiply-adds: float64 0-dim, differentiable. probabilities: [slots, widest]. Exact where slots take
+        one candidate.
+        """
+        return self.fixed + (probabilities * self.table).sum()
 
+    def penalty(self, probabilities: Tensor) -> Tensor:
+        """weight · max(0, E[cost]/target − 1)."""
+        return self.weight * (self.expected(probabilities) / self.macs - 1).clamp(min=0)
 
-def _relaxed(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: Fits) -> tuple[Picks | None, bool]:
-    """(a child within the limits or None, whether it is proven that there is none), by the weights of a Lagrangian
-    relaxation.
-    """
-    log = np.zeros(len(offset))
-    for round_ in range(1, ROUNDS + 1):
-        weights = np.exp(log - log.max())
-        weights /= weights.sum()
-        picks = tuple(
-            tuple(sorted(np.argsort(weights @ table, kind="stable")[: slot.picks].tolist()))
-            for slot, table in zip(slots, tables)
-        )
-        if fits(picks):
-            return picks, False
-        relative = offset + sum(table[:, list(chosen)].sum(axis=1) for table, chosen in zip(tables, picks))
-        if weights @ relative > 1 + 1e-9:
-            return None, True
-        over = relative - 1
-        log = log + over / (np.abs(over).max() * round_**0.5)  # towards the limits that are broken
-    return None, False
-
-
-def _enumerated(slots: tuple[Slot, ...], tables: Tables, offset: np.ndarray, fits: Fits) -> Picks | None:
-    """A child within the limits: slot by slot, the combinations that no other one beats in every cost."""
-    options = [list(itertools.combinations(range(len(slot.candidates)), slot.picks)) for slot in slots]
-    sums = [
-        np.stack([table[:, list(chosen)].sum(axis=1) for chosen in chosens]) for table, chosens in zip(tables, options)
-    ]
-    rest = np.cumsum([part.min(axis=0) for part in reversed(sums)], axis=0)[
-        ::-1
-    ]  # the least that a slot and those after it add
-    costs, chosen = offset[None, :], np.zeros((1, 0), dtype=np.int64)
-    for index, part in enumerate(sums):
-        after = rest[index + 1] if index + 1 < len(sums) else np.zeros_like(offset)
-        mine = _front(part)
-        grown = (costs[:, None] + part[mine][None]).reshape(-1, len(offset))
-        paths = np.concatenate([np.repeat(chosen, len(mine), axis=0), np.tile(mine, len(chosen))[:, None]], axis=1)
-        worst = (grown + after).max(axis=1)
-        keep = np.flatnonzero(worst <= 1 + 1e-9)
-        keep = keep[_front(grown[keep])]
-        keep = keep[np.argsort(worst[keep], kind="stable")[:FRONT]]
-        costs, chosen = grown[keep], paths[keep]
-    found = (tuple(options[slot][choice] for slot, choice in enumerate(path)) for path in chosen.tolist())
-    return next((picks for picks in found if fits(picks)), None)
-
-
-def _front(costs: np.ndarray) -> np.ndarray:
-    """Rows of costs [n, limits] that no other row beats or equals in every column; of equal ones the first."""
-    order, kept = np.argsort(costs.sum(axis=1), kind="stable"), []
-    while len(order):
-        kept.append(order[0])
-        order = order[(costs[order] < costs[order[0]]).any(axis=1)]
-    return np.array(kept, dtype=np.int64)
+    def reward(self, picks: Picks) -> float:
+        """β |cost/target − 1| with β = −weight."""
+        return -self.weight * abs(self.network.cost(picks).macs / self.macs - 1)
 
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def _named(position: int, bound: float) -> str:
-    return f"{BOUNDS[position]}={_number(bound)}"

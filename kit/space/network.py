@@ -1,82 +1,35 @@
-"""What every searchable or fixed network has in common: slots, children, losses, statistics, costs.
+"""What every searchable or fixed network has in common: children, losses, statistics, genotypes, costs.
 
-A network is a list of *slots*. A slot offers candidates and a child picks some of them: two (edge, operation) pairs for
-a node of
-the cell space, one block for a choice-block space, none at all for a fixed network. Architecture learners see slots
-only, so any of
-them works on any space whose slots it understands.
+A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
+the cell space, one block for a chain of blocks, nothing for a fixed network. Architecture learners see slots only, so
+that any of them works on any space.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from kit.errors import KitError
+from kit.registry import Registry
 from kit.search import ranks as distributed
+from kit.space.child import Child, Cost, Picks, Slot, picked
 
-Picks = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One architectural decision: take `picks` of the `candidates` (their labels: operation name and input edge)."""
-
-    name: str
-    candidates: tuple[tuple[str, int], ...]
-    picks: int
-
-
-@dataclass(frozen=True)
-class Child:
-    """An architecture, and how the learner weighs its operations.
-
-    picks: for each slot the chosen candidates' indices. gates: for each slot a float tensor [picks] that multiplies the
-    candidates'
-    outputs, or None for a plain sum. Gates that require grad receive ∂L/∂gate from the same backward pass as θ. unit:
-    every gate is
-    exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing needs to
-    be multiplied.
-    A child may take any number of a slot's candidates, up to all of them (mixtures: DARTS, SNAS). memory: what the
-    learner that drew it
-    remembers of the draw.
-    """
-
-    picks: Picks
-    gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
-    unit: bool = field(default=False, compare=False)
-    memory: Any = field(default=None, compare=False, repr=False)
-
-    def gate(self, slot: int) -> Tensor | None:
-        return self.gates[slot] if self.gates else None
-
-    def still(self) -> Child:
-        """The same function with constant gates."""
-        return (
-            Child(self.picks)
-            if self.unit
-            else Child(self.picks, tuple(None if gate is None else gate.detach() for gate in self.gates))
-        )
-
-
-class Cost(NamedTuple):
-    """Trainable parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
-
-    params: int
-    macs: int
+SPACES = Registry("space")
+register = SPACES.register
 
 
 class _UnitGate(torch.autograd.Function):
-    """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, which the next layer keeps too, and makes no
-    new tensor.
-    """
+    """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, as the next layer does, and no new tensor."""
 
     @staticmethod
     def forward(y: Tensor, gate: Tensor) -> Tensor:
@@ -96,20 +49,22 @@ class _UnitGate(torch.autograd.Function):
 
 
 def gate_output(y: Tensor, gate: Tensor, unit: bool = False) -> Tensor:
-    """gate · y for a candidate's output y (float, any shape) and its 0-dim gate; unit: y itself, and ∂L/∂gate as if
-    multiplied.
-    """
+    """gate · y for a candidate's output y and its 0-dim gate; unit: y itself, and ∂L/∂gate as if multiplied."""
     if not unit:
         return y * gate
     return _UnitGate.apply(y, gate) if gate.requires_grad else y
 
 
-def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """x with the parts of a mask of `shape` (broadcast against x) set to zero with probability p < 1, the rest rescaled
-    by 1 / (1 − p).
+def mixture(outputs: list[Tensor], child: Child, slot: int) -> Tensor:
+    """The sum of what a slot's picked candidates give, each times its gate."""
+    if (gate := child.gate(slot)) is not None:
+        outputs = [gate_output(y, g, child.unit) for y, g in zip(outputs, gate.unbind())]
+    return functools.reduce(torch.add, outputs)
 
-    p may be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw.
-    """
+
+def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """x times a mask of `shape` that is 0 with probability p < 1, else 1 / (1 − p). p may be a 0-dim tensor on x's
+    device, which is never read on the host; only the plain number 0.0 skips the draw."""
     if not isinstance(p, Tensor) and p == 0.0:
         return x
     n, *rest = shape
@@ -128,34 +83,42 @@ class DropPath:
 
 
 class Network(nn.Module, ABC):
-    """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model, so that a trained one is
-    ready to use.
+    """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model.
+
+    A space is a subclass, registered with `kit.space.register`. Its `__init__` takes classes, image [C, H, W], and by
+    name what it needs of channels, cells, reductions, auxiliary, genotype and its own `Options`; it calls `offer` with
+    its slots before it builds its layers. Without a genotype it is the supernet, with one that child alone, whose
+    parameters have the same names.
     """
 
-    def __init__(
-        self, classes: int, image: tuple[int, int, int], mean: Tensor | None = None, std: Tensor | None = None
-    ):
+    space: str = ""  # the name that it was built under
+    searchable: bool = True
+    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
+    absorbs_gates: bool = False
+    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
+    repeats: bool = False
+    #: architectures by name, and the one for arch='given' where none is named
+    genotypes: Mapping[str, Any] = {}
+    usual: str | None = None
+
+    offered: tuple[Slot, ...] = ()  # the supernet's slots; `slots`: with the candidates that this network has
+    slots: tuple[Slot, ...] = ()
+    auxiliary: float = 0.0
+
+    def __init__(self, classes: int, image: tuple[int, int, int]):
         super().__init__()
-        channels = image[0]
         self.classes, self.image = classes, tuple(image)
-        self.register_buffer("mean", (torch.full((channels,), 0.5) if mean is None else mean).view(1, -1, 1, 1))
-        self.register_buffer("std", (torch.full((channels,), 0.25) if std is None else std).view(1, -1, 1, 1))
+        self.settings: dict[str, Any] = {}  # by which `kit.space.build` makes it again
+        self.register_buffer("mean", torch.full((1, image[0], 1, 1), 0.5))
+        self.register_buffer("std", torch.full((1, image[0], 1, 1), 0.25))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = (
-            0.0  # a number or a 0-dim tensor, as for dropout; a space may take a tensor of one per block
-        )
+        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as dropout; a space may take one per block
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
         self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
-
-    slots: tuple[Slot, ...] = ()
-    auxiliary: float = 0.0
-    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
-    absorbs_gates: bool = False
-    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
-    repeats: bool = False
+        self._cost_of: dict[nn.Module, Cost] = {}
 
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
@@ -163,30 +126,55 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def modules_of(self, picks: Picks) -> list[nn.Module]:
-        """The modules that run for a child (auxiliary head included where it has one)."""
-
-    @abstractmethod
-    def cost(self, picks: Picks) -> Cost:
-        """Parameters and multiply-adds of a child; a table look-up, nothing is run."""
+        """The modules that run for a child (the auxiliary head too); a slot may have any number of picks, also none."""
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        """Fix a slot: its operations' affine parts start to train and take over the gate's value. Fixed networks have
-        none.
-        """
+        """Fix a slot: affine parts of its operations that rested start to train and take over the gate's value."""
+        self.forget_parameters()
 
-    @abstractmethod
+    # ---- the architecture in words ---------------------------------------------------------------
+
+    def offer(self, slots: tuple[Slot, ...], genotype: Any = None) -> None:
+        """Set the slots, with all their candidates, or with those alone that the genotype picks."""
+        self.offered = self.slots = slots
+        if genotype is not None:
+            chosen = zip(slots, self.picks_of(genotype), strict=True)
+            kept = [(slot.name, tuple(slot.candidates[c] for c in picks)) for slot, picks in chosen]
+            self.slots = tuple(Slot(name, candidates, len(candidates)) for name, candidates in kept)
+
     def genotype(self, picks: Picks) -> dict:
-        """A child in words, JSON-able: the operations' names and where they sit."""
+        """A child in words, JSON-able: {slot: [[operation, input], …]}; a fixed network by its name."""
+        if not self.slots:
+            return {"network": self.space}
+        return {slot.name: [list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)}
 
-    @abstractmethod
     def picks_of(self, genotype: Any) -> Picks:
-        """A genotype as the supernet's candidate indices; () for a fixed network. Raises KitError that names the valid
-        entries.
-        """
+        """A genotype as the supernet's candidate indices, () for a fixed network. Raises KitError that names the valid
+        entries."""
+        names = [slot.name for slot in self.offered]
+        if not names:
+            return ()
+        if not isinstance(genotype, Mapping) or set(genotype) != set(names):
+            raise KitError(f"a genotype of space {self.space!r} has the keys {', '.join(names)}; got {genotype!r}")
+        return tuple(picked(slot, genotype[slot.name]) for slot in self.offered)
 
-    @abstractmethod
+    @classmethod
+    def graph(cls, genotype: Any) -> dict[str, list[tuple[str, str, str]]]:
+        """What a drawing of the genotype shows: {title: [(from node, to node, operation), …]}. Here: slots in a row."""
+        nodes = ["image", *genotype]
+        return {"slots": [(a, b, op) for a, b in zip(nodes, nodes[1:]) for op, _ in genotype[b]]}
+
     def spec(self, picks: Picks) -> dict:
         """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
+        named = {"space": self.space, "classes": self.classes, "image": list(self.image), **self.settings}
+        return {**named, "genotype": self.genotype(picks)} if self.slots else named
+
+    def cost(self, picks: Picks) -> Cost:
+        """Parameters and multiply-adds of a child: a sum over `modules_of`, each of which is counted once."""
+        modules = self.modules_of(picks)
+        if any(module not in self._cost_of for module in modules):
+            self._cost_of.update(_counted(self, Child(picks), modules))
+        return Cost.total(self._cost_of[module] for module in modules)
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -199,9 +187,7 @@ class Network(nn.Module, ABC):
         return self._run(images, child or self.only_child())[0]
 
     def drop_features(self, features: Tensor) -> Tensor:
-        """Dropout of the pooled features [N, C] while training, drawn from the network's own generator so that a run
-        resumes exactly.
-        """
+        """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
         return drop(features, self.dropout, features.shape, self.generator) if self.training else features
 
     def drop_paths(self) -> DropPath:
@@ -225,23 +211,19 @@ class Network(nn.Module, ABC):
 
     def only_child(self) -> Child:
         """The child of a network that holds no alternatives (fixed networks, and a child built alone)."""
-        if any(len(slot.candidates) != slot.picks for slot in self.slots):
+        if any(len(slot.candidates) != slot.takes for slot in self.slots):
             raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
-        return Child(tuple(tuple(range(slot.picks)) for slot in self.slots))
+        return Child(tuple(tuple(range(slot.takes)) for slot in self.slots))
 
     # ---- parameters and statistics ---------------------------------------------------------------
 
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
         if picks not in self._parameters_of:
-            seen: dict[int, nn.Parameter] = {}
-            for module in self.modules_of(picks):
-                for parameter in module.parameters():
-                    if parameter.requires_grad:
-                        seen[id(parameter)] = parameter
             if len(self._parameters_of) >= 64:
                 self._parameters_of.clear()
-            self._parameters_of[picks] = list(seen.values())
+            used = dict.fromkeys(p for module in self.modules_of(picks) for p in module.parameters())
+            self._parameters_of[picks] = [p for p in used if p.requires_grad]
         return self._parameters_of[picks]
 
     def forget_parameters(self) -> None:
@@ -253,9 +235,7 @@ class Network(nn.Module, ABC):
 
     @contextlib.contextmanager
     def still_statistics(self, picks: Picks) -> Iterator[None]:
-        """Training-mode forward passes by the batch's statistics that leave the running ones alone (outer losses,
-        rewards).
-        """
+        """Training-mode passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
         norms = self.norms_of(picks)
         for norm in norms:
             norm.track_running_stats = False
@@ -267,42 +247,75 @@ class Network(nn.Module, ABC):
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
-        """Replace the child's BatchNorm statistics by those of `batches` (uint8): operations that entered late have
-        stale ones.
-        """
-        norms, was_training = self.norms_of(child.picks), self.training
-        momentum = [norm.momentum for norm in norms]
+        """Take the child's BatchNorm statistics anew from `batches` (uint8): those of operations that entered late are
+        stale."""
+        norms = self.norms_of(child.picks)
+        before = self.training, self.drop_path, self.dropout, [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
         self.train()
-        dropped, self.drop_path, self.dropout = (self.drop_path, self.dropout), 0.0, 0.0
+        self.drop_path = self.dropout = 0.0
         for images in batches:
             self._run(images, child)
-        self.drop_path, self.dropout = dropped
-        for norm, old in zip(norms, momentum):
-            norm.momentum = old
-        self.train(was_training)
+        training, self.drop_path, self.dropout, momenta = before
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        self.train(training)
 
 
-def fitting_halvings(image: tuple[int, int, int]) -> int:
-    """How often an image's shorter side can be halved, rounding up, so that 2 are left."""
-    fit = 0
-    while -(-min(image[1:]) // 2 ** (fit + 1)) >= 2:
-        fit += 1
-    return fit
+@torch.no_grad()
+def _counted(network: Network, child: Child, modules: list[nn.Module]) -> dict[nn.Module, Cost]:
+    """What each module costs in a forward pass of the child in evaluation mode, on the meta device: without computing.
 
-
-def check_halvings(image: tuple[int, int, int], stem: int, reductions: int) -> None:
-    """Refuse a network whose feature map would shrink below 2×2: said before anything is built. stem: how often the
-    stem halves.
+    Multiply-adds are those of convolutions and linear layers, as usual in the NAS literature; parameters are all of
+    them, also those whose training has not begun (an operation's affine part before its node freezes).
     """
-    strides = stem + reductions
-    left = -(-min(image[1:]) // 2**strides)
-    if left < 2:
-        fit = fitting_halvings(image)
+    ran: dict[nn.Module, Cost] = {}
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
+        macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
+        ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
+
+    hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    training, amp, network.amp_dtype = network.training, network.amp_dtype, None
+    try:
+        with _WithoutNorms():
+            image = torch.empty((1, *network.image), device="meta")
+            torch.func.functional_call(network.eval(), shapes, (image, child))
+    finally:
+        network.train(training).amp_dtype = amp
+        for hook in hooks:
+            hook.remove()
+    return {module: Cost.total(ran[m] for m in module.modules() if m in ran) for module in modules}
+
+
+class _WithoutNorms(TorchFunctionMode):
+    """Leaves out batch normalisation, which changes no shape and takes 8 ms a call on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
+
+
+def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int | None, most: int) -> int:
+    """How many times a network halves the resolution after its stem, at most `most`; None: up to three times, four at
+    128 pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
+    fit = (min(image[1:]) - 1).bit_length() - 1  # halvings, rounding up, that leave 2 or more
+    if reductions is None:
+        reductions = max(0, min(most, 4 if stem else 3, fit - stem))
+    if not 0 <= reductions <= most:
+        raise KitError(
+            f"reductions={reductions}: at most {most} cells or stages can halve the resolution; set reductions to "
+            f"0…{most}, or leave it out, or set more cells"
+        )
+    if stem + reductions > fit:
+        left = -(-min(image[1:]) // 2 ** (stem + reductions))
         mend = f"reductions={fit - stem}" if fit >= stem else "stem='small'"
         raise KitError(
-            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {strides} halvings leave {left}×{left}, "
-            f"2×2 is the least; at most {fit} fit. Set {mend} or a larger image_size"
+            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {stem + reductions} halvings leave "
+            f"{left}×{left}, 2×2 is the least; at most {max(0, fit)} fit. Set {mend} or a larger image_size"
         )
+    return reductions

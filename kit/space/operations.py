@@ -1,64 +1,33 @@
-"""Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS).
+"""Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS), and BatchNorm over several ranks.
 
 Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs
-of
-different operations have the same scale and the affine part of the last one can take over a node's weight when the node
-freezes.
-Convolutions read relu(x) (`reads_relu`), pools and skips x itself; whoever runs them rectifies a tensor once for all
-its readers.
+of different operations have the same scale and the affine part of the last one can take over a node's weight when the
+node freezes. Convolutions read relu(x) (`reads_relu`), pools and skips x itself; the cell rectifies a tensor once for
+all that read it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit.fast.depthwise import DepthwiseConv
-from kit.fast.norm import GatedNorm, batch_norm
-from kit.fast.pools import AveragePool, MaxPool
-
-CELL_OPS = (
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-)
+from kit.search import ranks as distributed
+from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm
 
 
 class ConvNorm(nn.Sequential):
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, trained: bool = True):
-        super().__init__(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), batch_norm(c_out, trained))
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1):
+        super().__init__(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), batch_norm(c_out))
 
 
-def _depthwise(c: int, kernel: int, stride: int, dilation: int, trained: bool) -> list[nn.Module]:
-    return [DepthwiseConv(c, kernel, stride, dilation), nn.Conv2d(c, c, 1, bias=False), batch_norm(c, trained)]
-
-
-class SeparableConv(nn.Sequential):
-    """Depthwise-separable convolution applied twice (DARTS); the stride is the first one's."""
-
-    reads_relu = True
-
-    def __init__(self, c: int, kernel: int, stride: int, trained: bool):
-        super().__init__(*_depthwise(c, kernel, stride, 1, trained), nn.ReLU(), *_depthwise(c, kernel, 1, 1, trained))
-
-
-class DilatedConv(nn.Sequential):
-    reads_relu = True
-
-    def __init__(self, c: int, kernel: int, stride: int, trained: bool):
-        super().__init__(*_depthwise(c, kernel, stride, 2, trained))
-
-
-class Pool(nn.Sequential):
-    reads_relu = False
-
-    def __init__(self, c: int, kind: str, stride: int, trained: bool):
-        super().__init__(MaxPool(stride) if kind == "max" else AveragePool(stride), batch_norm(c, trained))
+class Operation(nn.Sequential):
+    def __init__(self, *layers: nn.Module, reads_relu: bool):
+        super().__init__(*layers)
+        self.reads_relu = reads_relu
 
 
 class HalvingConv(nn.Conv2d):
@@ -66,8 +35,7 @@ class HalvingConv(nn.Conv2d):
     ones.
 
     Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied
-    forward, and filled up
-    with zeros and added up backward. weight [c_out, c_in, 1, 1].
+    forward, and filled up with zeros and added up backward. weight [c_out, c_in, 1, 1].
     """
 
     def __init__(self, c_in: int, c_out: int):
@@ -81,38 +49,50 @@ class HalvingConv(nn.Conv2d):
         return F.conv2d(x, kernel, stride=2)
 
 
-class FactorizedReduce(nn.Sequential):
+class FactorizedReduce(Operation):
     """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart,
     concatenated.
     """
 
-    reads_relu = True
-
     def __init__(self, c_in: int, c_out: int, trained: bool = True):
-        super().__init__(HalvingConv(c_in, c_out), batch_norm(c_out, trained))
+        super().__init__(HalvingConv(c_in, c_out), batch_norm(c_out, trained), reads_relu=True)
 
 
-class Skip(nn.Sequential):
-    reads_relu = False
-
-    def __init__(self, c: int, trained: bool):
-        super().__init__(nn.Identity(), batch_norm(c, trained))
+def _depthwise(c: int, kernel: int, stride: int, dilation: int, trained: bool) -> list[nn.Module]:
+    return [DepthwiseConv(c, kernel, stride, dilation), nn.Conv2d(c, c, 1, bias=False), batch_norm(c, trained)]
 
 
-_BUILD = {
-    "sep_conv_3x3": lambda c, stride, trained: SeparableConv(c, 3, stride, trained),
-    "sep_conv_5x5": lambda c, stride, trained: SeparableConv(c, 5, stride, trained),
-    "dil_conv_3x3": lambda c, stride, trained: DilatedConv(c, 3, stride, trained),
-    "dil_conv_5x5": lambda c, stride, trained: DilatedConv(c, 5, stride, trained),
-    "max_pool_3x3": lambda c, stride, trained: Pool(c, "max", stride, trained),
-    "avg_pool_3x3": lambda c, stride, trained: Pool(c, "avg", stride, trained),
-    "skip_connect": lambda c, stride, trained: Skip(c, trained) if stride == 1 else FactorizedReduce(c, c, trained),
+def _separable(kernel: int, c: int, stride: int, trained: bool) -> Operation:
+    """A depthwise-separable convolution applied twice (DARTS); the stride is the first one's."""
+    first, second = _depthwise(c, kernel, stride, 1, trained), _depthwise(c, kernel, 1, 1, trained)
+    return Operation(*first, nn.ReLU(), *second, reads_relu=True)
+
+
+def _dilated(kernel: int, c: int, stride: int, trained: bool) -> Operation:
+    return Operation(*_depthwise(c, kernel, stride, 2, trained), reads_relu=True)
+
+
+def _pool(kind: type[nn.Module], c: int, stride: int, trained: bool) -> Operation:
+    return Operation(kind(stride), batch_norm(c, trained), reads_relu=False)
+
+
+def _skip(c: int, stride: int, trained: bool) -> Operation:
+    if stride == 1:
+        return Operation(nn.Identity(), batch_norm(c, trained), reads_relu=False)
+    return FactorizedReduce(c, c, trained)
+
+
+#: name → (channels, stride, trained) → module: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)]
+OPERATIONS = {
+    "sep_conv_3x3": partial(_separable, 3),
+    "sep_conv_5x5": partial(_separable, 5),
+    "dil_conv_3x3": partial(_dilated, 3),
+    "dil_conv_5x5": partial(_dilated, 5),
+    "max_pool_3x3": partial(_pool, MaxPool),
+    "avg_pool_3x3": partial(_pool, AveragePool),
+    "skip_connect": _skip,
 }
-
-
-def build_operation(name: str, channels: int, stride: int, trained: bool) -> nn.Module:
-    """One candidate: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)], float."""
-    return _BUILD[name](channels, stride, trained)
+CELL_OPS = tuple(OPERATIONS)
 
 
 def last_norm(operation: nn.Module) -> GatedNorm:
@@ -128,3 +108,46 @@ def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
         return operation(x)
     finally:
         norm.gate = None
+
+
+# ---- several ranks -------------------------------------------------------------------------------
+
+
+class SyncedNorm(GatedNorm):
+    """While training, by the moments of all ranks' samples: as one process with the whole batch, one message per pass.
+
+    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated
+    twice and forward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.count() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
+        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        weight, bias = self.gated_affine()
+        scale = weight * torch.rsqrt(var + self.eps)
+        shape = (1, -1, 1, 1)
+        return torch.addcmul((bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
+
+
+def synchronize(net: nn.Module) -> None:
+    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
+    for norm in norms(net):
+        norm.__class__ = SyncedNorm
+
+
+@torch.no_grad()
+def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
+    """Running statistics that each rank took of its own samples become their mean over ranks."""
+    buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
+    if distributed.count() > 1 and buffers:
+        torch._foreach_copy_(buffers, distributed.mean(buffers))
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

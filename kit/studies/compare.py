@@ -211,7 +211,7 @@ def _row(run: Run, facts: Facts) -> dict[str, Any]:
         "title": METHODS[config.method].title if config.method in METHODS else config.method,
         "space": config.space,
         "seed": config.seed,
-        "status": "unfinished" if run.status == "interrupted" else run.status,
+        "status": run.status,
         "done": metrics.get("epochs", facts.last.get("epoch", 0)),
         "epochs": config.epochs,
         "budget": f"{config.epochs} epoch{'s' * (config.epochs != 1)}{limit}",
