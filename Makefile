@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test torture lab bench clean
+.PHONY: install ablation study reports report test lint torture lab bench clean
 
 install: $(INSTALLED)
 
@@ -62,6 +62,12 @@ SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, 
 
 test: $(INSTALLED)
 	KIT_PARAMETERS='$(SMALL)' $(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# format, lint, and the shape of the code: lines of each room, no import circle, nothing that points upward
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tests/structure.py
 
 # a hundred kills at random moments and in the middle of writes; each run must end bit-identical. make torture KILLS=500
 KILLS ?= 100
