@@ -6,6 +6,8 @@ SEEDS ?= 3
 STUDY ?= ablation
 ARGS ?=
 BIN := .venv/bin
+# kaleido draws PNGs with a browser
+BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
 .PHONY: install ablation study reports report test lint torture lab bench clean
@@ -16,6 +18,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,tensorboard,fast,export]'
+	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
+		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
 	touch $(INSTALLED)
 
 # the main job: the ablation of joint against sequential search, its report in reports/
