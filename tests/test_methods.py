@@ -198,7 +198,7 @@ def test_moves_only_its_own_variables(variant: str, finished):
                 start = now
         assert all(run.hyper[name] == pytest.approx(run.curve(f"eta/{name}").iloc[-1]) for name in moves)
     assert run.policy["name"] == config.augment
-    if AUGMENT[config.augment].learns:
+    if AUGMENT[config.augment].make.learns:
         probabilities, k = np.array(run.policy["probabilities"]), len(run.policy["ops"])
         assert k == {"pair-softmax": 14, "pair-softmax-4": 4, "policy-gradient": 15}[config.augment]
         assert probabilities.shape == (k, k) and probabilities.sum() == pytest.approx(1, abs=1e-5)
@@ -327,7 +327,7 @@ def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, 
     # the search stage learned α alone
     assert before["parts"].augment.variables() == [] and before["parts"].hyper.variables() == []
     config = engine.config
-    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].learns
+    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].make.learns
     assert bool(engine.parts.hyper.variables()) == (config.hyper != "fixed")
     assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(
         before["parts"].arch.picks

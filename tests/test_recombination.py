@@ -23,7 +23,7 @@ from kit.search.step import STEPS, Samples
 from kit.space import SEARCHABLE
 
 ARCHES = [name for name, entry in ARCH.items() if entry.build is not None]
-POLICIES = [name for name, entry in AUGMENT.items() if entry.learns] + ["flip-crop"]
+POLICIES = [name for name, entry in AUGMENT.items() if entry.make.learns] + ["flip-crop"]
 HYPERS = [name for name, entry in HYPER.items() if not entry.trials]
 USUAL = {"arch": "dsnas", "augment": "flip-crop", "hyper": "fixed"}
 SMALL = {
