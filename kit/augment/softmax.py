@@ -140,7 +140,7 @@ class PairSoftmax(LearnedPolicy):
 
 
 def _score(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
-    """An unbiased estimate of ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − mean of the others' losses) ∇ log p(T_k)."""
+    """Unbiased for ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − the others' mean loss) ∇ log p(T_k)."""
     n, losses = len(losses), losses.to(p.dtype)
     advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
     return torch.zeros_like(p).scatter_add_(0, index, advantage) - p * advantage.sum()

@@ -20,7 +20,7 @@ from kit.figures.record import FRAMES, Record, need, thinned
 from kit.figures.show import animate
 from kit.figures.style import GREY, INK, Panel, arrange, blank, headline, look, op_legend, op_title
 from kit.run.run import Run
-from kit.space.cell import INPUTS, NODES, check_genotype
+from kit.space.cell import INPUTS, NODES, picks_of
 
 KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
 SOURCES = ("cₖ₋₂", "cₖ₋₁", *map(str, range(NODES)))
@@ -146,7 +146,7 @@ def _panels(genotype: Genotype, run: Run | None = None, title: str = "", **detai
         return [Panel(title, [], axis, 60, x=axis, epochs=False, notes=[words])]
     if "blocks" not in genotype:
         if not details:  # what α's arrays tell may lack an edge
-            check_genotype(dict(genotype))
+            picks_of(dict(genotype))
         heads = {kind: " · ".join(filter(None, (words, title))) for kind, words in KINDS.items()}
         return [_graph(heads[kind], genotype[kind], **details.get(kind, {})) for kind in KINDS]
     blocks = genotype["blocks"]

@@ -11,7 +11,6 @@ from kit import augment, space
 from kit.errors import KitError
 from kit.figures.style import Span
 from kit.methods import METHODS
-from kit.run import store
 from kit.run.run import Run
 from kit.space.cell import cell_slots
 
@@ -140,7 +139,7 @@ def standing(run: Run) -> str:
     try:
         record = Record(run)
         _ = record.alpha, record.tau
-        failure = store.read_object(run.path / "failure.json") if run.status == "failed" else {}
+        failure = run.failure
     except KitError as error:
         return f"{run.path.name}: {status}. {error}."
     done = int(record.frame.index.max()) if len(record.frame) else 0

@@ -97,24 +97,21 @@ def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     return store.read_arrays(path) if path.is_file() else {}
 
 
-def config_of(values: dict[str, Any], source: Path) -> Config:
-    """A recorded configuration, validated like a given one; its data set need not be where it was.
-
-    Raises KitError, which names `source`, for values that are not a configuration of this version of kit.
-    """
-    own = ("dataset", "method", "seed")
-    if any(name not in values for name in own) or not isinstance(values["dataset"], str):
-        raise KitError(f"{source} is not a run directory of kit: its config.json lacks one of {', '.join(own)}")
+def _config(path: Path) -> Config:
+    """What a run directory recorded, validated like a given configuration. Nothing is executed, no data looked for."""
+    values = store.read_json(path / "config.json")
+    if missing := [name for name in ("dataset", "method", "seed") if values.get(name) is None]:
+        raise KitError(f"{path} is not a run directory of kit: its config.json lacks {', '.join(missing)}")
     try:
-        missing = [name for name, field in Config.model_fields.items() if field.is_required() and name not in values]
-        if missing:
+        required = (name for name, field in Config.model_fields.items() if field.is_required())
+        if missing := [name for name in required if values.get(name) is None]:
             raise KitError(f"it lacks {', '.join(missing)}")
         return Config.stored(values)
     except KitError as error:
         if values.get("plugins"):
             raise KitError(f"{source}: {error}") from None
         raise KitError(
-            f"{source}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
+            f"{path}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
             "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
         ) from None
 
@@ -132,7 +129,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = config_of(store.read_json(self.path / "config.json"), self.path)
+        self.config = _config(self.path)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
