@@ -390,7 +390,7 @@ def test_a_resumed_search_asks_the_same(sampler: str):
     again = trials(sampler)
     again.load_state_dict(whole.state_dict())  # in the middle of a trial
     assert again.asked == whole.asked and again.sample() == whole.sample()
-    asked = [t["params"]["lr"] for t in whole.told] + [whole.asked["lr"]]
+    asked = [t["params"]["lr"] for t in whole.finished] + [whole.asked["lr"]]
     assert len(set(asked)) == 4
 
 
@@ -399,7 +399,7 @@ def test_trials_stay_in_their_ranges_and_rates_are_drawn_on_a_logarithmic_scale(
     learner, drawn, seed = trials(), [], trials().seed
     for k in range(120):
         learner.seed = seed + k  # as after k trials, which random search does not read
-        drawn.append(learner._ask())
+        drawn.append(learner.ask())
     assert all(0.001 <= d["lr"] <= 1 and 0 <= d["mixup"] <= 0.2 and 0 <= d["weight_decay"] <= 0.01 for d in drawn)
     assert {d["optimizer"] for d in drawn} == {"sgd", "adam"}
     assert stats.kstest([math.log10(d["lr"]) for d in drawn], stats.uniform(-3, 3).cdf).pvalue > 1e-3
@@ -429,6 +429,6 @@ def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():
         asked[sampler] = []
         for score in (0.2, 0.9, 0.4, 0.5, 0.6):
             learner.sample()
-            asked[sampler].append(dict(learner._current()))
+            asked[sampler].append(dict(learner.current()))
             learner.tell(score)
     assert asked["random"][:3] == asked["tpe"][:3] and asked["random"][3:] != asked["tpe"][3:]

@@ -29,7 +29,7 @@ import kit
 from kit import space
 from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce, Setting
 from kit.augment import Basics
-from kit.augment.fixed import FlipCrop
+from kit.augment.fixed import NoOps
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
 from kit.search.step import STEPS, Learners, Samples
@@ -67,7 +67,7 @@ def counted(keys) -> dict:
 def test_categorical_draws_ordered_candidates_by_plackett_luce(picks: int):
     (slot,), logits = block_slots(4, picks=picks), normal(4, seed=1)
     learner = tied(Dsnas, slot, logits)
-    counts = counted(tuple(row) for _ in range(TIMES) for row in learner.draw().tolist())
+    counts = counted(tuple(row) for _ in range(TIMES) for row in learner.draw()[1].tolist())
     assert_frequencies(counts, {order: probability(logits, order) for order in ordered_draws(slot)})
 
 
@@ -241,7 +241,7 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = Samples(children=2, arch=2, policies=0, first_order=False)
-    learners = Learners(arch, FlipCrop(Basics(), stream()), Fixed(0.05, 1e-3), samples)
+    learners = Learners(arch, NoOps(Basics(), stream()), Fixed(0.05, 1e-3), samples)
     return Kept(*net.parameters()).of(lambda: STEPS[step].make(net, streams, learners, Momentum(net, 0.9, 5.0), 1.0))
 
 

@@ -145,9 +145,8 @@ class Given(ArchLearner):
 class Searcher(ArchLearner):
     """A learner whose variables have one row for each slot. Adam moves them, except the rows of frozen slots.
 
-    `valid`: bool [slots, most candidates], False for padding. `frozen`: bool [slots]. `refused`: how many children
-    broke the limits. A subclass hands its first variable to `optimize` in its constructor. options: those that the class
-    declares in `Options`, by name.
+    `valid` bool [slots, most candidates] is False for padding, `frozen` is bool [slots], and `refused` counts children
+    that broke the limits. A constructor hands its first variable to `optimize`. options: those declared in `Options`.
     """
 
     Options: type[RateOptions] = RateOptions

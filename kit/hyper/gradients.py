@@ -58,15 +58,16 @@ class HyperGradient(HyperLearner):
 
     def update(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> None:
         """outer(source): the gradient at θ' on a batch of that source."""
-        self.descend(_by_log(trace, *self.one_step(trace, outer(self.source))))
+        self.learn(trace, outer(self.source))
 
-    def one_step(self, trace: Trace, outer: Gradient) -> tuple[Tensor, Tensor]:
-        """(∂L(θ')/∂lr, ∂L(θ')/∂wd)."""
-        return trace.hyper_gradient(outer.parameters, outer.theta, outer.flat)
+    def learn(self, trace: Trace, outer: Gradient) -> None:
+        by_lr, by_decay = trace.hyper_gradient(outer.parameters, outer.theta, outer.flat)
+        # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
+        self.descend(trace.lr * by_lr, trace.weight_decay * by_decay)
 
-    def descend(self, gradient: Tensor) -> None:
-        """A step of the optimizer along ∂L/∂log η, float [2], then back to the bound where it was crossed."""
-        (self.log.grad,) = ranks.mean([gradient.to(self.log.dtype)])
+    def descend(self, by_log_lr: Tensor, by_log_decay: Tensor) -> None:
+        """A step of the optimizer along ∂L/∂log η, then back to the bound where it was crossed."""
+        (self.log.grad,) = ranks.mean([torch.stack([by_log_lr, by_log_decay]).to(self.log.dtype)])
         self.adam.step()
         with torch.no_grad():
             self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
@@ -78,11 +79,6 @@ class HyperGradient(HyperLearner):
         with torch.no_grad():
             self.log.copy_(state["log"])
         load_adam_state(self.adam, state["adam"])
-
-
-def _by_log(trace: Trace, by_lr: Tensor, by_decay: Tensor) -> Tensor:
-    """∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t."""
-    return torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay])
 
 
 @register("fresh", title="Hyper-gradient on a fresh training batch")
@@ -107,7 +103,7 @@ class LookAhead(HyperGradient):
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
         if trace is not None:
-            self.descend(_by_log(trace, *self.one_step(trace, gradient)))
+            self.learn(trace, gradient)
 
     def update(self, trace: Trace, **_: object) -> None:
         """The next step's `observe` does it."""
@@ -134,7 +130,7 @@ class Hgd(LookAhead):
             for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs])
         )
         cosine = along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)
-        self.descend(torch.stack([-cosine, torch.zeros_like(cosine)]))
+        self.descend(-cosine, torch.zeros_like(cosine))
 
 
 @register("ift", title="Implicit differentiation of the weight decay")
@@ -161,7 +157,7 @@ class Ift(Validation):
         by_decay = implicit_gradient(
             gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v)
         )
-        self.descend(_by_log(trace, torch.zeros_like(by_decay), by_decay))
+        self.descend(torch.zeros_like(by_decay), trace.weight_decay * by_decay)
 
 
 def implicit_gradient(
