@@ -173,9 +173,6 @@ def test_the_gradient_of_snas_tends_to_that_of_dsnas():
         error = found.std(0) / math.sqrt(samples)
         near = ((found.mean(0) - limit).abs() < 4 * error).all()
         assert near if temperature <= 0.1 else temperature < 1 or not near  # at 1 the distance is no noise
-        print(
-            f"λ={temperature}: distance {distances[-1]:.4f} of {float(limit.norm()):.4f}, largest standard error {float(error.max()):.4f}"
-        )
     assert distances[0] > 5 * distances[1] > 5 * distances[2] and error.max() < 0.08 * limit.norm()
 
 
@@ -304,8 +301,7 @@ def quality(path: tuple[tuple[int, ...], ...]) -> float:
     return 0.5 + 0.5 * math.sin(sum((s + 2) * (c + 1) ** 1.5 for s, order in enumerate(path) for c in order))
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("constant", [0.0, 0.4])
+@pytest.mark.parametrize(("kind", "constant"), zip(SIZES, (0.0, 0.4)))
 def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str, constant: float):
     """Σ_Z p(Z) estimate(Z) = −∇ E[Q] to 1e-10, whatever constant the baseline is."""
     slots = SIZES[kind]

@@ -1,4 +1,4 @@
-"""Hyper-parameter spaces: the values of each name to mix (numbers) or choose from (optimizers); AutoHAS, section 2.2."""
+"""Hyper-parameter spaces: for each name the values to mix (numbers) or choose from (optimizers); AutoHAS, 2.2."""
 
 from __future__ import annotations
 
