@@ -92,8 +92,9 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
     ]
     return (
         f"## landscape: {a.images} images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells\n\n"
-        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its "
-        "Loss metric, and, where the device takes several points in a pass, a point of such a pass.\n\n"
+        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over "
+        "`loss_landscapes.random_plane` with its Loss metric, and, where the device takes several points in a pass, a "
+        "point of such a pass.\n\n"
         + common.table(
             ("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows
         )

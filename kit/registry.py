@@ -121,7 +121,7 @@ class Registry(Mapping[str, Part]):
         return self._parts.get(name, default)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._parts
+        return isinstance(name, str) and name in self._parts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)

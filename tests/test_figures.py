@@ -390,7 +390,7 @@ def test_show_publishes_both_faces_in_one_output(browser, run, monkeypatch):
 WITHOUT = """
 import IPython.display, plotly.graph_objects as go
 from kit import figures
-print(figures.save(go.Figure(go.Scatter(y=[1, 2])), {path!r}))
+print(figures.save(go.Figure(), {path!r}) or figures.save(go.Figure(go.Scatter(y=[1, 2])), {path!r}))
 IPython.display.publish_display_data = lambda data: print(sorted(data), data["text/plain"])
 figures.show(go.Figure())
 """

@@ -62,7 +62,7 @@ class _Browser:
             pass
 
 
-_browser = functools.cache(_Browser)
+_browser, _say_once = functools.cache(_Browser), functools.cache(print)
 
 
 def why_no_png() -> str:
@@ -91,14 +91,14 @@ def png(figure: go.Figure, width: int = WIDTH, height: int | None = None) -> byt
 
 def save_all(figures: Mapping[str | Path, go.Figure], width: int = WIDTH) -> bool:
     """Write every figure as PNG to its path, making folders; returns whether that was possible. Where there is no
-    browser, prints one line that says why and what to install, and writes nothing."""
+    browser, one line says so, once, with what to install, and nothing is written."""
     try:
         for path, figure in figures.items():
             data = png(figure, width)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(data)
     except KitError as error:
-        print(error)
+        _say_once(str(error))
         return False
     return True
 

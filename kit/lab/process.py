@@ -55,14 +55,13 @@ class Child:
         notebook: str | None = None,
     ):
         self.folder, self.paused, self.stopping, self.cause = folder, False, False, None
-        environment = {name: value for name, value in os.environ.items() if name != "KIT_PARAMETERS"}
+        environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
-        given = {name: value for name, value in values.items() if value is not None}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self.link, theirs = context.Pipe()
-        task = (given, folder.absolute(), notebook, threads, environment, os.getcwd(), theirs)
+        task = (dict(values), folder.absolute(), notebook, threads, environment, os.getcwd(), theirs)
         self.process = context.Process(target=_execute, args=task)
         with _without_main():
             self.process.start()
@@ -236,7 +235,8 @@ def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:
     # it warns of every field that the parameters cell does not declare
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    given, kept = values | {"out": str(folder.parent)}, str(folder.with_name(f"{folder.name}.ipynb"))
+    given = {name: value for name, value in values.items() if value is not None} | {"out": str(folder.parent)}
+    kept = str(folder.with_name(f"{folder.name}.ipynb"))
     papermill.execute_notebook(notebook, kept, parameters=given, progress_bar=False, cwd=os.getcwd())
     if not (folder / "metrics.json").is_file():
         raise KitError(

@@ -109,7 +109,7 @@ def _config(path: Path) -> Config:
         return Config.stored(values)
     except KitError as error:
         if values.get("plugins"):
-            raise KitError(f"{source}: {error}") from None
+            raise KitError(f"{path}: {error}") from None
         raise KitError(
             f"{path}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
             "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
