@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from kit.run import provenance, store
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 HERE = Path(__file__).resolve().parent
 ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")

@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as F
 
 from kit.augment.fixed import NoOps
 from kit.augment.ops import ALL_OPS, OPS
-from kit.augment.policy import Basics, Draw, PairSoftmax, Policy, fast_path
-from kit.search.engine import pick_device
+from kit.augment.policy import Basics, Draw, Policy, fast_path
+from kit.augment.softmax import PairSoftmax
+from kit.run.provenance import pick_device
 from kit.search.learner import generator
 from kit.space.layers import keep_freed
 

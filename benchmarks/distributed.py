@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 from kit.config import Config
 from kit.data import Batches, ImageSets
 from kit.run import store
+from kit.run.provenance import pick_device
 from kit.search import grads
 from kit.search import ranks as distributed
-from kit.search.engine import pick_device
 from kit.search.learner import generator
 from kit.space import Child
 from kit.space.layers import keep_freed

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.data import ImageSet
 from kit.run.predict import TrainedModel
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 from kit.space import DARTS_V2
 from kit.space.layers import keep_freed
 from kit.studies import landscape

@@ -18,6 +18,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from kit import arch, space
+from kit.config import Config
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child, Network
@@ -59,22 +60,10 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     net = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells).train()
     children: dict[str, Child] = {}
     for name in ("reinforce", "dsnas", "daas", "darts"):
-        learner = arch.ARCH[name].build(
-            arch.Settings(
-                net.slots,
-                generator(0, name),
-                Limits(net),
-                lr=0.01,
-                device=torch.device("cpu"),
-                lam=1e-5,
-                recover="step",
-                freeze_tol=0.0,
-                margin=9.0,
-                temperature=(1.0, 1.0),
-                baseline=0.95,
-                target=None,
-            )
-        )
+        part = arch.ARCH[name]
+        config = Config(method="snas", space="mobile", arch=name, arch_lr=0.01)
+        at = arch.Setting(net.slots, generator(0, name), Limits(net), torch.device("cpu"), config)
+        learner = part.make.build(at, **part.settings)
         children[name] = learner.sample()
     base_child = net.picks_of(space.MobileNetwork.genotypes["mobilenet-v2"])
     alone = space.build(

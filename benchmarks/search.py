@@ -18,7 +18,7 @@ from typing import Any
 import common
 import torch
 
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 IMAGES = 50_000
 SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}

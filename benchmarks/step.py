@@ -23,9 +23,9 @@ from kit.arch.lasso import lasso
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
 from kit.hyper import Fixed
+from kit.run.provenance import pick_device
 from kit.search import build, grads
 from kit.search.build import Parts
-from kit.search.engine import pick_device
 from kit.search.grads import Momentum
 from kit.search.learner import generator
 from kit.search.step import Learners, one_level
@@ -49,7 +49,6 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
-    normal = (torch.full((sets.channels,), 0.5), torch.full((sets.channels,), 0.25))
     parts = build.compose(build.Plan(config, 0, sets, device))
     parts.net.train()
     return parts

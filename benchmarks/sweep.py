@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kit.lab import sweep
 from kit.run import provenance, store
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 
 def main() -> None:
