@@ -31,8 +31,6 @@ class Edges(Logits):
     """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the
     slot's strongest edges. The temperature falls linearly over the search."""
 
-    temperature = 1.0
-
     def __init__(self, slots: tuple[Slot, ...], *args: Any, **settings: Any):
         groups = [_by_edge(slot) for slot in slots]
         width = max(len(group) for edges in groups for group in edges)
@@ -44,8 +42,7 @@ class Edges(Logits):
         self.present = self.members >= 0
         self.edge_present = self.present.any(2)
         super().__init__(slots, *args, **settings)
-        if isinstance(self.options, TemperatureOptions):
-            self.temperature = self.options.temperature
+        self.temperature = getattr(self.options, "temperature", 1.0)
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -57,9 +54,8 @@ class Edges(Logits):
             )
 
     def anneal(self, share: float) -> None:
-        if isinstance(self.options, TemperatureOptions):
-            first, last = self.options.temperature, self.options.last_temperature
-            self.temperature = first + (last - first) * share
+        first, last = (getattr(self.options, name, 1.0) for name in ("temperature", "last_temperature"))
+        self.temperature = first + (last - first) * share
 
     def to_edges(self, values: Tensor, padding: float = -torch.inf) -> Tensor:
         """[slots, most candidates] → [slots, edges, operations]."""

@@ -55,7 +55,7 @@ class SparseCoding(Searcher):
     def sample(self) -> Child:
         if self.options.recover == "step":
             self._recover()
-        return Child(self.picks, () if self.finished else self.leaves(self._gates()))
+        return Child(self.picks, self.leaves(self._gates()))
 
     def derived(self) -> Child:
         """The current architecture, with the gates that the weights are trained with."""
