@@ -165,17 +165,14 @@ def test_the_gradient_of_snas_tends_to_that_of_dsnas():
     for temperature in TEMPERATURES:
         learner.temperature = temperature
         learner.generator.manual_seed(3)  # the same noise for all: what differs is λ
-        weights = learner._by_candidate(learner._weights())
+        picks, weights = learner.draw()
         z = weights.detach().view(samples, 2, n)
         gates = torch.stack([z[:, 1] @ c.T, z[:, 0] @ c], dim=1).view(-1, n)
-        found = learner.estimate(Child((), memory=weights), gates=list(gates))[0].view(samples, 2, n)
+        found = learner.estimate(Child(picks, memory=weights), gates=list(gates))[0].view(samples, 2, n)
         distances.append(float((found.mean(0) - limit).norm()))
         error = found.std(0) / math.sqrt(samples)
         near = ((found.mean(0) - limit).abs() < 4 * error).all()
         assert near if temperature <= 0.1 else temperature < 1 or not near  # at 1 the distance is no noise
-        print(
-            f"λ={temperature}: distance {distances[-1]:.4f} of {float(limit.norm()):.4f}, largest standard error {float(error.max()):.4f}"
-        )
     assert distances[0] > 5 * distances[1] > 5 * distances[2] and error.max() < 0.08 * limit.norm()
 
 
@@ -185,11 +182,11 @@ def quadrature(value, logits: Tensor, temperature: float, points: int = 4000) ->
     """
     learner = snas(points, 2, logits, temperature)
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    learner._gumbel = lambda shape: torch.stack([u.logit(), torch.zeros_like(u)], dim=1).view(shape)
-    weights = learner._by_candidate(learner._weights())
+    learner.gumbel = lambda shape: torch.stack([u.logit(), torch.zeros_like(u)], dim=1).view(shape)
+    picks, weights = learner.draw()
     z = weights.detach().clone().requires_grad_()
     (gates,) = torch.autograd.grad(value(z).sum(), z)
-    return learner.estimate(Child((), memory=weights), gates=list(gates))[0].mean(0)
+    return learner.estimate(Child(picks, memory=weights), gates=list(gates))[0].mean(0)
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -233,7 +230,7 @@ def test_the_mixtures_gradients_are_autograds_through_the_softmax_of_every_edge(
         )
         noise = torch.zeros(learner.members.shape, dtype=torch.float64)
         if kind is Snas:
-            noise = learner._gumbel(learner.members.shape)
+            noise = learner.gumbel(learner.members.shape)
             learner.generator.manual_seed(7)
         child = learner.sample()
         leaf = learner.logits.detach().clone().requires_grad_()
@@ -304,12 +301,11 @@ def quality(path: tuple[tuple[int, ...], ...]) -> float:
     return 0.5 + 0.5 * math.sin(sum((s + 2) * (c + 1) ** 1.5 for s, order in enumerate(path) for c in order))
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("constant", [0.0, 0.4])
+@pytest.mark.parametrize(("kind", "constant"), zip(SIZES, (0.0, 0.4)))
 def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str, constant: float):
     """Σ_Z p(Z) estimate(Z) = −∇ E[Q] to 1e-10, whatever constant the baseline is."""
     slots = SIZES[kind]
-    learner = with_logits(Reinforce(slots, stream(), FREE, lr=0.1, baseline=1.0))
+    learner = with_logits(Reinforce(slots, stream(), FREE, lr=0.1, reward_baseline=1.0))
     learner.baseline.value = constant
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]

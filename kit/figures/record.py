@@ -107,7 +107,7 @@ class Record:
             names = self.run.policy.get("ops", ())
         except KitError:
             names = ()
-        known = [names, augment.OPS, augment.DAAS_OPS, augment.SMALL_OPS]
+        known = [names, augment.OPS, augment.DAAS_OPS, augment.softmax.SMALL_OPS]
         return list(next((ops for ops in known if len(ops) == count), [f"operation {k}" for k in range(count)]))
 
 
