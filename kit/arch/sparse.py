@@ -150,7 +150,7 @@ class SparseCoding(ArchLearner):
         # S_j: the two entries of largest magnitude
         strongest = self.alpha.abs().cpu().masked_fill(~self.valid, -1.0)
         picks = tuple(
-            self.picks[slot] if self.frozen[slot] else tuple(sorted(row[: self.slots[slot].picks]))
+            self.picks[slot] if self.frozen[slot] else tuple(sorted(row[: self.slots[slot].takes]))
             for slot, row in enumerate(strongest.argsort(dim=1, descending=True, stable=True).tolist())
         )
         if picks == self.picks:
