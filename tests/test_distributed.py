@@ -131,7 +131,7 @@ def test_what_is_refused_is_said_once_and_before_anything_starts(job):
     folder, done = job
     for said in (
         "epochz",
-        "2 ranks do not divide batch_size=61: start 1 ranks",
+        "2 ranks do not divide batch_size=61: start as many as divide it",
         "is not name=value",
         "cannot be made (NotADirectoryError",
         "max_latency_ms is kept by",

@@ -148,7 +148,7 @@ def refused(folder: Path) -> None:
     try:  # on one rank alone
         distributed.together(lambda: store.read_json(folder / f"only-rank-{distributed.rank()}.json"))
     except kit.KitError as error:
-        print(type(error).__name__, error, file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__} {error}\n")  # at once, so that the ranks' lines stay apart
 
 
 def searched(folder: Path, progress: Silent | None = None) -> None:
