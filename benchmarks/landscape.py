@@ -2,11 +2,9 @@
 --images 256]
 
 Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
-grid point of
-`kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and, where the device
-takes several
-points in a pass, a grid point of such a pass. Figures are medians over the rounds, ratios medians of the rounds'
-ratios, with quartiles.
+grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and,
+where the device takes several points in a pass, a grid point of such a pass. Figures are medians over the rounds,
+ratios medians of the rounds' ratios, with quartiles.
 """
 
 from __future__ import annotations

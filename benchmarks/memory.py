@@ -2,8 +2,7 @@
 differentiable mixture.
 
 Counted, not sampled: the bytes that autograd keeps for the backward pass (each storage once), and the bytes of weights,
-gradients and
-momentum that a step touches.
+gradients and momentum that a step touches.
 
     python benchmarks/memory.py [--image 32] [--channels 32] [--cells 17] [--batch 32]
 """
@@ -83,7 +82,8 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     everything = 3 * sum(p.numel() * p.element_size() for p in net.parameters())
     return (
         f"## memory: MobileNetV2 blocks, C={channels}, {cells} blocks, 3×{image}×{image}, batch {batch}, float32\n\n"
-        f"Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, {base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
+        "Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, "
+        f"{base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
         "of activations). AutoHAS's Table 3 gives 1.8 (REINFORCE) and 6.1 (differentiable) times the baseline.\n\n"
         + common.table(
             ("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows

@@ -1,9 +1,8 @@
 """What a joint step costs beside a plain one: python benchmarks/step.py [--image 32 --channels 16 --cells 8 --batch 64]
 
 Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the
-look-ahead and with
-the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time goes, and the peak
-memory of a step.
+look-ahead and with the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time
+goes, and the peak memory of a step.
 """
 
 from __future__ import annotations
@@ -202,8 +201,10 @@ def section(
     shares = {name: split(parts, batches, device, min(repeats, 10)) for name, parts in fresh().items()}
     labels = sorted(shares["plain"] | shares["DHA, fresh batch"], key=lambda label: -shares["plain"].get(label, 0))
     return (
-        f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch {batch}\n\n"
-        "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch here; its cost stands in a row of its own.\n\n"
+        f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch "
+        f"{batch}\n\n"
+        "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch "
+        "here; its cost stands in a row of its own.\n\n"
         + common.table(("step", "ms, median", "÷ plain (median, quartiles)", "peak memory, MB", "÷ plain"), rows)
         + "\n\n"
         + common.table(

@@ -86,8 +86,7 @@ def test_the_probabilities_of_all_ordered_draws_are_plackett_luce_and_sum_to_one
 @pytest.mark.parametrize("kind", SIZES)
 def test_dsnas_is_its_definition_over_all_paths(kind: str):
     """Σ_Z p(Z) r(Z) ∇ log p(Z) (eq. 5): the gradient of Σ_Z Π_k p(z_k | z_<k) r_k(Z) with r, and all factors but the
-    pick's own, constant.
-    Within 1e-10."""
+    pick's own, constant. Within 1e-10."""
     slots = SIZES[kind]
     learner = dsnas(slots)
     found, expected = torch.zeros_like(learner.logits), torch.zeros_like(learner.logits)
@@ -144,11 +143,9 @@ def snas(copies: int, size: int, row: Tensor, temperature: float) -> Snas:
 
 def test_the_gradient_of_snas_tends_to_that_of_dsnas():
     """Two slots of three candidates under a loss that is linear in each slot's gates (what one takes is added up), so
-    that ∂L/∂gate says
-    all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with λ, and at 0.1 and
-    0.03 every entry is
-    within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the gradient's norm: the variance grows as
-    1/λ)."""
+    that ∂L/∂gate says all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with
+    λ, and at 0.1 and 0.03 every entry is within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the
+    gradient's norm: the variance grows as 1/λ)."""
     n, samples = 3, 8000
     rows, c = normal(2, n, seed=5), couple(n)
     slots = block_slots(n, n)
@@ -192,8 +189,8 @@ def quadrature(value, logits: Tensor, temperature: float, points: int = 4000) ->
 @pytest.mark.parametrize("linear", [True, False])
 def test_without_chance_the_distance_vanishes_with_the_temperature(linear: bool):
     """Two candidates, integrated at 4,000 quantiles. The limit is ∇ Σ_c p_c L(c). DSNAS's estimate is the same with r_c
-    for L(c), its first
-    order: equal where the loss is linear in the gate, else apart by that remainder however low λ is."""
+    for L(c), its first order: equal where the loss is linear in the gate, else apart by that remainder however low λ
+    is."""
     logits, v = torch.tensor([0.4, -0.3], dtype=torch.float64), torch.tensor([1.3, -0.7], dtype=torch.float64)
 
     def value(z: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """η's estimators and signals against their definitions: REINFORCE over bases, implicit differentiation, HGD, trials;
-the steps that a
-search may choose against torch.optim; mixup."""
+the steps that a search may choose against torch.optim; mixup."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Parameters, multiply-adds and latency limited at once, in every method: no epoch's architecture and no result is over
-one of them, and a
-given architecture over one is refused before it is trained."""
+one of them, and a given architecture over one is refused before it is trained."""
 
 from __future__ import annotations
 
