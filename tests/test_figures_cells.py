@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ import pytest
 from tests_recorded import alpha_walk, blocks_walk, write_run
 
 import kit
-from kit import figures
+from kit import figures, registry
 from kit.errors import KitError
 from kit.figures import look, op_title
 
@@ -135,6 +136,19 @@ def test_a_path_of_unknown_blocks_is_drawn_and_what_is_none_is_refused():
     for wrong in ({"blocks": []}, {"blocks": "k3_e3"}, {"blocks": [3]}):
         with pytest.raises(KitError, match="a genotype of choice blocks is"):
             figures.cell(wrong)
+
+
+def test_a_space_of_ones_own_is_drawn_by_its_graph():
+    registry.load_plugins(str(Path(__file__).parent.parent / "docs" / "recipes" / "space.py"))
+    part = kit.space.SPACES["small-cells"]
+    genotype = part.make.genotypes["small-resnet"]
+    figure = figures.cell(genotype, space="small-cells")
+    edges = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [trace.name for trace in edges] == [op_title(op) for op in genotype.values()]
+    assert {"cell", "0", "1", "2", "3", "conv 3×3", "none", "skip"} == set(texts(figure))
+    assert look("small-cells").title == part.title == "Small cells"  # without an entry in kit.figures
+    with pytest.raises(KitError, match="figures.cell.genotype, space='its name'"):
+        figures.cell(genotype)
 
 
 def test_a_run_without_a_model_draws_where_alpha_stands(folder):
