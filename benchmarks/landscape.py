@@ -2,11 +2,9 @@
 --images 256]
 
 Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
-grid point of
-`kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and, where the device
-takes several
-points in a pass, a grid point of such a pass. Figures are medians over the rounds, ratios medians of the rounds'
-ratios, with quartiles.
+grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and,
+where the device takes several points in a pass, a grid point of such a pass. Figures are medians over the rounds,
+ratios medians of the rounds' ratios, with quartiles.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.data import ImageSet
 from kit.run.predict import TrainedModel
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 from kit.space import DARTS_V2
 from kit.space.layers import keep_freed
 from kit.studies import landscape

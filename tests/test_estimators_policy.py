@@ -1,6 +1,5 @@
 """τ's policy gradient (DAAS eq. 3, 4, 11–13) against ∇_γ of the expectation enumerated over every policy, and the
-rewards it learns from
-against explicit inner products: in float64."""
+rewards it learns from against explicit inner products: in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from kit.arch import Darts
 from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient
-from kit.search import grads, step
+from kit.search import grads, signals, step
 from kit.search.grads import Gradient, Momentum
 from kit.space import Child
 from kit.space.limits import Limits

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -18,10 +17,8 @@ from kit import KitError, space
 from kit.arch import random_picks
 from kit.search.progress import Silent
 from kit.space import latency
-from kit.space.limits import BOUNDS, Limits, _candidate_costs
+from kit.space.limits import BOUNDS, Limits, additive
 from kit.space.network import Cost, Picks, Slot
-
-limits_module = sys.modules["kit.space.limits"]
 
 
 class Sum:
@@ -76,7 +73,7 @@ class Clock:
 @pytest.mark.parametrize("against", [False, True])
 def test_limits_are_refused_exactly_when_no_child_keeps_to_them(picks: int, candidates: int, against: bool):
     verdicts = []
-    for seed in range(12):
+    for seed in range(6):
         net = Sum(seed, 4, candidates, picks, against)
         clock, chance = Clock(net), np.random.RandomState(seed)
         every = np.array([[*net.cost(child), clock.margin * clock.predict(child)] for child in net.children()])
@@ -97,37 +94,21 @@ def test_limits_are_refused_exactly_when_no_child_keeps_to_them(picks: int, cand
     assert candidates == picks or 0 < sum(verdicts) < len(verdicts)
 
 
-def test_where_weights_cannot_decide_every_partial_child_is_tried(monkeypatch):
-    """Pairs of limits between the best weighted sum and the best child: neither proof of the relaxation applies."""
-    entered, real = [], limits_module._enumerated
-    monkeypatch.setattr(limits_module, "_enumerated", lambda *a: entered.append(real(*a)) or entered[-1])
-    for seed in range(12):
+@pytest.mark.parametrize("scale", [1, 10**9 + 7])
+def test_the_answer_is_exact_at_the_boundary(scale: int):
+    """Pairs of limits that one child meets exactly, and one less: beyond what a solver's tolerance tells apart."""
+    for seed in range(4):
         net = Sum(seed, slots=3, candidates=3)
+        net.params, net.macs = net.params * scale, net.macs * scale
         costs = sorted({tuple(net.cost(child)) for child in net.children()})
-        for (_, macs), (params, _) in zip(costs, costs[1:]):
+        for params, macs in costs[::4]:
+            assert Limits(net, params, macs).allow(Limits(net, params, macs).witness)
             possible = any(p <= params and m <= macs - 1 for p, m in costs)
             try:
                 found = Limits(net, params, macs - 1).witness is not None
             except KitError:
                 found = False
             assert found == possible
-    assert sum(picks is None for picks in entered) >= 6 and sum(picks is not None for picks in entered) >= 6
-
-
-def test_with_too_many_partial_children_no_wrong_one_is_returned(monkeypatch):
-    monkeypatch.setattr(limits_module, "FRONT", 1)
-    entered, real = [], limits_module._enumerated
-    monkeypatch.setattr(limits_module, "_enumerated", lambda *a: entered.append(real(*a)) or entered[-1])
-    for seed in range(5):
-        net = Sum(seed, slots=5)
-        for child in net.children()[::60]:
-            try:  # possible, since a child has these costs; with so few partial children it may be missed
-                limits = Limits(net, *net.cost(child))
-            except KitError as error:
-                assert "at once" in str(error)
-            else:
-                assert limits.allow(limits.witness)
-    assert any(entered) and not all(entered)
 
 
 @functools.cache
@@ -138,13 +119,10 @@ def built() -> space.Network:
 
 def test_the_additive_table_is_the_spaces_own_cost():
     net, g = built(), torch.Generator().manual_seed(0)
-    start = tuple(tuple(range(slot.takes)) for slot in net.slots)
-    for position in range(2):
-        table = _candidate_costs(net.slots, lambda picks: net.cost(picks)[position])
-        base = net.cost(start)[position] - sum(row[list(chosen)].sum() for row, chosen in zip(table, start))
-        for _ in range(30):
-            picks = random_picks(net.slots, g, Limits(net))
-            assert base + sum(row[list(chosen)].sum() for row, chosen in zip(table, picks)) == net.cost(picks)[position]
+    fixed, rows = additive(net, lambda picks: net.cost(picks).macs)
+    for _ in range(30):
+        picks = random_picks(net.slots, g, Limits(net))
+        assert fixed + sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks)) == net.cost(picks).macs
 
 
 def test_the_reach_is_that_of_all_children():
@@ -229,10 +207,7 @@ def test_settling_takes_the_first_choice_that_holds():
     assert Limits(net, max_params=10**6).settle(lambda: in_order[0]) == in_order[0]
 
 
-@pytest.mark.parametrize("method", ["dha", "seq-nas+hpo"])
-def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(
-    method: str, micro: str, tmp_path, monkeypatch
-):
+def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(micro: str, tmp_path, monkeypatch):
     alone = [[0.1 + 0.1 * (c % 7) for c in range(14 + 7 * (slot % 4))] for slot in range(8)]
 
     def truth(network, picks, *_):
@@ -246,38 +221,24 @@ def test_what_a_search_found_is_repaired_when_its_own_time_breaks_the_limit(
     monkeypatch.setattr(
         latency, "time_child", lambda network, picks, *_: (truth(network, picks), timed.append(picks))[0]
     )
-    run = kit.search(micro_config(method, max_latency_ms=9.5), out=tmp_path, progress=Silent())
+    run = kit.search(micro_config("seq-nas+hpo", max_latency_ms=9.5), out=tmp_path, progress=Silent())
     stored = latency.recorded(run.path / "latency.json", space.picks_of(run.genotype))
     assert (
         stored[0] <= 9.5 and len(timed) > latency.CALIBRATION + latency.CHECKS + 1
     )  # the first that was found was slower
     assert run.predict(kit.load_dataset(micro).test.images[:3]).names  # its weights are those of its operations
-    assert run.metrics["test_accuracy"] == pytest.approx(
-        (run.predict(kit.load_dataset(micro).test.images).labels == kit.load_dataset(micro).test.labels)
-        .double()
-        .mean()
-        .item()
-    )
 
 
-@pytest.mark.parametrize("method", ["dha", "seq-nas+hpo", "random"])
-def test_a_run_keeps_to_all_three_limits_and_times_its_result(method: str, micro: str, tmp_path, monkeypatch):
-    """The table is that of the network to deploy, also while a smaller one searches; made once and read by the stages
-    after.
-    """
-    made, real = [], latency._measured
-    for name, few in (("GROUPS", 2), ("MOST_GROUPS", 2), ("PASSES", 3), ("CALIBRATION", 3), ("CHECKS", 2)):
+def test_the_table_is_that_of_the_network_to_deploy_and_made_once(micro: str, tmp_path, monkeypatch):
+    made, real = [], latency.LatencyTable.fit
+    for name, few in (("SECONDS", 0.001), ("CALIBRATION", 3), ("CHECKS", 2)):
         monkeypatch.setattr(latency, name, few)
-    monkeypatch.setattr(latency, "_measured", lambda *a: made.append(a) or real(*a))
-    config = micro_config(method, search_channels=2, latency_batch=2, max_latency_ms=1e4)
-    deployed = space.build("cell", 10, (1, 8, 8), channels=config.channels, cells=config.cells)
-    tight = {name: int(0.6 * low + 0.4 * high) for name in BOUNDS[:2] for low, high in [Limits(deployed).reach(name)]}
-    run = kit.search(config.but(**tight), out=tmp_path, progress=Silent())
-    assert run.metrics["params"] <= tight["max_params"] and run.metrics["macs"] <= tight["max_macs"]
-    assert len(made) == 1 and made[0][0].channels == config.channels and made[0][2] == 2
-    table = latency.read(deployed, run.path / "latency.json")
+    monkeypatch.setattr(latency.LatencyTable, "fit", lambda table: made.append(table) or real(table))
+    config = micro_config("seq-nas+hpo", search_channels=2, latency_batch=2, max_latency_ms=1e4)
+    run = kit.search(config, out=tmp_path, progress=Silent())
+    assert len(made) == 1 and made[0].network.channels == config.channels and made[0].batch == 2
+    table = latency.read(run.path / "latency.json", made[0].network)
     assert table.batch == 2 and table.timed[space.picks_of(run.genotype)] <= 1e4
-    with pytest.raises(
-        KitError, match=r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"
-    ):
+    said = r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"
+    with pytest.raises(KitError, match=said):
         kit.search(config.but(max_latency_ms=1e-6), out=tmp_path, progress=Silent())

@@ -1,46 +1,41 @@
-"""Gates, and what a network does in training only: dropout and drop-path. Of all spaces."""
+"""Gates, and what networks do in training only: drop-path, dropout, the auxiliary head, statistics."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_space import images_for, unlike_their_start
-from test_space_blocks import SPACES, chain, child_of, kept_bytes
+from test_space import child_of, images_for, kept_bytes, random_gates, supernet, unlike_their_start
 from torch import nn
 from torch.nn import functional as F
 
 from kit import space
 from kit.search import grads
-from kit.space import Child
-from kit.space.network import drop, gate_output
+from kit.space import DARTS_V2, Child, picks_of
+from kit.space.network import DropPath, drop, gate_output
+
+CHAINS = ("choice", "mobile")
 
 # ---- gates ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", CHAINS)
 def test_a_mixture_is_the_gated_sum_of_all_it_picks(name: str):
-    net = unlike_their_start(chain(name, cells=4)).double().eval()
-    x = images_for(net)
-    picks = ((0, 1, 2, 3), (2,), (3, 1), (0, 1, 2, 3))[: len(net.slots)]
-    gates = tuple(
-        torch.randn(len(p), dtype=torch.float64, generator=torch.Generator().manual_seed(i), requires_grad=True)
-        for i, p in enumerate(picks)
-    )
-    got, plain = net(x, Child(picks, gates)), net(x, Child(picks))
-    torch.testing.assert_close(
-        plain, mixture(net, x, picks, [torch.ones(len(p)) for p in picks]), rtol=1e-12, atol=1e-12
-    )
-    expected = mixture(net, x, picks, gates)
-    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    for a, b in zip(*(torch.autograd.grad(scores.square().sum(), gates) for scores in (got, expected)), strict=True):
+    net = unlike_their_start(supernet(name, cells=4)).double().eval()
+    x, picks = images_for(net), ((0, 1, 2, 3), (2,), (3, 1), (0, 1, 2, 3))[-len(net.slots) :]
+    gates = random_gates(net, picks)
+
+    def expected(gates) -> torch.Tensor:
+        features = net.stem(net.prepare(x))
+        for slot, chosen in enumerate(picks):
+            features = sum(gates[slot][k] * net.blocks[slot][net.labels[c]](features) for k, c in enumerate(chosen))
+        return net.classifier(net.head(features).mean((2, 3)))
+
+    plain = net(x, Child(picks))
+    torch.testing.assert_close(plain, expected([torch.ones(len(p)) for p in picks]), rtol=1e-12, atol=1e-12)
+    both = net(x, Child(picks, gates)), expected(gates)
+    torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(scores.square().sum(), gates) for scores in both), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-
-
-def mixture(net: space.Network, x: torch.Tensor, picks, gates) -> torch.Tensor:
-    features = net.stem(net.prepare(x))
-    for slot, chosen in enumerate(picks):
-        features = sum(gates[slot][k] * net.blocks[slot][net.labels[c]](features) for k, c in enumerate(chosen))
-    return net.classifier(net.head(features).mean((2, 3)))
 
 
 def test_a_unit_gate_has_the_gradients_of_a_multiplication():
@@ -78,52 +73,43 @@ def test_a_unit_gates_gradient_is_summed_in_float32():
     assert found.dtype == torch.float32 and float(found) == 64 * 64 * 64 + 3
 
 
-@pytest.mark.parametrize("name", ["cell", *SPACES])
+@pytest.mark.parametrize("name", ["cell", *CHAINS])
 def test_unit_gates_change_nothing_but_receive_gradients(name: str):
-    net = unlike_their_start(chain(name, cells=5, reductions=2)).double().train()
-    x, y = images_for(net), torch.tensor([0, 1, 2, 0])
-    picks = tuple(
-        (i % 4, 7 + i % 4)[: slot.takes] for i, slot in enumerate(net.slots)
-    )  # of cells: one from either input
-    gradients = []
-    for unit in (True, False):
-        gates = tuple(torch.ones(slot.takes, dtype=torch.float64, requires_grad=True) for slot in net.slots)
-        child = Child(picks, gates, unit)
-        with net.still_statistics(picks):
-            losses = net.losses(x, y, child)[0]
-        gradients.append(grads.backward(losses.mean(), net, child))
-    for a, b in zip(*([*g.theta, *g.gates] for g in gradients), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    assert all(float(g.abs().sum()) > 0 for g in gradients[0].gates)
-    assert Child(picks, gates, True) == Child(picks)
+    net = unlike_their_start(supernet(name, cells=5, reductions=2)).double().train()
+    x, y, gradients = images_for(net), torch.tensor([0, 1, 2, 0]), []
+    picks = tuple((i % 4, 7 + i % 4)[: slot.takes] for i, slot in enumerate(net.slots))  # of cells: from either input
+    gates = tuple(torch.ones(slot.takes, dtype=torch.float64, requires_grad=True) for slot in net.slots)
     with net.still_statistics(picks):
+        for unit in (True, False):
+            child = Child(picks, gates, unit)
+            gradients.append(grads.backward(net.losses(x, y, child)[0].mean(), net, child))
+        for a, b in zip(*([*g.theta, *g.gates] for g in gradients), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        assert all(float(g.abs().sum()) > 0 for g in gradients[0].gates) and Child(picks, gates, True) == Child(picks)
         assert torch.equal(net.losses(x, y, Child(picks, gates, True))[0], net.losses(x, y, Child(picks))[0])
         assert kept_bytes(net, x, Child(picks, gates, True)) <= 1.01 * kept_bytes(net, x, Child(picks))
 
 
 def test_the_last_block_of_a_stage_has_a_gate_gradient_through_eps_alone():
     """Only normalised layers read it, which undo any scale: the reason for DSNAS's eps."""
-    net, y = chain("choice", (3, 16, 16), 20).double().train(), torch.tensor([0, 1, 2, 0])
-    x, picks, found = images_for(net), child_of(net, 0).picks, {}
-    last = torch.tensor([3, 7, 15, 19])
+    net, y = supernet("choice", (3, 16, 16), cells=20).double().train(), torch.tensor([0, 1, 2, 0])
+    x, picks, found = images_for(net), child_of(net).picks, {}
     assert {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-2}
+    gates = tuple(torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in net.slots)
     for eps in (1e-2, 1e-12):
         for norm in net.norms_of(picks):
             norm.eps = eps
-        child = Child(
-            picks, tuple(torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in net.slots), unit=True
-        )
+        child = Child(picks, gates, unit=True)
         with net.still_statistics(picks):
             size = torch.cat(grads.backward(net.losses(x, y, child)[0].mean(), net, child).gates).abs()
-        found[eps] = float(size[last].max() / size.max())
+        found[eps] = float(size[[3, 7, 15, 19]].max() / size.max())
     assert found[1e-12] < 1e-9 and found[1e-2] > 1e-4
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_unit_gates_under_autocast(name: str):
-    net, y, found = chain(name, (3, 16, 16), 10).train(), torch.tensor([0, 1, 2, 0] * 8), []
+def test_unit_gates_under_autocast():
+    net, y, found = supernet("mobile", (3, 16, 16), cells=10).train(), torch.tensor([0, 1, 2, 0] * 8), []
     net.amp_dtype = torch.bfloat16
-    x, picks = images_for(net, 32), child_of(net, 0).picks
+    x, picks = images_for(net, 32), child_of(net).picks
     for unit in (True, False):
         child = Child(picks, tuple(torch.ones(1, requires_grad=True) for _ in net.slots), unit)
         with net.still_statistics(picks):
@@ -135,39 +121,32 @@ def test_unit_gates_under_autocast(name: str):
 # ---- what happens in training only ---------------------------------------------------------------
 
 
-def feature_masks(net: space.Network, x: torch.Tensor, child: Child, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The classifier's input and what came of it in one pass."""
-    linear = net.layers[-1] if hasattr(net, "layers") else net.classifier
-    seen = []
+def classified(net: space.Network, x: torch.Tensor, child: Child, seed: int) -> torch.Tensor:
+    """The classifier's input in one pass."""
+    linear, seen = [m for m in net.modules() if isinstance(m, nn.Linear)][-1], []
     handle = linear.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
     net.generator = torch.Generator().manual_seed(seed)
     with torch.no_grad(), net.still_statistics(child.picks):
-        scores = net(x, child)
+        net(x, child)
     handle.remove()
-    return seen[0], scores
+    return seen[0]
 
 
-@pytest.mark.parametrize("name", ["cell", "wrn-16-2", *SPACES])
+@pytest.mark.parametrize("name", ["cell", "wrn-16-2", *CHAINS])
 def test_dropout_before_the_classifier(name: str):
-    net = chain(name, cells=5, reductions=2).train()
-    x = images_for(net, 64)
-    child = Child(tuple(tuple(range(slot.takes)) for slot in net.slots))
-    plain, scores = feature_masks(net, x, child, 1)
+    net = supernet(name).train()
+    x, child = images_for(net, 64), child_of(net)
+    plain = classified(net, x, child, 1)
     net.dropout = 0.25
-    dropped, other = feature_masks(net, x, child, 1)
+    dropped = classified(net, x, child, 1)
     kept = (dropped != 0) | (plain == 0)
     torch.testing.assert_close(dropped, torch.where(kept, plain / 0.75, 0.0))
     share = 1 - float(kept[plain != 0].float().mean())
-    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / int((plain != 0).sum())) ** 0.5 and not torch.equal(scores, other)
-    assert torch.equal(feature_masks(net, x, child, 1)[1], other) and not torch.equal(
-        feature_masks(net, x, child, 2)[1], other
-    )
+    assert abs(share - 0.25) < 5 * (0.25 * 0.75 / int((plain != 0).sum())) ** 0.5
+    assert torch.equal(classified(net, x, child, 1), dropped) and not torch.equal(classified(net, x, child, 2), dropped)
     net.dropout = torch.tensor(0.25)
-    assert torch.equal(feature_masks(net, x, child, 1)[1], other)
-    net.recalibrate(child, [x])
-    assert net.dropout == 0.25 and net.drop_path == 0.0
-    net.eval()
-    assert torch.equal(feature_masks(net, x, child, 1)[0], feature_masks(net, x, child, 2)[0])
+    assert torch.equal(classified(net, x, child, 1), dropped)
+    assert torch.equal(classified(net.eval(), x, child, 1), classified(net, x, child, 2))
 
 
 def test_a_tensor_probability_is_never_read_on_the_host():
@@ -179,31 +158,93 @@ def test_a_tensor_probability_is_never_read_on_the_host():
 
 
 def test_drop_path_acts_on_residual_blocks_alone():
-    net = chain("mobile", cells=10).train()
-    child, x = child_of(net, 0), images_for(net, 32)
+    net = supernet("mobile", cells=10).train()
+    child, x = child_of(net), images_for(net, 32)
     residual = [stride == 1 and c_in == c_out for c_in, c_out, stride in net.strides]
     assert 0 < sum(residual) < len(residual)
 
-    def blocks_that_drop(p) -> tuple[list[bool], list[torch.Tensor]]:
-        net.drop_path, net.generator = p, torch.Generator().manual_seed(3)
-        inputs, outputs = [], []
-        picked = [net.block(slot, c) for slot, (c,) in enumerate(child.picks)]
-        handles = [
-            block.register_forward_hook(lambda m, i, o: inputs.append(i[0]) or outputs.append(o)) for block in picked
-        ]
+    def blocks_that_drop(p) -> list[bool]:
+        net.drop_path, net.generator, same = p, torch.Generator().manual_seed(3), []
+
+        def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+            x = inputs[0]
+            same.append(x.shape == output.shape and bool((x == output).flatten(1).all(1).any()))
+
+        handles = [net.block(slot, c).register_forward_hook(note) for slot, (c,) in enumerate(child.picks)]
         with torch.no_grad(), net.still_statistics(child.picks):
             net(x, child)
         [h.remove() for h in handles]
-        same = [a.shape == b.shape and bool((a == b).flatten(1).all(1).any()) for a, b in zip(inputs, outputs)]
-        return same, outputs
+        return same
 
-    assert blocks_that_drop(0.0)[0] == [False] * 9
-    same, outputs = blocks_that_drop(0.5)
-    assert same == residual
-    assert all(torch.equal(a, b) for a, b in zip(outputs, blocks_that_drop(torch.tensor(0.5))[1], strict=True))
-    one = residual.index(True)
-    assert blocks_that_drop(0.5 * F.one_hot(torch.tensor(one), 9))[0] == [
-        i == one for i in range(9)
-    ]  # one probability per block
+    assert blocks_that_drop(0.0) == [False] * 9
+    assert blocks_that_drop(0.5) == blocks_that_drop(torch.tensor(0.5)) == residual
+    one = residual.index(True)  # one probability per block
+    assert blocks_that_drop(0.5 * F.one_hot(torch.tensor(one), 9)) == [i == one for i in range(9)]
+
+
+def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(4000, 2, 3, 3, generator=g) + 1
+    y = DropPath(0.3, g)(x)
+    dropped = (y == 0).flatten(1).all(1)
+    assert ((y == 0).flatten(1).any(1) == dropped).all()
+    torch.testing.assert_close(y[~dropped], x[~dropped] / 0.7)
+    assert abs(float(dropped.float().mean()) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    assert DropPath(0.0, g)(x) is x
+
+
+def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_skips():
+    net = supernet()
+    skips = {kind: [[("skip_connect", 0), ("skip_connect", 1)]] * 4 for kind in DARTS_V2}
+    x, child, skipping = images_for(net, 16), Child(picks_of(DARTS_V2)), Child(picks_of(skips))
     net.eval()
-    assert torch.equal(net(x, child), net(x, child))
+    plain, plain_skips = net(x, child), net(x, skipping)
+    net.drop_path = 0.5
+    assert torch.equal(net(x, child), plain)
+    net.train()
+    with net.still_statistics(child.picks), net.still_statistics(skipping.picks):
+        outputs = []
+        for seed in (1, 1, 2):
+            net.generator = torch.Generator().manual_seed(seed)
+            outputs.append(net(x, child))
+        assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
+        a, b = net(x, skipping), net(x, skipping)
+        assert torch.equal(a, b) and not torch.equal(a, plain_skips)  # training mode it was, yet nothing was dropped
+
+
+def test_auxiliary_head_counts_in_training_only():
+    net = supernet(auxiliary=0.4)
+    x, y, child = images_for(net), torch.tensor([0, 1, 2, 0]), child_of(net, 0)
+    net.train()
+    with torch.no_grad(), net.still_statistics(child.picks):
+        scores, auxiliary = net.scores(net.prepare(x), child)
+        expected = F.cross_entropy(scores, y, reduction="none") + 0.4 * F.cross_entropy(auxiliary, y, reduction="none")
+        losses, predicted = net.losses(x, y, child)
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(predicted, scores.argmax(1)) and losses.shape == (4,)
+    net.eval()
+    with torch.no_grad():
+        scores, auxiliary = net.scores(net.prepare(x), child)
+        assert auxiliary is None
+        torch.testing.assert_close(net.losses(x, y, child)[0], F.cross_entropy(scores, y, reduction="none"))
+    assert "auxiliary" not in supernet().head and "auxiliary" in net.head
+
+
+def test_recalibrated_statistics_are_those_of_all_batches_together():
+    net = unlike_their_start(supernet(auxiliary=0.4)).double().eval()
+    child, batches = child_of(net), [images_for(net, 6, seed) for seed in range(3)]
+    inputs: dict[nn.Module, list[torch.Tensor]] = {}
+    norms, before = net.norms_of(child.picks), {name: b.clone() for name, b in net.named_buffers()}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda m, i: inputs.setdefault(m, []).append(i[0].detach()))
+    net.drop_path = net.dropout = 0.5
+    net.recalibrate(child, batches)
+    assert not net.training and net.drop_path == net.dropout == 0.5 and all(m.momentum == 0.1 for m in norms)
+    for norm in norms:
+        together = torch.cat(inputs[norm])
+        torch.testing.assert_close(norm.running_mean, together.mean((0, 2, 3)), rtol=1e-9, atol=1e-12)
+        # within batches alone: the batches' own means differ a little
+        within = torch.stack([x.var((0, 2, 3)) for x in inputs[norm]]).mean(0)
+        torch.testing.assert_close(norm.running_var, within, rtol=1e-9, atol=1e-12)
+    mine = {b for norm in norms for b in norm.buffers()}
+    assert all(b in mine or torch.equal(b, before[name]) for name, b in net.named_buffers())

@@ -29,9 +29,8 @@ def write_run(
     **changes: Any,
 ) -> kit.Run:
     """A run of so many epochs whose α, τ and η walk at random; the first third is its search stage. arrays: {"alpha":
-    {…}, "tau": {…}} in
-    place of the walks. leave_out: names of the history, of arrays ("alpha.npz/frozen") and of the configuration.
-    changes: of the configuration."""
+    {…}, "tau": {…}} in place of the walks. leave_out: names of the history, of arrays ("alpha.npz/frozen") and of the
+    configuration. changes: of the configuration."""
     folder.mkdir(parents=True)
     g, search = np.random.default_rng(seed), max(1, epochs // 3)
     config = (

@@ -291,6 +291,11 @@ class LearnedPolicy(Policy):
         return cls(at.basics, at.generator, ops=ops, **cls.chosen(at, options), **settings)
 
     @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for an operation that does not exist, before any compute."""
+        cls.searched(config.operations)
+
+    @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
         """The keyword arguments of a concrete policy, from its options."""
         return {}

@@ -44,10 +44,9 @@ def _seconds(config: Config) -> float:
 def _step(engine: Search) -> float:
     """Seconds: the least of a few steps."""
     parts, taken = engine.parts, []
-    learners = (parts.arch, parts.augment, parts.hyper, parts.sgd)
     for _ in range(WARM + TIMED):
         began = time.perf_counter()
-        engine.take_step(parts.net.train(), engine.data.batches, *learners, 0.5, engine.samples)
+        engine.take_step(parts.net.train(), engine.data.batches, parts.learners, parts.sgd, 0.5)
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)
         taken.append(time.perf_counter() - began)

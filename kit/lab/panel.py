@@ -18,7 +18,8 @@ from kit import data, figures, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook, views
-from kit.lab.process import Child, in_use
+from kit.lab.process import Child
+from kit.run import store
 from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
@@ -153,7 +154,7 @@ class Dashboard(widgets.VBox):
     @property
     def state(self) -> str:
         """idle, running, paused, stopping, ended (not yet noticed), or elsewhere: in the hands of another process."""
-        return self.child.state if self.child else "elsewhere" if in_use(self.folder) else "idle"
+        return self.child.state if self.child else "elsewhere" if store.in_use(self.folder) else "idle"
 
     def refresh(self) -> None:
         """Bring line, buttons and views up to date; the views only so often that drawing takes a small share."""

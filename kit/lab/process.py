@@ -126,15 +126,6 @@ class Child:
             self.link.send(order)
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a process works in the run directory."""
-    try:
-        with store.exclusive(folder) if (folder / ".lock").is_file() else contextlib.nullcontext():
-            return False
-    except KitError:
-        return True
-
-
 @atexit.register  # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
 def _kill_all() -> None:
     for child in list(ALIVE):
@@ -173,7 +164,7 @@ def _execute(
     if threads:
         torch.set_num_threads(threads)
     end = time.monotonic() + LOCK_PATIENCE
-    while in_use(folder) and time.monotonic() < end:
+    while store.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
         if notebook is None:

@@ -73,7 +73,7 @@ def policy(run: Run) -> go.Figure:
     if not len(recorded):
         raise KitError("τ is fixed, or does not learn yet")
     p = np.asarray(recorded[-1])
-    names = list(augment.OPS) if len(p) == len(augment.OPS) else list(range(len(p)))
+    names = list(augment.searched(run.config.augment, run.config.operations))
     labels = {"x": "second operation", "y": "first operation", "color": "÷ uniform"}
     colors = {"color_continuous_midpoint": 1.0, "color_continuous_scale": "RdBu_r"}
     figure = px.imshow(p * p.size, x=names, y=names, labels=labels, title="τ: probability of each pair", **colors)
@@ -105,13 +105,13 @@ def samples(run: Run) -> str:
     config, tau = run.config, run.tau
     images, classes, flip = _few(config.dataset, config.root, config.image_size)
     generator = torch.Generator().manual_seed(len(tau.get("epoch", ())))
-    policy = augment.build(config.augment, generator, tuple(images.shape[2:]), flip=flip)
+    policy = augment.build(config.augment, generator, tuple(images.shape[2:]), flip=flip, config=config)
     if tau:
         policy.adopt({name: values[-1].tolist() for name, values in tau.items()})
     many = images.repeat(ROWS, 1, 1, 1)
     draw = policy.sample(len(many))
     words = [
-        [f"{augment.ALL_OPS[op]} {magnitude:.1f}" for op, magnitude in zip(ops, magnitudes)]
+        [f"{augment.operations()[op]} {magnitude:.1f}" for op, magnitude in zip(ops, magnitudes)]
         for ops, magnitudes in zip(draw.ops.tolist(), draw.magnitude.tolist())
     ]
     titles = [f"<b>{html.escape(name)}</b>" for name in classes] + ["<br>".join(pair) or "crop, flip" for pair in words]
