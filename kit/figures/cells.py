@@ -226,10 +226,9 @@ def cells(run: Run) -> go.Figure:
 
 def _found(run: Run) -> tuple[Genotype, str]:
     """(the architecture, since when it stands, in words): from the model, else from α's last epoch."""
-    try:
+    if run.genotype:
         return run.genotype, "the architecture found"
-    except KitError:
-        record = Record(run)
+    record = Record(run)
     if not record.alpha:
         raise KitError(f"{run.path.name} has neither a model nor a recorded α ({run.status}): no architecture to draw")
     return _at(record, -1), f"the architecture after epoch {int(record.alpha['epoch'][-1])}, so far"

@@ -173,7 +173,8 @@ def log_axis(values: Sequence[np.ndarray], decades: float = 3.0) -> dict[str, An
     low = max(float(found.min()), high - decades) if len(found) else -1.0
     room = max(0.08 * (high - low), 0.04)
     wide = high - low + 2 * room  # within a decade or so its powers would be one tick or none
-    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": ".2~e", **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
+    plain = ".3~g" if low > -2.5 and high < 4 else ".2~e"
+    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": plain, **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
     return {"type": "log", "range": [low - room, high + room], "exponentformat": "power", **ticks}
 
 
