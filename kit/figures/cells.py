@@ -47,7 +47,7 @@ def _graph(
     concatenated where that is the usual cell's. pale: the edges (node, number) that another cell has
     too, where two are compared, side by side; widths: of the lines, in pixels; frozen: nodes that do not change."""
     concatenated, narrow = names == SOURCES, pale is not None or len(nodes) > NODES
-    before = 0.5 if narrow else 0.36
+    before = 0.5 if narrow else 0.45  # clear of a node with its diamond
     tops = np.cumsum([0.0, *(len(edges) + 0.35 for edges in nodes)])
     middle = -(tops[-1] - 1.35) / 2
     spread = tops[-1] * 0.44 / max(inputs - 1, 1)
