@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ import pytest
 from tests_recorded import alpha_walk, blocks_walk, write_run
 
 import kit
-from kit import figures
+from kit import figures, registry
 from kit.errors import KitError
 from kit.figures import look, op_title
 
@@ -137,6 +138,19 @@ def test_a_path_of_unknown_blocks_is_drawn_and_what_is_none_is_refused():
             figures.cell(wrong)
 
 
+def test_a_space_of_ones_own_is_drawn_by_its_graph():
+    registry.load_plugins(str(Path(__file__).parent.parent / "docs" / "recipes" / "space.py"))
+    part = kit.space.SPACES["small-cells"]
+    genotype = part.make.genotypes["small-resnet"]
+    figure = figures.cell(genotype, space="small-cells")
+    edges = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [trace.name for trace in edges] == [op_title(op) for op in genotype.values()]
+    assert {"cell", "0", "1", "2", "3", "conv 3×3", "none", "skip"} == set(texts(figure))
+    assert look("small-cells").title == part.title == "Small cells"  # without an entry in kit.figures
+    with pytest.raises(KitError, match="figures.cell.genotype, space='its name'"):
+        figures.cell(genotype)
+
+
 def test_a_run_without_a_model_draws_where_alpha_stands(folder):
     going = write_run(folder / "going", 4, finished=False)
     figure = figures.cells(going)
@@ -180,7 +194,9 @@ def test_two_paths_are_compared_block_by_block(folder):
 
 @pytest.mark.parametrize("other, says", [({"blocks": SHUFFLE}, "choice"), ({"network": "wrn-16-2"}, "wrn-16-2")])
 def test_different_spaces_are_drawn_and_not_compared(folder, other, says):
-    a, b = found(folder, f"cell-{says}", ONE), found(folder, f"other-{says}", other, space=says, channels=16)
+    learner = {"arch": "given", "method": "plain"} if "network" in other else {}
+    a = found(folder, f"cell-{says}", ONE)
+    b = found(folder, f"other-{says}", other, space=says, channels=16, **learner)
     for figure, first in ((figures.cells_compared(a, b), "cell"), (figures.cells_compared(b, a), says)):
         title = figure.layout.title.text
         assert title.startswith(f"Spaces {first} and ") and "not compared" in title

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import kit
-from kit import KitError, registry
+from kit import KitError, figures, registry
+from kit.lab import sweep
 from kit.search.progress import Silent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,16 @@ def test_the_command_line_takes_files(tmp_path: Path):
         [sys.executable, "-m", "kit", *given], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     assert done.returncode == 0 and "test accuracy" in done.stdout, done.stderr
+
+
+def test_a_sweeps_processes_know_the_parts_and_figures_their_names(tmp_path: Path):
+    given = {"plugins": f"{RECIPES / 'dataset.py'},{RECIPES / 'operation.py'}", "operations": "+Gamma"}
+    configs = [kit.Config(method="da+hpo", seed=seed, **given, **SMALL) for seed in (0, 1)]
+    result = sweep.run(configs, tmp_path, workers=2, quiet=True)
+    assert not result.failures and len(result.runs) == 2
+    for run in result.runs:
+        assert run.policy["ops"][-1] == "Gamma" and len(run.policy["ops"]) == 15
+    assert list(figures.policy(result.runs[0]).data[0].y)[-1] == "Gamma"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def write_run(
     config = (
         kit.Config(dataset="digits", method=method, device="cpu").model_dump()
         | {"epochs": epochs, "search_epochs": search, "seed": seed}
+        | ({"arch": "dsnas"} if changes.get("space") in ("choice", "mobile") else {})
         | changes
     )
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in leave_out}))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kit import augment, space
+from kit.config import Config
 from kit.errors import KitError
 from kit.figures.style import Span
 from kit.methods import METHODS
@@ -58,20 +59,27 @@ class Record:
         return self.frame[name].dropna() if name in self.frame else pd.Series(dtype=float)
 
     @functools.cached_property
+    def outline(self) -> space.Network | None:
+        """The run's supernet without weights, where α's rows fit its slots."""
+        shape = self.alpha["alpha"].shape[1:] if self.alpha else None
+        try:
+            net = _outline(self.run.config)
+        except KitError:
+            return None
+        return net if (len(net.slots), max((len(s.candidates) for s in net.slots), default=0)) == shape else None
+
+    @functools.cached_property
     def slots(self) -> tuple[space.Slot, ...]:
-        """The slots that α's rows stand for; numbered where the space does not tell its candidates."""
+        """The slots that α's rows stand for; numbered where the space has others by now."""
+        if self.outline is not None:
+            return self.outline.slots
         count, widest = self.alpha["alpha"].shape[1:] if self.alpha else (0, 0)
-        cells = cell_slots()
-        if (count, widest) == (len(cells), max(len(slot.candidates) for slot in cells)):
-            return cells
-        labels = getattr(space.KINDS.get(self.run.config.space), "labels", ())
-        names = labels if len(labels) == widest else [f"candidate {k}" for k in range(widest)]
-        return tuple(space.Slot(f"block/{i}", tuple((name, 0) for name in names), 1) for i in range(count))
+        return tuple(space.Slot(f"slot/{i}", tuple((f"candidate {k}", 0) for k in range(widest))) for i in range(count))
 
     @property
     def cells(self) -> bool:
         """Whether the slots are the nodes of a normal and a reduction cell."""
-        return self.slots == cell_slots()
+        return [slot.name for slot in self.slots] == [slot.name for slot in cell_slots()]
 
     @property
     def candidates(self) -> list[str]:
@@ -101,14 +109,19 @@ class Record:
 
     @property
     def ops(self) -> list[str]:
-        """The names of τ's operations; a run without a model yet gets those of a known list of that length."""
+        """The names of τ's operations: the model's or, before there is one, the configuration's."""
         count = next(self.tau[name].shape[1] for name in ("probabilities", "apply", "magnitude") if name in self.tau)
+        config = self.run.config
         try:
-            names = self.run.policy.get("ops", ())
+            names = self.run.policy.get("ops") or augment.searched(config.augment, getattr(config, "operations", None))
         except KitError:
             names = ()
-        known = [names, augment.OPS, augment.DAAS_OPS, augment.softmax.SMALL_OPS]
-        return list(next((ops for ops in known if len(ops) == count), [f"operation {k}" for k in range(count)]))
+        return list(names) if len(names) == count else [f"operation {k}" for k in range(count)]
+
+
+@functools.lru_cache(16)
+def _outline(config: Config) -> space.Network:
+    return space.outline(config.space, **config.model_dump(exclude={"space"}))
 
 
 def _checked(run: Run, arrays: dict[str, np.ndarray], **dimensions: int) -> dict[str, np.ndarray]:

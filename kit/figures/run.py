@@ -258,8 +258,8 @@ def _competition(record: Record, i: int) -> Panel:
                     "marker": {"size": 4},
                 }
             )
-    kind, place = slot.name.split("/")
-    title = f"<b>{KINDS[kind]}, node {place}</b>" if kind in KINDS else f"<b>{kind} {place}</b>"
+    kind, _, place = slot.name.partition("/")
+    title = f"<b>{KINDS[kind]}, node {place}</b>" if record.cells else f"<b>{slot.name.replace('/', ' ')}</b>"
     title += "".join(f"<br>{_told(record, i, c)}" for c in used[-1] if c >= 0)
     notes = [{"text": "◆", "x": e, "y": 0, "yanchor": "bottom"} for e in record.froze(i)]
     top = max(1.08 * float(np.abs(record.alpha["alpha"]).max()), 1e-9)
@@ -280,7 +280,7 @@ def _picks_panel(record: Record) -> Panel:
     ops, at = record.candidates, thinned(len(record.alpha["epoch"]), POINTS)
     rows, words, ticks, marks = [], [], {}, []
     for i, slot in enumerate(record.slots):
-        label = slot.name.replace("/", " ").removeprefix("block ")
+        label = slot.name.replace("/", " ")
         ticks[len(rows) + (slot.takes - 1) / 2] = label
         marks += [(e, len(rows) + (slot.takes - 1) / 2) for e in record.froze(i)]
         for column in record.picked[i][at].T:

@@ -25,6 +25,8 @@ from kit.run.run import Prediction
 
 MIME = "application/vnd.plotly.v1+json"
 CONTROLS = 100  # pixels that slider and play button take below the plots; pictures leave them out
+# JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
+FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
 PLAY = 110  # milliseconds a frame
 LONGEST = 16  # letters of a class name
 START, DRAW = 60, 120  # seconds after which a browser counts as one that does not work
@@ -115,8 +117,11 @@ def show(figure: go.Figure, width: int = WIDTH) -> None:
     JupyterLab shows the picture at once and makes it interactive when the mouse enters it; `width` is the picture's, in
     pixels. Without a browser for pictures the output is plotly's alone, and its text says why.
     """
-    from IPython.display import publish_display_data
+    from IPython import get_ipython
+    from IPython.display import HTML, display, publish_display_data
 
+    if get_ipython():
+        display(HTML(FIT))
     title = figure.layout.title.text or "figure"
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
     data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}

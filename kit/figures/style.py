@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from kit.arch import ARCH
+from kit.augment import AUGMENT
+from kit.augment import OPERATIONS as AUGMENTATIONS
+from kit.hyper import HYPER
 from kit.methods import METHODS
 from kit.run.run import Run
+from kit.space import SPACES
 
 # Okabe & Ito 2008: eight colours told apart with any kind of colour blindness
 PALETTE = {
@@ -60,20 +65,32 @@ OPERATIONS = {
     "k5_e3": Look(PALETTE["orange"], "5×5, ×3"),
     "k5_e6": Look(PALETTE["vermillion"], "5×5, ×6"),
 }
+REGISTERED = (AUGMENT, ARCH, HYPER, SPACES, AUGMENTATIONS)  # whose parts bring a title, and may bring a colour
 # of the joint forms; a sequential form is the dashed twin
 METHOD_COLORS = dict(zip(("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista"), SERIES))
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method or an operation, the same in every figure; of an unknown name too."""
-    if name in OPERATIONS:
-        return OPERATIONS[name]
-    title, joint = METHODS[name].title if name in METHODS else name.replace("_", " "), name.removeprefix("seq-")
-    if joint in METHOD_COLORS:
-        return Look(METHOD_COLORS[joint], title, "solid" if joint == name else "dash")
+    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
+    unknown name too."""
+    joint = name.removeprefix("seq-")
+    if name in METHODS and joint in METHOD_COLORS:
+        return Look(METHOD_COLORS[joint], METHODS[name].title, "solid" if joint == name else "dash")
     others = [known for known in METHODS if known.removeprefix("seq-") not in METHOD_COLORS]
     place = others.index(name) if name in others else zlib.crc32(name.encode())
-    return Look(SERIES[place % len(SERIES)], title, DASHES[2:][place // len(SERIES) % 3])
+    by_place = Look(SERIES[place % len(SERIES)], _words(name), DASHES[2:][place // len(SERIES) % 3])
+    if name in METHODS:  # before the parts: a method may be called as its learner is, "daas"
+        return by_place._replace(title=METHODS[name].title)
+    usual = OPERATIONS.get(name, by_place)
+    part = next((parts[name] for parts in REGISTERED if name in parts), None)
+    if part is None or (name in OPERATIONS and not part.colour):  # "none" is an operation and a policy
+        return usual
+    return Look(part.colour or usual.color, part.title if part.title != name else usual.title, usual.dash)
+
+
+def _words(name: str) -> str:
+    """conv_7x7 → conv 7×7"""
+    return re.sub(r"(?<=\d)x(?=\d)", "×", name.replace("_", " "))
 
 
 def op_title(name: str, short: bool = False) -> str:
@@ -156,7 +173,8 @@ def log_axis(values: Sequence[np.ndarray], decades: float = 3.0) -> dict[str, An
     low = max(float(found.min()), high - decades) if len(found) else -1.0
     room = max(0.08 * (high - low), 0.04)
     wide = high - low + 2 * room  # within a decade or so its powers would be one tick or none
-    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": ".2~e", **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
+    plain = ".3~g" if low > -2.5 and high < 4 else ".2~e"
+    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": plain, **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
     return {"type": "log", "range": [low - room, high + room], "exponentformat": "power", **ticks}
 
 

@@ -161,11 +161,12 @@ class Planted:
 
     def take(self, steps: int) -> list[float]:
         """Take steps; the training loss of each."""
-        p, samples = self.parts, Samples(children=2, arch=2, first_order=self.parts.augment.variables() == [])
+        p = self.parts
+        p.samples = Samples(children=2, arch=2, first_order=p.augment.variables() == [])
         p.net.train()
-        learners, losses = Learners(p.arch, p.augment, p.hyper, samples), []
+        losses = []
         for _ in range(steps):
-            outcome = STEPS[self.step].make(p.net, self.batches, learners, p.sgd, 1.0)
+            outcome = STEPS[self.step].make(p.net, self.batches, p.learners, p.sgd, 1.0)
             losses.append(float(outcome.losses.mean()))
         return losses
 
@@ -192,13 +193,16 @@ POLICIES = {
 }
 
 
+# one LASSO a step, nothing freezes, and the temperature stays
+OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 10.0}
+
+
 def _chooser(name: str, net: PlantedNetwork, seed: int, lr: float) -> arch.ArchLearner:
-    part = arch.ARCH[name].make
-    if not part.searches:
+    part = arch.ARCH[name]
+    if not part.make.searches:
         return arch.Given(net.slots, net.picks_of({"operations": ["signal"]}))
-    wanted = {"recover": "step", "freeze_tol": 0.0, "fix_margin": 10.0, "temperature": 1.0, "last_temperature": 0.3}
-    options = {option: value for option, value in wanted.items() if option in part.Options.model_fields}
-    return part(net.slots, generator(seed, "α"), Limits(net), lr=lr, **options)
+    options = {key: value for key, value in OPTIONS.items() if key in part.options.model_fields}
+    return part.make(net.slots, generator(seed, "α"), Limits(net), lr=lr, **part.settings, **options)
 
 
 def watch(
@@ -226,10 +230,10 @@ def learn_rate(steps: int, seed: int = 0) -> float:
     bases = hyper.read_bases("lr=" + ":".join(map(str, RATES)))
     learner = hyper.Controller(0.1, 0.0, bases, generator(seed, "η"), step=0.1)
     policy = augment.build("none", generator(seed, "τ"), (SIDE, SIDE))
-    chooser, sgd = arch.Given((), ()), Momentum(net, 0.0, 0.0)
+    learners, sgd = Learners(arch.Given((), ()), policy, learner), Momentum(net, 0.0, 0.0)
     batches = {name: brightness(generator(seed, name)) for name in ("train", "val")}
     for _ in range(steps):
         with torch.no_grad():
             net.threshold.zero_()
-        STEPS["reward"].make(net.train(), batches, Learners(chooser, policy, learner), sgd, 1.0)
+        STEPS["reward"].make(net.train(), batches, learners, sgd, 1.0)
     return float(learner.probabilities("lr")[RATES.index(PLANTED["lr"])])

@@ -168,7 +168,7 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, go.Figure]]:
     shown = [(f"{prefix}curves", f"α, τ and η of {title}", figures.curves(run))]
     if "probabilities" in run.policy:
         shown.append((f"{prefix}policy", f"τ at the end of {title}", figures.policy(run)))
-    return [*shown, (f"{prefix}cell", f"The architecture that {title} found", figures.cell(run.genotype))]
+    return [*shown, (f"{prefix}cell", f"The architecture that {title} found", figures.cells(run))]
 
 
 def _text(kept: Summary, summary: pd.DataFrame, table: pd.DataFrame, name: str) -> str:
