@@ -79,15 +79,7 @@ class Parts:
         state = before.state_dict()
         state["arch"] = self.arch.state_dict()
         state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
-        known = self.sgd.named
-        sgd = state["sgd"]
-        sgd["buffers"] = {name: buffer for name, buffer in sgd["buffers"].items() if name in known}
-        sgd["moments"] = {
-            rule: {name: m for name, m in table.items() if name in known} for rule, table in sgd["moments"].items()
-        }
-        if (trace := state["sgd"]["trace"]) is not None:
-            trace["names"] = [name for name in trace["names"] if name in known]
-        self.load_state_dict(state)
+        self.load_state_dict(state, partial=True)
 
     def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
         """Begin anew with what the stage before has learned of τ and η, where it learned and this one goes on with it
@@ -97,7 +89,7 @@ class Parts:
             if getattr(was, name) != "default" and getattr(now, name) != "default":
                 innermost(getattr(self, name)).load_state_dict(innermost(getattr(before, name)).state_dict())
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, partial: bool = False) -> None:
         self.net.load_state_dict(state["net"])
         self.net.generator.set_state(state["drop_path"].cpu())
         self.net.mixer.set_state(state["mixer"].cpu())
@@ -107,7 +99,7 @@ class Parts:
                 self.net.freeze_slot(slot, self.arch.picks[slot], None)
         self.augment.load_state_dict(state["augment"])
         self.hyper.load_state_dict(state["hyper"])
-        self.sgd.load_state_dict(state["sgd"])
+        self.sgd.load_state_dict(state["sgd"], partial)
 
 
 @dataclass(frozen=True)
