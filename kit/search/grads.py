@@ -1,4 +1,4 @@
-"""Gradients and the weights' step, for every method (METHOD section 3).
+"""Gradients and the weights' step, for every method.
 
 The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
 parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.

@@ -23,6 +23,7 @@ Batches = dict[str, Iterator[Batch]]
 class TrainingPass(NamedTuple):
     """losses: per sample, detached; right: whether each prediction is; gradient: of the mean loss."""
 
+    child: Child
     losses: Tensor
     right: Tensor
     gradient: Gradient
@@ -31,7 +32,7 @@ class TrainingPass(NamedTuple):
 def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> TrainingPass:
     """Forward and backward on an augmented batch, with mixup where it is on."""
     losses, predicted = net.losses(*mixed(x, y, net), child)
-    return TrainingPass(losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+    return TrainingPass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
 def on_request(

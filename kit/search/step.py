@@ -66,9 +66,8 @@ def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum,
     x, y = next(batches["train"])  # line 2
     draw = augment.sample(len(x))  # line 3
     signals.regularize(net, hyper)
-    child = arch.drawn()  # lines 4, 5
     x = augment.apply(x, draw)
-    losses, right, gradient = signals.training_pass(net, x, y, child)
+    child, losses, right, gradient = signals.training_pass(net, x, y, arch.drawn())  # lines 4, 5
     hyper.observe(sgd.trace, gradient)  # look-ahead: this gradient closes the step before
     values = hyper.sample(schedule)
     rewards = partial(signals.alignment, net, batches, (x, y), child, gradient, values.lr)
@@ -119,13 +118,9 @@ def bi_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, 
 
     draw = augment.sample(len(x))
     x = augment.apply(x, draw)
-    children = [arch.drawn()]
-    passes = [signals.training_pass(net, x, y, children[0])]
-    while len(children) < samples.children:
-        children.append(arch.drawn())
-        passes.append(signals.training_pass(net, x, y, children[-1]))
+    passes = [signals.training_pass(net, x, y, arch.drawn()) for _ in range(samples.children)]
     gradient = Gradient.mean([one.gradient for one in passes])  # eq. 14
-    child, (losses, right, own_gradient) = children[-1], passes[-1]
+    child, losses, right, own_gradient = passes[-1]
     if samples.first_order:
         rewards = partial(signals.alignment, net, batches, (x, y), child, own_gradient, lr)
         augment.update(draw, losses=losses, rewards=rewards)
@@ -184,9 +179,8 @@ def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, sc
     x, y = next(batches["train"])
     draw = augment.sample(len(x))
     signals.regularize(net, hyper)
-    child = arch.drawn()
     x = augment.apply(x, draw)
-    losses, right, gradient = signals.training_pass(net, x, y, child)
+    child, losses, right, gradient = signals.training_pass(net, x, y, arch.drawn())
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
     on_request = signals.on_request(net, batches, augment, (x, y), child)
