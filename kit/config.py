@@ -77,7 +77,7 @@ class Config(BaseModel):
     )
     arch: str = Field(description="α: the architecture learner, given, or random")
     augment: str = Field(description="τ: the augmentation policy, learned or fixed")
-    policy: str | None = Field(None, description="a run's directory: train with the τ that it found, as it stands")
+    policy: str | None = Field(None, description="a run's directory: train with the τ that it learned, unchanged")
     hyper: str = Field(description="η: the learner of the hyper-parameters, or fixed")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)

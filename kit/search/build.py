@@ -137,7 +137,7 @@ class Plan:
 def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     """The parts of a stage, with new weights and learners.
 
-    picks: the architecture that an earlier stage found; None where this one searches or the configuration says which.
+    picks: the architecture of an earlier stage's search; None where this one searches or the configuration names one.
     """
     config, stage, device = plan.config, plan.stage, plan.device
     net, searcher = _network(plan, picks)
@@ -164,7 +164,7 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         limits = _limits(plan, plan.network(full=True))
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
-        # what a search found is repaired where its own latency breaks the limit that the table's prediction kept to
+        # the limits were checked by the table's prediction: a child whose measured latency breaks them is repaired
         chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given_picks(config, supernet, limits)
         if not limits.confirm(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
@@ -246,7 +246,7 @@ def read_genotype(config: Config) -> dict:
 
 
 def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
-    """The τ that a finished run found, of the kind `name` over `ops`."""
+    """The learned τ of a finished run, of the kind `name` over `ops`."""
     path = Path(source).expanduser() / "model" / "model.json"
     if not path.is_file():
         raise KitError(f"policy={source!r} is not a finished run's directory (it has no model/model.json)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -111,13 +112,13 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    still, module = child.still(), _Losses(net)
+    constant, module = child.still(), _Losses(net)
 
     def losses(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(module, parameters, (x, y, still))
+        return torch.func.functional_call(module, parameters, (x, y, constant))
 
     with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
-        # torch's own forward-mode rules still go through torch.jit.script, which warns of its retirement
+        # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
@@ -155,7 +156,8 @@ class Trace:
         flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
         count, although g' may have them (another child).
         """
-        if _same(parameters, self.parameters):
+        same = len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
+        if same:
             velocity, theta, g = self.momentum, self.parameters, outer
         else:
             grads = {id(p): g for p, g in zip(parameters, outer)}
@@ -167,10 +169,6 @@ class Trace:
         along_v = torch.dot(flat, _flat(velocity))
         along_theta = torch.dot(flat, _flat([p.detach() for p in theta])) + self.lr * along_v
         return -along_v, -self.lr * along_theta
-
-
-def _same(a: list[nn.Parameter], b: list[nn.Parameter]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b))
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
