@@ -141,7 +141,7 @@ def test_what_is_refused_is_said_once_and_before_anything_starts(job):
     told = [
         line for line in done.stderr.splitlines() if "only-rank-1.json" in line
     ]  # of what one rank alone meets, all learn
-    assert sorted(line.startswith("Told") for line in told) == [False, True]
+    assert sorted(line.startswith("RaisedElsewhere") for line in told) == [False, True]
     assert not (folder / "refused").exists()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kit.arch import Darts
 from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient
-from kit.search import grads, signals, step
+from kit.search import grads, signals
 from kit.search.grads import Gradient, Momentum
 from kit.space import Child
 from kit.space.limits import Limits
@@ -286,7 +286,7 @@ def test_one_forward_derivative_is_every_images_inner_product(where: str, kind: 
     assert all(m.track_running_stats for m in net.norms_of(child.picks))
     assert expected.abs().min() > 1e-6 and len(set(expected.tolist())) == 3
     mean = gradient_of(net, child.still(), 2)  # and their mean is ⟨v, ∇L⟩, the paper's reward of a shared draw
-    assert float(expected.mean()) == pytest.approx(float(step._product(direction, mean)), rel=1e-10)
+    assert float(expected.mean()) == pytest.approx(float(signals.product(direction, mean)), rel=1e-10)
 
 
 @pytest.mark.parametrize("where", ["cell", "choice", "mobile"])
@@ -304,7 +304,7 @@ def test_the_reward_is_taken_one_step_ahead_and_the_training_gradient_at_the_wei
             moved.get_parameter(names[id(p)]).sub_(0.05 * g)
     there = gradient_of(moved, Child(child.picks), 30)
     v = Gradient(inner.parameters, there.theta)
-    found = signals.alignment(net, {"val": batches(30, n=3)}, x, y, child, inner, lr)
+    found = signals.alignment(net, {"val": batches(30, n=3)}, (x, y), child, inner, lr)
     torch.testing.assert_close(found, explicit(net, x, y, child, v), rtol=1e-8, atol=1e-11)
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
     here = explicit(net, x, y, child, gradient_of(net, Child(child.picks), 30))
@@ -327,7 +327,7 @@ def test_many_rewards_cost_one_backward_pass_where_explicit_ones_cost_one_each(m
     monkeypatch.setattr(torch.autograd, "grad", counting("backward", torch.autograd.grad))
     monkeypatch.setattr(net, "scores", counting("forward", net.scores))
     rewards = signals.alignment(
-        net, {"val": batches(30, n=12)}, x, y, child, inner, torch.tensor(0.05, dtype=torch.float64)
+        net, {"val": batches(30, n=12)}, (x, y), child, inner, torch.tensor(0.05, dtype=torch.float64)
     )
     assert len(rewards) == 12 and passes == {
         "forward": 2,

@@ -12,7 +12,7 @@ from kit import figures
 from kit.errors import KitError
 from kit.figures import landscape as drawn
 from kit.methods import METHODS
-from kit.studies.landscape import Landscape, Lines, Plane
+from kit.studies.landscape import Landscape, LossLines, Plane
 
 
 def bowl(label: str, method: str, steepness: float, seed: int = 0, n: int = 11, classes: int = 10) -> Landscape:
@@ -20,7 +20,7 @@ def bowl(label: str, method: str, steepness: float, seed: int = 0, n: int = 11, 
     at = np.arange(-(n // 2), n // 2 + 1) / (n // 2)
     a, b = np.meshgrid(at, at, indexing="ij")
     plane = Plane(at, 0.04 + steepness * (a**2 + 3 * b**2 + a * b), 0)
-    lines = Lines(at, 0.04 + steepness * np.array([[1.0], [2.0], [3.0]]) * at**2, 0)
+    lines = LossLines(at, 0.04 + steepness * np.array([[1.0], [2.0], [3.0]]) * at**2, 0)
     config = SimpleNamespace(dataset="digits", method=method, seed=seed, composition=METHODS[method])
     run = SimpleNamespace(
         config=config, classes=[str(c) for c in range(classes)], metrics={"test_accuracy": 0.98, "test_loss": 0.04}
@@ -118,7 +118,7 @@ def test_lines_show_mean_and_band(three):
 def test_one_direction_has_no_band_and_two_runs_of_a_method_differ(three):
     alone = [bowl("a", "dha", 5.0), bowl("b", "dha", 6.0)]
     alone = [
-        Landscape(x.run, x.label, x.plane, Lines(x.lines.coordinates, x.lines.values[:1], 0), 3.0, 449, 449)
+        Landscape(x.run, x.label, x.plane, LossLines(x.lines.coordinates, x.lines.values[:1], 0), 3.0, 449, 449)
         for x in alone
     ]
     figure = figures.landscape_lines(alone)

@@ -270,7 +270,7 @@ def steeper(item: landscape.Landscape, by: float) -> landscape.Landscape:
     """As if another method had found it, on steeper ground."""
     run = kit.Run(item.run.path)
     run.config = run.config.model_copy(update={"method": "ista"})
-    lines = landscape.Lines(item.lines.coordinates, item.lines.values + by * (item.lines.coordinates != 0), 0)
+    lines = landscape.LossLines(item.lines.coordinates, item.lines.values + by * (item.lines.coordinates != 0), 0)
     return landscape.Landscape(run, "B", item.plane, lines, item.eigenvalue, item.images, item.eigenvalue_images)
 
 

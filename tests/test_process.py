@@ -17,7 +17,7 @@ from tests_micro import assert_same_run
 
 import kit
 from kit import Run
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 from kit.run import store
 from kit.search.progress import Silent
 
@@ -51,9 +51,9 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def start(folder: Path, **values: Any) -> tuple[Child, Path]:
+def start(folder: Path, **values: Any) -> tuple[ChildProcess, Path]:
     config = kit.Config(**{**SMALL, **values})
-    return Child(config.model_dump(), folder / config.name, threads=1), folder / config.name
+    return ChildProcess(config.model_dump(), folder / config.name, threads=1), folder / config.name
 
 
 def test_paused_resumed_stopped_and_started_again_it_is_the_same_run(tmp_path):
@@ -95,11 +95,11 @@ PARENT = """
 import sys, time
 from pathlib import Path
 import kit
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 loaded = {{"plotly", "ipywidgets", "anywidget", "matplotlib", "IPython", "ray", "papermill"}} & set(sys.modules)
 assert not loaded, f"import kit is to stay fast, and loads {{loaded}}"
 configs = [kit.Config(**{values!r}, seed=seed) for seed in (0, 1)]
-children = [Child(config.model_dump(), Path({out!r}) / config.name, threads=1) for config in configs]
+children = [ChildProcess(config.model_dump(), Path({out!r}) / config.name, threads=1) for config in configs]
 while len(list(Path({out!r}).glob("*/checkpoints/*.safetensors"))) < 2:
     time.sleep(0.05)
 children[1].pause()

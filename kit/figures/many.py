@@ -29,7 +29,7 @@ MEANS = "Dots: mean and 95% interval over seeds (of few seeds it may leave the p
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """What a run cost. within: the columns of a table that runs must share to stand on one front."""
 
     title: str
@@ -38,9 +38,9 @@ class Cost:
 
 
 COSTS = {
-    "seconds": Cost("wall-clock of the run", "seconds", ("data", "budget", "machine")),
-    "params": Cost("parameters", "params"),
-    "macs": Cost("multiply-adds", "macs"),
+    "seconds": CostAxis("wall-clock of the run", "seconds", ("data", "budget", "machine")),
+    "params": CostAxis("parameters", "params"),
+    "macs": CostAxis("multiply-adds", "macs"),
 }
 BOUNDED = {"params": "parameters", "macs": "multiply-adds per image", "latency_ms": "latency"}
 

@@ -18,7 +18,7 @@ from kit import data, figures, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook, views
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 from kit.run import store
 from kit.run.run import Run
 
@@ -27,7 +27,7 @@ FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay"
 OFFERED = {"dataset": data.datasets, "method": methods, "preset": lambda: ("laptop", "server", "paper")}
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
 LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
-CHILDREN: dict[Path, Child] = {}  # of this kernel, by run directory
+CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 LOCK, CLOSING, POLLERS = threading.RLock(), threading.Event(), set[threading.Thread]()
 
 
@@ -129,19 +129,21 @@ class Dashboard(widgets.VBox):
                 raise KitError(f"{self.folder} is in use by another process: wait for it, or stop it first")
             elif self.state == "idle":
                 values = self.form.config().model_dump()
-                CHILDREN[self.folder] = self.child = Child(values, self.folder, threads=torch.get_num_threads())
+                CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder, threads=torch.get_num_threads())
                 self.refresh()
                 self._follow()
 
     def pause(self) -> None:
-        self._order(Child.pause, "running")
+        self._order(ChildProcess.pause, "running")
 
     def resume(self) -> None:
-        self._order(Child.resume, "paused")
+        self._order(ChildProcess.resume, "paused")
 
     def stop(self) -> None:
         """End the search once the epoch under way is saved; a second time: at once. `start` goes on from there."""
-        self._order(Child.kill if self.state == "stopping" else Child.stop, "running", "paused", "stopping")
+        self._order(
+            ChildProcess.kill if self.state == "stopping" else ChildProcess.stop, "running", "paused", "stopping"
+        )
 
     def show(self) -> None:
         """Display the run's figures as outputs of the current cell."""
@@ -211,7 +213,7 @@ class Dashboard(widgets.VBox):
                 self.poller = self.poller if moving else None
         POLLERS.discard(threading.current_thread())
 
-    def _order(self, order: Callable[[Child], None], *states: str) -> None:
+    def _order(self, order: Callable[[ChildProcess], None], *states: str) -> None:
         with LOCK:
             if self.state in states:
                 order(self.child)

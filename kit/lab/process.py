@@ -34,10 +34,10 @@ from kit.search.progress import Silent
 PRELOADED = ["kit.lab.process", "pyarrow.parquet"]
 LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
-ALIVE: weakref.WeakSet[Child] = weakref.WeakSet()
+ALIVE: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 
-class Child:
+class ChildProcess:
     """A run under way; `sentinel` becomes ready when its process ends, and `end()` says how.
 
     values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run

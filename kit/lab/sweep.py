@@ -25,7 +25,7 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.lab import cost
 from kit.lab import notebook as parameters
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 from kit.lab.ray import OnRay
 from kit.lab.table import Table, summary
 from kit.run.run import Run
@@ -234,13 +234,13 @@ class Local:
                 f"for {len(places)}: ask for fewer workers, a fraction, or gpus=0 for the CPU"
             )
         self.threads, self.free = threads, places if gpus else [""] * self.slots
-        self.running: dict[int, tuple[Job, Child, str]] = {}
+        self.running: dict[int, tuple[Job, ChildProcess, str]] = {}
 
     def start(self, job: Job) -> None:
         cards = self.free.pop(0)
         chosen = job.config.device.startswith("cuda:")  # by the configuration itself, among all cards
         places = {"threads": self.threads, "cards": None if chosen else cards}
-        child = Child(job.config.model_dump(), job.folder, notebook=job.notebook, **places)
+        child = ChildProcess(job.config.model_dump(), job.folder, notebook=job.notebook, **places)
         self.running[child.sentinel] = (job, child, cards)
 
     def wait(self, seconds: float) -> list[tuple[Job, str, bool]]:

@@ -1,5 +1,4 @@
-"""What a run says of itself: scores of its current architecture, and at its end the model, the metrics and where they
-came from."""
+"""The scores of a run's current architecture, and what it writes at its end: model, metrics and their provenance."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class Score(NamedTuple):
 def score(search: Search, part: data.ImageSet) -> Score:
     """Of the current architecture on images that it does not train on.
 
-    While children change, the architecture's BatchNorm statistics are made anew first: its own have been collected
-    under other children.
+    During a search the BatchNorm statistics are recomputed first, since they were collected under other children.
     """
     net, child, device = search.parts.net, search.parts.arch.derived(), search.device
     if search.stage.search:
@@ -118,7 +116,7 @@ def _provenance(search: Search) -> dict:
 def write_failure(folder: Path, search: Search, error: BaseException) -> None:
     """failure.json, which says what ended the run and where."""
     if ranks.count() > 1 and (folder / "failure.json").is_file():
-        return  # of the rank that failed first: what the others meet is only that it is gone
+        return  # the rank that failed first has written it; the others only notice that it is gone
     failure = {
         "error": type(error).__name__,
         "message": str(error),

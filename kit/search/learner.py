@@ -41,11 +41,8 @@ class Learner(ABC):
         """What the next forward pass uses: transformations, a child, hyper-parameter values."""
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, the result of
-        `sample`.
-
-        Steps that average over several draws call this and `move`; empty: nothing to move by.
-        """
+        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, which `sample` gave;
+        empty where there is nothing to learn. Steps that average over several draws call this and `move`."""
         return []
 
     def move(self, gradient: list[Tensor]) -> None:
@@ -59,11 +56,11 @@ class Learner(ABC):
         self.move(ranks.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
-        """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
+        """The outcome of the search, in the form of `sample`; deterministic where the learner has made a choice."""
         return self.sample(*args)
 
     def observe(self, *signals: Any) -> None:
-        """Hears of the step's own gradient before the weights move by it: look-ahead learns from that."""
+        """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -126,7 +123,7 @@ class Wrapper:
 
 
 class Frozen(Wrapper):
-    """Goes on being sampled; learns no more."""
+    """Is sampled as before, and does not learn."""
 
     needs: frozenset[str] = frozenset()
 
@@ -136,18 +133,13 @@ class Frozen(Wrapper):
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
         return []
 
-    def move(self, gradient: list[Tensor]) -> None:
-        """Stays where it is."""
-
-    def update(self, drawn: Any, **signals: Any) -> None:
-        """Learns nothing."""
-
-    def observe(self, *signals: Any) -> None:
-        """Learns nothing."""
+    def move(self, gradient: list[Tensor]) -> None: ...
+    def update(self, drawn: Any, **signals: Any) -> None: ...
+    def observe(self, *signals: Any) -> None: ...
 
 
 class Derived(Frozen):
-    """What an earlier stage found is used now (DAAS and AutoHAS retrain with it)."""
+    """Uses the outcome of an earlier stage (DAAS and AutoHAS retrain with it)."""
 
     def sample(self, *args: Any) -> Any:
         return self.inner.derived(*args)

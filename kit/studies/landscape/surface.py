@@ -54,7 +54,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LossLines:
     """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
     coordinates: float64 [n], ascending, 0 among them. values: float64 [directions, n] (and further axes, as above).
     """
@@ -133,16 +133,16 @@ def line(
     radii: Sequence[float] = (),
     seed: int = 0,
     **options,
-) -> Lines:
+) -> LossLines:
     """Evaluate the model along independent filter-normalised lines through it, at `steps` points of [−radius, radius].
 
-    radii: distances that are evaluated as well, on both sides, for `Lines.rise`. The rest as for `plane`.
+    radii: distances that are evaluated as well, on both sides, for `LossLines.rise`. The rest as for `plane`.
     """
     check(directions=directions, radii=tuple(radii) or RADII)
     coordinates = np.unique([*_coordinates(steps, radius), *radii, *(-r for r in radii)])
     points = np.broadcast_to(coordinates[:, None], (directions, len(coordinates), 1))
     names = [("δ",), ("η",), *((f"direction {k + 1}",) for k in range(2, directions))][:directions]
-    return Lines(coordinates, _evaluate(model, data, points, names, seed, **options), seed)
+    return LossLines(coordinates, _evaluate(model, data, points, names, seed, **options), seed)
 
 
 def check(
