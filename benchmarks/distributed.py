@@ -196,7 +196,8 @@ def section(device: torch.device, repeats: int) -> str:
             ),
             averaging,
         )
-        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those of one process with one rank's batch, "
+        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those "
+        "of one process with one rank's batch, "
         "while the other process waits). Beside each other: the two processes each for itself, at once: what they "
         "take from each other on one machine.\n\n"
         + common.table(
@@ -211,7 +212,8 @@ def section(device: torch.device, repeats: int) -> str:
             ),
             efficiency,
         )
-        + f"\n\nBy the wall clock, until the slower rank is done; all columns of a table in turn. Load before: {before:.1f}.\n"
+        + "\n\nBy the wall clock, until the slower rank is done; all columns of a table in turn. Load before: "
+        f"{before:.1f}.\n"
     )
 
 

@@ -88,7 +88,8 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
         + common.table(
             ("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows
         )
-        + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. A single-path step adds the resting "
+        + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. "
+        "A single-path step adds the resting "
         f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.\n"
     )
 

@@ -63,7 +63,8 @@ def main() -> None:
             None,
             [
                 f"# bfloat16 against float32: {a.dataset}",
-                f'{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws and first weights; `precision="bfloat16"` runs the '
+                f"{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws "
+                'and first weights; `precision="bfloat16"` runs the '
                 f"networks under autocast, everything else stays float32. Test accuracy in percent on {images:,} "
                 f"images (one image is {100 / images:.2f} points).",
                 common.table(("precision", "n", "test accuracy (mean ± std)", "95% interval", "seconds, median"), rows),

@@ -128,7 +128,8 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
         "synthetic 3×32×32 images\n\n"
         "`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 "
         "code with a DataLoader of "
-        f'{size["workers"]} workers (`benchmarks/yardstick.py`). {size["threads"]} threads each, wall-clock. bfloat16 is kit\'s `precision="bfloat16"`: '
+        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock. "
+        'bfloat16 is kit\'s `precision="bfloat16"`: '
         "its accuracy is float32's within the interval (`reports/precision-digits.md`).\n\n"
         + common.table(("what", "s a step, median", "s an epoch", "÷ yardstick (median, quartiles)"), rows)
         + f"\n\nn = {repeats} steps each, in turn.\n"

@@ -281,7 +281,8 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
                 set(edges) if all_edges else set((beta[s, edges] + edge_noise[s, edges]).topk(2).indices.tolist())
             )
         sizes = [len(p) for p in child.picks]
-        value = lambda g: loss([torch.cat([part, torch.ones(1, dtype=torch.float64)]) for part in g.split(sizes)])  # noqa: E731
+        one = torch.ones(1, dtype=torch.float64)
+        value = lambda g, sizes=sizes, one=one: loss([torch.cat([part, one]) for part in g.split(sizes)])
         leaf = torch.ones(sum(sizes), dtype=torch.float64, requires_grad=True)
         found = learner.estimate(child, gates=list(torch.autograd.grad(value(leaf), leaf)[0].split(sizes)))
         expected = torch.autograd.grad(value(torch.stack(gates)), [alpha, beta], allow_unused=True)

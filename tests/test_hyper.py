@@ -99,7 +99,7 @@ class Scene:
             self.gradient, torch.tensor(LR * SCHEDULE, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64)
         )
 
-    @functools.cache
+    @functools.cache  # noqa: B019
     def differences(self, outer_child: Child, seed: int, h: float = 1e-5) -> list[float]:
         """∂L/∂log lr and ∂L/∂log decay, where the step uses lr · schedule."""
         result = []
@@ -213,7 +213,7 @@ def test_adam_by_hand_over_three_steps():
     m, v = [0.0, 0.0], [0.0, 0.0]
     for t, g in enumerate((5.0, -1.0, 2.0), start=1):
         trace = one_weight()
-        learner.update(trace, outer=lambda _, g=g: Gradient(trace.parameters, [torch.tensor([g])], []))
+        learner.update(trace, outer=lambda _, g=g, trace=trace: Gradient(trace.parameters, [torch.tensor([g])], []))
         for i, slope in enumerate((0.1 * -3 * g, 0.04 * -0.1 * 2.3 * g)):
             m[i], v[i] = 0.9 * m[i] + 0.1 * slope, 0.999 * v[i] + 0.001 * slope**2
             logs[i] -= 1e-2 * (m[i] / (1 - 0.9**t)) / (math.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)

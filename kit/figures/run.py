@@ -49,8 +49,7 @@ WORDS = {"tau": "τ", "alpha": "α", "lr": "learning rate", "weight_decay": "wei
 
 
 def _line_panels(records: Sequence[Record], height: float = 100) -> list[Panel]:
-    """Every curve that moves: losses, η, τ and α, also what a user's own learner reports. One run has a colour for
-    every curve, of several each has its own."""
+    """Every curve that moves: losses, η, τ and α, also what a user's own learner reports."""
     names = dict.fromkeys(name for record in records for name in record.frame)
     known = {curve[0] for *_, curves in LEARNERS for curve in curves}
     own = [name.split("/", 1) for name in names if name.startswith(("tau/", "alpha/")) and name not in known]
