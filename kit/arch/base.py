@@ -276,23 +276,16 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
 
 
 def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -> Picks:
-    """The strongest candidates of every slot, repaired where they break the limits: slots that save most of the excess
-    per strength lost are the first to take over the candidates of `limits.witness`.
+    """The strongest candidates of every slot; where those break the limits, the child with the greatest product of
+    strengths that keeps to them: of probabilities, the likeliest.
 
     strength: float64 [slots, most candidates], ≥ 0.
     """
-    rows = (strength[s, : len(slot.candidates)] for s, slot in enumerate(slots))
-    picks = tuple(
-        tuple(sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist()))
-        for slot, row in zip(slots, rows)
-    )
+    rows = [strength[s, : len(slot.candidates)] for s, slot in enumerate(slots)]
+    order = [row.argsort(descending=True, stable=True).tolist() for row in rows]
+    picks = tuple(tuple(sorted(best[: slot.takes])) for slot, best in zip(slots, order))
     if limits.allow(picks):
         return picks
-
-    def saved_per_loss(s: int) -> float:
-        cheap = limits.witness[s]
-        saved = limits.excess(picks) - limits.excess((*picks[:s], cheap, *picks[s + 1 :]))
-        lost = float(strength[s, list(picks[s])].sum() - strength[s, list(cheap)].sum())
-        return saved / max(lost, 1e-6)
-
-    return limits.repaired(picks, sorted(range(len(slots)), key=saved_per_loss, reverse=True))
+    return limits.repaired(
+        limits.best([row.detach().cpu().clamp(min=1e-12).log().numpy() for row in rows]) or limits.witness
+    )

@@ -131,24 +131,30 @@ class Limits:
 
     @functools.cached_property
     def witness(self) -> Picks | None:
-        """A child that keeps to all limits at once, or None if there is none: of all such children the one with the
-        least sum of relative costs, by mixed-integer linear programming, since costs add up over slots."""
-        slots = self.network.slots
-        tables = [additive(self.network, lambda picks, n=name: self._predicted(picks, n)) for name in self._bounds]
-        limits = list(zip(tables, self._bounds.values()))
-        relative = [[row / bound for row in rows] for (_, rows), bound in limits]  # [limit][slot][candidate]
-        picks = cheapest(slots, [sum(rows) for rows in zip(*relative)])
-        if not slots or self._fits(picks):
+        """The child that keeps to all limits at once with the least sum of relative costs, or None if there is none."""
+        relative = [[row / bound for row in rows] for (_, rows), bound in self._tables]  # [limit][slot][candidate]
+        picks = cheapest(self.network.slots, [sum(rows) for rows in zip(*relative)])
+        if not self.network.slots or self._fits(picks):
             return picks
+        return self.best([-sum(rows) for rows in zip(*relative)])
+
+    def best(self, gain: Sequence[np.ndarray]) -> Picks | None:
+        """Of the children that keep to all limits at once, the one with the greatest sum of gains, or None.
+
+        gain: float [candidates] for each slot. By mixed-integer linear programming, since costs add up over slots.
+        """
+        slots = self.network.slots
         owner = np.repeat(np.arange(len(slots)), [len(slot.candidates) for slot in slots])
         takes = [slot.takes for slot in slots]
-        costs = np.stack([np.concatenate(rows) for rows in relative])
+        costs = np.stack([np.concatenate(rows) / bound for (_, rows), bound in self._tables])
+        room = [1 - fixed / bound for (fixed, _), bound in self._tables]
         constraints = [
             optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes),
-            optimize.LinearConstraint(costs, ub=[1 - fixed / bound for (fixed, _), bound in limits]),
+            optimize.LinearConstraint(costs, ub=room),
         ]
+        whole, sought = np.ones(len(owner)), -np.concatenate(gain)
         while True:
-            found = optimize.milp(costs.sum(0), integrality=np.ones(len(owner)), bounds=(0, 1), constraints=constraints)
+            found = optimize.milp(sought, integrality=whole, bounds=(0, 1), constraints=constraints)
             if found.x is None:
                 return None
             chosen = found.x > 0.5
@@ -157,6 +163,12 @@ class Limits:
                 return picks
             # it is over a bound by less than the solver's tolerance: any other child
             constraints.append(optimize.LinearConstraint(chosen, ub=sum(takes) - 1))
+
+    @functools.cached_property
+    def _tables(self) -> list[tuple[tuple[float, list[np.ndarray]], float]]:
+        """For each limit what candidates add to it (see `additive`), and its bound."""
+        predicted = lambda name: lambda picks: self._predicted(picks, name)
+        return [(additive(self.network, predicted(name)), bound) for name, bound in self._bounds.items()]
 
     def _fits(self, picks: Picks) -> bool:
         return all(self._predicted(picks, name) <= bound for name, bound in self._bounds.items())
