@@ -292,7 +292,7 @@ def cells_animated(run: Run) -> go.Figure:
     if not record.alpha:
         raise KitError(f"{run.path.name} has recorded no α over the epochs: see figures.cells(run)")
     words = "width: share of |α|" if record.cells else "height: kernel"
-    title = f"{headline(run)} · child by epoch ({words} · ◆ frozen)"
+    title = f"{headline(run)} · child ({words} · ◆ frozen)"
     legend = {} if record.cells else {"blocks": record.candidates}
     places = thinned(len(record.alpha["epoch"]), FRAMES)
     moments = [_sheet([_panels(_at(record, k), run, **_details(record, k))], title, legend) for k in places]

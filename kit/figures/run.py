@@ -113,7 +113,7 @@ def curves(run: Run) -> go.Figure:
             at = {"x": [run.metrics["epochs"]], "y": [100 * run.metrics["test_accuracy"]], "cliponaxis": False}
             panel.traces.append({"type": "scatter", "name": "test", **star, **at})
             panel.keys = [*panel.keys, ("★ test, at the end", PALETTE["vermillion"])]
-    columns = [(k * 0.37, k * 0.37 + 0.255, panels[k::3]) for k in range(3) if panels[k::3]]
+    columns = [(k * 0.35, k * 0.35 + 0.255, panels[k::3]) for k in range(3) if panels[k::3]]
     return arrange(columns, headline(run), record.spans, last=record.last, gap=70)
 
 

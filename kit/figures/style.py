@@ -253,7 +253,7 @@ def arrange(
 def _notes(panel: Panel, k: str, corner: dict[str, Any]) -> list[dict[str, Any]]:
     """A panel's title with its keys above its upper left corner, and its notes inside."""
     title = panel.title if panel.title.startswith("<b>") else f"<b>{panel.title}</b>"
-    words = "   ".join([title, *(colored(text, color) for text, color in panel.keys)])
+    words = "  ".join([title, *(colored(text, color) for text, color in panel.keys)])
     place = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "align": "left", "yshift": 15}
     heading = {"text": words, "font": {"size": 12}, "showarrow": False, **place, **corner}
     inside = {"xref": f"x{k}", "yref": f"y{k}", "showarrow": False}
