@@ -147,8 +147,8 @@ def test_refusals_name_the_limit_and_what_can_be_reached():
     (low, _), (least, _) = (Limits(small).reach(name) for name in BOUNDS[:2])
     with pytest.raises(
         KitError,
-        match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can go "
-        f"down to {low}; max_macs alone can go down to {least}",
+        match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can "
+        f"go down to {low}; max_macs alone can go down to {least}",
     ):
         Limits(small, low, least)
     timed = Limits(small, max_macs=10**6, max_latency_ms=1e3, latency=Clock(small))

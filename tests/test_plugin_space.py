@@ -11,7 +11,9 @@ from tests_toy import batch, stream
 from torch import nn
 
 from kit import KitError, registry, space
-from kit.arch import Darts, Dsnas, Gumbel, random_picks
+from kit.arch import random_picks
+from kit.arch.edges import Darts, Gdas
+from kit.arch.logits import Dsnas
 from kit.search import grads
 from kit.space import CellNetwork, Child
 from kit.space.limits import Limits
@@ -39,7 +41,7 @@ def test_the_recipe_is_short_and_says_what_it_is(net):
 
 def test_learners_search_it(net):
     x, y = batch()
-    for make in (Dsnas, Darts, lambda *a, **k: Gumbel(*a, all_edges=True, **k)):
+    for make in (Dsnas, Darts, Gdas):
         learner = make(net.slots, stream(), Limits(net), lr=0.1)
         before = [v.detach().clone() for v in learner.variables()]
         child = learner.sample()
