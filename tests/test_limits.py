@@ -73,7 +73,7 @@ class Clock:
 @pytest.mark.parametrize("against", [False, True])
 def test_limits_are_refused_exactly_when_no_child_keeps_to_them(picks: int, candidates: int, against: bool):
     verdicts = []
-    for seed in range(6):
+    for seed in range(4):
         net = Sum(seed, 4, candidates, picks, against)
         clock, chance = Clock(net), np.random.RandomState(seed)
         every = np.array([[*net.cost(child), clock.margin * clock.predict(child)] for child in net.children()])
@@ -102,7 +102,8 @@ def test_the_answer_is_exact_at_the_boundary(scale: int):
         net.params, net.macs = net.params * scale, net.macs * scale
         costs = sorted({tuple(net.cost(child)) for child in net.children()})
         for params, macs in costs[::4]:
-            assert Limits(net, params, macs).allow(Limits(net, params, macs).witness)
+            limits = Limits(net, params, macs)
+            assert limits.allow(limits.witness)
             possible = any(p <= params and m <= macs - 1 for p, m in costs)
             try:
                 found = Limits(net, params, macs - 1).witness is not None
@@ -145,11 +146,8 @@ def test_refusals_name_the_limit_and_what_can_be_reached():
         Limits(net, max_macs=7, max_params=10**9)
     small = Sum(0)
     (low, _), (least, _) = (Limits(small).reach(name) for name in BOUNDS[:2])
-    with pytest.raises(
-        KitError,
-        match=f"no architecture of this space keeps to max_params={low}, max_macs={least} at once.*max_params alone can "
-        f"go down to {low}; max_macs alone can go down to {least}",
-    ):
+    said = f"keeps to max_params={low}, max_macs={least} at once.*max_params alone can go down to {low}; max_macs alone can"
+    with pytest.raises(KitError, match=f"no architecture of this space {said} go down to {least}"):
         Limits(small, low, least)
     timed = Limits(small, max_macs=10**6, max_latency_ms=1e3, latency=Clock(small))
     assert str(timed) == "max_macs=1,000,000, max_latency_ms=1,000" and timed.costs(timed.witness).endswith(" ms")
