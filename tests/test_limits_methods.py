@@ -16,6 +16,7 @@ import kit
 from kit import KitError, space
 from kit.arch import random_picks
 from kit.methods import METHODS
+from kit.search import build
 from kit.search.progress import Silent
 from kit.space import latency
 from kit.space.limits import BOUNDS, Limits
