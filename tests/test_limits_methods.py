@@ -96,7 +96,7 @@ def test_a_given_architecture_over_one_limit_is_refused(method: str, micro: str,
     bound = costs[which] - 1 if which < 2 else 0.99 * costs[which]
     with pytest.raises(
         KitError,
-        match=r"given architecture costs .* parameters, .* multiply-adds, .* ms and breaks max_params=.*_macs=.*_latency_ms=",
+        match="given architecture costs .* parameters, .* multiply-adds, .* ms and breaks .*_macs=.*_latency_ms=",
     ):
         kit.search(config.but(**{BOUNDS[which]: bound}), out=tmp_path, progress=Silent())
     assert not list(tmp_path.glob("*/checkpoints/*"))
