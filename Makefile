@@ -6,9 +6,11 @@ SEEDS ?= 3
 STUDY ?= ablation
 ARGS ?=
 BIN := .venv/bin
+# kaleido draws PNGs with a browser
+BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test torture lab bench clean
+.PHONY: install ablation study reports report test lint torture lab bench clean
 
 install: $(INSTALLED)
 
@@ -16,6 +18,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,tensorboard,fast,export]'
+	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
+		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
 	touch $(INSTALLED)
 
 # the main job: the ablation of joint against sequential search, its report in reports/
@@ -62,6 +66,12 @@ SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, 
 
 test: $(INSTALLED)
 	KIT_PARAMETERS='$(SMALL)' $(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# format, lint, and the shape of the code: lines of each room, no import circle, nothing that points upward
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tests/structure.py
 
 # a hundred kills at random moments and in the middle of writes; each run must end bit-identical. make torture KILLS=500
 KILLS ?= 100

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from kit.run import provenance, store
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 HERE = Path(__file__).resolve().parent
 ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")
@@ -86,8 +86,10 @@ def main() -> None:
         old[section] = f"{out.strip()}\n\n*{origin}*\n\n"
         print(old[section], flush=True)
         head = (
-            f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} cores, torch {torch.__version__}, "
-            f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread by its own clock, which other work "
+            f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} "
+            f"cores, torch {torch.__version__}, "
+            f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread "
+            "by its own clock, which other work "
             f"on the machine moves little. `python benchmarks/all.py`\n\n"
         )
         text = head + "".join(f"<!-- {key} -->\n{old[key]}" for key in ORDER if key in old)

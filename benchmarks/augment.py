@@ -17,10 +17,11 @@ from torchvision.transforms.v2 import functional as F
 
 from kit.augment.fixed import NoOps
 from kit.augment.ops import ALL_OPS, OPS
-from kit.augment.policy import Basics, Draw, PairSoftmax, Policy, fast_path
-from kit.fast import memory
-from kit.search.engine import pick_device
+from kit.augment.policy import Basics, Draw, Policy, fast_path
+from kit.augment.softmax import PairSoftmax
+from kit.run.provenance import pick_device
 from kit.search.learner import generator
+from kit.space.layers import keep_freed
 
 BATCH = {32: 512, 64: 256, 224: 64}
 KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
@@ -108,7 +109,7 @@ def kit_ways(policy: Policy, images: Tensor, draw: Callable[[], Draw]) -> dict[s
 def section(device: torch.device, repeats: int) -> str:
     """Markdown: images/s at three sizes, one CPU thread or one GPU."""
     if device.type == "cpu":
-        memory.keep_freed()  # helps all of them
+        keep_freed()  # helps all of them
     rows = []
     for side, n in BATCH.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)
@@ -163,10 +164,14 @@ def section(device: torch.device, repeats: int) -> str:
         absent += " numba is not installed here (the extra `fast`), so kit's compiled rows are missing."
     return (
         "## augment\n\n"
-        "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 batches "
-        f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations and magnitudes image by image "
-        "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's RandAugment cannot draw per image: it takes two operations for the "
-        "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted beforehand.\n\n"
+        "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 "
+        "batches "
+        f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations "
+        "and magnitudes image by image "
+        "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's "
+        "RandAugment cannot draw per image: it takes two operations for the "
+        "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted "
+        "beforehand.\n\n"
         + common.table(("size", "what", "images/s", f"speed of {next(iter(ways))} ÷ its (median, quartiles)"), rows)
         + f"\n\nn = {repeats} rounds.{absent}\n\n"
         + by_operation(device, repeats)
@@ -211,7 +216,8 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     )
     listed = ", ".join(f"{name} {1e6 * common.median(found) / n:.0f} µs" for name, found in passes.items())
     return (
-        f"### Where the time goes at {side}²\n\nµs an image, one operation for {n} images, each with its own magnitude. One pass of torch over an image: {listed}. "
+        f"### Where the time goes at {side}²\n\nµs an image, one operation for {n} images, each with its own "
+        f"magnitude. One pass of torch over an image: {listed}. "
         "PIL fuses an operation's passes into one in C, which eager torch cannot.\n\n"
         + common.table(("operation", *things), rows)
         + f"\n\nn = {repeats} rounds.\n"

@@ -11,8 +11,7 @@ import torch
 
 def clock(device: torch.device) -> float:
     """Seconds, after the device has done what it was given. On the CPU with one thread it is that thread's own time,
-    which other work on the
-    machine hardly moves."""
+    which other work on the machine hardly moves."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()

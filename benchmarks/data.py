@@ -3,10 +3,8 @@
     python benchmarks/data.py [--images 2000 --image-size 224 --batch-size 128 --repeats 7 --workers 2]
 
 Makes JPEG files of 256x256 pixels (Fashion-MNIST where it is found, else digits; enlarged, tinted, with noise), decodes
-them once into
-kit's cache, then reads shuffled epochs in turn, both from the page cache: kit from its own file (`KIT_RESIDENT_GB=0`:
-nothing is
-resident), torchvision from the JPEG files (resize, centre crop, uint8).
+them once into kit's cache, then reads shuffled epochs in turn, both from the page cache: kit from its own file
+(`KIT_RESIDENT_GB=0`: nothing is resident), torchvision from the JPEG files (resize, centre crop, uint8).
 """
 
 from __future__ import annotations
@@ -87,8 +85,10 @@ def section(repeats: int, images: int, image_size: int, batch_size: int, workers
     ]
     return (
         f"## data: {images:,} JPEG files of 256², read at {image_size}², batches of {batch_size}, shuffled\n\n"
-        f"Images ({made_of}, enlarged) on disk as class folders. kit decodes them once into its cache ({took:.1f} s here, {images / took:,.0f} images/s) and streams "
-        f"from there, nothing resident; torchvision decodes JPEG files in every epoch, with {workers} worker processes. Both from the page cache, wall-clock. "
+        f"Images ({made_of}, enlarged) on disk as class folders. kit decodes them once into its cache ({took:.1f} s "
+        f"here, {images / took:,.0f} images/s) and streams "
+        f"from there, nothing resident; torchvision decodes JPEG files in every epoch, with {workers} worker "
+        "processes. Both from the page cache, wall-clock. "
         "A step that takes longer than a batch does is not kept waiting.\n\n"
         + common.table(
             ("what", "images/s, median", "lowest … highest", "ms a batch", "÷ torchvision (median, quartiles)"), rows

@@ -1,10 +1,9 @@
 """One search on two ranks: python benchmarks/distributed.py [--repeats 15]
 
 In one torchrun job, all things taking turns by the wall clock, one thread for each process on the CPU: what kit's
-averaging (one flat
-all-reduce of what the child used) adds to a pass, beside DistributedDataParallel(find_unused_parameters=True) on the
-same network, with another child in each
-step; and the DHA step of two ranks beside that of one process with the batch of one rank.
+averaging (one flat all-reduce of what the child used) adds to a pass, beside
+DistributedDataParallel(find_unused_parameters=True) on the same network, with another child in each step; and the DHA
+step of two ranks beside that of one process with the batch of one rank.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kit.config import Config
 from kit.data import Batches, ImageSets
-from kit.fast import memory
 from kit.run import store
+from kit.run.provenance import pick_device
 from kit.search import grads
 from kit.search import ranks as distributed
-from kit.search.engine import pick_device
 from kit.search.learner import generator
 from kit.space import Child
+from kit.space.layers import keep_freed
 
 RANKS = 2
 
@@ -127,7 +126,7 @@ def timed(
 def work(name: str, repeats: int, out: Path) -> None:
     """On a rank."""
     device = distributed.own_device(torch.device(name), name)
-    memory.keep_freed()
+    keep_freed()
     found = []
     for size in SIZES:
         sets = synthetic(size["image"], size["image_channels"]).to(device)
@@ -183,7 +182,8 @@ def section(device: torch.device, repeats: int) -> str:
             )
         )
     return (
-        "## one search on two ranks\n\nForward and backward pass of a child that changes with every step (nothing else), gradients averaged over two "
+        "## one search on two ranks\n\nForward and backward pass of a child that changes with every step (nothing "
+        "else), gradients averaged over two "
         "processes. DistributedDataParallel: `find_unused_parameters=True`, `broadcast_buffers=False`.\n\n"
         + common.table(
             (
@@ -196,8 +196,10 @@ def section(device: torch.device, repeats: int) -> str:
             ),
             averaging,
         )
-        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those of one process with one rank's batch, "
-        "while the other process waits). Beside each other: the two processes each for itself, at once: what they take from each other on one machine.\n\n"
+        + "\n\nThe DHA step with look-ahead. Efficiency: images per second of one search on two ranks ÷ (2 × those "
+        "of one process with one rank's batch, "
+        "while the other process waits). Beside each other: the two processes each for itself, at once: what they "
+        "take from each other on one machine.\n\n"
         + common.table(
             (
                 "network",
@@ -210,7 +212,8 @@ def section(device: torch.device, repeats: int) -> str:
             ),
             efficiency,
         )
-        + f"\n\nBy the wall clock, until the slower rank is done; all columns of a table in turn. Load before: {before:.1f}.\n"
+        + "\n\nBy the wall clock, until the slower rank is done; all columns of a table in turn. Load before: "
+        f"{before:.1f}.\n"
     )
 
 

@@ -2,11 +2,9 @@
 --images 256]
 
 Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
-grid point of
-`kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and, where the device
-takes several
-points in a pass, a grid point of such a pass. Figures are medians over the rounds, ratios medians of the rounds'
-ratios, with quartiles.
+grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and,
+where the device takes several points in a pass, a grid point of such a pass. Figures are medians over the rounds,
+ratios medians of the rounds' ratios, with quartiles.
 """
 
 from __future__ import annotations
@@ -23,10 +21,10 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.data import ImageSet
-from kit.fast import memory
 from kit.run.predict import TrainedModel
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 from kit.space import DARTS_V2
+from kit.space.layers import keep_freed
 from kit.studies import landscape
 
 
@@ -70,7 +68,7 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
     a = a or parser().parse_args([])
     if device.type == "cpu":
-        memory.keep_freed()
+        keep_freed()
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (a.images, a.image_channels, a.image, a.image), generator=g, dtype=torch.uint8)
     data = ImageSet(images, torch.arange(a.images) % 10).to(device)
@@ -92,8 +90,9 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
     ]
     return (
         f"## landscape: {a.images} images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells\n\n"
-        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its "
-        "Loss metric, and, where the device takes several points in a pass, a point of such a pass.\n\n"
+        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over "
+        "`loss_landscapes.random_plane` with its Loss metric, and, where the device takes several points in a pass, a "
+        "point of such a pass.\n\n"
         + common.table(
             ("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows
         )

@@ -2,8 +2,7 @@
 differentiable mixture.
 
 Counted, not sampled: the bytes that autograd keeps for the backward pass (each storage once), and the bytes of weights,
-gradients and
-momentum that a step touches.
+gradients and momentum that a step touches.
 
     python benchmarks/memory.py [--image 32] [--channels 32] [--cells 17] [--batch 32]
 """
@@ -18,6 +17,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from kit import arch, space
+from kit.config import Config
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child, Network
@@ -59,22 +59,10 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     net = space.build("mobile", 10, (3, image, image), channels=channels, cells=cells).train()
     children: dict[str, Child] = {}
     for name in ("reinforce", "dsnas", "daas", "darts"):
-        learner = arch.ARCH[name].build(
-            arch.Settings(
-                net.slots,
-                generator(0, name),
-                Limits(net),
-                lr=0.01,
-                device=torch.device("cpu"),
-                lam=1e-5,
-                recover="step",
-                freeze_tol=0.0,
-                margin=9.0,
-                temperature=(1.0, 1.0),
-                baseline=0.95,
-                target=None,
-            )
-        )
+        part = arch.ARCH[name]
+        config = Config(method="snas", space="mobile", arch=name, arch_lr=0.01)
+        at = arch.Setting(net.slots, generator(0, name), Limits(net), torch.device("cpu"), config)
+        learner = part.make.build(at, **part.settings)
         children[name] = learner.sample()
     base_child = net.picks_of(space.MobileNetwork.genotypes["mobilenet-v2"])
     alone = space.build(
@@ -94,12 +82,14 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     everything = 3 * sum(p.numel() * p.element_size() for p in net.parameters())
     return (
         f"## memory: MobileNetV2 blocks, C={channels}, {cells} blocks, 3×{image}×{image}, batch {batch}, float32\n\n"
-        f"Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, {base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
+        "Counted, so exact (n = 1). Baseline: the kernel 3, expansion 6 child trained alone, "
+        f"{base.total / 2**20:.0f} MB ({base.activations / 2**20:.0f} MB "
         "of activations). AutoHAS's Table 3 gives 1.8 (REINFORCE) and 6.1 (differentiable) times the baseline.\n\n"
         + common.table(
             ("α learner", "activations, MB", "weights, gradients, momentum, MB", "together, MB", "÷ baseline"), rows
         )
-        + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. A single-path step adds the resting "
+        + f"\n\nThe supernet's weights, momentum and gradients, were all of them kept: {everything / 2**20:.0f} MB. "
+        "A single-path step adds the resting "
         f"weights and momentum of the others, {everything * 2 / 3 / 2**20:.0f} MB at most.\n"
     )
 

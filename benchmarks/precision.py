@@ -63,13 +63,18 @@ def main() -> None:
             None,
             [
                 f"# bfloat16 against float32: {a.dataset}",
-                f'{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws and first weights; `precision="bfloat16"` runs the '
-                f"networks under autocast, everything else stays float32. Test accuracy in percent on {images:,} images (one image is {100 / images:.2f} points).",
+                f"{METHODS[a.method].title}, preset `{a.preset}`, seeds 0 to {a.seeds - 1}, the same data, draws "
+                'and first weights; `precision="bfloat16"` runs the '
+                f"networks under autocast, everything else stays float32. Test accuracy in percent on {images:,} "
+                f"images (one image is {100 / images:.2f} points).",
                 common.table(("precision", "n", "test accuracy (mean ± std)", "95% interval", "seconds, median"), rows),
-                f"Paired difference, bfloat16 − float32: {statistics.mean(apart):+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] (n = {len(apart)} seeds): "
+                f"Paired difference, bfloat16 − float32: {statistics.mean(apart):+.2f} points, 95% interval "
+                f"[{low:+.2f}, {high:+.2f}] (n = {len(apart)} seeds): "
                 f"{verdict}.",
-                f"`python benchmarks/precision.py --dataset {a.dataset} --method {a.method} --preset {a.preset} --seeds {a.seeds}`; commit {where['commit']}; "
-                f"{where['device']}, {where['processor']}, {where['cores']} cores, {where['threads']} thread(s) a run, torch {where['versions']['torch']}.",
+                f"`python benchmarks/precision.py --dataset {a.dataset} --method {a.method} --preset {a.preset} "
+                f"--seeds {a.seeds}`; commit {where['commit']}; "
+                f"{where['device']}, {where['processor']}, {where['cores']} cores, {where['threads']} thread(s) a "
+                f"run, torch {where['versions']['torch']}.",
                 a.note,
             ],
         )

@@ -2,8 +2,7 @@
 36 --cells 20 --batch 96]
 
 Each runs in a process of its own with the same number of threads; they take turns, step by step, while the other waits.
-Seconds per epoch
-are the median step times the steps of 50,000 images.
+Seconds per epoch are the median step times the steps of 50,000 images.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 import common
 import torch
 
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 IMAGES = 50_000
 SIZE = {"channels": 36, "cells": 20, "batch": 96, "threads": 2, "workers": 2}
@@ -29,11 +28,11 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: s
 
     from kit.config import Config
     from kit.data import Batches
-    from kit.fast import memory
     from kit.search.learner import generator
+    from kit.space.layers import keep_freed
 
     if device.type == "cpu":
-        memory.keep_freed()
+        keep_freed()
     sets = sets.to(device)
     config = Config(
         method="ista",
@@ -125,9 +124,12 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
             for which, found in times.items()
         ]
     return (
-        f"## search: one-stage search, C={size['channels']}, {size['cells']} cells, batch {size['batch']}, {IMAGES:,} synthetic 3×32×32 images\n\n"
-        f"`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 code with a DataLoader of "
-        f'{size["workers"]} workers (`benchmarks/yardstick.py`). {size["threads"]} threads each, wall-clock. bfloat16 is kit\'s `precision="bfloat16"`: '
+        f"## search: one-stage search, C={size['channels']}, {size['cells']} cells, batch {size['batch']}, {IMAGES:,} "
+        "synthetic 3×32×32 images\n\n"
+        "`ista` (α and θ from one backward pass) in kit, and the same step of the same child as plain eager float32 "
+        "code with a DataLoader of "
+        f"{size['workers']} workers (`benchmarks/yardstick.py`). {size['threads']} threads each, wall-clock. "
+        'bfloat16 is kit\'s `precision="bfloat16"`: '
         "its accuracy is float32's within the interval (`reports/precision-digits.md`).\n\n"
         + common.table(("what", "s a step, median", "s an epoch", "÷ yardstick (median, quartiles)"), rows)
         + f"\n\nn = {repeats} steps each, in turn.\n"

@@ -19,7 +19,8 @@ import kit, torch
 from kit.search.progress import Silent
 imported = time.perf_counter()
 torch.set_num_threads(1)
-from kit.search.engine import Search, pick_device
+from kit.run.provenance import pick_device
+from kit.search.engine import Search
 from pathlib import Path
 search = Search(kit.Config(device={device!r}), Path("unused"))
 built = time.perf_counter()

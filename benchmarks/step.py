@@ -1,9 +1,8 @@
 """What a joint step costs beside a plain one: python benchmarks/step.py [--image 32 --channels 16 --cells 8 --batch 64]
 
 Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the
-look-ahead and with
-the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time goes, and the peak
-memory of a step.
+look-ahead and with the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time
+goes, and the peak memory of a step.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ from kit.arch import Given
 from kit.arch.lasso import lasso
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
-from kit.fast import memory
 from kit.hyper import Fixed
-from kit.search import build
-from kit.search import grads
+from kit.run.provenance import pick_device
+from kit.search import build, grads
 from kit.search.build import Parts
-from kit.search.engine import pick_device
 from kit.search.grads import Momentum
 from kit.search.learner import generator
 from kit.search.step import Learners, one_level
+from kit.space.layers import keep_freed
 
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
@@ -50,7 +48,6 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
-    normal = (torch.full((sets.channels,), 0.5), torch.full((sets.channels,), 0.25))
     parts = build.compose(build.Plan(config, 0, sets, device))
     parts.net.train()
     return parts
@@ -163,7 +160,7 @@ def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: in
 def section(
     device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int
 ) -> str:
-    memory.keep_freed()
+    keep_freed()
     sets = synthetic(image, image_channels).to(device)
     config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
 
@@ -204,8 +201,10 @@ def section(
     shares = {name: split(parts, batches, device, min(repeats, 10)) for name, parts in fresh().items()}
     labels = sorted(shares["plain"] | shares["DHA, fresh batch"], key=lambda label: -shares["plain"].get(label, 0))
     return (
-        f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch {batch}\n\n"
-        "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch here; its cost stands in a row of its own.\n\n"
+        f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch "
+        f"{batch}\n\n"
+        "Plain: the same child in the same supernet, fixed η, flip, crop and cutout. DHA's recovery is per epoch "
+        "here; its cost stands in a row of its own.\n\n"
         + common.table(("step", "ms, median", "÷ plain (median, quartiles)", "peak memory, MB", "÷ plain"), rows)
         + "\n\n"
         + common.table(

@@ -1,10 +1,8 @@
 """What a sweep adds to its runs' own time: python benchmarks/sweep.py [--runs 12 --workers 2 --epochs 20]
 
 Prints the scheduling overhead, wall-clock time against the runs' own time shared out over the workers, once the fork
-server stands (a first
-sweep of one run starts it), and the start of a run: of a sweep of one run, all but the seconds that the run counts
-itself (training and evaluation),
-beside what a fresh Python takes to import kit.search.engine.
+server stands (a first sweep of one run starts it), and the start of a run: of a sweep of one run, all but the seconds
+that the run counts itself (training and evaluation), beside what a fresh Python takes to import kit.search.engine.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from pathlib import Path
 
 from kit.lab import sweep
 from kit.run import provenance, store
-from kit.search.engine import pick_device
+from kit.run.provenance import pick_device
 
 
 def main() -> None:
@@ -28,7 +26,8 @@ def main() -> None:
     a = parser.parse_args()
     where = provenance.describe(pick_device("auto"))
     print(
-        f"{where['device']}, {where['processor']}, commit {where['commit']}; {a.runs} runs of {a.epochs} epochs, {a.workers} workers"
+        f"{where['device']}, {where['processor']}, commit {where['commit']}; {a.runs} runs of {a.epochs} epochs, "
+        f"{a.workers} workers"
     )
     imported = []
     for _ in range(a.repeats):
@@ -40,7 +39,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             first = started(sweep.grid(**small, seed=0, epochs=1), folder)
             print(
-                f"start of a run, {'from the standing' if i else 'with the start of the'} fork server: {first:.2f} s beside its own seconds; import {min(imported):.2f} s",
+                f"start of a run, {'from the standing' if i else 'with the start of the'} fork server: {first:.2f} s "
+                f"beside its own seconds; import {min(imported):.2f} s",
                 flush=True,
             )
             began = time.perf_counter()
@@ -51,7 +51,8 @@ def main() -> None:
             sweep.require_all(result)
             own = sum(run.metrics["seconds"] for run in result.runs)
             print(
-                f"wall {wall:.2f} s, runs' own {own:.2f} s: overhead {wall / (own / a.workers) - 1:+.1%} (repeat {i + 1} of {a.repeats})",
+                f"wall {wall:.2f} s, runs' own {own:.2f} s: overhead {wall / (own / a.workers) - 1:+.1%} (repeat "
+                f"{i + 1} of {a.repeats})",
                 flush=True,
             )
 

@@ -2,8 +2,8 @@
 is.
 
 NCHW tensors, one module per operation with a ReLU of its own, gates multiplied onto outputs, `.grad` fields,
-torch.optim, and batches from a
-DataLoader whose workers transform PIL images one by one. It knows nothing of kit but a genotype's words.
+torch.optim, and batches from a DataLoader whose workers transform PIL images one by one. It knows nothing of kit but a
+genotype's words.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 
 from kit import Config, KitError, search
 from kit.lab import notebook
-from kit.search import ranks as distributed
+from kit.search import ranks
 
 
 def parameters(arguments: list[str]) -> dict:
@@ -36,18 +36,18 @@ def main(arguments: list[str]) -> None:
             sep="\n",
         )
         sys.exit(0 if arguments else 2)
-    with distributed.joined():
+    with ranks.joined():
         try:
-            run = search(distributed.together(lambda: Config(**parameters(arguments))))
+            run = search(ranks.together(lambda: Config(**parameters(arguments))))
         except KitError as error:
-            if not isinstance(error, distributed.Told):
-                mark = f"rank {distributed.rank()}: " if distributed.count() > 1 else ""
+            if not isinstance(error, ranks.RaisedElsewhere):
+                mark = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
                 print(f"{mark}{error}", file=sys.stderr, flush=True)
             sys.exit(1)
-        if distributed.first():
+        if ranks.first():
             print(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
 
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    distributed.leave()
+    ranks.leave()

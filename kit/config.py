@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import copy
 import hashlib
@@ -78,7 +77,7 @@ class Config(BaseModel):
     )
     arch: str = Field(description="α: the architecture learner, given, or random")
     augment: str = Field(description="τ: the augmentation policy, learned or fixed")
-    policy: str | None = Field(None, description="a run's directory: train with the τ that it found, as it stands")
+    policy: str | None = Field(None, description="a run's directory: train with the τ that it learned, unchanged")
     hyper: str = Field(description="η: the learner of the hyper-parameters, or fixed")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
@@ -118,85 +117,73 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        for kind, parts in PARTS.items():
-            parts[getattr(self, kind)]  # raises the error that names the valid ones
+        chosen = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
         if not _stored.get() and self.dataset not in data.datasets():
             if not os.path.exists(os.path.expanduser(self.dataset)):
                 data.load_dataset(self.dataset)  # raises the error that names the valid ones
-        self._check_epochs()
-        for name in ("channels", "search_channels"):
-            if getattr(self, name) % 2:
-                raise KitError(f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise KitError(f"device={self.device!r} is not auto, cpu, cuda or cuda:N")
-        self._check_fit()
-        for kind, parts in PARTS.items():
-            parts[getattr(self, kind)].check(self)
+        for problem in (*self._wrong_numbers(), *self._mismatches()):
+            raise KitError(problem)
+        for part in chosen:
+            part.check(self)
         return self
 
-    def _check_epochs(self) -> None:
-        before = len(self.stages) - 1
+    def _wrong_numbers(self) -> Iterator[str]:
+        before, own = len(self.stages) - 1, f"search_epochs={self.search_epochs}"
         if self.search_epochs > self.epochs:
-            raise KitError(
-                f"search_epochs={self.search_epochs} is more than epochs={self.epochs}: the search stage is part of "
-                "the run"
-            )
+            yield f"{own} is more than epochs={self.epochs}: the search stage is part of the run"
         if self.stages[-1].restart and self.search_epochs == self.epochs:
-            raise KitError(
-                f"method {self.method!r} trains the found network from scratch: search_epochs={self.search_epochs} "
-                "leaves no epoch"
-            )
+            yield f"method {self.method!r} trains the found network from scratch: {own} leaves no epoch"
         if self.search_epochs < before:
-            raise KitError(
-                f"search_epochs={self.search_epochs} is less than one for each of the {before} stages before the last: "
-                f"set search_epochs={before} or more, or fewer trials"
+            yield (
+                f"{own} is less than one for each of the {before} stages before the last: set search_epochs={before} "
+                "or more, or fewer trials"
             )
+        for name in ("channels", "search_channels"):
+            if getattr(self, name) % 2:
+                yield f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)"
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            yield f"device={self.device!r} is not auto, cpu, cuda or cuda:N"
 
-    def _check_fit(self) -> None:
-        space, arch, learner = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make
+    def _mismatches(self) -> Iterator[str]:
+        """Why the method, the space and the learners cannot work together."""
+        space, arch, hyper = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make
         searches = any(stage.search for stage in self.stages)
         if searches and not arch.searches:
-            searching = ", ".join(name for name, part in ARCH.items() if part.make.searches)
-            raise KitError(
-                f"method {self.method!r} searches and needs an arch that does ({searching}), got {self.arch!r}; to "
-                "train "
-                "one network use method='da+hpo' or 'plain'"
+            yield (
+                f"method {self.method!r} searches and needs an arch that does ({_names(ARCH, 'searches')}), got "
+                f"{self.arch!r}; to train one network use method='da+hpo' or 'plain'"
             )
         if not searches and arch.searches:
-            raise KitError(
-                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', "
-                "or a "
-                "method that searches, such as 'dha'"
+            yield (
+                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or "
+                "a method that searches, such as 'dha'"
             )
         if not space.searchable and self.arch != "given":
-            choices = ", ".join(repr(name) for name, part in SPACES.items() if part.make.searchable)
-            raise KitError(
+            yield (
                 f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use one of the "
-                "spaces "
-                f"{choices}, or method='da+hpo' or 'plain' with this space"
+                f"spaces {_names(SPACES, 'searchable')}, or method='da+hpo' or 'plain' with this space"
             )
         if arch.weighs and not space.absorbs_gates:
-            raise KitError(
+            yield (
                 f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when "
-                "they "
-                "are fixed (its blocks do not end in a normalisation of their own): use space='cell', or arch='dsnas'"
+                "they are fixed (its blocks do not end in a normalisation of their own): use space='cell', or "
+                "arch='dsnas'"
             )
         if arch.retrain and not self.stages[-1].restart:
-            raise KitError(
+            yield (
                 f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does "
                 "not train that anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'"
             )
-        if learner.trials != any(stage.repeat for stage in self.stages):
-            raise KitError(
-                f"hyper={self.hyper!r} {'runs' if learner.trials else 'does not run'} whole trials, and method "
-                f"{self.method!r} {'has none' if learner.trials else 'is made of them'}: use method='random-search' or "
+        if hyper.trials != any(stage.repeat for stage in self.stages):
+            yield (
+                f"hyper={self.hyper!r} {'runs' if hyper.trials else 'does not run'} whole trials, and method "
+                f"{self.method!r} {'has none' if hyper.trials else 'is made of them'}: use method='random-search' or "
                 "'bayesian' with them, and another hyper without"
             )
         if self.policy is not None and not AUGMENT[self.augment].make.learns:
-            learned = ", ".join(name for name, part in AUGMENT.items() if part.make.learns)
-            raise KitError(
+            yield (
                 f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that "
-                f"run learned ({learned})"
+                f"run learned ({_names(AUGMENT, 'learns')})"
             )
 
     @property
@@ -227,37 +214,31 @@ class Config(BaseModel):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Config:
-        """A configuration as a run directory recorded it, validated like a given one.
+        """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed.
 
-        Its data may lie elsewhere by now, so they are not looked for, and its plug-ins are not executed. Raises
-        KitError where they are needed and have not been loaded.
+        Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded.
         """
-        with _as_stored():
-            try:
-                return cls(**values)
-            except KitError as error:
-                plugins = values.get("plugins")
-                if not plugins:
-                    raise
-                raise KitError(
-                    f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), "
-                    "which "
-                    f"opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
-                    f"({error})"
-                ) from None
+        token = _stored.set(True)
+        try:
+            return cls(**values)
+        except KitError as error:
+            if not (plugins := values.get("plugins")):
+                raise
+            raise KitError(
+                f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), "
+                f"which opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
+                f"({error})"
+            ) from None
+        finally:
+            _stored.reset(token)
 
     def but(self, **changes: Any) -> Config:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
         return Config(**{**self.model_dump(), **changes})
 
 
-@contextlib.contextmanager
-def _as_stored() -> Iterator[None]:
-    token = _stored.set(True)
-    try:
-        yield
-    finally:
-        _stored.reset(token)
+def _names(parts: Registry, trait: str) -> str:
+    return ", ".join(name for name, part in parts.items() if getattr(part.make, trait))
 
 
 # ---- fields of parts -----------------------------------------------------------------------------
@@ -268,20 +249,16 @@ def _adopt(parts: Registry, part: Part) -> None:
     if parts not in (*PARTS.values(), STEPS) or part.options is None:
         return
     for name, field in part.options.model_fields.items():
-        known = Config.__pydantic_fields__.get(name)
-        if known is not None and (known.annotation, known.metadata, known.default) != (
-            field.annotation,
-            field.metadata,
-            field.default,
-        ):
-            raise KitError(
-                f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
-                f"{field.default!r}, which kit.Config has as {known.annotation} with default {known.default!r}: "
-                "declare it alike, or under another name"
-            )
-        if known is None:
+        there = Config.__pydantic_fields__.get(name)
+        if there is None:
             Config.__pydantic_fields__[name] = copy.copy(field)
             Config.__annotations__[name] = field.annotation
+        elif any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
+            raise KitError(
+                f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
+                f"{field.default!r}, which kit.Config has as {there.annotation} with default {there.default!r}: "
+                "declare it alike, or under another name"
+            )
     Config.model_rebuild(force=True)
 
 
@@ -297,19 +274,16 @@ def fields() -> dict[str, tuple[str, Any]]:
 
 def _filled(given: dict[str, Any]) -> dict[str, Any]:
     """Preset, then method, then the parts chosen, then the method's own values, then what was given."""
-    tables = {}
-    for kind, table in (("preset", PRESETS), ("method", METHODS)):
-        name = given.get(kind, Config.model_fields[kind].default)
-        if not isinstance(name, str) or name not in table:
-            raise errors.unknown(kind, name, table)
-        tables[kind], tables[f"{kind}_name"] = table[name], name
-    preset, method = tables["preset"], tables["method"]
+    name, method_name = (given.get(kind, Config.model_fields[kind].default) for kind in ("preset", "method"))
+    for kind, chosen, table in (("preset", name, PRESETS), ("method", method_name, METHODS)):
+        if not isinstance(chosen, str) or chosen not in table:
+            raise errors.unknown(kind, chosen, table)
+    preset, method = PRESETS[name], METHODS[method_name]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
     chosen = [(PARTS[kind], given.get(kind, filled[kind])) for kind in PARTS]
-    chosen += [(STEPS, stage.step) for stage in method.stages]
-    for parts, name in chosen:
-        if name in parts:
-            filled |= parts[name].values(tables["preset_name"])
+    for parts, part in (*chosen, *((STEPS, stage.step) for stage in method.stages)):
+        if part in parts:
+            filled |= parts[part].values(name)
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
         trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1

@@ -13,10 +13,10 @@ Role = Literal["learn", "default", "derived"]
 class Stage:
     """A part of a run.
 
-    search: α is searched; ends when the architecture is frozen. augment, hyper: whether the method's τ and η learn in
-    it, the preset's fixed ones stand in (default), or what the stage before found is used (derived). restart: begins
-    with new weights and a schedule of its own. step: see `kit.search.step`. warm_up: the share of the stage before its
-    τ (bi-level) or its controllers (reward) learn. repeat: once for every one of the configuration's trials.
+    search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
+    learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
+    restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
+    share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat: once per trial.
     """
 
     name: str
@@ -68,19 +68,18 @@ class Method:
     @property
     def searches(self) -> str:
         """The Greek letters of what learns in it: "τ α η"."""
-        letters = {
+        learns = {
             "τ": self.augment != "default",
             "α": any(stage.search for stage in self.stages),
             "η": self.hyper != "default",
         }
-        return " ".join(letter if learns else "·" for letter, learns in letters.items())
+        return " ".join(letter if learned else "·" for letter, learned in learns.items())
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
-        augment = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}.get(
-            self.augment, self.augment
-        )
-        hyper = {"learned": preset["learned_hyper"], "default": "fixed"}.get(self.hyper, self.hyper)
+        augments = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}
+        hypers = {"learned": preset["learned_hyper"], "default": "fixed"}
+        augment, hyper = augments.get(self.augment, self.augment), hypers.get(self.hyper, self.hyper)
         return {"space": self.space, "arch": self.arch, "augment": augment, "hyper": hyper}
 
 
@@ -169,7 +168,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class Names(list):
+class MethodNames(list):
     """Names of methods, printed as a table with what each one searches."""
 
     def __str__(self) -> str:
@@ -180,6 +179,6 @@ class Names(list):
     __repr__ = __str__
 
 
-def methods() -> Names:
+def methods() -> MethodNames:
     """Names that `Config(method=…)` accepts."""
-    return Names(METHODS)
+    return MethodNames(METHODS)

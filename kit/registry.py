@@ -64,13 +64,8 @@ class Part:
 
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
-        chosen = {}
-        for name, value in self.brings.items():
-            if not isinstance(value, Mapping):
-                chosen[name] = value
-            elif preset in value:
-                chosen[name] = value[preset]
-        return chosen
+        by_preset = {name: v if isinstance(v, Mapping) else {preset: v} for name, v in self.brings.items()}
+        return {name: values[preset] for name, values in by_preset.items() if preset in values}
 
 
 class Registry(Mapping[str, Part]):
@@ -104,8 +99,8 @@ class Registry(Mapping[str, Part]):
                     f"{self.kind} {name!r} of {source} is already registered by {taken.source}: give it another name"
                 )
             part = Part(name, make, title or name, colour, brings or {}, settings, source, options)
-            for told in _listeners:
-                told(self, part)
+            for callback in _listeners:
+                callback(self, part)
             self._parts[name] = part
             return make
 
@@ -117,8 +112,11 @@ class Registry(Mapping[str, Part]):
             raise errors.unknown(self.kind, name, self._parts)
         return self._parts[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._parts.get(name, default)
+
     def __contains__(self, name: object) -> bool:
-        return name in self._parts
+        return isinstance(name, str) and name in self._parts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
@@ -130,13 +128,14 @@ class Registry(Mapping[str, Part]):
 _listeners: list[Callable[[Registry, Part], None]] = []
 
 
-def listen(told: Callable[[Registry, Part], None]) -> None:
-    """`told` is called with each part before it is registered, and may refuse it by raising KitError."""
-    _listeners.append(told)
+def listen(callback: Callable[[Registry, Part], None]) -> None:
+    """callback(registry, part) runs before each part is registered, and may refuse it by raising KitError."""
+    _listeners.append(callback)
 
 
 def _source(make: Any) -> str:
     try:
+        make = inspect.unwrap(make)  # a decorator of the kit's may stand around the user's function
         return f"{inspect.getsourcefile(make)}:{inspect.getsourcelines(make)[1]}"
     except (OSError, TypeError):
         return getattr(make, "__module__", "?")
@@ -152,17 +151,15 @@ _loaded: dict[Path, str] = {}
 
 
 def load_plugins(files: str) -> None:
-    """Run plug-in files, once each; their register calls make their parts known.
+    """Run plug-in files, once each, so that they register their parts.
 
     files: paths with commas between them. Raises KitError, with the file and the line, for one that is missing or
     raises.
     """
-    for name in files.split(","):
-        path = Path(name.strip()).expanduser().absolute()
+    for name in map(str.strip, files.split(",")):
+        path = Path(name).expanduser().absolute()
         if not path.is_file():
-            raise KitError(
-                f"plug-in {name.strip()!r} is not a file: give the path of a Python file, plugins='my_file.py'"
-            )
+            raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if _loaded.get(path) == digest:
             continue
@@ -174,9 +171,8 @@ def load_plugins(files: str) -> None:
         except Exception as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             line = lines[-1] if lines else getattr(error, "lineno", "?")
-            raise KitError(
-                f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file"
-            ) from error
+            what = f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}"
+            raise KitError(f"{what}; mend the file") from error
         _loaded[path] = digest
 
 

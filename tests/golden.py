@@ -31,9 +31,11 @@ BY_METHOD = {
 
 
 def where() -> str:
-    """What rounding depends on."""
-    model = next((s for s in _cpuinfo() if s.startswith("model name")), platform.processor())
-    return f"{model.split(':')[-1].strip()}, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    """What rounding depends on: processor and its instructions, torch."""
+    about = dict(line.split(":", 1) for line in _cpuinfo() if ":" in line)
+    about = {name.strip(): value.strip() for name, value in about.items()}
+    flags = hashlib.sha256(" ".join(sorted(about.get("flags", "").split())).encode()).hexdigest()[:8]
+    return f"{about.get('model name', platform.processor())}, flags {flags}, torch {torch.__version__}"
 
 
 def _cpuinfo() -> list[str]:

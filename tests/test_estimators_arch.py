@@ -86,8 +86,7 @@ def test_the_probabilities_of_all_ordered_draws_are_plackett_luce_and_sum_to_one
 @pytest.mark.parametrize("kind", SIZES)
 def test_dsnas_is_its_definition_over_all_paths(kind: str):
     """Σ_Z p(Z) r(Z) ∇ log p(Z) (eq. 5): the gradient of Σ_Z Π_k p(z_k | z_<k) r_k(Z) with r, and all factors but the
-    pick's own, constant.
-    Within 1e-10."""
+    pick's own, constant. Within 1e-10."""
     slots = SIZES[kind]
     learner = dsnas(slots)
     found, expected = torch.zeros_like(learner.logits), torch.zeros_like(learner.logits)
@@ -144,11 +143,9 @@ def snas(copies: int, size: int, row: Tensor, temperature: float) -> Snas:
 
 def test_the_gradient_of_snas_tends_to_that_of_dsnas():
     """Two slots of three candidates under a loss that is linear in each slot's gates (what one takes is added up), so
-    that ∂L/∂gate says
-    all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with λ, and at 0.1 and
-    0.03 every entry is
-    within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the gradient's norm: the variance grows as
-    1/λ)."""
+    that ∂L/∂gate says all of it: E over Gumbel noise of eq. 4 → E_Z[r(Z) ∇ log p(Z)] as λ → 0. The distance falls with
+    λ, and at 0.1 and 0.03 every entry is within four standard errors of 8,000 samples (at 0.03 one is up to 7% of the
+    gradient's norm: the variance grows as 1/λ)."""
     n, samples = 3, 8000
     rows, c = normal(2, n, seed=5), couple(n)
     slots = block_slots(n, n)
@@ -165,17 +162,14 @@ def test_the_gradient_of_snas_tends_to_that_of_dsnas():
     for temperature in TEMPERATURES:
         learner.temperature = temperature
         learner.generator.manual_seed(3)  # the same noise for all: what differs is λ
-        weights = learner._by_candidate(learner._weights())
+        picks, weights = learner.draw()
         z = weights.detach().view(samples, 2, n)
         gates = torch.stack([z[:, 1] @ c.T, z[:, 0] @ c], dim=1).view(-1, n)
-        found = learner.estimate(Child((), memory=weights), gates=list(gates))[0].view(samples, 2, n)
+        found = learner.estimate(Child(picks, memory=weights), gates=list(gates))[0].view(samples, 2, n)
         distances.append(float((found.mean(0) - limit).norm()))
         error = found.std(0) / math.sqrt(samples)
         near = ((found.mean(0) - limit).abs() < 4 * error).all()
         assert near if temperature <= 0.1 else temperature < 1 or not near  # at 1 the distance is no noise
-        print(
-            f"λ={temperature}: distance {distances[-1]:.4f} of {float(limit.norm()):.4f}, largest standard error {float(error.max()):.4f}"
-        )
     assert distances[0] > 5 * distances[1] > 5 * distances[2] and error.max() < 0.08 * limit.norm()
 
 
@@ -185,18 +179,18 @@ def quadrature(value, logits: Tensor, temperature: float, points: int = 4000) ->
     """
     learner = snas(points, 2, logits, temperature)
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    learner._gumbel = lambda shape: torch.stack([u.logit(), torch.zeros_like(u)], dim=1).view(shape)
-    weights = learner._by_candidate(learner._weights())
+    learner.gumbel = lambda shape: torch.stack([u.logit(), torch.zeros_like(u)], dim=1).view(shape)
+    picks, weights = learner.draw()
     z = weights.detach().clone().requires_grad_()
     (gates,) = torch.autograd.grad(value(z).sum(), z)
-    return learner.estimate(Child((), memory=weights), gates=list(gates))[0].mean(0)
+    return learner.estimate(Child(picks, memory=weights), gates=list(gates))[0].mean(0)
 
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_without_chance_the_distance_vanishes_with_the_temperature(linear: bool):
     """Two candidates, integrated at 4,000 quantiles. The limit is ∇ Σ_c p_c L(c). DSNAS's estimate is the same with r_c
-    for L(c), its first
-    order: equal where the loss is linear in the gate, else apart by that remainder however low λ is."""
+    for L(c), its first order: equal where the loss is linear in the gate, else apart by that remainder however low λ
+    is."""
     logits, v = torch.tensor([0.4, -0.3], dtype=torch.float64), torch.tensor([1.3, -0.7], dtype=torch.float64)
 
     def value(z: Tensor) -> Tensor:
@@ -233,7 +227,7 @@ def test_the_mixtures_gradients_are_autograds_through_the_softmax_of_every_edge(
         )
         noise = torch.zeros(learner.members.shape, dtype=torch.float64)
         if kind is Snas:
-            noise = learner._gumbel(learner.members.shape)
+            noise = learner.gumbel(learner.members.shape)
             learner.generator.manual_seed(7)
         child = learner.sample()
         leaf = learner.logits.detach().clone().requires_grad_()
@@ -287,7 +281,8 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
                 set(edges) if all_edges else set((beta[s, edges] + edge_noise[s, edges]).topk(2).indices.tolist())
             )
         sizes = [len(p) for p in child.picks]
-        value = lambda g: loss([torch.cat([part, torch.ones(1, dtype=torch.float64)]) for part in g.split(sizes)])  # noqa: E731
+        one = torch.ones(1, dtype=torch.float64)
+        value = lambda g, sizes=sizes, one=one: loss([torch.cat([part, one]) for part in g.split(sizes)])
         leaf = torch.ones(sum(sizes), dtype=torch.float64, requires_grad=True)
         found = learner.estimate(child, gates=list(torch.autograd.grad(value(leaf), leaf)[0].split(sizes)))
         expected = torch.autograd.grad(value(torch.stack(gates)), [alpha, beta], allow_unused=True)
@@ -304,12 +299,11 @@ def quality(path: tuple[tuple[int, ...], ...]) -> float:
     return 0.5 + 0.5 * math.sin(sum((s + 2) * (c + 1) ** 1.5 for s, order in enumerate(path) for c in order))
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("constant", [0.0, 0.4])
+@pytest.mark.parametrize(("kind", "constant"), zip(SIZES, (0.0, 0.4)))
 def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str, constant: float):
     """Σ_Z p(Z) estimate(Z) = −∇ E[Q] to 1e-10, whatever constant the baseline is."""
     slots = SIZES[kind]
-    learner = with_logits(Reinforce(slots, stream(), FREE, lr=0.1, baseline=1.0))
+    learner = with_logits(Reinforce(slots, stream(), FREE, lr=0.1, reward_baseline=1.0))
     learner.baseline.value = constant
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]

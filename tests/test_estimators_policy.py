@@ -1,6 +1,5 @@
 """τ's policy gradient (DAAS eq. 3, 4, 11–13) against ∇_γ of the expectation enumerated over every policy, and the
-rewards it learns from
-against explicit inner products: in float64."""
+rewards it learns from against explicit inner products: in float64."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from tests_toy import Plain, batch, batches, child_of, normal, stream, supernet
 from torch import Tensor
 
 from kit.arch import Darts
-from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient, gradient
-from kit.search import grads, step
+from kit.augment import ALL_OPS, Basics, Draw, PolicyGradient
+from kit.search import grads, signals
 from kit.search.grads import Gradient, Momentum
 from kit.space import Child
 from kit.space.limits import Limits
@@ -29,14 +28,9 @@ EVENTS = [(op, b) for op in range(len(OPS)) for b in (None, *range(BINS))]
 POLICIES = list(itertools.product(EVENTS, repeat=2))  # Γ, in order
 
 
-@pytest.fixture(autouse=True)
-def _two_bins(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gradient, "BINS", BINS)
-
-
 def policy(**settings) -> PolicyGradient:
     """K = 2 operations of 2 bins in float64, at logits of no particular kind."""
-    p = PolicyGradient(Basics(), stream(1), lr=0.1, **({"ops": OPS} | settings))
+    p = PolicyGradient(Basics(), stream(1), lr=0.1, bins=BINS, **({"ops": OPS} | settings))
     p.pi, p.apply_logit, p.delta = (normal(*v.shape, seed=i + 2).requires_grad_() for i, v in enumerate(p.variables()))
     return p
 
@@ -101,9 +95,7 @@ def enumerated(p: PolicyGradient, rewards: Tensor) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient, "BINS", BINS)
-        return Scene(policy())
+    return Scene(policy())
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -166,7 +158,7 @@ def test_derived_draws_operations_as_learned_at_the_likeliest_magnitude_for_ever
 def test_a_policy_adopted_from_its_record_is_the_same_policy():
     p = policy()
     found = {name: values.tolist() for name, values in p.snapshot().items() if name != "counts"}
-    q = PolicyGradient(Basics(), stream(9), lr=0.1, ops=OPS)
+    q = PolicyGradient(Basics(), stream(9), lr=0.1, ops=OPS, bins=BINS)
     q.adopt(json.loads(json.dumps(found)))
     torch.testing.assert_close(
         q.log_probability(draw_of(*POLICIES)).double(), p.log_probability(draw_of(*POLICIES)), rtol=0, atol=1e-5
@@ -294,7 +286,7 @@ def test_one_forward_derivative_is_every_images_inner_product(where: str, kind: 
     assert all(m.track_running_stats for m in net.norms_of(child.picks))
     assert expected.abs().min() > 1e-6 and len(set(expected.tolist())) == 3
     mean = gradient_of(net, child.still(), 2)  # and their mean is ⟨v, ∇L⟩, the paper's reward of a shared draw
-    assert float(expected.mean()) == pytest.approx(float(step._product(direction, mean)), rel=1e-10)
+    assert float(expected.mean()) == pytest.approx(float(signals.product(direction, mean)), rel=1e-10)
 
 
 @pytest.mark.parametrize("where", ["cell", "choice", "mobile"])
@@ -312,7 +304,7 @@ def test_the_reward_is_taken_one_step_ahead_and_the_training_gradient_at_the_wei
             moved.get_parameter(names[id(p)]).sub_(0.05 * g)
     there = gradient_of(moved, Child(child.picks), 30)
     v = Gradient(inner.parameters, there.theta)
-    found = signals.alignment(net, {"val": batches(30, n=3)}, x, y, child, inner, lr)
+    found = signals.alignment(net, {"val": batches(30, n=3)}, (x, y), child, inner, lr)
     torch.testing.assert_close(found, explicit(net, x, y, child, v), rtol=1e-8, atol=1e-11)
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
     here = explicit(net, x, y, child, gradient_of(net, Child(child.picks), 30))
@@ -335,7 +327,7 @@ def test_many_rewards_cost_one_backward_pass_where_explicit_ones_cost_one_each(m
     monkeypatch.setattr(torch.autograd, "grad", counting("backward", torch.autograd.grad))
     monkeypatch.setattr(net, "scores", counting("forward", net.scores))
     rewards = signals.alignment(
-        net, {"val": batches(30, n=12)}, x, y, child, inner, torch.tensor(0.05, dtype=torch.float64)
+        net, {"val": batches(30, n=12)}, (x, y), child, inner, torch.tensor(0.05, dtype=torch.float64)
     )
     assert len(rewards) == 12 and passes == {
         "forward": 2,

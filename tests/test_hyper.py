@@ -99,7 +99,7 @@ class Scene:
             self.gradient, torch.tensor(LR * SCHEDULE, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64)
         )
 
-    @functools.cache
+    @functools.cache  # noqa: B019
     def differences(self, outer_child: Child, seed: int, h: float = 1e-5) -> list[float]:
         """∂L/∂log lr and ∂L/∂log decay, where the step uses lr · schedule."""
         result = []
@@ -120,9 +120,8 @@ class Scene:
 scene_with = functools.cache(Scene)
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.05])
 @pytest.mark.parametrize("name", ["fresh", "validation", "lookahead"])
-@pytest.mark.parametrize("same_child", [True, False])
+@pytest.mark.parametrize(("clip", "same_child"), [(0.0, True), (0.05, False)])
 def test_hyper_gradients_equal_finite_differences_of_a_real_step(name: str, clip: float, same_child: bool):
     scene = scene_with(clip)
     outer_child = scene.child if same_child else scene.other
@@ -140,19 +139,6 @@ def test_hyper_gradients_equal_finite_differences_of_a_real_step(name: str, clip
     expected = torch.tensor(scene.differences(outer_child, 30), dtype=torch.float64)
     assert expected.abs().min() > 1e-6
     torch.testing.assert_close(learner.log.grad, expected, rtol=2e-5, atol=1e-9)
-
-
-def test_gradients_in_plain_units_are_the_two_scalar_products():
-    """∂L/∂lr = −⟨g', v'⟩ and ∂L/∂wd = −lr ⟨g', θ⟩ with θ from before the step (METHOD section 3)."""
-    scene = Scene(0.0)
-    before = [p.detach().clone() for p in scene.gradient.parameters]
-    trace = scene.trace
-    g = [torch.randn_like(p) for p in trace.parameters]
-    by_lr, by_decay = trace.hyper_gradient(trace.parameters, g)
-    assert float(by_lr) == pytest.approx(-sum(float((a * v).sum()) for a, v in zip(g, trace.momentum)), rel=1e-10)
-    assert float(by_decay) == pytest.approx(
-        -LR * SCHEDULE * sum(float((a * t).sum()) for a, t in zip(g, before)), rel=1e-9
-    )
 
 
 def test_weights_that_the_step_did_not_move_do_not_count():
@@ -227,7 +213,7 @@ def test_adam_by_hand_over_three_steps():
     m, v = [0.0, 0.0], [0.0, 0.0]
     for t, g in enumerate((5.0, -1.0, 2.0), start=1):
         trace = one_weight()
-        learner.update(trace, outer=lambda _, g=g: Gradient(trace.parameters, [torch.tensor([g])], []))
+        learner.update(trace, outer=lambda _, g=g, trace=trace: Gradient(trace.parameters, [torch.tensor([g])], []))
         for i, slope in enumerate((0.1 * -3 * g, 0.04 * -0.1 * 2.3 * g)):
             m[i], v[i] = 0.9 * m[i] + 0.1 * slope, 0.999 * v[i] + 0.001 * slope**2
             logs[i] -= 1e-2 * (m[i] / (1 - 0.9**t)) / (math.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
@@ -237,13 +223,6 @@ def test_adam_by_hand_over_three_steps():
     assert float(lr) == pytest.approx(0.5 * math.exp(logs[0]), rel=1e-6) and float(decay) == pytest.approx(
         math.exp(logs[1]), rel=1e-6
     )
-
-
-def test_a_gradient_that_rewards_longer_steps_raises_the_rate():
-    """g' against the step's direction (the step descended too little): −⟨g', v'⟩ < 0, so lr grows."""
-    learner, trace = HYPER["fresh"].make(0.2, 0.04, step=1e-2), one_weight()
-    learner.update(trace, outer=lambda _: Gradient(trace.parameters, [torch.tensor([1.0])], []))
-    assert float(learner.sample().lr) > 0.2
 
 
 @pytest.mark.parametrize("name", ["fixed", "fresh", "hgd", "lookahead", "validation"])

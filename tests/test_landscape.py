@@ -4,6 +4,7 @@ alone, and several runs measured alike.
 
 import functools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import kit
+from kit import figures
 from kit.data import ImageSet
 from kit.errors import KitError
 from kit.studies import landscape
@@ -151,9 +153,8 @@ def test_a_quadratic_rises_by_half_its_curvature_times_the_radius_squared(data):
     net, x, y = quadratic()
     metric = Loss(F.mse_loss, x, y)
     lines = landscape.line(net, data, directions=5, steps=5, radii=(0.25, 0.5), seed=2, metric=metric)
-    directions = (
-        landscape.direction(net, 2, name)["weight"] for name in ("δ", "η", *(f"direction {k}" for k in (3, 4, 5)))
-    )
+    names = ("δ", "η", "direction 3", "direction 4", "direction 5")
+    directions = (landscape.direction(net, 2, name)["weight"] for name in names)
     along = np.array([float(2 / 4 * (x @ d.T).square().sum() / len(x)) for d in directions])
     assert lines.coordinates.tolist() == [-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]
     for r in (0.25, 0.5, 1.0):
@@ -208,9 +209,8 @@ def test_metrics_of_the_librarys_kind_may_give_arrays_and_move_the_copy(data, tm
     assert plane.values.shape == (3, 3, 2) and np.array_equal(again.values, plane.values)
     assert ((plane.values[..., 1] >= 0) & (plane.values[..., 1] <= 1)).all()
     shaken = MetricPipeline([LossPerturbations(*images, 3, 1.0), Loss(*images)])  # moves biases and norms, too
-    np.testing.assert_allclose(
-        landscape.plane(net, data, steps=3, metric=lambda w: shaken(w)[1]).values, loss, rtol=1e-5
-    )
+    found = landscape.plane(net, data, steps=3, metric=lambda wrapper: shaken(wrapper)[1])
+    np.testing.assert_allclose(found.values, loss, rtol=1e-5)
 
 
 def test_what_was_interrupted_goes_on_and_a_foreign_file_is_refused(data, tmp_path, monkeypatch):
@@ -233,21 +233,13 @@ def test_what_was_interrupted_goes_on_and_a_foreign_file_is_refused(data, tmp_pa
         landscape.line(net, data, **options)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"steps": 20}, "steps=20: give an odd number from 3.*steps=21"),
-        ({"steps": 1}, "steps=3"),
-        ({"radius": 0.0}, "radius=0.0"),
-        ({"points_per_pass": 0}, "points_per_pass=0"),
-        ({"metric": len, "points_per_pass": 4}, "one model at a time"),
-        ({"directions": 0}, "directions=0"),
-        ({"radii": (0.5, -1.0)}, "radii="),
-    ],
-)
-def test_what_makes_no_grid_is_refused(data, given, said):
-    with pytest.raises(KitError, match=said):
-        landscape.line(network(), data, **given)
+def test_what_makes_no_grid_is_refused(data):
+    refused = {"steps": 20, "radius": 0.0, "points_per_pass": 0, "directions": 0, "radii": (0.5, -1.0)}
+    for name, value in refused.items():
+        with pytest.raises(KitError, match=f"{name}={re.escape(str(value))}: give "):
+            landscape.line(network(), data, **{name: value})
+    with pytest.raises(KitError, match="one model at a time"):
+        landscape.line(network(), data, metric=len, points_per_pass=4)
 
 
 # ---- several runs --------------------------------------------------------------------------------
@@ -278,7 +270,7 @@ def steeper(item: landscape.Landscape, by: float) -> landscape.Landscape:
     """As if another method had found it, on steeper ground."""
     run = kit.Run(item.run.path)
     run.config = run.config.model_copy(update={"method": "ista"})
-    lines = landscape.Lines(item.lines.coordinates, item.lines.values + by * (item.lines.coordinates != 0), 0)
+    lines = landscape.LossLines(item.lines.coordinates, item.lines.values + by * (item.lines.coordinates != 0), 0)
     return landscape.Landscape(run, "B", item.plane, lines, item.eigenvalue, item.images, item.eigenvalue_images)
 
 
@@ -335,21 +327,15 @@ def test_findings_pair_the_directions_of_models_and_the_seeds_of_methods(measure
 def test_the_report_says_the_numbers_and_is_made_again_from_its_summary(measured, tmp_path):
     path = report.write(measured, tmp_path / "reports", note="Alone on the machine.")
     text, csv = path.read_text(), path.with_suffix(".csv").read_bytes()
-    kinds = [
-        f"landscape-micro_digits{end}" for end in (".md", ".csv", ".json", *(f"-{k}.png" for k in report.PICTURES))
-    ]
-    assert sorted(file.name for file in path.parent.iterdir()) == sorted(kinds) and path.name == kinds[0]
+    kinds = report.PICTURES if not figures.why_no_png() else ()
+    ends = (".md", ".csv", ".json", *(f"-{kind}.png" for kind in kinds))
+    assert {file.name for file in path.parent.iterdir()} == {f"landscape-micro_digits{end}" for end in ends}
     mean, low, high = measured[0].lines.rise(0.5)
     command = "-p methods dha -p seed 0,1 -p steps 3 -p radius 0.5 -p directions 3 -p direction_seed 0 "
-    for said in (
-        f"{mean:.3g} [{low:.3g}, {high:.3g}]",
-        "Alone on the machine.",
-        "bit for bit.",
-        "60 test images",
-        command,
-    ):
+    numbers = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    for said in (numbers, command, "-p channels 4", "Alone on the machine.", "bit for bit.", "60 test images"):
         assert said in text
-    assert "-p channels 4" in text and "## By method" in text and "## One model" not in text  # there is one method
+    assert "## By method" in text and "## One model" not in text  # there is one method
     path.unlink(), path.with_suffix(".csv").unlink()
     assert report.rewrite(path.with_suffix(".json")) == path
     assert path.read_text() == text and path.with_suffix(".csv").read_bytes() == csv

@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import Lasso
 
 from kit.arch import lasso
-from kit.arch.lasso import fista, homotopy, soft, solve_on_support, violation
+from kit.arch.lasso import fista, homotopy, solve_on_support, violation
 from kit.errors import KitError
 
 
@@ -37,8 +37,7 @@ def objective(A: torch.Tensor, b: torch.Tensor, alpha: torch.Tensor, lam: float)
     return 0.5 * ((A @ alpha.unsqueeze(-1)).squeeze(-1) - b).square().sum(-1) + lam * alpha.abs().sum(-1)
 
 
-@pytest.mark.parametrize("lam", [1e-3, 1e-2, 0.1, 1.0])
-@pytest.mark.parametrize(("m", "n"), [(7, 14), (7, 35), (5, 5), (20, 6)])
+@pytest.mark.parametrize(("m", "n", "lam"), [(7, 14, 1e-2), (7, 35, 1e-3), (7, 35, 0.1), (5, 5, 1.0), (20, 6, 0.1)])
 def test_equals_scikit_learn(m: int, n: int, lam: float):
     A, b = problem((3,), m, n, seed=m * n)
     alpha = lasso(A, b, lam)
@@ -63,10 +62,9 @@ def test_dtype_is_that_of_A_and_single_precision_input_is_solved_in_double():
     torch.testing.assert_close(single.double(), lasso(A.float().double(), b.float().double(), 0.01), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_papers_lambda_is_solved_to_optimality(seed: int):
+def test_the_papers_lambda_is_solved_to_optimality():
     """λ = 1e-5 on the cell space's shapes, where coordinate descent does not converge."""
-    A, b = problem((8,), 7, 35, seed=seed, unit=True)
+    A, b = problem((32,), 7, 35, unit=True)
     alpha = lasso(A, b, 1e-5)
     assert float(violation(A, b, alpha, 1e-5).max()) <= 1e-9
     assert int((alpha != 0).sum(1).max()) <= 7  # a vertex: no more non-zeros than rows
@@ -75,7 +73,7 @@ def test_the_papers_lambda_is_solved_to_optimality(seed: int):
     assert float(((A @ alpha.unsqueeze(-1)).squeeze(-1) - b).abs().max()) < 1e-3
 
 
-@pytest.mark.parametrize("lam", [0.02, 0.1, 0.5])
+@pytest.mark.parametrize("lam", [0.02, 0.5])
 def test_the_two_solvers_agree(lam: float):
     A, b = problem((6,), 7, 28, seed=3, unit=True)
     exact, iterated = homotopy(A, b, lam), fista(A, b, lam, tol=1e-10)
@@ -86,8 +84,7 @@ def test_the_two_solvers_agree(lam: float):
 def test_violation_is_zero_at_the_optimum_and_the_residual_elsewhere():
     A = torch.eye(3, dtype=torch.float64).unsqueeze(0)
     b = torch.tensor([[2.0, -0.5, 0.1]], dtype=torch.float64)
-    alpha = soft(b, 0.3)  # the solution for an orthonormal A
-    torch.testing.assert_close(alpha, torch.tensor([[1.7, -0.2, 0.0]], dtype=torch.float64))
+    alpha = torch.tensor([[1.7, -0.2, 0.0]], dtype=torch.float64)  # soft thresholding solves an orthonormal A
     assert float(violation(A, b, alpha, 0.3)) < 1e-15
     torch.testing.assert_close(lasso(A, b, 0.3), alpha, atol=1e-12, rtol=0)
     off = alpha + torch.tensor([[0.25, 0.0, 0.0]], dtype=torch.float64)
@@ -102,13 +99,13 @@ def test_large_lambda_gives_zero_and_lambda_zero_interpolates():
     A, b = problem((3,), 7, 14)
     bound = float((A.mT @ b.unsqueeze(-1)).abs().max())
     assert (lasso(A, b, bound * 1.001) == 0).all()
-    assert (lasso(A, b, bound * 0.5) != 0).any()
+    assert (lasso(A, b, bound * 0.5) != 0).any() and (lasso(A, 0 * b, 1e-3) == 0).all()
     alpha = lasso(A, b, 0.0)
     torch.testing.assert_close((A @ alpha.unsqueeze(-1)).squeeze(-1), b, atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("lam", [1e-5, 1e-2])
-def test_padding_columns_stay_zero_and_change_nothing(lam: float):
+def test_padding_columns_stay_zero_and_change_nothing():
+    lam = 1e-5
     A, b = problem((4,), 7, 14, unit=True)
     padded = torch.cat([A, torch.zeros(4, 7, 21, dtype=A.dtype)], dim=2)
     alpha = lasso(padded, b, lam)
@@ -155,20 +152,12 @@ def test_duplicate_and_opposite_columns_are_still_solved(lam: float):
     )
 
 
-def test_b_of_zeros_recovers_to_zero():
-    A, b = problem((2,), 7, 14)
-    b[0] = 0
-    alpha = lasso(A, b, 1e-3)
-    assert (alpha[0] == 0).all() and (alpha[1] != 0).any()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda A, b: (A, b[:, :-1], 0.1), "A \\[..., m, n\\]"),
         (lambda A, b: (A[0, 0], b[0, 0], 0.1), "A \\[..., m, n\\]"),
         (lambda A, b: (A, b, -0.1), "λ ≥ 0"),
-        (lambda A, b: (A, b, float("nan")), "λ ≥ 0"),
         (lambda A, b: (A * float("nan"), b, 0.1), "finite"),
         (lambda A, b: (A, b + float("inf"), 0.1), "finite"),
     ],

@@ -21,6 +21,8 @@ from kit.hyper import read_bases
 from kit.hyper.base import HYPER, Searched
 from kit.methods import METHODS
 from kit.run import store
+from kit.search import engine, evaluate
+from kit.search.build import Parts
 from kit.search.engine import Search
 from kit.search.progress import Silent
 from kit.search.stages import holds_out, horizon
@@ -78,7 +80,7 @@ EPOCHS = 3  # one of search, two of tuning: boundaries inside and between stages
 
 
 def config_of(variant: str, seed: int = 0) -> Config:
-    return micro_config(**({"epochs": EPOCHS, "seed": seed} | VARIANTS[variant]))
+    return micro_config(**({"epochs": EPOCHS, "seed": seed, "batch_size": 96} | VARIANTS[variant]))
 
 
 def steps_of(run: Run) -> list[int]:
@@ -95,32 +97,42 @@ def build_supernet(run: Run) -> kit.space.Network:
     )
 
 
-class Evaluations:
-    """Which sets were evaluated, in order; wraps Search.evaluate."""
+class Watch(Silent):
+    """Keeps a copy of the run directory as its first epoch leaves it, and notes which sets were evaluated, in order."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.seen: list[str] = []
-        real = Search.evaluate
+    def __init__(self, out: Path, copies: Path):
+        self.out, self.copies, self.seen = out, copies, []
 
-        def evaluate(engine: Search, part: Any) -> tuple[float, float]:
-            self.seen.append(
-                {id(engine.sets.train): "train", id(engine.sets.val): "val", id(engine.sets.test): "test"}[id(part)]
-            )
-            return real(engine, part)
+    def start(self, name: str, epochs: int, done: int) -> None:
+        self.name = name
 
-        monkeypatch.setattr(Search, "evaluate", evaluate)
+    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
+        if done == 1:
+            shutil.copytree(self.out / self.name, self.copies / self.name)
+
+    def score(self, search: engine.Search, part: Any) -> evaluate.Score:
+        sets = search.sets
+        self.seen.append({id(sets.train): "train", id(sets.val): "val", id(sets.test): "test"}[id(part)])
+        return evaluate.score(search, part)
 
 
 @pytest.fixture(scope="module")
-def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directories of the runs of `finished` after their first epoch."""
+    return tmp_path_factory.mktemp("copies")
+
+
+@pytest.fixture(scope="module")
+def finished(micro: str, copies: Path, tmp_path_factory: pytest.TempPathFactory):
     """variant → (its uninterrupted run, the sets that it evaluated); run once."""
     out = tmp_path_factory.mktemp("runs")
 
     @functools.cache
     def run(variant: str) -> tuple[Run, list[str]]:
+        watch = Watch(out, copies)
         with pytest.MonkeyPatch.context() as patch:
-            evaluations = Evaluations(patch)
-            return kit.search(config_of(variant), out=out, progress=Silent()), evaluations.seen
+            patch.setattr(engine, "score", watch.score)
+            return kit.search(config_of(variant), out=out, progress=watch), watch.seen
 
     return run
 
@@ -259,17 +271,25 @@ def test_the_test_set_is_looked_at_once_and_last(variant: str, finished):
 
 
 @every_variant
-def test_stopped_between_epochs_and_resumed_it_is_the_same_run(variant: str, finished, tmp_path: Path):
-    """After the search stage, within the next one, and (two variants, to save time) before the evaluation; every time
-    in a new Search.
-    So two runs with the same seed are bit-identical, too."""
+def test_stopped_between_epochs_and_resumed_it_is_the_same_run(variant: str, finished, copies: Path):
+    """From what the first epoch left, stopped again after the second; every time in a new Search."""
     config, run = config_of(variant), finished(variant)[0]
-    for epoch in range(EPOCHS if variant in ("dha", "seq-dha") else EPOCHS - 1):
+    assert not (copies / config.name / "metrics.json").exists()
+    with pytest.raises(Stop):
+        kit.search(config, out=copies, progress=StopAfterEachEpoch())
+    assert store.read_state(sorted((copies / config.name / "checkpoints").glob("*"))[-1])["epoch"] == 2
+    assert_same_run(kit.search(config, out=copies, progress=Silent()), run)
+
+
+@pytest.mark.parametrize("variant", ["dha", "seq-dha"])
+def test_stopped_after_every_epoch_it_is_the_same_run(variant: str, finished, tmp_path: Path):
+    """The last time before the evaluation. So two runs with the same seed are bit-identical, too."""
+    config = config_of(variant)
+    for epoch in range(EPOCHS):
         with pytest.raises(Stop):
             kit.search(config, out=tmp_path, progress=StopAfterEachEpoch())
-        assert not (tmp_path / config.name / "metrics.json").exists()
         assert store.read_state(sorted((tmp_path / config.name / "checkpoints").glob("*"))[-1])["epoch"] == epoch + 1
-    assert_same_run(kit.search(config, out=tmp_path, progress=Silent()), run)
+    assert_same_run(kit.search(config, out=tmp_path, progress=Silent()), finished(variant)[0])
 
 
 @pytest.mark.parametrize("variant", ["dha", "seq-dha", "random", "plain"])
@@ -300,50 +320,42 @@ def test_starting_anew_puts_the_old_run_aside(finished, tmp_path: Path):
 # ---- stages --------------------------------------------------------------------------------------
 
 
-def stage_weights(variant: str, tmp_path: Path) -> tuple[Search, dict, dict]:
-    """The engine after the search stage; its state just before and after the next stage begins."""
-    engine = Search(config_of(variant), tmp_path / "run")
-    engine.records.snapshot(0, engine._alpha(), engine.parts.augment.snapshot())
-    before: dict = {}
-    real = engine._next_stage
-
-    def next_stage(score: float | None) -> None:
-        before.update(net={k: v.clone() for k, v in engine.parts.net.state_dict().items()}, parts=engine.parts)
-        real(score)
-
-    engine._next_stage = next_stage
-    engine.train_epoch()
-    assert before, "the search stage did not end"
-    return engine, before, {k: v.clone() for k, v in engine.parts.net.state_dict().items()}
+def after_search(variant: str, tmp_path: Path) -> tuple[Search, Parts]:
+    """The engine after the search stage, at the start of the next; the parts that searched."""
+    search = Search(config_of(variant), tmp_path / "run")
+    before = search.parts
+    search.train_epoch()
+    assert search.stage_index == 1, "the search stage did not end"
+    return search, before
 
 
 @pytest.mark.parametrize("variant", ["seq-dha", "seq-nas+da", "seq-nas+hpo"])
 def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, micro: str, tmp_path: Path):
-    engine, before, after = stage_weights(variant, tmp_path)
-    assert engine.stage.restart and engine.began == 1 and horizon(engine.config, 1, 1) == EPOCHS - 1
+    search, before = after_search(variant, tmp_path)
+    weights, after = before.net.state_dict(), search.parts.net.state_dict()
+    assert search.stage.restart and search.began == 1 and horizon(search.config, 1, 1) == EPOCHS - 1
     trained = [k for k, v in after.items() if "weight" in k and v.ndim > 1]
-    assert not any(torch.equal(after[k], before["net"][k]) for k in trained)
+    assert not any(torch.equal(after[k], weights[k]) for k in trained)
     assert not any(v.any() for k, v in after.items() if "running_mean" in k)
-    assert engine.parts.sgd.buffers == {} and engine.parts.sgd.trace is None
+    assert search.parts.sgd.buffers == {} and search.parts.sgd.trace is None
     # the search stage learned α alone
-    assert before["parts"].augment.variables() == [] and before["parts"].hyper.variables() == []
-    config = engine.config
-    assert bool(engine.parts.augment.variables()) == AUGMENT[config.augment].make.learns
-    assert bool(engine.parts.hyper.variables()) == (config.hyper != "fixed")
-    assert engine.parts.net.genotype(engine.parts.arch.picks) == before["parts"].net.genotype(
-        before["parts"].arch.picks
-    )
+    assert before.augment.variables() == [] and before.hyper.variables() == []
+    config = search.config
+    assert bool(search.parts.augment.variables()) == AUGMENT[config.augment].make.learns
+    assert bool(search.parts.hyper.variables()) == (config.hyper != "fixed")
+    assert search.parts.net.genotype(search.parts.arch.picks) == before.net.genotype(before.arch.picks)
 
 
 @pytest.mark.parametrize("variant", ["dha", "ista", "dha, all regularisers"])
 def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: str, tmp_path: Path):
-    engine, before, after = stage_weights(variant, tmp_path)
-    old, new = before["parts"], engine.parts
-    assert engine.stage_index == 1 and engine.began == 0 and horizon(engine.config, 1, 0) == EPOCHS
-    assert all(torch.equal(v, before["net"][k]) for k, v in after.items()) and len(after) < len(before["net"]) / 2
+    search, before = after_search(variant, tmp_path)
+    old, new = before, search.parts
+    weights, after = old.net.state_dict(), new.net.state_dict()
+    assert search.stage_index == 1 and search.began == 0 and horizon(search.config, 1, 0) == EPOCHS
+    assert all(torch.equal(v, weights[k]) for k, v in after.items()) and len(after) < len(weights) / 2
     assert new.sgd.buffers and all(torch.equal(v, old.sgd.buffers[k]) for k, v in new.sgd.buffers.items())
     # the same function of the same images, draws and drop-paths as the supernet's child
-    x, y = engine.data.train.images[:20], engine.data.train.labels[:20]
+    x, y = search.data.train.images[:20], search.data.train.labels[:20]
     new.net.generator.set_state(old.net.generator.get_state())
     old.net.drop_path = new.net.drop_path = 0.3
     (a, _), (b, _) = (part.net.train().losses(x, y, part.arch.sample()) for part in (old, new))
@@ -369,7 +381,7 @@ def test_all_methods_train_for_the_same_number_of_epochs_and_steps(finished):
         for name in kit.methods()
         if not any(holds_out(config_of(name), i) for i in range(len(config_of(name).stages)))
     ]
-    assert {finished(name)[0].metrics["steps"] for name in whole} == {EPOCHS * 4} and len(whole) > 10
+    assert {finished(name)[0].metrics["steps"] for name in whole} == {EPOCHS * 2} and len(whole) > 10
     assert {finished(name)[0].metrics["epochs"] for name in kit.methods()} == {EPOCHS}
 
 

@@ -11,9 +11,7 @@ from tests_toy import batch, stream
 from torch import nn
 
 from kit import KitError, registry, space
-from kit.arch import random_picks
-from kit.arch.edges import Darts, Gdas
-from kit.arch.logits import Dsnas
+from kit.arch import Darts, Dsnas, Gdas, random_picks
 from kit.search import grads
 from kit.space import CellNetwork, Child
 from kit.space.limits import Limits

@@ -79,7 +79,9 @@ def test_gradient_equals_autograd_on_the_papers_loss():
     p = policy()
     p.tau.copy_(torch.randn(14, 14, generator=stream(1)))
     index, losses = torch.randint(0, 196, (64,), generator=stream(2)), torch.rand(64, generator=stream(3)) * 5
-    torch.testing.assert_close(p.gradient(index, losses).double(), by_autograd(p, index, losses), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        p.gradient(drawn(index), losses=losses)[0].double(), by_autograd(p, index, losses), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_gradient_equals_enumeration_over_all_pairs():
@@ -94,7 +96,7 @@ def test_gradient_equals_enumeration_over_all_pairs():
             for k, loss in zip(index.tolist(), losses.tolist()):
                 chance = weights[k // 3][k % 3] / total
                 expected[i, j] -= loss * chance * ((k == 3 * i + j) - weights[i][j] / total)
-    torch.testing.assert_close(p.gradient(index, losses), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(p.gradient(drawn(index), losses=losses)[0], expected, rtol=1e-5, atol=1e-7)
 
 
 def drawn(index: torch.Tensor) -> Draw:
@@ -170,7 +172,7 @@ def test_resumed_policy_goes_on_bit_identically():
     move(whole, range(3))
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     for a, b in zip(move(whole, range(3, 6)), move(resumed, range(3, 6))):
-        fields = [f.name for f in dataclasses.fields(Draw) if f.name != "choices"]
+        fields = [f.name for f in dataclasses.fields(Draw) if f.name not in ("choices", "whole")]
         assert all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
     assert torch.equal(whole.tau, resumed.tau) and float(whole.tau.abs().max()) > 0
     assert torch.equal(whole.snapshot()["counts"], resumed.snapshot()["counts"])
@@ -180,10 +182,9 @@ def test_resumed_policy_goes_on_bit_identically():
 
 
 @pytest.mark.parametrize("name", sorted(augment.AUGMENT))
-@pytest.mark.parametrize("channels", [1, 3])
-def test_apply_is_a_pure_function_of_images_and_draw(name: str, channels: int):
-    p = augment.build(name, stream(), (9, 7), flip=True, lr=0.1)
-    images = some_images(40, channels)
+def test_apply_is_a_pure_function_of_images_and_draw(name: str):
+    p = augment.build(name, stream(), (9, 7), flip=True, tau_lr=0.1)
+    images = some_images(40)
     kept, draw = images.clone(), p.sample(40)
     fields = {f.name: getattr(draw, f.name) for f in dataclasses.fields(Draw)}
     fields = {k: None if v is None else v.clone() for k, v in fields.items()}

@@ -58,6 +58,22 @@ def test_a_configuration_of_another_version_is_refused(change: dict, why: str, f
         Run.load(tmp_path)
 
 
+def test_opening_a_run_executes_no_plug_in(finished: Run, tmp_path: Path):
+    mark, plugin = tmp_path / "executed", tmp_path / "mine.py"
+    plugin.write_text(f"open({str(mark)!r}, 'w')")
+    values = finished.config.model_dump() | {"plugins": str(plugin), "arch": "mine"}
+    store.write_json(tmp_path / "config.json", values)
+    with pytest.raises(KitError, match="made with the plug-in .*mine.py"):
+        Run.load(tmp_path)
+    assert not mark.exists()
+
+
+def test_a_directory_of_another_program_is_no_run(tmp_path: Path):
+    store.write_json(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(KitError, match="is not a run directory of kit: its config.json lacks dataset, method, seed"):
+        Run.load(tmp_path)
+
+
 def test_a_run_is_read_where_its_data_are_not(copied: Run):
     store.write_json(copied.path / "config.json", copied.config.model_dump() | {"dataset": "/gone/photos"})
     run = Run.load(copied.path)

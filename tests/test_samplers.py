@@ -1,6 +1,5 @@
 """What the architecture learners draw: frequencies against probabilities (χ², fixed seed, p > 1e-3), limits, frozen
-slots; and that a
-single path is one in memory."""
+slots; and that a single path is one in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ import kit
 from kit import space
 from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce, Setting
 from kit.augment import Basics
-from kit.augment.fixed import FlipCrop
+from kit.augment.fixed import NoOps
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
 from kit.search.step import STEPS, Learners, Samples
@@ -67,7 +66,7 @@ def counted(keys) -> dict:
 def test_categorical_draws_ordered_candidates_by_plackett_luce(picks: int):
     (slot,), logits = block_slots(4, picks=picks), normal(4, seed=1)
     learner = tied(Dsnas, slot, logits)
-    counts = counted(tuple(row) for _ in range(TIMES) for row in learner.draw().tolist())
+    counts = counted(tuple(row) for _ in range(TIMES) for row in learner.draw()[1].tolist())
     assert_frequencies(counts, {order: probability(logits, order) for order in ordered_draws(slot)})
 
 
@@ -98,15 +97,6 @@ def test_gdas_runs_every_edge_with_one_operation_drawn_by_softmax():
         for x, y, z in itertools.product(range(2), repeat=3)
     }
     assert_frequencies(counted(picks for _ in range(TIMES) for picks in learner.sample().picks), expected)
-
-
-def test_hard_gumbel_on_blocks_draws_one_candidate_by_softmax():
-    (slot,), logits = block_slots(4), normal(4, seed=1)
-    learner = tied(Gumbel, slot, logits)
-    assert_frequencies(
-        counted(picks for _ in range(TIMES) for picks in learner.sample().picks),
-        {(c,): logits.softmax(0)[c] for c in range(4)},
-    )
 
 
 # ---- padding, limits, frozen slots ---------------------------------------------------------------
@@ -174,9 +164,7 @@ def test_when_every_draw_breaks_the_limit_the_admissible_child_that_stands_is_ta
         learner.logits.copy_(torch.tensor([0.0, 0.0, 60.0]))
     child = learner.sample()
     assert child.picks == ((0,), (0,)) == learner.picks and learner.refused == 50
-    learner.estimate(
-        child, gates=[torch.ones(1)] * 2, reward=lambda: 0.5
-    )  # and it can be learned from, or says that there is nothing
+    learner.estimate(child, gates=[torch.ones(1)] * 2, reward=lambda: 0.5)  # does not fail
 
 
 def test_gdas_learns_under_a_limit_that_all_edges_together_break():
@@ -241,7 +229,7 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = Samples(children=2, arch=2, policies=0, first_order=False)
-    learners = Learners(arch, FlipCrop(Basics(), stream()), Fixed(0.05, 1e-3), samples)
+    learners = Learners(arch, NoOps(Basics(), stream()), Fixed(0.05, 1e-3), samples)
     return Kept(*net.parameters()).of(lambda: STEPS[step].make(net, streams, learners, Momentum(net, 0.9, 5.0), 1.0))
 
 
@@ -270,16 +258,19 @@ def search(name: str, where: str, step: str) -> tuple[int, int]:
     return found, alone
 
 
-@pytest.mark.parametrize("where", ["cell", "choice", "mobile"])
-@pytest.mark.parametrize(("name", "step"), [("dsnas", "one-level"), ("daas", "bi-level"), ("reinforce", "reward")])
+@pytest.mark.parametrize(
+    ("name", "step", "where"),
+    [
+        ("dsnas", "one-level", "cell"),
+        ("daas", "bi-level", "choice"),
+        ("reinforce", "reward", "mobile"),
+    ],
+)
 def test_a_single_path_keeps_no_more_than_training_the_sampled_child_alone(name: str, step: str, where: str):
     found, alone = search(name, where, step)
-    print(f"{name} on {where}: {found / alone:.3f} times the child alone ({alone:,} bytes)")
     assert 0.9 * alone < found <= 1.1 * alone
 
 
-@pytest.mark.parametrize("where", ["cell", "choice", "mobile"])
-def test_the_mixture_keeps_several_times_that(where: str):
-    found, alone = search("darts", where, "bi-level")
-    print(f"darts on {where}: {found / alone:.2f} times a child alone ({alone:,} bytes)")
+def test_the_mixture_keeps_several_times_that():
+    found, alone = search("darts", "cell", "bi-level")
     assert found > 2 * alone

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import kit
 from kit import space
 from kit.arch import Setting, SparseCoding
 from kit.arch.lasso import violation
@@ -33,7 +34,7 @@ def supernet() -> space.Network:
 
 def sparse(net: space.Network, seed: int = 0, **changes) -> SparseCoding:
     limits = Limits(net, changes.pop("max_params", None), changes.pop("max_macs", None))
-    return SparseCoding(net.slots, generator(seed, "α"), limits, **({"lr": 1e-2, "std": WIDTH**-0.5} | changes))
+    return SparseCoding(net.slots, generator(seed, "α"), limits, **({"lr": 1e-2, "b_std": WIDTH**-0.5} | changes))
 
 
 def batch(seed: int = 0, n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,7 +95,7 @@ def test_the_gates_are_the_papers_weights_on_the_support():
 
 def test_alpha_solves_the_lasso_and_padding_stays_zero():
     arch = sparse(_built(), seed=3)
-    assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.lam).max()) <= 1e-9
+    assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.options.lam).max()) <= 1e-9
     sizes = torch.tensor([len(slot.candidates) for slot in arch.slots])
     assert sizes.tolist() == [14, 21, 28, 35, 14, 21, 28, 35]
     padding = torch.arange(35) >= sizes.unsqueeze(1)
@@ -147,7 +148,7 @@ def test_recovery_per_step_or_per_epoch(recover: str):
     assert torch.equal(arch.alpha, first) == (recover == "epoch")
     arch.end_epoch(last=False)
     assert not torch.equal(arch.alpha, first)
-    assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.lam).max()) <= 1e-9
+    assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.options.lam).max()) <= 1e-9
 
 
 def test_a_node_settles_by_its_own_movement_over_the_epoch():
@@ -163,7 +164,8 @@ def test_a_node_settles_by_its_own_movement_over_the_epoch():
     arch.freeze(settled)
     assert arch.end_epoch(last=False) == [0, 1, 2, 3] and not arch.finished  # the others rested for an epoch
     arch.freeze([0, 1])
-    arch.freeze_tol = -1.0
+    with torch.no_grad():
+        arch.b[2:4] += 0.2
     assert arch.end_epoch(last=True) == [2, 3]
     arch.freeze([2, 3])
     assert arch.finished and arch.end_epoch(last=True) == []
@@ -194,8 +196,7 @@ def test_frozen_nodes_do_not_move(recover: str):
     assert torch.equal(arch.b.detach(), before)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(("training", "affine"), [(True, False), (False, True)])
 def test_freezing_absorbs_the_gate(training: bool, affine: bool):
     """The network's output is the same before a node's weight becomes its operations' affine part, and after; at rest
     or trained.
@@ -258,21 +259,20 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
 # ---- limits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound", ["max_params", "max_macs", "both"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("bound", "seed"), [("max_params", 0), ("max_macs", 1), ("both", 2)])
 def test_no_child_ever_breaks_the_limits(bound: str, seed: int):
     net = _built()
     free = sparse(net, seed=seed)
     costs = [net.cost(free.picks)]
     g = torch.Generator().manual_seed(seed)
-    low = net.cost(Limits(net)._extreme(0, 1))
+    low = [Limits(net).reach(name)[0] for name in ("max_params", "max_macs")]
     # between the cheapest child and what the unlimited search starts from: both bind
     limit = [int(0.75 * lo + 0.25 * hi) for lo, hi in zip(low, costs[0])]
     given = {name: limit[i] for i, name in enumerate(("max_params", "max_macs")) if bound in (name, "both")}
     arch = sparse(net, seed=seed, recover="step", lr=0.1, **given)
     assert arch.picks != free.picks and arch.limits.allow(arch.picks)  # the first child was repaired
     taken = set()
-    for _ in range(40):
+    for _ in range(20):
         with torch.no_grad():
             arch.b += 0.3 * torch.randn(arch.b.shape, generator=g, dtype=torch.float64)
         child = arch.sample()
@@ -282,7 +282,7 @@ def test_no_child_ever_breaks_the_limits(bound: str, seed: int):
         taken.add(child.picks)
         arch.update(child, gates=random_gates(arch, g))
     assert arch.refused > 0 and arch.summary()["alpha/refused"] == arch.refused
-    assert len(taken) > 1 or arch.refused == 40
+    assert len(taken) > 1 or arch.refused == 20
 
 
 def test_the_first_child_keeps_what_it_can():
@@ -295,27 +295,12 @@ def test_the_first_child_keeps_what_it_can():
     assert 1 <= changed <= 2 and net.cost(arch.picks).params < params
 
 
-def test_an_impossible_limit_is_refused_with_the_range():
-    net = _built()
-    low, high = net.cost(Limits(net)._extreme(0, 1)).params, net.cost(Limits(net)._extreme(0, -1)).params
-    with pytest.raises(KitError, match=f"max_params=10 is less.*{low:,} to {high:,}"):
-        Limits(net, max_params=10)
-    with pytest.raises(KitError, match="max_macs=10 "):
-        Limits(net, max_macs=10)
-    assert Limits(net, max_params=low).allow(Limits(net)._extreme(0, 1))
-    with pytest.raises(KitError, match="max_params"):
-        Limits(net, max_params=low - 1)
-    # the range is true: no random child lies outside it
-    from kit.arch import random_picks
-
-    g = torch.Generator().manual_seed(0)
-    assert all(low <= net.cost(random_picks(net.slots, g, Limits(net))).params <= high for _ in range(50))
-
-
 def test_a_fixed_network_has_nothing_to_search():
     net = space.build("wrn-16-2", 3, (1, 8, 8))
     with pytest.raises(KitError, match="space='cell'"):
-        SparseCoding.build(Setting(net.slots, generator(0, "α"), Limits(net), torch.device("cpu"), None))
+        SparseCoding.build(
+            Setting(net.slots, generator(0, "α"), Limits(net), torch.device("cpu"), kit.Config(method="ista"))
+        )
 
 
 # ---- state ---------------------------------------------------------------------------------------

@@ -4,14 +4,16 @@ the same results.
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from test_process import SMALL, gone, until
 from tests_micro import assert_same_run
 
 import kit
@@ -32,20 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-RUNS = dict(
-    method=["plain", "random"],
-    seed=range(6),
-    epochs=12,
-    search_epochs=2,
-    channels=4,
-    cells=3,
-    search_channels=4,
-    search_cells=3,
-    batch_size=60,
-    train_images=180,
-    device="cpu",
-    precision="float32",
-)
+RUNS = {**SMALL, "epochs": 12, "seed": range(8)}
 
 
 @pytest.fixture(scope="module")
@@ -69,139 +58,84 @@ def cluster():
     made.shutdown()
 
 
-def until(condition, seconds: float = 60.0):
-    """What the condition gives as soon as it gives something."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
-
-
-def at_work(out: Path) -> list[tuple[Path, psutil.Process]]:
-    """The runs between two epochs of theirs, with their processes."""
+def at_work(out: Path) -> list[psutil.Process]:
+    """The processes of runs between two epochs of theirs."""
     found = []
     for lock in out.glob("*/.lock"):
-        folder = lock.parent
-        if any(folder.glob("checkpoints/*.safetensors")) and not (folder / "metrics.json").exists():
-            try:
-                found.append((folder, psutil.Process(int(lock.read_text() or 0))))
-            except (psutil.NoSuchProcess, ValueError):
-                continue
+        if any(lock.parent.glob("checkpoints/*.safetensors")) and not (lock.parent / "metrics.json").exists():
+            with contextlib.suppress(psutil.NoSuchProcess, ValueError):
+                found.append(psutil.Process(int(lock.read_text())))
     return found
 
 
-def workers_at_work(out: Path) -> list[tuple[psutil.Process, psutil.Process, psutil.Process]]:
-    """The run, its fork server and its Ray worker, of each run that is under way."""
-    found = []
-    for _, run in at_work(out):
-        try:
-            server = run.parent()
-            found.append((run, server, server.parent()))
-        except (psutil.NoSuchProcess, AttributeError):  # it has ended since
-            continue
-    return [three for three in found if None not in three]
-
-
-def descends_from(process: psutil.Process, pid: int) -> bool:
+def ancestors(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return pid in [parent.pid for parent in process.parents()]
+        return process.parents()
     except psutil.NoSuchProcess:
-        return False
-
-
-def run_processes(out: Path) -> list[psutil.Process]:
-    """Processes of runs: forked from a fork server, working in their directory; by their locks."""
-    pids = {int(lock.read_text() or 0) for lock in out.glob("*/.lock")}
-    return [
-        psutil.Process(pid)
-        for pid in pids
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
+        return []
 
 
 @needs_ray
 def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
-    configs, out = sweep.grid(dataset="digits", **RUNS), tmp_path / "ray"
-    results, gone = [], []
-    thread = threading.Thread(
-        target=lambda: results.append(sweep.run(configs, out=out, backend="ray", address=cluster.address, quiet=True))
-    )
+    configs, out, results = sweep.grid(**RUNS), tmp_path / "ray", []
+    where = {"backend": "ray", "address": cluster.address, "quiet": True}
+    thread = threading.Thread(target=lambda: results.append(sweep.run(configs, out=out, **where)))
     thread.start()
 
-    run, server, worker = until(lambda: workers_at_work(out))[
+    run, (server, worker, *_) = until(lambda: [(p, up) for p in at_work(out) if len(up := ancestors(p)) > 2], "a run")[
         0
-    ]  # a worker dies: the run below it has to, and its fork server
-    gone += [run, server]
-    worker.kill()
-    psutil.wait_procs([run, server], timeout=10)
-    assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
+    ]
+    worker.kill()  # the run below it has to end, and its fork server
+    assert gone(run) and gone(server)
 
-    nodes = [(node, node.all_processes["raylet"][0].process.pid) for node in cluster.others]
-    node, run = until(
-        lambda: next(
-            ((node, run) for node, raylet in nodes for _, run in at_work(out) if descends_from(run, raylet)), None
-        )
-    )
-    gone.append(run)
-    cluster.cluster.remove_node(node, allow_graceful=False)  # a whole node is lost, with the run on it
+    nodes = {node.all_processes["raylet"][0].process.pid: node for node in cluster.others}
+
+    def on_a_node() -> list:
+        return [(p, nodes[up.pid]) for p in at_work(out) for up in ancestors(p) if up.pid in nodes]
+
+    run, node = until(on_a_node, "a run on a node that can be lost")[0]
+    cluster.cluster.remove_node(node, allow_graceful=False)
     thread.join(timeout=240)
-    assert not thread.is_alive()
+    assert not thread.is_alive() and gone(run)
 
     (result,) = results
     assert not result.failures and [run.config for run in result.runs] == configs
     # each loss costs one more start: of two runs or twice of the same, or of none where the run had just ended
-    assert set(result.attempts.values()) <= {1, 2, 3} and sum(result.attempts.values()) in (13, 14)
-    for run in result.runs:  # none done twice: an epoch is there once
-        epochs = run.history[run.history["name"] == "loss"]["epoch"]
-        assert list(epochs) == list(range(1, run.config.epochs + 1))
-    assert until(lambda: not run_processes(out) or None, 20) and not any(
-        p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in gone
-    )
-
-    local = sweep.run(configs, out=tmp_path / "local", workers=2, quiet=True)
-    for here, there in zip(local.runs, result.runs, strict=True):
+    assert set(result.attempts.values()) <= {1, 2, 3} and sum(result.attempts.values()) in (9, 10)
+    for here, there in zip(sweep.run(configs[:2], out=tmp_path / "local", quiet=True).runs, result.runs):
         assert_same_run(here, there)
 
     marks = {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.json")}
-    (bad,) = sweep.grid(dataset="digits", **{**RUNS, "method": "plain", "seed": 0, "batch_size": 4096})
-    more = [*sweep.grid(dataset="digits", **{**RUNS, "method": "plain", "seed": range(7)}), bad]
-    again = sweep.run(more, out=out, backend="ray", address=cluster.address, retries=1, quiet=True)
-    assert [run.config for run in again.runs] == more[:7] and [f.name for f in again.failures] == [bad.name]
-    assert "4096" in again.failures[0].cause  # in words, not Ray's traceback
-    assert again.attempts == {config.name: 0 for config in more[:6]} | {
-        more[6].name: 1,
-        bad.name: 2,
-    }  # one more seed: only that is run
+    more = sweep.grid(**{**RUNS, "seed": 8, "batch_size": [64, 4096]})
+    again = sweep.run([*configs, *more], out=out, **where)
+    assert [run.config for run in again.runs] == [*configs, more[0]]
+    assert [failure.name for failure in again.failures] == [more[1].name]
+    assert again.failures[0].cause.startswith("KitError: batch_size is 4096")  # in words, not Ray's traceback
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
 
 
 @needs_ray
 def test_more_gpus_than_the_cluster_has_are_refused(cluster, tmp_path):
-    with pytest.raises(KitError, match="gpus=1 for each run, and no machine of the cluster .* has more than 0"):
-        sweep.run([kit.Config()], out=tmp_path, backend="ray", address=cluster.address, gpus=1, quiet=True)
-    with pytest.raises(KitError, match="threads=64.*room for 0"):
-        sweep.run([kit.Config()], out=tmp_path, backend="ray", address=cluster.address, gpus=0, threads=64, quiet=True)
+    where = {"backend": "ray", "address": cluster.address, "quiet": True}
+    for wanted, says in (({"gpus": 1}, "gpus=1 for each.*room for 0"), ({"gpus": 0, "threads": 64}, "threads=64")):
+        with pytest.raises(KitError, match=says):
+            sweep.run([kit.Config()], out=tmp_path, **where, **wanted)
     assert not ray.is_initialized() and not any(tmp_path.iterdir())
 
 
 @needs_ray
-def test_an_address_that_does_not_answer_is_refused_in_seconds(tmp_path):
+def test_an_address_that_does_not_answer_is_refused(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        began = time.monotonic()
         with pytest.raises(KitError, match=f"no Ray cluster answers at '127.0.0.1:{port}'.*ray start --head"):
             sweep.run([kit.Config()], out=tmp_path, backend="ray", address=f"127.0.0.1:{port}", quiet=True)
-    assert time.monotonic() - began < 60 and not any(tmp_path.iterdir())
-    with pytest.raises(KitError, match="address='nonsense' is not host:port"):
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(KitError, match="at 'nonsense' .it is not host:port"):
         sweep.run([kit.Config()], out=tmp_path, backend="ray", address="nonsense", quiet=True)
 
 
 def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(KitError, match=r"pip install 'kit\[ray\]'"):
         sweep.run([kit.Config()], out=tmp_path, backend="ray", quiet=True)

@@ -1,8 +1,7 @@
 """JupyterLab in headless Chromium, for the tests that need a person's view of a notebook.
 
 Everything is the test's own: copies of the notebooks, a server on a loopback port with its settings in a temporary
-folder, and a browser
-that talks to nothing else.
+folder, and a browser that talks to nothing else.
 """
 
 from __future__ import annotations

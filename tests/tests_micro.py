@@ -1,6 +1,5 @@
 """What the tests of whole runs share: a tiny data set and configuration, an end between epochs, and what makes two runs
-the same one.
-Importable from a subprocess, too."""
+the same one. Importable from a subprocess, too."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import kit
 from kit.__main__ import main as command_line
 from kit.run import store
 from kit.search import ranks as distributed
+from kit.search import signals
 from kit.search.engine import Search
 from kit.search.progress import Silent
 
@@ -84,9 +85,7 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
         parts.arch.sample = sample
         for i in range(steps):
-            outcome = engine.take_step(
-                net, engine.data.batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1 - i / 40, engine.samples
-            )
+            outcome = engine.take_step(net, engine.data.batches, parts.learners, parts.sgd, 1 - i / 40)
             losses.append(outcome.losses)
         return {
             "theta": [p.detach() for p in net.parameters()],
@@ -149,7 +148,7 @@ def refused(folder: Path) -> None:
     try:  # on one rank alone
         distributed.together(lambda: store.read_json(folder / f"only-rank-{distributed.rank()}.json"))
     except kit.KitError as error:
-        print(type(error).__name__, error, file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__} {error}\n")  # at once, so that the ranks' lines stay apart
 
 
 def searched(folder: Path, progress: Silent | None = None) -> None:
@@ -160,16 +159,16 @@ def searched(folder: Path, progress: Silent | None = None) -> None:
 
 def killed(folder: Path) -> None:
     """Rank 1 dies of SIGKILL in the middle of the second epoch."""
-    taken, real = [0], Search._numbers
+    taken, real = [0], signals.regularize
 
-    def numbers(engine: Search, *outcome: Any) -> Tensor:
+    def regularize(*given: Any) -> None:  # once in every step
         taken[0] += 1
         if taken[0] == 5 and distributed.rank() == 1:
             (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(engine, *outcome)
+        real(*given)
 
-    Search._numbers = numbers  # type: ignore[method-assign]
+    signals.regularize = regularize
     searched(folder)
 
 

@@ -29,14 +29,14 @@ def write_run(
     **changes: Any,
 ) -> kit.Run:
     """A run of so many epochs whose α, τ and η walk at random; the first third is its search stage. arrays: {"alpha":
-    {…}, "tau": {…}} in
-    place of the walks. leave_out: names of the history, of arrays ("alpha.npz/frozen") and of the configuration.
-    changes: of the configuration."""
+    {…}, "tau": {…}} in place of the walks. leave_out: names of the history, of arrays ("alpha.npz/frozen") and of the
+    configuration. changes: of the configuration."""
     folder.mkdir(parents=True)
     g, search = np.random.default_rng(seed), max(1, epochs // 3)
     config = (
         kit.Config(dataset="digits", method=method, device="cpu").model_dump()
         | {"epochs": epochs, "search_epochs": search, "seed": seed}
+        | ({"arch": "dsnas"} if changes.get("space") in ("choice", "mobile") else {})
         | changes
     )
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in leave_out}))

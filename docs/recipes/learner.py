@@ -16,16 +16,14 @@ class TwoSoftmax(LearnedPolicy):
     class Options(LearnedPolicy.Options):
         two_softmax_lr: float = Field(0.05, gt=0, description="Adam on the logits of each operation")
 
-    def __init__(self, basics: Basics, generator: torch.Generator, *, ops: tuple[str, ...], lr: float, **_):
+    def __init__(self, basics: Basics, generator: torch.Generator, *, ops: tuple[str, ...], lr: float):
         super().__init__(basics, generator, ops)
         self.logits = torch.zeros(2, len(ops), device=generator.device)
         self.adam = torch.optim.Adam([self.logits], lr=lr)
 
     @classmethod
-    def build(cls, at, **settings):
-        policy = super().build(at, **settings)
-        policy.adam.param_groups[0]["lr"] = at.options(cls).two_softmax_lr
-        return policy
+    def chosen(cls, at, options):
+        return {"lr": options.two_softmax_lr}
 
     def variables(self):
         return [self.logits]

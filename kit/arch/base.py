@@ -1,4 +1,4 @@
-"""Architecture learners: what all of them share, and the two that do not learn (a given genotype, a random child)."""
+"""Architecture learners: what all of them share, and the one that does not learn (a given or a random architecture)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torch import Tensor
 from kit import registry
 from kit.errors import KitError
 from kit.search import ranks
-from kit.search.learner import Learner
+from kit.search.learner import Learner, adam_state, load_adam_state
 from kit.space.limits import Limits, Target
 from kit.space.network import Child, Picks, Slot
 
 ARCH = registry.Registry("arch")
 register = ARCH.register
 
+BETAS, DECAY = (0.5, 0.999), 1e-3  # of Adam on b or on the logits, as in DARTS and ISTA-NAS
+
 
 @dataclass(frozen=True)
 class Setting:
     """What a learner that searches is built from.
 
-    slots: the supernet's decisions. generator: its own random stream. limits: what a child may cost. config: the run's
-    configuration, with the options of the learner. target: multiply-adds to steer to, None without. steps: of the
-    search stage, at most.
+    slots: the supernet's decisions. generator: the learner's own random stream. limits: what a child may cost. config:
+    the run's configuration. target: multiply-adds to steer to. steps: the most that the search stage can take.
     """
 
     slots: tuple[Slot, ...]
@@ -37,19 +38,6 @@ class Setting:
     config: Any
     target: Target | None = None
     steps: int = 0
-
-    @property
-    def lr(self) -> float:
-        """The learner's step size: given, or so that it covers its reach in the stage's steps."""
-        given = self.config.arch_lr
-        return given if given is not None else self.config.arch_reach / max(1, self.steps)
-
-    def needs_choices(self, name: str) -> None:
-        """Raises KitError where there is nothing to choose."""
-        if not self.slots:
-            raise KitError(
-                f"arch={name!r} needs a space with choices; this network is fixed. Use space='cell' or arch='given'"
-            )
 
 
 class RateOptions(registry.Options):
@@ -67,13 +55,13 @@ class TargetOptions(RateOptions):
 
 
 class ArchLearner(Learner):
-    """Chooses children. `picks` is the architecture that stands now; `finished`: it will not change any more."""
+    """Chooses children. `picks` is the current architecture; `finished` says that it will not change any more."""
 
-    #: whether it searches, and so can be built from a `Setting` by `build`
+    #: whether it searches, and so has a classmethod `build(setting, **settings)`
     searches = True
-    #: whether its gates differ from 1, so that a space must be able to take them over when the architecture is fixed
+    #: whether it multiplies operations by gates other than 1: a space has to absorb them when a slot is fixed
     weighs = False
-    #: whether what it trains is not the derived child, which then has to be trained anew
+    #: whether it trains something else than the derived child, which then has to be trained anew
     retrain = False
     #: whether it can steer to `target_macs`
     steers = False
@@ -82,7 +70,7 @@ class ArchLearner(Learner):
 
     @classmethod
     def build(cls, at: Setting, **settings: Any) -> ArchLearner:
-        """From a stage's setting; settings: of the name under which the class is registered."""
+        """From a stage's setting; settings: those registered with the class's name."""
         raise KitError(f"{cls.__name__} does not search: it needs a classmethod build(cls, at, **settings)")
 
     @classmethod
@@ -99,32 +87,30 @@ class ArchLearner(Learner):
     def sample(self) -> Child: ...
 
     def drawn(self) -> Child:
-        """`sample`, and on several ranks proof that all of them drew the same child."""
+        """`sample`, after checking that all ranks drew the same child."""
         child = self.sample()
         return ranks.same(child, child.picks)
 
     def derived(self) -> Child:
-        """The architecture that stands now, to be evaluated; draws nothing."""
+        """The current architecture, to be evaluated; draws nothing."""
         return Child(self.picks)
 
     def anneal(self, share: float) -> None:
-        """Before each epoch of the search stage: how much of its longest duration has passed, in [0, 1]."""
+        """Called before each epoch of the search stage. share: of its longest duration that has passed, in [0, 1]."""
 
     def end_epoch(self, last: bool) -> list[int]:
-        """Slots that have settled since the last call; all that are open when `last` (the search stage ends)."""
+        """Slots that can be fixed now; last: the search stage ends, and all slots that are open are returned."""
         return []
 
     def freeze(self, slots: list[int]) -> None:
-        """These slots are fixed now: the network has taken over their gates."""
+        """Fix these slots; the network has absorbed their gates."""
 
     @property
     def finished(self) -> bool:
         return True
 
     def snapshot(self) -> dict[str, Tensor]:
-        """α as it stands, for the history: `alpha` [slots, widest] and `support` bool of the same shape; padded with
-        zeros.
-        """
+        """For the history: `alpha` float32 and `support` bool, both [slots, most candidates], padded with zeros."""
         widest = max((len(slot.candidates) for slot in self.slots), default=0)
         support = torch.zeros(len(self.slots), widest, dtype=torch.bool)
         for slot, chosen in enumerate(self.picks):
@@ -156,9 +142,129 @@ class Given(ArchLearner):
         self.picks = tuple(tuple(p) for p in state["picks"])
 
 
+class Searcher(ArchLearner):
+    """A learner whose variables have one row for each slot. Adam moves them, except the rows of frozen slots.
+
+    `valid` bool [slots, most candidates] is False for padding, `frozen` is bool [slots], and `refused` counts children
+    that broke the limits. A constructor hands its first variable to `optimize`. options: those declared in `Options`.
+    """
+
+    Options: type[RateOptions] = RateOptions
+
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Searcher:
+        config = at.config
+        if not at.slots:
+            raise KitError(
+                f"arch={config.arch!r} needs a space with choices; this network is fixed. Use space='cell' or "
+                "arch='given'"
+            )
+        lr = config.arch_lr if config.arch_lr is not None else config.arch_reach / max(1, at.steps)
+        options = {name: getattr(config, name) for name in cls.Options.model_fields}
+        settings |= {"target": at.target} if cls.steers else {}
+        return cls(at.slots, at.generator, at.limits, lr=lr, device=at.device, **settings, **options)
+
+    def __init__(
+        self,
+        slots: tuple[Slot, ...],
+        generator: torch.Generator,
+        limits: Limits,
+        *,
+        lr: float,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ):
+        self.slots, self.generator, self.limits, self.lr = slots, generator, limits, lr
+        self.device, self.options = torch.device(device), self.Options(**options)
+        sizes = torch.tensor([len(slot.candidates) for slot in slots])
+        self.valid = torch.arange(int(sizes.max())).unsqueeze(0) < sizes.unsqueeze(1)
+        self.frozen = torch.zeros(len(slots), dtype=torch.bool)
+        self.refused = 0
+
+    def optimize(self, variable: Tensor) -> Tensor:
+        """Make a float64 tensor [slots, …] the first variable."""
+        self.adam = torch.optim.Adam([variable.requires_grad_()], lr=self.lr, betas=BETAS, weight_decay=DECAY)
+        return variable
+
+    def variables(self) -> list[Tensor]:
+        return [variable for group in self.adam.param_groups for variable in group["params"]]
+
+    def move(self, gradient: list[Tensor]) -> None:
+        if not gradient or self.finished:
+            return
+        variables = self.variables()
+        before = [variable.detach().clone() for variable in variables]
+        for variable, grad in zip(variables, gradient):
+            variable.grad = grad
+        self.adam.step()
+        if self.frozen.any():  # Adam's momentum and weight decay would move these rows as well
+            with torch.no_grad():
+                for variable, old in zip(variables, before):
+                    variable.copy_(torch.where(self.open_rows(), variable, old))
+
+    def open_rows(self) -> Tensor:
+        """bool [slots, 1] on the device of the variables."""
+        return (~self.frozen).unsqueeze(1).to(self.adam.param_groups[0]["params"][0].device)
+
+    def end_epoch(self, last: bool) -> list[int]:
+        return torch.nonzero((self.settled() | last) & ~self.frozen).flatten().tolist()
+
+    def settled(self) -> Tensor:
+        """bool [slots]: which may be frozen before the search stage ends."""
+        return torch.zeros(len(self.slots), dtype=torch.bool)
+
+    def freeze(self, slots: list[int]) -> None:
+        self.frozen[slots] = True
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.frozen.all())
+
+    def leaves(self, gates: list[Tensor]) -> tuple[Tensor | None, ...]:
+        """The gates of the open slots, each a leaf of its own, so that one backward pass gives each its gradient."""
+        return tuple(
+            None if frozen else gate.detach().clone().requires_grad_()
+            for gate, frozen in zip(gates, self.frozen.tolist())
+        )
+
+    @abstractmethod
+    def distributions(self) -> Tensor:
+        """float64 [distributions, outcomes], rows sum to 1: what the entropy of α is the mean over."""
+
+    def summary(self) -> dict[str, float]:
+        names = [self.slots[s].candidates[c][0] for s, chosen in enumerate(self.picks) for c in chosen]
+        p = self.distributions()
+        return {
+            "alpha/frozen": float(self.frozen.sum()),
+            "alpha/entropy": float(-(p * p.clamp(min=1e-300).log()).sum(1).mean()),
+            "alpha/refused": float(self.refused),
+            "alpha/skips": names.count("skip_connect") / len(names),
+        }
+
+    def state_dict(self) -> dict:
+        return {
+            "variables": [variable.detach() for variable in self.variables()],
+            "adam": adam_state(self.adam),
+            "frozen": self.frozen,
+            "picks": [list(p) for p in self.picks],
+            "refused": self.refused,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        with torch.no_grad():
+            for variable, value in zip(self.variables(), state["variables"]):
+                variable.copy_(value)
+        load_adam_state(self.adam, state["adam"])
+        self.frozen = state["frozen"].cpu().clone()
+        self.picks = tuple(tuple(p) for p in state["picks"])
+        self.refused = state["refused"]
+        self.generator.set_state(state["generator"].cpu())
+
+
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
     """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws find none, the last one is repaired, its slots in random order."""
+    draws break the limits, the last one is repaired, its slots in random order."""
     for _ in range(tries):
         picks = tuple(
             tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.takes].tolist()))
@@ -170,28 +276,23 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
 
 
 def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -> Picks:
-    """The strongest candidates of every slot; where they break the limits, an admissible child near them to start the
-    search from.
+    """The strongest candidates of every slot, repaired where they break the limits: slots that save most of the excess
+    per strength lost are the first to take over the candidates of `limits.witness`.
 
-    strength: [slots, widest] ≥ 0. Repaired greedily: of all swaps of one picked candidate, the one that lowers the
-    excess most per strength lost. Costs add up over slots, so this ends at an admissible child, or `limits` was
-    impossible (refused on construction).
+    strength: float64 [slots, most candidates], ≥ 0.
     """
-    picks = [
-        sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist())
-        for slot, row in ((slot, strength[i, : len(slot.candidates)]) for i, slot in enumerate(slots))
-    ]
-    while not limits.allow(tuple(map(tuple, picks))):
-        excess, best = limits.excess(tuple(map(tuple, picks))), None
-        for i, slot in enumerate(slots):
-            for old in picks[i]:
-                for new in set(range(len(slot.candidates))) - set(picks[i]):
-                    trial = [*picks[:i], sorted([c for c in picks[i] if c != old] + [new]), *picks[i + 1 :]]
-                    gain = excess - limits.excess(tuple(map(tuple, trial)))
-                    lost = max(float(strength[i, old] - strength[i, new]), 1e-6)
-                    if gain > 0 and (best is None or gain / lost > best[0]):
-                        best = (gain / lost, trial)
-        if best is None:
-            raise KitError(f"no architecture near the start keeps to {limits}: loosen the limits")
-        picks = best[1]
-    return tuple(map(tuple, picks))
+    rows = (strength[s, : len(slot.candidates)] for s, slot in enumerate(slots))
+    picks = tuple(
+        tuple(sorted(row.argsort(descending=True, stable=True)[: slot.takes].tolist()))
+        for slot, row in zip(slots, rows)
+    )
+    if limits.allow(picks):
+        return picks
+
+    def saved_per_loss(s: int) -> float:
+        cheap = limits.witness[s]
+        saved = limits.excess(picks) - limits.excess((*picks[:s], cheap, *picks[s + 1 :]))
+        lost = float(strength[s, list(picks[s])].sum() - strength[s, list(cheap)].sum())
+        return saved / max(lost, 1e-6)
+
+    return limits.repaired(picks, sorted(range(len(slots)), key=saved_per_loss, reverse=True))

@@ -1,9 +1,8 @@
 """LASSO for many small problems at once: sparse recovery of the architecture (DHA eq. 6, ISTA-NAS; METHOD section 2a).
 
-Two solvers, tested against each other and against scikit-learn. `fista` is the papers' iteration. `homotopy` follows
-the exact solution path in λ; for the 7×35 problems of the cell space at λ = 1e-5 it needs about twenty small solves
-where FISTA, each of whose iterations moves an entry through the threshold by at most λ/L, needs tens of thousands of
-steps. `lasso` takes the path and falls back on FISTA for degenerate problems, where the path is not unique.
+`homotopy` follows the exact solution path in λ: about twenty small solves for the 7×35 problems of the cell space at
+λ = 1e-5. `fista`, the papers' iteration, moves an entry by at most λ/L and needs tens of thousands of steps there; it
+solves the degenerate problems, whose path is not unique.
 """
 
 from __future__ import annotations
@@ -58,11 +57,6 @@ def violation(A: Tensor, b: Tensor, alpha: Tensor, lam: float) -> Tensor:
     return torch.where(alpha == 0, inactive, active).amax(dim=-1)
 
 
-def soft(x: Tensor, threshold: Tensor | float) -> Tensor:
-    """Soft thresholding, the proximal operator of threshold · ‖x‖₁."""
-    return x.sign() * (x.abs() - threshold).clamp(min=0)
-
-
 def fista(A: Tensor, b: Tensor, lam: float, tol: float = 1e-9, max_iterations: int = 200_000) -> Tensor:
     """Iterative shrinkage-thresholding with momentum (Beck & Teboulle 2009), restarted when it goes uphill; float64 [B,
     n].
@@ -75,7 +69,8 @@ def fista(A: Tensor, b: Tensor, lam: float, tol: float = 1e-9, max_iterations: i
     alpha = previous = point = torch.zeros(len(A), A.shape[-1], dtype=A.dtype, device=A.device)
     t = torch.ones_like(step)
     for iteration in range(1, max_iterations + 1):
-        alpha = soft(point - step * (_apply(gram, point) - target), lam * step)
+        moved = point - step * (_apply(gram, point) - target)
+        alpha = moved.sign() * (moved.abs() - lam * step).clamp(min=0)  # soft thresholding
         # restart the momentum of a problem whose last move went uphill (O'Donoghue & Candès 2015)
         uphill = ((point - alpha) * (alpha - previous)).sum(-1, keepdim=True) > 0
         t = torch.where(uphill, torch.ones_like(t), t)
@@ -102,9 +97,7 @@ def homotopy(A: Tensor, b: Tensor, lam: float) -> Tensor:
     level = correlation.abs().amax(dim=-1, keepdim=True)
     active = (correlation.abs() >= level) & (level > 0)
     signs = correlation.sign() * active
-    left = torch.zeros_like(
-        active
-    )  # left the support at the last knot: it sits on the boundary and must not rejoin at once
+    left = torch.zeros_like(active)  # the entry that left at the last knot sits on the boundary: it must not rejoin yet
     far = torch.full_like(alpha, torch.inf)
     for _ in range(8 * A.shape[-1]):
         remaining = (level - lam).clamp(min=0)

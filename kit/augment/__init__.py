@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from kit.augment.fixed import AutoAugment, FlipCrop, RandAugment, TrivialAugment
+from kit.augment import fixed
 from kit.augment.gradient import PolicyGradient
 from kit.augment.kernels import OPERATIONS
 from kit.augment.ops import ALL_OPS, DAAS_OPS, OPS, apply_mixed, apply_op, operations
 from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, Setting, register
-from kit.augment.softmax import SMALL_OPS, PairSoftmax
+from kit.augment.softmax import PairSoftmax
 
 
 def build(
@@ -55,24 +55,20 @@ def searched(name: str, operations: str | None = None) -> tuple[str, ...]:
 __all__ = [
     "ALL_OPS",
     "AUGMENT",
-    "AutoAugment",
     "Basics",
     "DAAS_OPS",
     "Draw",
-    "FlipCrop",
     "LearnedPolicy",
     "OPERATIONS",
     "OPS",
     "PairSoftmax",
     "Policy",
     "PolicyGradient",
-    "RandAugment",
-    "SMALL_OPS",
     "Setting",
-    "TrivialAugment",
     "apply_mixed",
     "apply_op",
     "build",
+    "fixed",
     "operations",
     "register",
     "searched",

@@ -49,7 +49,7 @@ IDENTITY = ALL_OPS.index("Identity")
 
 
 @register("flip-crop", title="Flip and crop")
-class FlipCrop(Policy):
+class NoOps(Policy):
     """The basics alone."""
 
     def draw(self, n: int) -> Draw:
@@ -58,12 +58,12 @@ class FlipCrop(Policy):
 
 
 @register("flip-crop-cutout", title="Flip, crop and cutout")
-class FlipCropCutout(FlipCrop):
+class NoOpsCutout(NoOps):
     cutout = True
 
 
 @register("none", title="No augmentation")
-class Unchanged(FlipCrop):
+class Unchanged(NoOps):
     @classmethod
     def build(cls, at: Setting) -> Unchanged:
         return cls(Basics(), at.generator)

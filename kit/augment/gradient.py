@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ class PolicyGradient(LearnedPolicy):
         self.adam = torch.optim.Adam(self.variables(), lr=lr, betas=betas)
 
     @classmethod
-    def build(cls, at: Setting) -> PolicyGradient:
-        return super().build(at, shared=getattr(at.config, "policies", 0) > 0)
+    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
+        return {"lr": options.tau_lr or 1e-2, "shared": getattr(at.config, "policies", 0) > 0}
 
     def variables(self) -> list[Tensor]:
         return [self.pi, self.apply_logit, self.delta]

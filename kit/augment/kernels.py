@@ -54,7 +54,8 @@ def _gray(pixels: Tensor) -> Tensor:
 
 def _to_uint8(values: Tensor) -> Tensor:
     """Truncated and clamped to [0, 255]."""
-    return values.clamp(0, 255).to(torch.uint8)
+    # by way of int16, which is vectorised on the CPU: float32 -> uint8 is not
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
 def _autocontrast(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
@@ -156,7 +157,7 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     y = (torch.arange(height, device=images.device) - 0.5 * (height - 1))[:, None]
     column, row = _source(matrix[:, 0], x, y, width), _source(matrix[:, 1], x, y, height)
     # A border of zeros stands for the outside: cheaper than comparing every coordinate with both ends.
-    index = (row * (width + 2)).add_(column).add_(width + 3).long().view(n, 1, -1)
+    index = (row * (width + 2)).add_(column).add_(width + 3).int().long().view(n, 1, -1)
     return pad(images, (1, 1, 1, 1)).flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
 
 

@@ -162,9 +162,8 @@ def fast_path() -> ModuleType | None:
 class Policy(Learner):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
-    A subclass says what is drawn for n images, in `draw`. One that learns sets `learns` and gives its variables'
-    gradient in `gradient` (or extends `LearnedPolicy`). cutout: whether its recipe has a cutout of half the image's
-    side.
+    A subclass says in `draw` what is drawn for n images. One that learns sets `learns` and gives the gradient of its
+    variables in `gradient` (see `LearnedPolicy`). cutout: whether its recipe has a cutout of half the image's side.
 
     Where several ranks search, a batch is split among them. `sample` and `derived` draw for the whole batch, from a
     generator that all ranks share, and give this rank's share; `estimate` gathers what the ranks measured. So `draw`
@@ -276,8 +275,7 @@ class LearnedPolicy(Policy):
             None, ge=0, description="rate of τ (SGD; Adam for policy-gradient); None: so that it covers tau_reach"
         )
         operations: str | None = Field(
-            None,
-            description="operations that τ chooses from: names with commas; +Name adds to the paper's; None: the paper's",
+            None, description="what τ chooses from: names with commas; +Name adds to the paper's; None: the paper's"
         )
 
     def __init__(self, basics: Basics, generator: torch.Generator, ops: tuple[str, ...]):
@@ -290,11 +288,16 @@ class LearnedPolicy(Policy):
     def build(cls, at: Setting, ops: tuple[str, ...] | None = None, **settings: Any) -> LearnedPolicy:
         options = at.options(cls)
         ops = cls.searched(options.operations, ops)
-        return cls(at.basics, at.generator, lr=options.tau_lr, ops=ops, **cls.chosen(at, options), **settings)
+        return cls(at.basics, at.generator, ops=ops, **cls.chosen(at, options), **settings)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for an operation that does not exist, before any compute."""
+        cls.searched(config.operations)
 
     @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        """More keyword arguments of a concrete policy, from its options."""
+        """The keyword arguments of a concrete policy, from its options."""
         return {}
 
     @classmethod

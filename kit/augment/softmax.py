@@ -72,8 +72,8 @@ class PairSoftmax(LearnedPolicy):
 
     @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        form, reach, entropy = options.tau_form, options.tau_reach, options.tau_entropy
-        return {"form": form, "reach": reach, "entropy": entropy, "steps": at.steps}
+        how = {"form": options.tau_form, "reach": options.tau_reach, "entropy": options.tau_entropy}
+        return {"lr": options.tau_lr, "steps": at.steps, **how}
 
     def variables(self) -> list[Tensor]:
         return [self.tau]
@@ -140,7 +140,7 @@ class PairSoftmax(LearnedPolicy):
 
 
 def _score(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
-    """An unbiased estimate of ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − mean of the others' losses) ∇ log p(T_k)."""
+    """Unbiased for ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − the others' mean loss) ∇ log p(T_k)."""
     n, losses = len(losses), losses.to(p.dtype)
     advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
     return torch.zeros_like(p).scatter_add_(0, index, advantage) - p * advantage.sum()

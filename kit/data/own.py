@@ -49,7 +49,7 @@ class Entry:
 REGISTRY: dict[str, Entry] = {}
 
 
-class Names(list):
+class DatasetNames(list):
     """Names of data sets, printed as a table of what is known about them."""
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Names(list):
 
 def datasets() -> list[str]:
     """The names that load_dataset accepts, besides a path; they print as a table."""
-    return Names(sorted(REGISTRY))
+    return DatasetNames(sorted(REGISTRY))
 
 
 def register(name: str, loader: Loader, replace: bool = False, **about) -> None:

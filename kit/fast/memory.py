@@ -13,9 +13,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 def keep_freed() -> None:
     """Have glibc keep large blocks that are freed, for the next ones of their size.
 
-    It gives them back to the kernel by default, so that a training step on the CPU faults the pages of its feature maps
-    in anew, several
-    ten thousand times: a sixth of a step at 32×32 pixels. Without glibc nothing happens.
+    By default it gives them back to the kernel, and a training step on the CPU then faults the pages of its feature
+    maps in again, several ten thousand times: a sixth of a step at 32×32 pixels. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return

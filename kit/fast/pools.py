@@ -1,63 +1,46 @@
-"""3×3 pools whose kernels on the CPU are as fast as a depthwise convolution's; torch's own are the reference, and serve
-the rest.
-"""
+"""3×3 pools for training on the CPU, as fast as depthwise convolutions; the reference is torch's own."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from kit.fast.depthwise import depthwise
 
 
-class AveragePool(nn.AvgPool2d):
-    """Mean of the pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)].
-
-    While training on the CPU a depthwise convolution by 1/9, whose border is then scaled up: in bfloat16, a tenth of
-    the time of torch's
-    average pooling with its gradient. There 1/9 is rounded, too (by 0.2%): the BatchNorm that follows takes it out
-    again.
-    """
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels, *sides = x.shape[1:]
-        if not _trains_on_the_cpu(x) or min(sides) < 2:
-            return super().forward(x)
-        ninth = x.new_full((channels, 1, 3, 3), 1 / 9)
-        # the last window of a side hangs over unless steps of 2 end on the last pixel but one
-        return _Border.apply(
-            depthwise(x, ninth, self.stride, 1), *(self.stride == 1 or side % 2 == 1 for side in sides)
-        )
-
-
-class MaxPool(nn.MaxPool2d):
+def max_pool(x: Tensor, stride: int) -> Tensor:
     """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)].
 
-    bfloat16 goes by way of float32, in which torch's kernels for the CPU take half the time; a maximum is exact in
-    both.
+    bfloat16 goes by way of float32, in which torch's kernels take half the time; a maximum is exact in both.
     """
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.bfloat16 and _trains_on_the_cpu(x):
-            return super().forward(x.float()).to(x.dtype)
-        return super().forward(x)
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    return F.max_pool2d(wide, 3, stride, 1).to(x.dtype)
 
 
-def _trains_on_the_cpu(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling()
+def average_pool(x: Tensor, stride: int) -> Tensor:
+    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride),
+    ceil(W/stride)], H and W at least 2.
+
+    A depthwise convolution by 1/9 sums the pixels; border outputs, whose windows hold fewer than nine pixels, are then
+    scaled up. In bfloat16 this takes a tenth of the time of torch's average pooling with its gradient. There 1/9 is
+    rounded, too (by 0.2%), which the BatchNorm that follows takes out again.
+    """
+    channels, *sides = x.shape[1:]
+    ninth = x.new_full((channels, 1, 3, 3), 1 / 9)
+    # with stride 2 and an even side, the last window ends at the last pixel and does not hang over the border
+    last_row, last_column = (stride == 1 or side % 2 == 1 for side in sides)
+    return _ScaledBorder.apply(depthwise(x, ninth, stride, 1), last_row, last_column)
 
 
-class _Border(torch.autograd.Function):
-    """Sums over nine pixels of which three lie outside, six of five in a corner, times 9/6 and 9/4; the first row and
-    column always, the last if so said.
+class _ScaledBorder(torch.autograd.Function):
+    """Multiplies the rows and columns at the border by 3/2, in place.
+
+    A window at an edge holds 6 of its 9 pixels, so its mean is 9/6 = 3/2 of its sum over 9; in a corner it holds 4, and
+    row and column together give 3/2 · 3/2 = 9/4. The first row and column are always at the border, the last ones where
+    `last_row` and `last_column` say so.
     """
 
     @staticmethod
@@ -69,7 +52,7 @@ class _Border(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():  # a second derivative is asked for
-            return _Border.apply(g.clone(), *ctx.last), None, None
+            return _ScaledBorder.apply(g.clone(), *ctx.last), None, None
         return _scale_border(g.clone(memory_format=torch.channels_last), *ctx.last), None, None
 
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from kit import space
 from kit.errors import KitError
 from kit.figures.record import FRAMES, Record, need, thinned
 from kit.figures.show import animate
 from kit.figures.style import GREY, INK, Panel, arrange, blank, headline, look, op_legend, op_title
 from kit.run.run import Run
-from kit.space.cell import INPUTS, NODES, picks_of
+from kit.space import SPACES
+from kit.space.blocks import BlockNetwork, rounded, shares
+from kit.space.cell import INPUTS, NODES, cell_slots, picks_of
 
 KINDS = {"normal": "normal cell", "reduce": "reduction cell"}
 SOURCES = ("cₖ₋₂", "cₖ₋₁", *map(str, range(NODES)))
@@ -39,33 +40,38 @@ def _graph(
     pale: Collection[tuple[int, int]] | None = None,
     widths: Mapping[tuple[int, int], float] | None = None,
     frozen: Collection[int] = (),
+    names: Sequence[str] = SOURCES,
+    inputs: int = INPUTS,
 ) -> Panel:
-    """A cell. nodes: the (operation, input) pairs of each node. pale: the edges (node, number) that another cell has
+    """A cell. nodes: the (operation, input) pairs of each node; names: of the inputs, then of the nodes, which are
+    concatenated where that is the usual cell's. pale: the edges (node, number) that another cell has
     too, where two are compared, side by side; widths: of the lines, in pixels; frozen: nodes that do not change."""
-    narrow, before = pale is not None, 0.36 if pale is None else 0.5
+    concatenated, narrow = names == SOURCES, pale is not None or len(nodes) > NODES
+    before = 0.5 if narrow else 0.45  # clear of a node with its diamond
     tops = np.cumsum([0.0, *(len(edges) + 0.35 for edges in nodes)])
     middle = -(tops[-1] - 1.35) / 2
-    at: dict[int, Point] = {0: (-1.0, middle + tops[-1] * 0.22), 1: (-1.0, middle - tops[-1] * 0.22)}
-    at |= {INPUTS + n: (float(n), -(tops[n] + (len(edges) - 1) / 2)) for n, edges in enumerate(nodes)}
-    end = (float(NODES), middle)
-    notes = [_node(SOURCES[index], x, y, index - INPUTS in frozen) for index, (x, y) in at.items()]
-    notes.append(_node("cₖ", *end))
-    traces = []
+    spread = tops[-1] * 0.44 / max(inputs - 1, 1)
+    at: dict[int, Point] = {k: (-1.0, middle + spread * ((inputs - 1) / 2 - k)) for k in range(inputs)}
+    at |= {inputs + n: (float(n), -(tops[n] + (len(edges) - 1) / 2)) for n, edges in enumerate(nodes)}
+    notes, traces = [_node(names[index], x, y, index - inputs in frozen) for index, (x, y) in at.items()], []
     for n, edges in enumerate(nodes):
         for k, (op, source) in enumerate(edges):
-            y, x, shared = -(tops[n] + k), n - before, narrow and (n, k) in pale
-            width = (widths or {}).get((n, k), 5.0 if narrow and not shared else 2.5)
+            y, x, shared = -(tops[n] + k), n - before, (n, k) in (pale or ())
+            width = (widths or {}).get((n, k), 5.0 if pale is not None and not shared else 2.5)
             start = at[int(source)]
-            path = [
-                *_curve(start, (start[0] + min(0.42, 0.85 - before), y)),
-                *_curve((x + before / 2, y), at[INPUTS + n]),
-            ]
+            path = _curve(start, (start[0] + min(0.42, 0.85 - before), y)) + _curve((x + before / 2, y), at[inputs + n])
             line = {"color": look(op).color, "width": width}
             traces.append(_line(path, op_title(op), line) | {"opacity": 0.25 if shared else 1.0})
             notes.append(_name(op, x, y, narrow, shared))
-    joined = [point for n in range(NODES) for point in (*_curve(at[INPUTS + n], end), (None, None))]
-    traces.append(_line(joined, "concatenated", {"color": "#B5B5B5", "width": 1.5}))
-    x, y = {**HIDDEN, "range": [-1.25, NODES + 0.35]}, {**HIDDEN, "range": [-(tops[-1] - 0.75), 0.6]}
+    if concatenated:
+        end = (float(NODES), middle)
+        notes.insert(len(at), _node("cₖ", *end))
+        joined = [point for n in range(NODES) for point in (*_curve(at[INPUTS + n], end), (None, None))]
+        traces.append(_line(joined, "concatenated", {"color": "#B5B5B5", "width": 1.5}))
+    x, y = (
+        {**HIDDEN, "range": [-1.25, len(nodes) - 1 + (1.35 if concatenated else 0.25)]},
+        {**HIDDEN, "range": [-(tops[-1] - 0.75), 0.6]},
+    )
     return Panel(title, traces, y, 290, x=x, epochs=False, notes=notes)
 
 
@@ -90,11 +96,8 @@ def _node(text: str, x: float, y: float, frozen: bool = False) -> dict[str, Any]
 
 def _name(op: str, x: float, y: float, narrow: bool, pale: bool) -> dict[str, Any]:
     fill = look(op).color
-    border = {
-        "bordercolor": INK if narrow else fill,
-        "borderwidth": 2 if narrow else 1,
-        "borderpad": 2 if narrow else 3,
-    }
+    width, pad = (2, 2) if narrow else (1, 3)
+    border = {"bordercolor": INK if narrow else fill, "borderwidth": width, "borderpad": pad}
     look_ = PALE if pale else {"bgcolor": fill, **border}
     font = {"size": 11 if narrow else 12, "color": GREY if pale else _ink_on(fill)}
     return {"text": op_title(op, short=narrow), "x": x, "y": y, "font": font, **look_}
@@ -140,8 +143,11 @@ def _strip(
     return Panel(title, traces, y, 180, x=x, epochs=False, notes=notes)
 
 
-def _panels(genotype: Genotype, run: Run | None = None, title: str = "", **details: dict[str, Any]) -> list[Panel]:
-    """The drawings of a genotype, as `run.genotype`. details: options of each part's drawing, by the part's name.
+def _panels(
+    genotype: Genotype, run: Run | None = None, title: str = "", space: str | None = None, **details: dict[str, Any]
+) -> list[Panel]:
+    """The drawings of a genotype, as `run.genotype`. space: its name, where there is no run. details: options of each
+    part's drawing, by the part's name.
 
     Raises KitError for what is no genotype."""
     if not isinstance(genotype, Mapping):
@@ -150,21 +156,45 @@ def _panels(genotype: Genotype, run: Run | None = None, title: str = "", **detai
         words = {"text": f"{genotype['network']} is one fixed network without choices", "x": 0.5, "y": 0.5}
         axis = HIDDEN | {"range": [0, 1]}
         return [Panel(title, [], axis, 60, x=axis, epochs=False, notes=[words])]
-    if "blocks" not in genotype:
-        picks_of(dict(genotype))
+    if set(genotype) == set(KINDS):
+        if not details:  # what α's arrays tell may lack an edge
+            offered = {op for part in SPACES.values() for op in getattr(part.make, "operations", ())}
+            picks_of(dict(genotype), cell_slots(dict.fromkeys(offered)))
         heads = {kind: " · ".join(filter(None, (words, title))) for kind, words in KINDS.items()}
         return [_graph(heads[kind], genotype[kind], **details.get(kind, {})) for kind in KINDS]
+    if "blocks" not in genotype:
+        return _of_own_space(genotype, space or (run.config.space if run else None), title)
     blocks = genotype["blocks"]
     if not isinstance(blocks, (list, tuple)) or not blocks or not all(isinstance(name, str) for name in blocks):
-        raise KitError(f"a genotype of choice blocks is {{'blocks': [a name for every block]}}; got {genotype!r:.80}")
-    plan = getattr(space.KINDS.get(run.config.space), "plan", None) if run else None
-    stages: list[tuple[str, int]] = []
-    for count in (len(blocks), len(blocks) + 1) if plan else ():  # MobileNetV2's first block offers no choice
-        found = plan(run.config.channels, count)[1]
-        if sum(stage.blocks for stage in found) == len(blocks):
-            stages = [(f"stage {k}<br>{stage.width} channels", stage.blocks) for k, stage in enumerate(found, 1)]
-            break
+        raise KitError(f"a genotype of choice blocks is {{'blocks': [a name for every block]}}; got {genotype!r}")
+    make, stages = SPACES[run.config.space].make if run else None, []
+    if run and issubclass(make, BlockNetwork):
+        used = make.stages[: len(blocks)]
+        counts = shares(len(blocks), [stage.share for stage in used])
+        widths = [rounded(stage.width * run.config.channels) for stage in used]
+        stages = [(f"stage {k}<br>{c} channels", n) for k, (c, n) in enumerate(zip(widths, counts), 1)]
     return [_strip(title, blocks, stages, **details.get("blocks", {}))]
+
+
+def _of_own_space(genotype: Genotype, space: str | None, title: str) -> list[Panel]:
+    """What the space's own `Network.graph` tells: a chain as a strip, anything else as a cell."""
+    if space is None:
+        raise KitError(
+            "a genotype has the keys 'normal' and 'reduce', or 'blocks'; draw one of another space by "
+            f"figures.cells(run) or figures.cell(genotype, space='its name'); got {genotype!r:.80}"
+        )
+    panels = []
+    for part, links in SPACES[space].make.graph(genotype).items():
+        head = " · ".join(filter(None, (part, title)))
+        targets = list(dict.fromkeys(target for _, target, _ in links))
+        if [(a, b) for a, b, _ in links] == list(zip([links[0][0], *targets], targets)):
+            panels.append(_strip(head, [op for *_, op in links]))
+            continue
+        inputs = [name for name in dict.fromkeys(source for source, *_ in links) if name not in targets]
+        names = (*inputs, *targets)
+        nodes = [[(op, names.index(a)) for a, b, op in links if b == target] for target in targets]
+        panels.append(_graph(head, nodes, names=names, inputs=len(inputs)))
+    return panels
 
 
 def _sheet(columns: Sequence[Sequence[Panel]], title: str, *genotypes: Genotype) -> go.Figure:
@@ -179,10 +209,11 @@ def _sheet(columns: Sequence[Sequence[Panel]], title: str, *genotypes: Genotype)
 # ---- figures -------------------------------------------------------------------------------------
 
 
-def cell(genotype: Genotype, title: str = "") -> go.Figure:
-    """A genotype from left to right: normal and reduction cell with inputs, nodes and concatenation, or the path of
-    blocks. genotype: as `run.genotype`. A fixed network gets a note. Raises KitError for what is not a genotype."""
-    return _sheet([_panels(genotype)], title, genotype)
+def cell(genotype: Genotype, title: str = "", space: str | None = None) -> go.Figure:
+    """A genotype from left to right: normal and reduction cell with inputs, nodes and concatenation, the path of
+    blocks, or what a space of one's own, named by `space`, tells in its `graph`. genotype: as `run.genotype`. A fixed
+    network gets a note. Raises KitError for what is not a genotype."""
+    return _sheet([_panels(genotype, space=space)], title, genotype)
 
 
 def cells(run: Run) -> go.Figure:
@@ -195,10 +226,9 @@ def cells(run: Run) -> go.Figure:
 
 def _found(run: Run) -> tuple[Genotype, str]:
     """(the architecture, since when it stands, in words): from the model, else from α's last epoch."""
-    try:
+    if run.genotype:
         return run.genotype, "the architecture found"
-    except KitError:
-        record = Record(run)
+    record = Record(run)
     if not record.alpha:
         raise KitError(f"{run.path.name} has neither a model nor a recorded α ({run.status}): no architecture to draw")
     return _at(record, -1), f"the architecture after epoch {int(record.alpha['epoch'][-1])}, so far"
@@ -212,6 +242,9 @@ def _at(record: Record, place: int) -> Genotype:
     ]
     if record.cells:
         return {"normal": picks[:NODES], "reduce": picks[NODES:]}
+    chosen = tuple(tuple(columns[place].tolist()) for columns in record.picked)
+    if record.outline is not None and min(map(min, chosen)) >= 0:
+        return record.outline.genotype(chosen)
     return {"blocks": [chosen[0][0] for chosen in picks]}
 
 
@@ -237,8 +270,10 @@ def cells_compared(run_a: Run, run_b: Run) -> go.Figure:
         for run in runs
     ]
     both = [_panels(g, run, name, **mine) for g, run, name, mine in zip((a, b), runs, names, details)]
+    if not words and run_a.config.space == run_b.config.space and a.keys() == b.keys():
+        words = [f"{sum(a[key] == b[key] for key in a)} of {len(a)} in common"]
     apart = f"Spaces {run_a.config.space} and {run_b.config.space} offer different choices: not compared"
-    title = " · ".join(words) + " (pale)" if words else apart
+    title = " · ".join(words) + (" (pale)" if any(details) else "") if words else apart
     return _sheet(both if "normal" in details[0] else [both[0] + both[1]], title, a, b)
 
 
@@ -252,22 +287,17 @@ def cells_animated(run: Run) -> go.Figure:
     among the node's candidates, ◆ marks what is frozen. A run that does not search gets a note. Raises KitError where α
     is not recorded."""
     record = need(run)
-    if not record.alpha and not record.missing:
+    if not record.searches:
         return blank("the architecture is fixed in this run: see figures.cells", headline(run))
     if not record.alpha:
-        raise KitError(
-            f"{run.path.name} has no α over the epochs ({'; '.join(record.missing)}): see figures.cells(run)"
-        )
-    title = (
-        f"{headline(run)} · child by epoch ({'width: share of |α|' if record.cells else 'height: kernel'} · ◆ frozen)"
-    )
+        raise KitError(f"{run.path.name} has recorded no α over the epochs: see figures.cells(run)")
+    words = "width: share of |α|" if record.cells else "height: kernel"
+    title = f"{headline(run)} · child by epoch ({words} · ◆ frozen)"
     legend = {} if record.cells else {"blocks": record.candidates}
     places = thinned(len(record.alpha["epoch"]), FRAMES)
     moments = [_sheet([_panels(_at(record, k), run, **_details(record, k))], title, legend) for k in places]
-    frames = [
-        {"data": m.data, "traces": list(range(len(m.data))), "layout": {"annotations": m.layout.annotations}}
-        for m in moments
-    ]
+    every = {"traces": list(range(len(moments[-1].data)))}
+    frames = [every | {"data": m.data, "layout": {"annotations": m.layout.annotations}} for m in moments]
     return animate(moments[-1], record.alpha["epoch"][places].tolist(), frames)
 
 

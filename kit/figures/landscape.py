@@ -99,15 +99,8 @@ def _plane(item: Landscape, marks: Sequence[float], scale: bool) -> dict[str, An
     ticks = {"tickvals": list(range(len(marks))), "ticktext": [_text(mark) for mark in marks]}
     # even steps for any kind of colour vision, and in grey
     colors = {"colorscale": "Viridis", "colorbar": {"title": title, "thickness": 16, "outlinewidth": 0, **ticks}}
-    return {
-        "x": at,
-        "y": at,
-        "z": heights(z, marks),
-        "customdata": z,
-        "hovertemplate": HOVER,
-        "showscale": scale,
-        **colors,
-    }
+    content = {"x": at, "y": at, "z": heights(z, marks), "customdata": z, "hovertemplate": HOVER}
+    return {**content, "showscale": scale, **colors}
 
 
 def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
@@ -122,12 +115,7 @@ def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Fi
         plane = {"type": "contour", "zmin": -1, "zmax": len(marks), **look_, **_plane(item, marks, k == n - 1)}
         cross = {"symbol": "cross", "size": 9, "color": "white", "line": {"color": INK, "width": 1}}
         trained = {"type": "scatter", "x": [0], "y": [0], "mode": "markers", "marker": cross, "name": "trained model"}
-        axis = {
-            "range": [float(plane["x"][0]), float(plane["x"][-1])],
-            "showgrid": False,
-            "constrain": "domain",
-            "nticks": 5,
-        }
+        axis = {"range": [plane["x"][0], plane["x"][-1]], "showgrid": False, "constrain": "domain", "nticks": 5}
         x = axis | {"title": {"text": f"a · δ, {UNIT}", "font": {"size": 12}}}
         y = axis | {"title": {"text": "b · η" if k % n else f"b · η, {UNIT}", "font": {"size": 12}}}
         y |= {"constraintoward": "top"}
@@ -153,8 +141,8 @@ def surfaces(landscapes: Sequence[Landscape], top: float | None = None) -> go.Fi
     small = {"tickfont": {"size": 11}, "nticks": 5}
     plain = {"backgroundcolor": "white", "gridcolor": "#DDDDDD", "showspikes": False, **small}
     names = {
-        f"{k}axis": plain | {"title": {"text": text, "font": {"size": 12}}}
-        for k, text in (("x", "a · δ"), ("y", "b · η"))
+        f"{k}axis": {**plain, "title": {"text": text, "font": {"size": 12}}}
+        for k, text in zip("xy", ("a · δ", "b · η"))
     }
     words = [_text(marks[k]) for k in ticks]
     z = plain | {"title": {"text": ""}, "range": [-1, len(marks)], "tickvals": ticks, "ticktext": words}
@@ -176,16 +164,14 @@ def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figur
         if np.isfinite(low).all():  # one direction has no interval
             edge = {
                 "mode": "lines",
-                "line": {"width": 1, "color": faint(color, 0.45)},
                 "hoverinfo": "skip",
                 "showlegend": False,
+                "line": {"width": 1, "color": faint(color, 0.45)},
             }
             figure.add_scatter(x=at, y=np.maximum(low, least / 2), **edge)
             figure.add_scatter(x=at, y=high, fill="tonexty", fillcolor=faint(color, 0.15), **edge)
-        name, line = (
-            f"{item.label} (n = {item.lines.directions} directions)",
-            {"color": color, "dash": dash, "width": 2.5},
-        )
+        name = f"{item.label} (n = {item.lines.directions} directions)"
+        line = {"color": color, "dash": dash, "width": 2.5}
         figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
         inside = np.flatnonzero(mean <= marks[-1])  # and one step more, as far as some run's mean is in the picture
         if len(inside):
@@ -197,13 +183,12 @@ def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figur
     ticks = {"type": "log", "tickvals": marks, "ticktext": [_text(mark) for mark in marks]}
     ticks["range"] = [math.log10(least / 1.5), math.log10(marks[-1])]
     figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", **ticks)
-    return figure.update_layout(
-        title_text=_title(shown, "along random directions"), legend=legend_below_title(560) | {"traceorder": "normal"}
-    )
+    figure.update_layout(legend=legend_below_title(560) | {"traceorder": "normal"})
+    return figure.update_layout(title_text=_title(shown, "along random directions"))
 
 
 def _looks(shown: Sequence[Landscape]) -> list[tuple[str, str]]:
-    """The methods' own colours; runs of one method by their dash, or by colours of their own where that is not enough."""
+    """The methods' own colours; runs of one method have dashes, or colours of their own where that is not enough."""
     found: list[tuple[str, str]] = []
     for k, item in enumerate(shown):
         color, _, dash = look(item.run.config.method)

@@ -19,6 +19,7 @@ SUMMARY = ("method", "title", "n", "accuracy_mean", "accuracy_low", "accuracy_hi
 # from so many on: divided by so much, unit
 UNITS = ((3 * 3600.0, 3600.0, " [h]"), (180.0, 60.0, " [min]"), (-1.0, 1.0, " [s]"))
 COUNTS = ((1e9, 1e9, " [billions]"), (1e6, 1e6, " [millions]"), (1e3, 1e3, " [thousands]"), (-1.0, 1.0, ""))
+SYMBOL = {True: "circle", False: "circle-open"}  # of methods with a solid line, and of others
 FRONT = "Pareto front"
 FRONTS = (
     "Up and left is better; no run reaches as much as one on a front for less. Test accuracy is reported, nothing is "
@@ -28,7 +29,7 @@ MEANS = "Dots: mean and 95% interval over seeds (of few seeds it may leave the p
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """What a run cost. within: the columns of a table that runs must share to stand on one front."""
 
     title: str
@@ -37,9 +38,9 @@ class Cost:
 
 
 COSTS = {
-    "seconds": Cost("wall-clock of the run", "seconds", ("data", "budget", "machine")),
-    "params": Cost("parameters", "params"),
-    "macs": Cost("multiply-adds", "macs"),
+    "seconds": CostAxis("wall-clock of the run", "seconds", ("data", "budget", "machine")),
+    "params": CostAxis("parameters", "params"),
+    "macs": CostAxis("multiply-adds", "macs"),
 }
 BOUNDED = {"params": "parameters", "macs": "multiply-adds per image", "latency_ms": "latency"}
 
@@ -97,9 +98,8 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
     figure = _seeds_and_means(groups, f"{datasets} · {name}")
     rate = name.removeprefix("step/").removeprefix("eta/") in ("lr", "weight_decay")
-    figure.update_yaxes(
-        log_axis([values.to_numpy() for members in groups.values() for values in members]) if rate else {}
-    )
+    values = [series.to_numpy() for members in groups.values() for series in members]
+    figure.update_yaxes(log_axis(values) if rate else {})
     figure.update_yaxes(title_text=f"{name}{' [nats]' if 'loss' in name else ''}")
     return figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
 
@@ -111,9 +111,8 @@ def planted(curves: dict[str, list[list[float]]], steps: int, title: str) -> go.
         for k, (name, seeds) in enumerate(curves.items())
     }
     figure = _seeds_and_means(groups, title).add_hline(y=0.8, line={"color": GREY, "width": 1, "dash": "dot"})
-    return figure.update_xaxes(title_text="step").update_yaxes(
-        title_text="probability on what is planted", range=[0, 1.02]
-    )
+    figure.update_yaxes(title_text="probability on what is planted", range=[0, 1.02])
+    return figure.update_xaxes(title_text="step")
 
 
 # ---- means and intervals -------------------------------------------------------------------------
@@ -129,12 +128,7 @@ def _means(rows: pd.DataFrame) -> tuple[pd.Series, dict[str, Any], dict[str, Any
     mean, low, high = (100 * rows[f"accuracy_{k}"] for k in ("mean", "low", "high"))
     color, _, dash = look(str(rows["method"].iloc[0]))
     bars = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "width": 6}
-    marker = {
-        "size": 12,
-        "color": color,
-        "symbol": "circle" if dash == "solid" else "circle-open",
-        "line": {"width": 2},
-    }
+    marker = {"size": 12, "color": color, "symbol": SYMBOL[dash == "solid"], "line": {"width": 2}}
     told = [f"{m:.2f}% [{a:.2f}, {b:.2f}], n = {n:g}" for m, a, b, n in zip(mean, low, high, rows["n"])]
     dots = {
         "mode": "markers",
@@ -143,7 +137,7 @@ def _means(rows: pd.DataFrame) -> tuple[pd.Series, dict[str, Any], dict[str, Any
         "hovertext": told,
         "hoverinfo": "text+name",
     }
-    return mean, bars if low.notna().any() else {}, dots
+    return mean, bars, dots
 
 
 def ablation(summary: pd.DataFrame, runs: pd.DataFrame | None = None, title: str = "") -> go.Figure:
@@ -182,8 +176,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     """Accuracy over cost: for every method and limit the mean with its interval at the mean cost of what was found, and
     the single runs.
 
-    summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy; cost:
-    params, macs or latency_ms. Raises KitError naming missing columns."""
+    summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy;
+    cost: params, macs or latency_ms. Raises KitError naming missing columns."""
     if summary.empty:
         return blank("no run is finished: there is no test accuracy yet", title)
     _check(summary, (*SUMMARY, "bound", "cost_mean"), "summary")
@@ -193,9 +187,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
         words = {"annotation_text": f"≤ {bound:,.3g} ms" if cost == "latency_ms" else f"≤ {bound:,.0f}"}
         place = {"annotation_position": "top", "annotation_yshift": 14 * (k % 2), "annotation_font_color": GREY}
-        figure.add_vline(
-            bound / factor, line={"color": GREY, "width": 1, "dash": "dot"}, layer="below", **words, **place
-        )
+        rule = {"line": {"color": GREY, "width": 1, "dash": "dot"}, "layer": "below"}
+        figure.add_vline(bound / factor, **rule, **words, **place)
     least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
     room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
     figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
@@ -212,11 +205,8 @@ def _against(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, axis: str, ti
         figure.add_scatter(x=mine["cost"] / factor, y=100 * mine["test_accuracy"], **_faint(str(method)))
         mean, bars, dots = _means(group)
         words = ["no limit" if pd.isna(bound) else "" for bound in group["bound"]] if "bound" in group else []
-        text = (
-            {"mode": "lines+markers+text", "text": words, "textposition": ("top left", "bottom right")[k % 2]}
-            if words
-            else {}
-        )
+        place = {"textposition": ("top left", "bottom right")[k % 2], "mode": "lines+markers+text"}
+        text = place | {"text": words} if words else {}
         line = {"color": look(str(method)).color, "width": 1.5, "dash": look(str(method)).dash}
         figure.add_scatter(x=group["cost_mean"] / factor, y=mean, error_y=bars, line=line, **(dots | text))
     figure.update_xaxes(title_text=axis + unit).update_yaxes(title_text="test accuracy [%]: mean and 95% interval")
@@ -281,7 +271,7 @@ def _dots(group: pd.DataFrame, cost: str) -> list[dict[str, Any]]:
         traces.append({"line": line, "marker": ring, "hoverinfo": "skip", **text, **at(members)})
     for method, rows in group.groupby("method", sort=False):
         color, _, dash = look(str(method))
-        marker = {"size": 10, "color": color, "symbol": "circle" if dash == "solid" else "circle-open"}
+        marker = {"size": 10, "color": color, "symbol": SYMBOL[dash == "solid"]}
         told = {"text": [_hover(row) for row in rows.to_dict("records")], "hovertemplate": "%{text}<extra></extra>"}
         traces.append({"mode": "markers", "marker": marker, "legendgroup": str(method), **told, **at(rows)})
     return traces

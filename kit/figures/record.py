@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kit import augment, space
+from kit.config import Config
 from kit.errors import KitError
 from kit.figures.style import Span
-from kit.run import store
+from kit.methods import METHODS
 from kit.run.run import Run
 from kit.space.cell import cell_slots
 
@@ -20,44 +19,39 @@ POINTS, FRAMES = 240, 60  # of a curve and of an animation, at most
 COLLAPSE = 0.5  # of the chosen operations: more skips are DARTS's collapse (Zela et al., ICLR 2020)
 
 
-# ---- what a run recorded -------------------------------------------------------------------------
-
-
 class Record:
-    """What a run recorded, read once for a figure. Whatever cannot be read is left out and named in `missing`.
+    """What a run recorded, read once for a figure. Raises KitError for what cannot be read, or has a foreign shape.
 
     frame: the history by epoch, one column per name. alpha, tau: as `Run.alpha`, `Run.tau`; {} where there is none, and
     alpha where no architecture is searched."""
 
     def __init__(self, run: Run):
-        self.run, self.missing = run, []
-        self.frame: pd.DataFrame = self._read("history", lambda: by_epoch(run), pd.DataFrame())
-        shapes = {"epoch": 1, "alpha": 3, "support": 3, "frozen": 2}
-        searches = any(stage.search for stage in run.config.stages)
-        self.alpha = self._read("α", lambda: _checked(run.alpha, shapes), {}) if searches else {}
-        self.tau = self._read("τ", lambda: _checked(run.tau, {"epoch": 1}, probabilities=3, apply=2, magnitude=3), {})
-        if searches and not self.alpha and not any(text.startswith("α") for text in self.missing):
-            self.missing.append("α")
+        rows = run.history
+        rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
+        self.run, self.frame = run, rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last")
+        method = METHODS.get(run.config.method)  # a run of another version may name one that is gone
+        self.stages = method.stages if method else ()
+        self.searches = any(stage.search for stage in self.stages)
 
-    def _read(self, name: str, get: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return get()
-        except (KitError, OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
-            self.missing.append(f"{name} (cannot be read: {str(error) or type(error).__name__:.200})")
-            return otherwise
+    @functools.cached_property
+    def alpha(self) -> dict[str, np.ndarray]:
+        return _checked(self.run, self.run.alpha if self.searches else {}, alpha=3, support=3, frozen=2)
+
+    @functools.cached_property
+    def tau(self) -> dict[str, np.ndarray]:
+        return _checked(self.run, self.run.tau, probabilities=3, apply=2, magnitude=3)
 
     @property
     def last(self) -> int:
         """The last epoch of which anything is recorded."""
-        ends = [int(self.frame.index.max())] if len(self.frame) else []
-        return max([*ends, *(int(arrays["epoch"][-1]) for arrays in (self.alpha, self.tau) if arrays)], default=0)
+        epochs = self.frame.index if len(self.frame) else (self.alpha or self.tau).get("epoch", [0])
+        return int(max(epochs))
 
     @functools.cached_property
     def spans(self) -> list[Span]:
         """The stages so far."""
-        stages = self.run.config.stages
-        number = self.series("stage").astype(int).clip(upper=len(stages) - 1)
-        groups = number.groupby(number)
+        stages, number = self.stages, self.series("stage").astype(int)
+        groups = number.groupby(number.clip(upper=len(stages) - 1)) if stages else ()
         return [Span(stages[i].name, int(e.index.min()) - 1, int(e.index.max()), stages[i].search) for i, e in groups]
 
     def series(self, name: str) -> pd.Series:
@@ -65,20 +59,27 @@ class Record:
         return self.frame[name].dropna() if name in self.frame else pd.Series(dtype=float)
 
     @functools.cached_property
+    def outline(self) -> space.Network | None:
+        """The run's supernet without weights, where α's rows fit its slots."""
+        shape = self.alpha["alpha"].shape[1:] if self.alpha else None
+        try:
+            net = _outline(self.run.config)
+        except KitError:
+            return None
+        return net if (len(net.slots), max((len(s.candidates) for s in net.slots), default=0)) == shape else None
+
+    @functools.cached_property
     def slots(self) -> tuple[space.Slot, ...]:
-        """The slots that α's rows stand for; numbered where the space does not tell its candidates."""
+        """The slots that α's rows stand for; numbered where the space has others by now."""
+        if self.outline is not None:
+            return self.outline.slots
         count, widest = self.alpha["alpha"].shape[1:] if self.alpha else (0, 0)
-        cells = cell_slots()
-        if (count, widest) == (len(cells), max(len(slot.candidates) for slot in cells)):
-            return cells
-        labels = getattr(space.KINDS.get(self.run.config.space), "labels", ())
-        names = labels if len(labels) == widest else [f"candidate {k}" for k in range(widest)]
-        return tuple(space.Slot(f"block/{i}", tuple((name, 0) for name in names), 1) for i in range(count))
+        return tuple(space.Slot(f"slot/{i}", tuple((f"candidate {k}", 0) for k in range(widest))) for i in range(count))
 
     @property
     def cells(self) -> bool:
         """Whether the slots are the nodes of a normal and a reduction cell."""
-        return self.slots == cell_slots()
+        return [slot.name for slot in self.slots] == [slot.name for slot in cell_slots()]
 
     @property
     def candidates(self) -> list[str]:
@@ -108,39 +109,35 @@ class Record:
 
     @property
     def ops(self) -> list[str]:
-        """The names of τ's operations; a run without a model yet gets those of a known list of that length."""
+        """The names of τ's operations: the model's or, before there is one, the configuration's."""
         count = next(self.tau[name].shape[1] for name in ("probabilities", "apply", "magnitude") if name in self.tau)
+        config = self.run.config
         try:
-            names = self.run.policy.get("ops", ())
+            names = self.run.policy.get("ops") or augment.searched(config.augment, getattr(config, "operations", None))
         except KitError:
             names = ()
-        known = [names, augment.OPS, augment.DAAS_OPS, augment.SMALL_OPS]
-        return list(next((ops for ops in known if len(ops) == count), [f"operation {k}" for k in range(count)]))
+        return list(names) if len(names) == count else [f"operation {k}" for k in range(count)]
 
 
-def _checked(arrays: dict[str, np.ndarray], needed: dict[str, int], **optional: int) -> dict[str, np.ndarray]:
-    """The arrays, if they have these dimensions and one length. Raises ValueError."""
-    length = len(arrays.get("epoch", ()))
-    for name, dimensions in {**needed, **{k: v for k, v in optional.items() if k in arrays}}.items() if arrays else ():
-        if name not in arrays or arrays[name].ndim != dimensions or len(arrays[name]) != length:
-            shape = list(arrays[name].shape) if name in arrays else "missing"
-            raise ValueError(f"{name} is {shape}; it should have {dimensions} dimensions and {length} epochs")
-    return arrays if length else {}
+@functools.lru_cache(16)
+def _outline(config: Config) -> space.Network:
+    return space.outline(config.space, **config.model_dump(exclude={"space"}))
 
 
-def by_epoch(run: Run) -> pd.DataFrame:
-    """The history's values per epoch, one column per name, index epoch; empty before the first epoch is completed."""
-    rows = run.history
-    rows = rows[~rows["name"].str.startswith("step/")] if len(rows) else rows
-    return rows.pivot_table(index="epoch", columns="name", values="value", aggfunc="last") if len(rows) else rows
+def _checked(run: Run, arrays: dict[str, np.ndarray], **dimensions: int) -> dict[str, np.ndarray]:
+    epochs = arrays.get("epoch", np.zeros(0))
+    for name in dimensions.keys() & arrays.keys():
+        if arrays[name].ndim != dimensions[name] or len(arrays[name]) != len(epochs):
+            shape = list(arrays[name].shape)
+            raise KitError(f"{run.path.name} cannot be drawn: its {name} is {shape}, with {len(epochs)} epochs")
+    return arrays if len(epochs) else {}
 
 
 def need(run: Run) -> Record:
     """As `Record`. Raises KitError where nothing is recorded yet."""
     record = Record(run)
     if not len(record.frame) and not record.alpha and not record.tau:
-        why = f": {'; '.join(record.missing)}" if any("read" in text for text in record.missing) else ""
-        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status}){why}")
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
     return record
 
 
@@ -150,24 +147,21 @@ def thinned(count: int, most: int) -> list[int]:
 
 
 def standing(run: Run) -> str:
-    """One line for the top of a page: the run, how far it came, why it ended early, and what cannot be drawn."""
-    record = Record(run)
-    done = int(record.frame.index.max()) if len(record.frame) else 0
+    """One line for the top of a page: the run, how far it came, why it ended early, and why it cannot be drawn."""
     status = "not finished (stopped, or still going on)" if run.status == "interrupted" else run.status
-    parts = [f"{run.path.name}: {status}, {done} of {run.config.epochs} epochs"]
-    if record.spans:
-        parts[0] += f" ({', '.join(f'{span.name} {span.first + 1}–{span.last}' for span in record.spans)})"
-    if run.status == "failed":
-        try:
-            failure = store.read_json(run.path / "failure.json")
-            parts.append(f"It failed with {failure['error']}: {failure['message']}".rstrip(".")[:300])
-        except (KitError, KeyError):
-            parts.append("It failed with an error that failure.json does not tell")
+    try:
+        record = Record(run)
+        _ = record.alpha, record.tau
+        failure = run.failure
+    except KitError as error:
+        return f"{run.path.name}: {status}. {error}."
+    done = int(record.frame.index.max()) if len(record.frame) else 0
+    spans = ", ".join(f"{span.name} {span.first + 1}–{span.last}" for span in record.spans)
+    parts = [f"{run.path.name}: {status}, {done} of {run.config.epochs} epochs{f' ({spans})' if spans else ''}"]
+    if failure:
+        parts.append(f"It failed with {failure.get('error')}: {failure.get('message')}".rstrip(".")[:300])
     parts += [] if run.finished else ["Drawn: what is recorded so far"]
-    parts += [f"Not recorded, so not drawn: {'; '.join(record.missing)}"] if record.missing else []
-    skips = record.series("alpha/skips")
-    if len(skips) and skips.iloc[-1] > COLLAPSE:
-        parts.append(
-            f"Collapse: more than half of the chosen operations are skips ({skips.iloc[-1]:.0%}; Zela et al., 2020)"
-        )
+    for skips in record.series("alpha/skips").tail(1):
+        if skips > COLLAPSE:
+            parts.append(f"Collapse: {skips:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
     return ". ".join(parts) + "."

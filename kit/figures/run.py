@@ -49,8 +49,7 @@ WORDS = {"tau": "τ", "alpha": "α", "lr": "learning rate", "weight_decay": "wei
 
 
 def _line_panels(records: Sequence[Record], height: float = 100) -> list[Panel]:
-    """Every curve that moves: losses, η, τ and α, also what a user's own learner reports. One run has a colour for
-    every curve, of several each has its own."""
+    """Every curve that moves: losses, η, τ and α, also what a user's own learner reports."""
     names = dict.fromkeys(name for record in records for name in record.frame)
     known = {curve[0] for *_, curves in LEARNERS for curve in curves}
     own = [name.split("/", 1) for name in names if name.startswith(("tau/", "alpha/")) and name not in known]
@@ -72,9 +71,8 @@ def _hyper(records: Sequence[Record], names: Sequence[str]) -> list[Entry]:
         curves = [(name, name.split("/")[-1] if options else "learned", colors[k % 5]) for k, name in enumerate(mine)]
         title = f"η: {WORDS.get(base, base.replace('_', ' '))}{'' if mine else ', not learned'}"
         # the effective value is what the optimizer used at the epoch's last step
-        entries.append(
-            (title, "probability" if options else "", 1, not options, [*curves, (base, "effective", "black")])
-        )
+        curves.append((base, "effective", "black"))
+        entries.append((title, "probability" if options else "", 1, not options, curves))
     return entries
 
 
@@ -107,6 +105,8 @@ def curves(run: Run) -> go.Figure:
     Raises KitError before the first epoch is completed."""
     record = need(run)
     panels = _line_panels([record], 130)
+    if not panels:
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
     for panel in panels if run.finished else ():
         if panel.title == "accuracy":
             star = {"mode": "markers", "marker": {"symbol": "star", "size": 12, "color": PALETTE["vermillion"]}}
@@ -119,6 +119,7 @@ def curves(run: Run) -> go.Figure:
 
 # ---- τ -------------------------------------------------------------------------------------------
 
+TOLD = {True: "2^%{z} × uniform", False: "%{z}"}
 NAMES = {"autorange": "reversed", "showgrid": False, "tickfont": {"size": 10}, "dtick": 1}
 
 
@@ -128,22 +129,16 @@ def _log_ratio(p: np.ndarray, count: int) -> np.ndarray:
 
 
 def _colors(z: np.ndarray, ratio: bool) -> dict[str, Any]:
-    """Colours of probabilities, or of log₂ ratios: then symmetric about 1, so that half and twice are equally strong."""
-    bar = {"side": "top", "font": {"size": 11}}
+    """Colours of probabilities, or of log₂ ratios: symmetric about 1, so that half and twice are equally strong."""
+    title = {"text": "÷ uniform" if ratio else "probability", "side": "top", "font": {"size": 11}}
     if not ratio:
-        return {
-            "zmin": 0,
-            "zmax": float(z.max()),
-            "colorscale": style.PROBABILITY,
-            "colorbar": {"title": bar | {"text": "probability"}},
-        }
+        return {"zmin": 0, "zmax": float(z.max()), "colorscale": style.PROBABILITY, "colorbar": {"title": title}}
     limit, at = min(max(float(np.abs(z).max()), 0.05), float(np.log2(CAP))), [0.0]
     for step in np.log2(RATIOS):  # round ratios, far enough apart to be read
         at += [float(step)] if at[-1] + limit / 4.5 <= step <= limit * 1.001 else []
     at = [-t for t in at[:0:-1]] + at
     ticks = {"tickvals": at, "ticktext": [f"{2**t:.2g}×" if t < 0 else f"{2**t:.3g}×" for t in at]}
-    bar = {"title": bar | {"text": "÷ uniform"}, **ticks}
-    return {"zmin": -limit, "zmax": limit, "colorscale": style.LOW_TO_HIGH, "colorbar": bar}
+    return {"zmin": -limit, "zmax": limit, "colorscale": style.LOW_TO_HIGH, "colorbar": {"title": title, **ticks}}
 
 
 def _heat(x: Sequence, y: Sequence, z: Any, hover: str, **more: Any) -> dict[str, Any]:
@@ -152,29 +147,21 @@ def _heat(x: Sequence, y: Sequence, z: Any, hover: str, **more: Any) -> dict[str
 
 
 def _maps(record: Record) -> dict[str, tuple[Panel, np.ndarray, str]]:
-    """Maps that follow a slider: by name the panel at the last epoch, its values [epochs, rows, columns], its x axis."""
-    found = {}
-    x = {"tickangle": -60, "showgrid": False, "tickfont": {"size": 10}, "dtick": 1, "title": {"font": {"size": 12}}}
-    epoch = f" · after epoch {int(record.tau['epoch'][-1])}"
-    if "probabilities" in record.tau:
-        z = _log_ratio(record.tau["probabilities"], record.tau["probabilities"][0].size)
-        heat = _heat(record.ops, record.ops, z[-1], "%{y}, then %{x}: 2^%{z} × uniform", name="pairs", xgap=1)
-        axes = {
-            "y": NAMES | {"title": {"text": "first operation"}},
-            "x": x | {"title": {"text": "second operation" + epoch}},
-        }
-        panel = Panel("τ: pairs of operations", [heat | _colors(z, True)], height=300, epochs=False, below=85, **axes)
-        found["pairs"] = (panel, z, "second operation")
-    if "magnitude" in record.tau:
-        z = record.tau["magnitude"].round(4)
-        bins = [f"{10 * k / max(z.shape[2] - 1, 1):.2g}" for k in range(z.shape[2])]
-        heat = _heat(bins, record.ops, z[-1], "%{y}, magnitude %{x}: %{z}", name="magnitude", xgap=1)
-        axes = {
-            "y": NAMES,
-            "x": x | {"type": "category", "tickangle": 0, "title": {"text": "magnitude [of 10]" + epoch}},
-        }
-        panel = Panel("τ: magnitude", [heat | _colors(z, False)], height=260, epochs=False, below=40, **axes)
-        found["magnitude"] = (panel, z, "magnitude [of 10]")
+    """Maps under a slider: by title the panel at the last epoch, its values [epochs, rows, columns], its x axis."""
+    tau, entries, found = record.tau, [], {}
+    if "probabilities" in tau:
+        z = _log_ratio(tau["probabilities"], tau["probabilities"][0].size)
+        entries.append(("τ: pairs of operations", "second operation", record.ops, z, True))
+    if "magnitude" in tau:
+        bins = [f"{10 * k / max(tau['magnitude'].shape[2] - 1, 1):.2g}" for k in range(tau["magnitude"].shape[2])]
+        entries.append(("τ: magnitude", "magnitude [of 10]", bins, tau["magnitude"].round(4), False))
+    for title, axis, names, z, ratio in entries:
+        heat = _heat(names, record.ops, z[-1], f"%{{y}}, {axis} %{{x}}: {TOLD[ratio]}", name=title, xgap=1)
+        x = {"title": {"text": f"{axis} · after epoch {int(tau['epoch'][-1])}", "font": {"size": 12}}}
+        x |= {"type": "category", "tickangle": -60, "showgrid": False, "tickfont": {"size": 10}, "dtick": 1}
+        y = NAMES | {"title": {"text": "first operation" if ratio else "operation"}}
+        panel = Panel(title, [heat | _colors(z, ratio)], y, 300, x=x, epochs=False, below=85)
+        found[title] = (panel, z, axis)
     return found
 
 
@@ -188,8 +175,8 @@ def _operations(record: Record) -> list[Panel]:
     found += [("τ: being applied", record.tau["apply"].round(4), False)] if "apply" in record.tau else []
     panels = []
     for title, z, ratio in found:
-        at, hover = thinned(len(z), POINTS), f"%{{y}}, epoch %{{x}}: {'2^%{z} × uniform' if ratio else '%{z}'}"
-        heat = _heat(record.tau["epoch"][at], record.ops, z[at].T, hover)
+        at = thinned(len(z), POINTS)
+        heat = _heat(record.tau["epoch"][at], record.ops, z[at].T, f"%{{y}}, epoch %{{x}}: {TOLD[ratio]}")
         panels.append(Panel(title, [heat | _colors(z, ratio)], NAMES, 14.5 * z.shape[1]))
     return panels
 
@@ -220,10 +207,9 @@ def tau_evolution(run: Run) -> go.Figure:
 def policy(run: Run) -> go.Figure:
     """As `tau_evolution`, at the last epoch and without the slider."""
     record = need(run)
-    unread = [text for text in record.missing if text.startswith("τ")]
     if not record.tau:
         fixed = f"τ is fixed in this run (augment = {run.config.augment}): there is no learned policy to draw"
-        return blank(unread[0] if unread else fixed, headline(run))
+        return blank(fixed, headline(run))
     lines = [panel for panel in _line_panels([record]) if panel.title == "τ: entropy"]
     columns = [(0.03, 0.41, [p for p, *_ in _maps(record).values()]), (0.63, 0.93, [*lines, *_operations(record)])]
     words = "".join(f" ({value:.3g} nats from uniform)" for value in record.series("tau/kl_from_uniform").tail(1))
@@ -238,12 +224,12 @@ def architecture(run: Run) -> go.Figure:
 
     Colours are the operations'; a panel's title names what is chosen at the last epoch. A run that does not search gets
     a note. Raises KitError where nothing is recorded."""
-    if not any(stage.search for stage in run.config.stages):
+    record = need(run)
+    if not record.searches:
         fixed = f"α is fixed in this run (arch = {run.config.arch}, space = {run.config.space}): see figures.cells"
         return blank(fixed, headline(run))
-    record = need(run)
     if not record.alpha:
-        raise KitError(f"{run.path.name} has no α to draw ({'; '.join(record.missing) or run.status})")
+        raise KitError(f"{run.path.name} has no α to draw ({run.status})")
     panels = [_competition(record, i) for i in range(len(record.slots))]
     columns = [(k * 0.26, k * 0.26 + 0.21, panels[k::NODES]) for k in range(NODES) if panels[k::NODES]]
     legend = style.op_legend(record.candidates)
@@ -257,22 +243,22 @@ def _competition(record: Record, i: int) -> Panel:
     traces = []
     for c, (op, _) in enumerate(slot.candidates):
         chosen = (used[at] == c).any(axis=1)
-        for width, y in ((1, alpha[:, c]), (3, np.where(chosen, alpha[:, c], np.nan))):
-            if chosen.any() or (width == 1 and alpha[:, c].max() > 1e-9):
-                bold = {"opacity": 1, "mode": "lines+markers" if len(at) <= 40 else "lines", "marker": {"size": 5}}
-                drawn = {"line": {"color": look(op).color, "width": width}, "mode": "lines", "opacity": 0.45}
-                traces.append(
-                    {
-                        "type": "scatter",
-                        "x": epochs,
-                        "y": y,
-                        "name": op_title(op),
-                        **drawn,
-                        **(bold if width > 1 else {}),
-                    }
-                )
-    kind, place = slot.name.split("/")
-    title = f"<b>{KINDS[kind]}, node {place}</b>" if kind in KINDS else f"<b>{kind} {place}</b>"
+        thin, thick = {"width": 1, "color": look(op).color}, {"width": 3, "color": look(op).color}
+        common = {"type": "scatter", "x": epochs, "name": op_title(op), "mode": "lines"}
+        if chosen.any() or alpha[:, c].max() > 1e-9:
+            traces.append(common | {"y": alpha[:, c], "line": thin, "opacity": 0.45})
+        if chosen.any():
+            traces.append(
+                common
+                | {
+                    "y": np.where(chosen, alpha[:, c], np.nan),
+                    "line": thick,
+                    "mode": "lines+markers",
+                    "marker": {"size": 4},
+                }
+            )
+    kind, _, place = slot.name.partition("/")
+    title = f"<b>{KINDS[kind]}, node {place}</b>" if record.cells else f"<b>{slot.name.replace('/', ' ')}</b>"
     title += "".join(f"<br>{_told(record, i, c)}" for c in used[-1] if c >= 0)
     notes = [{"text": "◆", "x": e, "y": 0, "yanchor": "bottom"} for e in record.froze(i)]
     top = max(1.08 * float(np.abs(record.alpha["alpha"]).max()), 1e-9)
@@ -293,7 +279,7 @@ def _picks_panel(record: Record) -> Panel:
     ops, at = record.candidates, thinned(len(record.alpha["epoch"]), POINTS)
     rows, words, ticks, marks = [], [], {}, []
     for i, slot in enumerate(record.slots):
-        label = slot.name.replace("/", " ").removeprefix("block ")
+        label = slot.name.replace("/", " ")
         ticks[len(rows) + (slot.takes - 1) / 2] = label
         marks += [(e, len(rows) + (slot.takes - 1) / 2) for e in record.froze(i)]
         for column in record.picked[i][at].T:
@@ -328,7 +314,7 @@ def evolution(runs: Run | Sequence[Run]) -> go.Figure:
     left += [_picks_panel(record)] if record.alpha else []
     right = [*(panel for panel, *_ in list(_maps(record).values())[:1]), *_operations(record)[:2]] if record.tau else []
     columns = [(0, 0.46 if right else 1, left), *([(0.62, 0.93, right)] if right else [])]
-    title = headline(record.run) + ("" if record.tau or record.missing else " · τ is fixed")
+    title = headline(record.run) + ("" if record.tau else " · τ is fixed")
     legend = style.op_legend(record.candidates)
     figure = arrange(columns, title, record.spans, last=record.last, top=120, legend=legend)
     return _under_slider(figure, record) if right else figure

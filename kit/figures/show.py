@@ -25,6 +25,8 @@ from kit.run.run import Prediction
 
 MIME = "application/vnd.plotly.v1+json"
 CONTROLS = 100  # pixels that slider and play button take below the plots; pictures leave them out
+# JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
+FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
 PLAY = 110  # milliseconds a frame
 LONGEST = 16  # letters of a class name
 START, DRAW = 60, 120  # seconds after which a browser counts as one that does not work
@@ -62,7 +64,7 @@ class _Browser:
             pass
 
 
-_browser = functools.cache(_Browser)
+_browser, _say_once = functools.cache(_Browser), functools.cache(print)
 
 
 def why_no_png() -> str:
@@ -91,14 +93,14 @@ def png(figure: go.Figure, width: int = WIDTH, height: int | None = None) -> byt
 
 def save_all(figures: Mapping[str | Path, go.Figure], width: int = WIDTH) -> bool:
     """Write every figure as PNG to its path, making folders; returns whether that was possible. Where there is no
-    browser, prints one line that says why and what to install, and writes nothing."""
+    browser, one line says so, once, with what to install, and nothing is written."""
     try:
         for path, figure in figures.items():
             data = png(figure, width)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_bytes(data)
     except KitError as error:
-        print(error)
+        _say_once(str(error))
         return False
     return True
 
@@ -115,8 +117,11 @@ def show(figure: go.Figure, width: int = WIDTH) -> None:
     JupyterLab shows the picture at once and makes it interactive when the mouse enters it; `width` is the picture's, in
     pixels. Without a browser for pictures the output is plotly's alone, and its text says why.
     """
-    from IPython.display import publish_display_data
+    from IPython import get_ipython
+    from IPython.display import HTML, display, publish_display_data
 
+    if get_ipython():
+        display(HTML(FIT))
     title = figure.layout.title.text or "figure"
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
     data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
@@ -144,10 +149,8 @@ def animate(figure: go.Figure, epochs: Sequence[int], frames: Sequence[Mapping[s
 
     # plotly merges a frame's shapes into the figure's one by one: the cursors come first
     figure.layout.shapes = [*cursors(epochs[-1]), *(shape.to_plotly_json() for shape in figure.layout.shapes)]
-    figure.frames = [
-        {"name": str(e), **frame, "layout": {"shapes": cursors(e), **frame.get("layout", {})}}
-        for e, frame in zip(epochs, frames)
-    ]
+    frames = ({**frame, "layout": {"shapes": cursors(e), **frame["layout"]}} for e, frame in zip(epochs, frames))
+    figure.frames = [{"name": str(e), **frame} for e, frame in zip(epochs, frames)]
     steps = [{"label": str(e), "method": "animate", "args": [[str(e)], _how(0)]} for e in epochs]
     buttons = [
         {"label": "▶ play", "method": "animate", "args": [None, _how(PLAY) | {"fromcurrent": True}]},
@@ -181,8 +184,7 @@ def pictures(images: Tensor | np.ndarray, titles: Sequence[str], columns: int = 
     rows = -(-len(pixels) // columns)
     gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}
     figure = px.imshow(pixels, facet_col=0, facet_col_wrap=columns, binary_string=True, template=TEMPLATE, **gaps)
-    for k, text in enumerate(titles):  # plotly express counts rows from the bottom
-        figure.layout.annotations[k].update(text=text, font_size=12)
+    figure.for_each_annotation(lambda note: note.update(text=titles[int(note.text.split("=")[1])], font_size=12))
     figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
     figure.update_traces(hovertemplate=None, hoverinfo="skip")
     margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}

@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from kit.arch import ARCH
+from kit.augment import AUGMENT
+from kit.augment import OPERATIONS as AUGMENTATIONS
+from kit.hyper import HYPER
 from kit.methods import METHODS
 from kit.run.run import Run
+from kit.space import SPACES
 
 # Okabe & Ito 2008: eight colours told apart with any kind of colour blindness
 PALETTE = {
@@ -60,20 +65,32 @@ OPERATIONS = {
     "k5_e3": Look(PALETTE["orange"], "5×5, ×3"),
     "k5_e6": Look(PALETTE["vermillion"], "5×5, ×6"),
 }
+REGISTERED = (AUGMENT, ARCH, HYPER, SPACES, AUGMENTATIONS)  # whose parts bring a title, and may bring a colour
 # of the joint forms; a sequential form is the dashed twin
 METHOD_COLORS = dict(zip(("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista"), SERIES))
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method or an operation, the same in every figure; of an unknown name too."""
-    if name in OPERATIONS:
-        return OPERATIONS[name]
-    title, joint = METHODS[name].title if name in METHODS else name.replace("_", " "), name.removeprefix("seq-")
-    if joint in METHOD_COLORS:
-        return Look(METHOD_COLORS[joint], title, "solid" if joint == name else "dash")
+    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
+    unknown name too."""
+    joint = name.removeprefix("seq-")
+    if name in METHODS and joint in METHOD_COLORS:
+        return Look(METHOD_COLORS[joint], METHODS[name].title, "solid" if joint == name else "dash")
     others = [known for known in METHODS if known.removeprefix("seq-") not in METHOD_COLORS]
     place = others.index(name) if name in others else zlib.crc32(name.encode())
-    return Look(SERIES[place % len(SERIES)], title, DASHES[2:][place // len(SERIES) % 3])
+    by_place = Look(SERIES[place % len(SERIES)], _words(name), DASHES[2:][place // len(SERIES) % 3])
+    if name in METHODS:  # before the parts: a method may be called as its learner is, "daas"
+        return by_place._replace(title=METHODS[name].title)
+    usual = OPERATIONS.get(name, by_place)
+    part = next((parts[name] for parts in REGISTERED if name in parts), None)
+    if part is None or (name in OPERATIONS and not part.colour):  # "none" is an operation and a policy
+        return usual
+    return Look(part.colour or usual.color, part.title if part.title != name else usual.title, usual.dash)
+
+
+def _words(name: str) -> str:
+    """conv_7x7 → conv 7×7"""
+    return re.sub(r"(?<=\d)x(?=\d)", "×", name.replace("_", " "))
 
 
 def op_title(name: str, short: bool = False) -> str:
@@ -156,7 +173,8 @@ def log_axis(values: Sequence[np.ndarray], decades: float = 3.0) -> dict[str, An
     low = max(float(found.min()), high - decades) if len(found) else -1.0
     room = max(0.08 * (high - low), 0.04)
     wide = high - low + 2 * room  # within a decade or so its powers would be one tick or none
-    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": ".2~e", **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
+    plain = ".3~g" if low > -2.5 and high < 4 else ".2~e"
+    ticks = {"dtick": 1} if wide > 1.5 else {"tickformat": plain, **({"dtick": "D2"} if wide > 0.6 else {"nticks": 5})}
     return {"type": "log", "range": [low - room, high + room], "exponentformat": "power", **ticks}
 
 
@@ -203,9 +221,9 @@ def arrange(
     width. spans: the stages to mark; last: the last epoch; gap: pixels between two panels; top: of the margin, for
     title, legend and stages' names; legend: traces with an entry in the legend."""
     tall = max(sum(panel.height + panel.below + gap for panel in panels) - gap for *_, panels in columns)
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}})
+    layout: dict[str, Any] = {"template": TEMPLATE, "title": {"text": title}, "annotations": [], "shapes": []}
     axes: list[str] = []  # of the panels over epochs
-    number = 0
+    traces, number = [], 0
     for x0, x1, panels in columns:
         upper = 0.0
         for place, panel in enumerate(panels):
@@ -213,43 +231,33 @@ def arrange(
             k = str(number) if number > 1 else ""
             domain = [max(1 - (upper + panel.height) / tall, 0.0), 1 - upper / tall]
             x, y = {"domain": [x0, x1], "anchor": f"y{k}"}, {"domain": domain, "anchor": f"x{k}", **panel.y}
+            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
+            layout["annotations"] += _notes(panel, k, {"x": x0, "y": domain[1]})
             if panel.epochs:
                 lowest = place == len(panels) - 1
-                x |= {
-                    "range": [0, max(last, 1)],
-                    "title": {"text": "epoch" if lowest else ""},
-                    "showticklabels": lowest,
-                }
-                x |= {"matches": f"x{axes[0]}"} if axes else {}
+                x |= {"matches": f"x{axes[0]}"} if axes else {"range": [0, max(last, 1)]}
+                x |= {"title": {"text": "epoch" if lowest else ""}, "showticklabels": lowest}
                 axes.append(k)
-            y |= {"scaleanchor": f"x{k}"} if panel.square else {}
-            figure.update_layout({f"xaxis{k}": x | panel.x, f"yaxis{k}": y})
+                shapes, names = _stages(spans, k)
+                layout["shapes"] += shapes
+                layout["annotations"] += names if place == 0 else []
+            layout |= {f"xaxis{k}": x | panel.x, f"yaxis{k}": y}
             where = {"showlegend": False, "xaxis": f"x{k}", "yaxis": f"y{k}"}
-            figure.add_traces([_with_bar(trace, x1, domain) | where for trace in panel.traces])
-            _mark_stages(figure, spans if panel.epochs else (), k, named=place == 0)
-            _write_notes(figure, panel, k, {"x": x0, "y": domain[1], "xref": "paper", "yref": "paper"})
+            traces += [_with_bar(trace, x1, domain) | where for trace in panel.traces]
             upper += panel.height + panel.below + gap
-    figure.add_traces(list(legend))
-    height = tall + top + 60
-    figure.update_layout(meta={"epochs": axes}, height=height, margin={"t": top, "b": 60, "l": 85, "r": 40})
-    return figure.update_layout(showlegend=bool(legend), legend=legend_below_title(height))
+    layout |= {"meta": {"epochs": axes}, "height": tall + top + 60, "margin": {"t": top, "b": 60, "l": 85, "r": 40}}
+    layout |= {"showlegend": bool(legend), "legend": legend_below_title(tall + top + 60)}
+    return go.Figure([*traces, *legend], layout)
 
 
-def _write_notes(figure: go.Figure, panel: Panel, k: str, corner: dict[str, Any]) -> None:
+def _notes(panel: Panel, k: str, corner: dict[str, Any]) -> list[dict[str, Any]]:
     """A panel's title with its keys above its upper left corner, and its notes inside."""
     title = panel.title if panel.title.startswith("<b>") else f"<b>{panel.title}</b>"
     words = "   ".join([title, *(colored(text, color) for text, color in panel.keys)])
-    heading = {
-        "text": words,
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "align": "left",
-        "yshift": 15,
-        "font": {"size": 12},
-    }
-    inside = {"xref": f"x{k}", "yref": f"y{k}"}
-    notes = [*([heading | corner] if panel.title else []), *(inside | note for note in panel.notes)]
-    figure.layout.annotations += tuple(go.layout.Annotation(showarrow=False, **note) for note in notes)
+    place = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "align": "left", "yshift": 15}
+    heading = {"text": words, "font": {"size": 12}, "showarrow": False, **place, **corner}
+    inside = {"xref": f"x{k}", "yref": f"y{k}", "showarrow": False}
+    return [*([heading] if panel.title else []), *(inside | note for note in panel.notes)]
 
 
 def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> dict[str, Any]:
@@ -259,25 +267,22 @@ def _with_bar(trace: dict[str, Any], right: float, domain: Sequence[float]) -> d
     place = {
         "x": right,
         "xanchor": "left",
-        "xpad": 8,
         "y": domain[0],
         "yanchor": "bottom",
         "len": domain[1] - domain[0],
+        "xpad": 8,
     }
     look = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}, "ypad": 0}
     return {**trace, "colorbar": {**place, **look, **trace["colorbar"]}}
 
 
-def _mark_stages(figure: go.Figure, spans: Sequence[Span], k: str, named: bool) -> None:
-    """Shade the stages that search behind the panel with axes x<k> and y<k>, rule off every stage, name them above."""
+def _stages(spans: Sequence[Span], k: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(a shade behind the stages that search and a rule between stages, the stages' names) for one panel."""
     where = {"xref": f"x{k}", "yref": f"y{k} domain"}
-    for name, first, last, search in spans:
-        if search:
-            shade = {"fillcolor": SHADE, "line": {"width": 0}, "layer": "below"}
-            figure.add_shape(type="rect", x0=first, x1=last, y0=0, y1=1, **shade, **where)
-        if last != spans[-1].last:
-            line = {"color": GREY, "width": 1, "dash": "dot"}
-            figure.add_shape(type="line", x0=last, x1=last, y0=0, y1=1, line=line, **where)
-        if named and len(spans) > 1:
-            look = {"yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}}
-            figure.add_annotation(text=name, x=(first + last) / 2, y=1, **look, **where)
+    shade = {"type": "rect", "fillcolor": SHADE, "line": {"width": 0}, "layer": "below", "y0": 0, "y1": 1, **where}
+    rule = {"type": "line", "line": {"color": GREY, "width": 1, "dash": "dot"}, "y0": 0, "y1": 1, **where}
+    name = {"y": 1, "yanchor": "bottom", "showarrow": False, "font": {"size": 11, "color": GREY}, **where}
+    shades = [shade | {"x0": span.first, "x1": span.last} for span in spans if span.search]
+    rules = [rule | {"x0": span.last, "x1": span.last} for span in spans[:-1]]
+    names = [name | {"text": span.name, "x": (span.first + span.last) / 2} for span in spans]
+    return shades + rules, names if len(spans) > 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,11 +19,13 @@ from kit.search.learner import Derived, Learner
 HYPER = registry.Registry("hyper")
 register = HYPER.register
 
+REGULAR = ("mixup", "dropout", "drop_path")  # what the network's forward pass reads
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What a learner is built from: the starting values, the run's configuration with the learner's options, its random
-    stream, and the steps until the weights start anew or the run ends."""
+    """What a learner is built from: the starting values, the run's configuration, the learner's own random stream, and
+    the steps until the weights start anew or the run ends."""
 
     lr: float
     weight_decay: float
@@ -48,8 +51,7 @@ class BasesOptions(registry.Options):
 
 class Values(NamedTuple):
     """What one step of the weights uses: lr (schedule included) and weight_decay, float 0-dim tensors on the device,
-    and the optimizer.
-    """
+    and the optimizer."""
 
     lr: Tensor
     weight_decay: Tensor
@@ -57,20 +59,18 @@ class Values(NamedTuple):
 
 
 class HyperLearner(Learner):
-    """Starts from lr and weight_decay, kept as logarithms so that both stay positive; the learned rate multiplies the
-    schedule.
-    """
+    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate."""
 
     #: whether each of its settings is tried in a whole stage of its own
     trials = False
 
     @classmethod
     def build(cls, at: Setting, **settings: Any) -> HyperLearner:
-        """From a stage's setting; settings: of the name under which the class is registered."""
+        """From a stage's setting; settings: those registered with the class's name."""
         return cls(at.lr, at.weight_decay, device=at.device, **settings)
 
     def __init__(self, lr: float, weight_decay: float, device: torch.device | str = "cpu"):
-        # weight decay 0 has no logarithm: it is then a constant and its hyper-gradient is not used
+        # weight decay 0 has no logarithm: it stays 0, and its hyper-gradient is not used
         self.log = torch.tensor([lr, max(weight_decay, 1e-12)], dtype=torch.float64, device=device).log()
         self.learns_decay = weight_decay > 0
 
@@ -78,9 +78,7 @@ class HyperLearner(Learner):
         return []
 
     def draw(self) -> dict[str, float]:
-        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides; the others
-        are as configured.
-        """
+        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides."""
         return {}
 
     def sample(self, schedule: float = 1.0) -> Values:
@@ -89,19 +87,17 @@ class HyperLearner(Learner):
         return Values(lr * schedule, decay if self.learns_decay else decay * 0)
 
     def derived_draw(self) -> dict[str, float]:
-        """As `draw`, of what the search has found."""
+        """As `draw`, of the search's result."""
         return self.draw()
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
-        """The step's own gradient before it is used, and the trace of the step before (None at the first): look-ahead's
-        signal.
-        """
+        """The step's own gradient before it is used, and the trace of the step before (None at the first)."""
 
     def tell(self, score: float | None) -> None:
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
 
     def found(self) -> dict[str, float | str]:
-        """The hyper-parameters as they stand, by name."""
+        """The current hyper-parameters, by name."""
         lr, decay = self.log.detach().exp().tolist()
         return {"lr": lr, "weight_decay": decay if self.learns_decay else 0.0}
 
@@ -115,26 +111,57 @@ class Fixed(HyperLearner):
 
 
 class Searched(HyperLearner):
-    """A learner over named hyper-parameters: from the values chosen by name to a step's. Names that it does not choose
-    stay as configured.
-    """
-
-    bases: Mapping[str, Basis]
-    device: torch.device
+    """Chooses the hyper-parameters that `bases` name; all others stay as configured."""
 
     @classmethod
     def check(cls, config: Any) -> None:
         read_bases(config.hyper_space)
 
-    def _regular(self, chosen: dict[str, float | str]) -> dict[str, float]:
-        return {name: chosen[name] for name in ("mixup", "dropout", "drop_path") if name in chosen}
+    @classmethod
+    def build(cls, at: Setting, **settings: Any) -> Searched:
+        bases = read_bases(at.config.hyper_space)
+        return cls(at.lr, at.weight_decay, bases, at.generator, device=at.device, **settings)
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        bases: Mapping[str, Basis],
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__(lr, weight_decay, device)
+        self.bases, self.generator, self.device = dict(bases), generator, torch.device(device)
+
+    @abstractmethod
+    def current(self) -> dict[str, float | str]:
+        """What this step uses, by name."""
+
+    @abstractmethod
+    def best(self) -> dict[str, float | str]:
+        """The search's result so far, by name."""
+
+    def draw(self) -> dict[str, float]:
+        return {name: value for name, value in self.current().items() if name in REGULAR}
+
+    def derived_draw(self) -> dict[str, float]:
+        return {name: value for name, value in self.best().items() if name in REGULAR}
+
+    def sample(self, schedule: float = 1.0) -> Values:
+        return self._values(self.current(), schedule)
+
+    def derived(self, schedule: float = 1.0) -> Values:
+        return self._values(self.best(), schedule)
+
+    def found(self) -> dict[str, float | str]:
+        return super().found() | self.best()
 
     def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        known = super().found() | chosen
+        values = super().found() | chosen
         lr, decay = (
-            torch.tensor(known[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay")
+            torch.tensor(values[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay")
         )
-        return Values(lr * schedule, decay, known.get("optimizer", "sgd"))
+        return Values(lr * schedule, decay, values.get("optimizer", "sgd"))
 
 
 class DerivedHyper(Derived):

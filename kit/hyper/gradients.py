@@ -1,7 +1,6 @@
-"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), and HGD and IFT beside
-them.
+"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), HGD and IFT.
 
-A hyper-gradient learner differs from another only in where its outer gradient g' = ∇L(θ'; B') comes from.
+They differ in where the outer gradient g' = ∇L(θ'; B') comes from, and in what they make of it.
 """
 
 from __future__ import annotations
@@ -30,14 +29,17 @@ class ReachOptions(RateOptions):
     )
 
 
-class Bounded(HyperLearner):
-    """A learner of log η by steps of its own size, within `reach` times up or down from where it starts.
+class HyperGradient(HyperLearner):
+    """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
 
-    A one-step hyper-gradient tends to find a smaller step better (short-horizon bias; Wu et al. 2018); the bound says
-    how far it may follow that.
+    step: of the optimizer on log η. reach: how many times up or down η may go from its start. One-step hyper-gradients
+    favour small learning rates (short-horizon bias; Wu et al. 2018), and the bound limits how far η follows them.
     """
 
     Options = ReachOptions
+    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
+    #: the batch on which the outer gradient is computed: "fresh" (another training batch) or "val"
+    source = "fresh"
 
     @classmethod
     def build(cls, at: Setting, **settings: Any) -> HyperLearner:
@@ -46,53 +48,29 @@ class Bounded(HyperLearner):
             step = 2 * math.log(reach) / max(1, at.steps)
         return super().build(at, step=step, reach=reach, **settings)
 
-    def __init__(
-        self,
-        lr: float,
-        weight_decay: float,
-        *,
-        step: float,
-        reach: float = math.inf,
-        device: torch.device | str = "cpu",
-    ):
-        super().__init__(lr, weight_decay, device)
-        self.step = step
+    def __init__(self, *start: float, step: float, reach: float = math.inf, **settings: Any):
+        super().__init__(*start, **settings)
         self.low, self.high = self.log - math.log(reach), self.log + math.log(reach)
-        self.log.requires_grad_()
+        self.adam = self.optimizer([self.log.requires_grad_()], lr=step)
 
     def variables(self) -> list[Tensor]:
         return [self.log]
 
-    @torch.no_grad()
-    def bound(self) -> None:
-        """Put η back to the border that it has crossed."""
-        self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
-
-
-class HyperGradient(Bounded):
-    """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
-
-    The outer gradient g' comes from a batch of its own: `update` gets `outer`, which computes it at θ' on a batch from
-    `source`.
-    """
-
-    source = "fresh"
-
-    def __init__(self, *start: float, **settings: Any):
-        super().__init__(*start, **settings)
-        self.adam = torch.optim.Adam([self.log], lr=self.step)
-
     def update(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> None:
-        gradient = outer(self.source)
-        self._move(trace, gradient)
+        """outer(source): the gradient at θ' on a batch of that source."""
+        self.learn(trace, outer(self.source))
 
-    def _move(self, trace: Trace, gradient: Gradient) -> None:
-        by_lr, by_decay = trace.hyper_gradient(gradient.parameters, gradient.theta, gradient.flat)
+    def learn(self, trace: Trace, outer: Gradient) -> None:
+        by_lr, by_decay = trace.hyper_gradient(outer.parameters, outer.theta, outer.flat)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
-        grad = torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)
-        (self.log.grad,) = ranks.mean([grad])
+        self.descend(trace.lr * by_lr, trace.weight_decay * by_decay)
+
+    def descend(self, by_log_lr: Tensor, by_log_decay: Tensor) -> None:
+        """A step of the optimizer along ∂L/∂log η, then back to the bound where it was crossed."""
+        (self.log.grad,) = ranks.mean([torch.stack([by_log_lr, by_log_decay]).to(self.log.dtype)])
         self.adam.step()
-        self.bound()
+        with torch.no_grad():
+            self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
 
     def state_dict(self) -> dict:
         return {"log": self.log.detach(), "adam": adam_state(self.adam)}
@@ -120,28 +98,26 @@ class Validation(HyperGradient):
 
 @register("lookahead", title="Hyper-gradient of the next step's own gradient")
 class LookAhead(HyperGradient):
-    """g' is the next step's own training gradient: the hyper-gradient of a step is taken when the next one has its
-    gradient.
-
-    No extra pass: two scalar products. The next step's gradient is taken at θ', just what eq. 4 asks for, on the next
-    batch (and child).
-    """
+    """g' is the next step's own training gradient, which is taken at θ' as eq. 4 asks, on the next batch (and child):
+    two scalar products and no extra pass. A step's hyper-gradient waits until the next step has its gradient."""
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
         if trace is not None:
-            self._move(trace, gradient)
+            self.learn(trace, gradient)
 
     def update(self, trace: Trace, **_: object) -> None:
-        """Nothing yet: this step's hyper-gradient is taken by the next one's `observe`."""
+        """The next step's `observe` does it."""
 
 
 @register("hgd", title="Hypergradient descent of the learning rate", brings={"hyper_lr": 0.01})
-class Hgd(Bounded):
+class Hgd(LookAhead):
     """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
 
     −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that `step` is a relative change of the rate: lr ← lr · exp(step
     · cos(g', v')).
     """
+
+    optimizer = torch.optim.SGD
 
     @torch.no_grad()
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
@@ -153,29 +129,18 @@ class Hgd(Bounded):
             sum((a * b).sum() for a, b in terms)
             for terms in (pairs, [(g, g) for g, _ in pairs], [(v, v) for _, v in pairs])
         )
-        (cosine,) = ranks.mean([along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)])
-        self.log[0] += self.step * cosine.to(self.log.dtype)
-        self.bound()
-
-    def state_dict(self) -> dict:
-        return {"log": self.log.detach()}
-
-    def load_state_dict(self, state: dict) -> None:
-        with torch.no_grad():
-            self.log.copy_(state["log"])
+        cosine = along / (size_g.sqrt() * size_v.sqrt()).clamp(min=1e-30)
+        self.descend(-cosine, torch.zeros_like(cosine))
 
 
 @register("ift", title="Implicit differentiation of the weight decay")
-class Ift(HyperGradient):
+class Ift(Validation):
     """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
     wd/2 ‖θ‖²,
 
-    ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is `NEUMANN_TERMS` terms of a Neumann series with
-    the step's learning rate. The learning rate has no such gradient and stays as it is.
+    ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The inverse is a Neumann series with the step's learning
+    rate. The learning rate has no such gradient and stays as it is.
     """
-
-    needs = frozenset({"val"})
-    source = "val"
 
     def update(
         self,
@@ -192,11 +157,7 @@ class Ift(HyperGradient):
         by_decay = implicit_gradient(
             gradient, trace.weight_decay, trace.lr, lambda v: curvature(gradient.parameters, v)
         )
-        (self.log.grad,) = ranks.mean(
-            [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
-        )
-        self.adam.step()
-        self.bound()
+        self.descend(torch.zeros_like(by_decay), trace.weight_decay * by_decay)
 
 
 def implicit_gradient(
@@ -207,8 +168,7 @@ def implicit_gradient(
     terms: int = NEUMANN_TERMS,
 ) -> Tensor:
     """−⟨p, θ⟩ with p = step · Σ_{j ≤ terms} (I − step (H + wd I))ʲ ∇L_val, which tends to (H + wd I)⁻¹ ∇L_val for step
-    < 2/‖H + wd I‖.
-    """
+    < 2/‖H + wd I‖."""
     v = list(outer.theta)
     p = list(v)
     for _ in range(terms):

@@ -148,7 +148,9 @@ def _converted(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
         read = value
     if read is None or type(read) in kinds or (type(read) is int and float in kinds) or read in listed:
         return read
-    said = " or ".join([*map(repr, listed), *(CALLED.get(kind, kind.__name__) for kind in sorted(kinds, key=str))])
+    said = ", ".join(map(repr, listed)) + " or ".join(
+        CALLED.get(kind, kind.__name__) for kind in sorted(kinds, key=str)
+    )
     hint = f"; as text: papermill -r {name} …, which converts nothing" if kinds == {str} and not listed else ""
     raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}; allowed: {said}{hint}")
 

@@ -18,14 +18,16 @@ from kit import data, figures, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook, views
-from kit.lab.process import Child, in_use
+from kit.lab.process import ChildProcess
+from kit.run import store
 from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
 FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay", "augment", "hyper")
 OFFERED = {"dataset": data.datasets, "method": methods, "preset": lambda: ("laptop", "server", "paper")}
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
-CHILDREN: dict[Path, Child] = {}  # of this kernel, by run directory
+LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
+CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 LOCK, CLOSING, POLLERS = threading.RLock(), threading.Event(), set[threading.Thread]()
 
 
@@ -43,11 +45,14 @@ class Form(widgets.VBox):
     """
 
     def __init__(self, config: Config, changed: Callable[[], None]):
-        self.fields = {name: _field(name) for name in FORM}
-        self.more = widgets.Text(description="other fields", placeholder="name=value name=value …", **LOOK)
+        values = config.model_dump()
+        usual = Config(**{name: values[name] for name in MAIN}).model_dump()
+        given = {name: _text(value) for name, value in values.items() if name in MAIN or value != usual[name]}
+        self.fields = {name: _field(name, given.pop(name, "")) for name in FORM}
+        others = " ".join(f"{name}={text}" for name, text in given.items())
+        self.more = widgets.Text(others, description="other fields", placeholder="name=value name=value …", **LOOK)
         columns = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="2px 8px")
         super().__init__([widgets.GridBox(list(self.fields.values()), layout=columns), self.more])
-        self._fill(config)
         for widget in (*self.fields.values(), self.more):
             widget.observe(lambda _: changed(), "value")
 
@@ -63,30 +68,15 @@ class Form(widgets.VBox):
             self.fields[name].placeholder = _text(getattr(config, name))
         return config
 
-    def enable(self, on: bool) -> None:
-        for widget in (*self.fields.values(), self.more):
-            widget.disabled = not on
 
-    def _fill(self, config: Config) -> None:
-        values = config.model_dump()
-        usual = Config(**{name: values[name] for name in MAIN}).model_dump()
-        given = {name: _text(value) for name, value in values.items() if name in MAIN or value != usual[name]}
-        for name, widget in self.fields.items():
-            widget.value = given.pop(name, "")
-        self.more.value = " ".join(f"{name}={text}" for name, text in given.items())
-
-
-LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
-
-
-def _field(name: str) -> widgets.Combobox:
-    """Its type, range and description as the tooltip."""
+def _field(name: str, text: str) -> widgets.Combobox:
+    """Its type, range and description are the tooltip."""
     field = Config.model_fields[name]
     kind = getattr(field.annotation, "__name__", str(field.annotation))
     limits = [str(limit) for limit in field.metadata if type(limit).__module__.startswith("annotated_types")]
     about = " · ".join([field.description or name.replace("_", " "), kind, *limits])
     options = tuple(OFFERED[name]()) if name in OFFERED else ()
-    return widgets.Combobox(description=name, options=options, tooltip=about, description_tooltip=about, **LOOK)
+    return widgets.Combobox(value=text, description=name, options=options, tooltip=about, **LOOK)
 
 
 def _text(value: Any) -> str:
@@ -108,20 +98,18 @@ class Dashboard(widgets.VBox):
         if run:
             config = Config(**{**run.config.model_dump(), "out": str(run.path.parent)})
         self.form = Form(config or Config(), lambda: self._guarded(self._attach))
-        looks = {"start": ("play", "success"), "pause": ("pause", ""), "stop": ("stop", "danger")}
-        self.buttons = {
-            name: widgets.Button(description=name, icon=icon, button_style=style, layout={"width": "110px"})
-            for name, (icon, style) in looks.items()
-        }
+        icons = {"start": "play", "pause": "pause", "stop": "stop"}
+        self.buttons = {name: widgets.Button(description=name, icon=icon) for name, icon in icons.items()}
         for button in self.buttons.values():
+            button.layout.width = "110px"
             button.on_click(lambda button: self._guarded(getattr(self, button.description)))
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
         self.line, self.message, self.samples = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.views = {name: go.FigureWidget() for name in views.FIGURES}
-        half = widgets.Layout(grid_template_columns="410px 380px", align_items="center")
-        beside = widgets.GridBox([self.views["policy"], self.samples], layout=half)
+        self.samples.layout.width = "380px"
+        beside = widgets.HBox([self.views["policy"], self.samples], layout={"align_items": "center"})
         self.shown = widgets.VBox([self.views["curves"], beside, self.views["cells"]])
-        row = widgets.Layout(flex_flow="row wrap", align_items="center")
+        row = {"flex_flow": "row wrap", "align_items": "center"}
         actions = widgets.HBox([*self.buttons.values(), self.bar, self.line], layout=row)
         super().__init__([self.form, actions, self.message, self.shown])
         self._guarded(self._attach)
@@ -141,19 +129,21 @@ class Dashboard(widgets.VBox):
                 raise KitError(f"{self.folder} is in use by another process: wait for it, or stop it first")
             elif self.state == "idle":
                 values = self.form.config().model_dump()
-                CHILDREN[self.folder] = self.child = Child(values, self.folder, threads=torch.get_num_threads())
-                self._say("")
+                CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder, threads=torch.get_num_threads())
+                self.refresh()
                 self._follow()
 
     def pause(self) -> None:
-        self._order(Child.pause, "running")
+        self._order(ChildProcess.pause, "running")
 
     def resume(self) -> None:
-        self._order(Child.resume, "paused")
+        self._order(ChildProcess.resume, "paused")
 
     def stop(self) -> None:
         """End the search once the epoch under way is saved; a second time: at once. `start` goes on from there."""
-        self._order(Child.kill if self.state == "stopping" else Child.stop, "running", "paused", "stopping")
+        self._order(
+            ChildProcess.kill if self.state == "stopping" else ChildProcess.stop, "running", "paused", "stopping"
+        )
 
     def show(self) -> None:
         """Display the run's figures as outputs of the current cell."""
@@ -166,7 +156,7 @@ class Dashboard(widgets.VBox):
     @property
     def state(self) -> str:
         """idle, running, paused, stopping, ended (not yet noticed), or elsewhere: in the hands of another process."""
-        return self.child.state if self.child else "elsewhere" if in_use(self.folder) else "idle"
+        return self.child.state if self.child else "elsewhere" if store.in_use(self.folder) else "idle"
 
     def refresh(self) -> None:
         """Bring line, buttons and views up to date; the views only so often that drawing takes a small share."""
@@ -204,7 +194,7 @@ class Dashboard(widgets.VBox):
         self.shown.layout.display = None if self.run else "none"
         if self.run:
             for name, widget in self.views.items():
-                figure = views.figure(name, self.run)
+                figure = views.drawn(views.FIGURES[name], self.run)
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
             self.samples.value = views.samples(self.run)
         self.seen, self.drawn, self.took = mark, time.monotonic(), time.monotonic() - began
@@ -223,7 +213,7 @@ class Dashboard(widgets.VBox):
                 self.poller = self.poller if moving else None
         POLLERS.discard(threading.current_thread())
 
-    def _order(self, order: Callable[[Child], None], *states: str) -> None:
+    def _order(self, order: Callable[[ChildProcess], None], *states: str) -> None:
         with LOCK:
             if self.state in states:
                 order(self.child)
@@ -236,7 +226,8 @@ class Dashboard(widgets.VBox):
         self.buttons["start"].disabled = state != "idle"
         pause.disabled = state not in ("running", "paused")
         self.buttons["stop"].disabled = state not in ("running", "paused", "stopping")
-        self.form.enable(state == "idle")
+        for widget in (*self.form.fields.values(), self.form.more):
+            widget.disabled = state != "idle"
         words = (
             [state if state != "idle" else run.status if run else "ready"] if run or state == "idle" else ["starting"]
         )

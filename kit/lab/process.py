@@ -34,10 +34,10 @@ from kit.search.progress import Silent
 PRELOADED = ["kit.lab.process", "pyarrow.parquet"]
 LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
-ALIVE: weakref.WeakSet[Child] = weakref.WeakSet()
+ALIVE: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 
-class Child:
+class ChildProcess:
     """A run under way; `sentinel` becomes ready when its process ends, and `end()` says how.
 
     values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run
@@ -55,14 +55,13 @@ class Child:
         notebook: str | None = None,
     ):
         self.folder, self.paused, self.stopping, self.cause = folder, False, False, None
-        environment = {name: value for name, value in os.environ.items() if name != "KIT_PARAMETERS"}
+        environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
-        given = {name: value for name, value in values.items() if value is not None}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
         self.link, theirs = context.Pipe()
-        task = (given, folder.absolute(), notebook, threads, environment, os.getcwd(), theirs)
+        task = (dict(values), folder.absolute(), notebook, threads, environment, os.getcwd(), theirs)
         self.process = context.Process(target=_execute, args=task)
         with _without_main():
             self.process.start()
@@ -127,15 +126,6 @@ class Child:
             self.link.send(order)
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a process works in the run directory."""
-    try:
-        with store.exclusive(folder) if (folder / ".lock").is_file() else contextlib.nullcontext():
-            return False
-    except KitError:
-        return True
-
-
 @atexit.register  # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
 def _kill_all() -> None:
     for child in list(ALIVE):
@@ -174,7 +164,7 @@ def _execute(
     if threads:
         torch.set_num_threads(threads)
     end = time.monotonic() + LOCK_PATIENCE
-    while in_use(folder) and time.monotonic() < end:
+    while store.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
         if notebook is None:
@@ -236,7 +226,8 @@ def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:
     # it warns of every field that the parameters cell does not declare
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    given, kept = values | {"out": str(folder.parent)}, str(folder.with_name(f"{folder.name}.ipynb"))
+    given = {name: value for name, value in values.items() if value is not None} | {"out": str(folder.parent)}
+    kept = str(folder.with_name(f"{folder.name}.ipynb"))
     papermill.execute_notebook(notebook, kept, parameters=given, progress_bar=False, cwd=os.getcwd())
     if not (folder / "metrics.json").is_file():
         raise KitError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 
 PATIENCE = 5.0  # seconds for a cluster's address to answer
 
@@ -118,4 +118,4 @@ def _run(values: dict[str, Any], where: tuple[str, str], options: dict[str, Any]
     with contextlib.suppress(OSError):  # a machine may not have it
         os.chdir(where[0])
     cards = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""
-    return Child(values, Path(where[1]), cards=cards, **options).end()
+    return ChildProcess(values, Path(where[1]), cards=cards, **options).end()

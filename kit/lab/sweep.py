@@ -17,6 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from kit import errors
@@ -24,7 +25,7 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.lab import cost
 from kit.lab import notebook as parameters
-from kit.lab.process import Child
+from kit.lab.process import ChildProcess
 from kit.lab.ray import OnRay
 from kit.lab.table import Table, summary
 from kit.run.run import Run
@@ -109,10 +110,9 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
     return {name: value for name, value in values.items() if name not in found} | found
 
 
-def estimate(configs: Sequence[Config], out: str | Path | None = None, workers: int | None = None) -> cost.Estimate:
-    """What the runs that are not finished will cost. workers: runs at a time; None: a GPU or a core each."""
-    todo = [config for config in configs if not Job(config, _folder(config, out)).finished]
-    return cost.estimate(todo, workers or len(available_cards()) or available_cores())
+def estimate(configs: Sequence[Config], out: str | Path | None = None) -> pd.Series:
+    """Seconds of every run that is not finished, by name; see `kit.lab.cost`."""
+    return cost.estimate([config for config in configs if not Job(config, _folder(config, out)).finished])
 
 
 def _listed(text: str) -> list[str]:
@@ -234,13 +234,13 @@ class Local:
                 f"for {len(places)}: ask for fewer workers, a fraction, or gpus=0 for the CPU"
             )
         self.threads, self.free = threads, places if gpus else [""] * self.slots
-        self.running: dict[int, tuple[Job, Child, str]] = {}
+        self.running: dict[int, tuple[Job, ChildProcess, str]] = {}
 
     def start(self, job: Job) -> None:
         cards = self.free.pop(0)
         chosen = job.config.device.startswith("cuda:")  # by the configuration itself, among all cards
         places = {"threads": self.threads, "cards": None if chosen else cards}
-        child = Child(job.config.model_dump(), job.folder, notebook=job.notebook, **places)
+        child = ChildProcess(job.config.model_dump(), job.folder, notebook=job.notebook, **places)
         self.running[child.sentinel] = (job, child, cards)
 
     def wait(self, seconds: float) -> list[tuple[Job, str, bool]]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from scipy import stats
 
-from kit.lab.cost import Estimate
 from kit.run.run import Run
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def _epochs_done(folder: Path) -> int:
     return max((int(name.removeprefix("epoch-")) for name in names), default=0)
 
 
-def summary(runs: Sequence[Run], estimated: Estimate | None = None) -> pd.DataFrame:
+def summary(runs: Sequence[Run], estimated: pd.Series | None = None) -> pd.DataFrame:
     """A row per data set, method and override: test accuracy (mean over n seeds, 95% interval by Student's t) and
     seconds of a run, beside those that were estimated.
     """
@@ -88,8 +87,12 @@ def summary(runs: Sequence[Run], estimated: Estimate | None = None) -> pd.DataFr
     # what a method sets is told by its name; a field is worth a column where it differs between runs of one method
     differs = fields.groupby("method").nunique().gt(1).any()
     shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]
-    seconds = estimated.seconds if estimated else {}
-    numbers = pd.DataFrame([{**run.metrics, "estimated": seconds.get(run.config.name)} for run in runs])
+    numbers = pd.DataFrame(
+        [
+            {**run.metrics, "estimated": (estimated if estimated is not None else {}).get(run.config.name)}
+            for run in runs
+        ]
+    )
     groups = (
         fields[shown].join(numbers[["test_accuracy", "seconds", "estimated"]].astype(float)).groupby(shown, sort=False)
     )
@@ -97,4 +100,4 @@ def summary(runs: Sequence[Run], estimated: Estimate | None = None) -> pd.DataFr
     half = stats.t.ppf(0.975, n - 1) * deviation / n**0.5
     table = pd.DataFrame({"n": n, "test accuracy": mean, "low": mean - half, "high": mean + half})
     table["seconds"] = groups["seconds"].mean()
-    return (table.assign(estimated=groups["estimated"].mean()) if estimated else table).reset_index()
+    return (table.assign(estimated=groups["estimated"].mean()) if estimated is not None else table).reset_index()

@@ -40,22 +40,16 @@ COLUMNS, ROWS = 5, 3  # ROWS: of augmented images under each original
 def show(run: Run) -> None:
     """Display the figures as outputs of the current cell."""
     for make in (figures.curves, figures.policy, figures.cells):
-        figures.show(_drawn(make, run))
+        figures.show(drawn(make, run))
 
 
-def figure(name: str, run: Run) -> go.Figure:
-    """One of FIGURES, of what is there so far; one that cannot be drawn (yet) says why."""
-    drawn = _drawn(FIGURES[name], run)
-    return drawn.update_layout(
-        title_text=drawn.layout.title.text or ""
-    )  # for the title of the drawing before would stay
-
-
-def _drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:
+def drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:
+    """What is there so far; a figure that cannot be drawn (yet) says why."""
     try:
-        return make(run)
+        figure = make(run)
     except Exception as error:  # the run may save an epoch between two reads; one view must not take the others with it
-        return go.Figure(layout={"title": {"text": str(error), "font": {"size": 13}}, "height": 60, "width": WIDTH})
+        figure = go.Figure(layout={"title": {"text": str(error), "font": {"size": 13}}, "height": 60, "width": WIDTH})
+    return figure.update_layout(title_text=figure.layout.title.text or "")  # else that of the drawing before stays
 
 
 def curves(run: Run) -> go.Figure:
@@ -79,7 +73,7 @@ def policy(run: Run) -> go.Figure:
     if not len(recorded):
         raise KitError("τ is fixed, or does not learn yet")
     p = np.asarray(recorded[-1])
-    names = list(augment.OPS) if len(p) == len(augment.OPS) else list(range(len(p)))
+    names = list(augment.searched(run.config.augment, run.config.operations))
     labels = {"x": "second operation", "y": "first operation", "color": "÷ uniform"}
     colors = {"color_continuous_midpoint": 1.0, "color_continuous_scale": "RdBu_r"}
     figure = px.imshow(p * p.size, x=names, y=names, labels=labels, title="τ: probability of each pair", **colors)
@@ -111,13 +105,13 @@ def samples(run: Run) -> str:
     config, tau = run.config, run.tau
     images, classes, flip = _few(config.dataset, config.root, config.image_size)
     generator = torch.Generator().manual_seed(len(tau.get("epoch", ())))
-    policy = augment.build(config.augment, generator, tuple(images.shape[2:]), flip=flip)
+    policy = augment.build(config.augment, generator, tuple(images.shape[2:]), flip=flip, config=config)
     if tau:
         policy.adopt({name: values[-1].tolist() for name, values in tau.items()})
     many = images.repeat(ROWS, 1, 1, 1)
     draw = policy.sample(len(many))
     words = [
-        [f"{augment.ALL_OPS[op]} {magnitude:.1f}" for op, magnitude in zip(ops, magnitudes)]
+        [f"{augment.operations()[op]} {magnitude:.1f}" for op, magnitude in zip(ops, magnitudes)]
         for ops, magnitudes in zip(draw.ops.tolist(), draw.magnitude.tolist())
     ]
     titles = [f"<b>{html.escape(name)}</b>" for name in classes] + ["<br>".join(pair) or "crop, flip" for pair in words]

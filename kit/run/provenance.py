@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from kit.errors import KitError
+from kit.space.latency import hardware
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn")
 
@@ -25,10 +26,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": hardware(torch.device("cpu")),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": hardware(device) if device.type == "cuda" else "cpu",
     }
 
 
@@ -66,11 +67,3 @@ def pick_device(name: str | torch.device) -> torch.device:
         count = torch.cuda.device_count()
         raise KitError(f"device={str(name)!r}: this machine has {count} CUDA device(s); use device='auto' or 'cpu'")
     return device
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ class Records:
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False):
-        self.folder, self.open_events = folder, _event_files(folder / "tensorboard") if tensorboard else None
-        self.events, self.shown = None, 0
+        self.folder, self.writer = folder, _summary_writer() if tensorboard else None
+        self.events, self.shown = None, 0  # an open writer, and how many rows it has
         self.rows: list[tuple[int, int, str, float]] = []
         self.alpha: list[tuple[int, dict[str, np.ndarray]]] = []
         self.tau: list[tuple[int, dict[str, np.ndarray]]] = []
@@ -55,12 +54,17 @@ class Records:
                 arrays = {key: np.stack([values[key] for _, values in entries]) for key in entries[0][1]}
                 arrays["epoch"] = np.array([epoch for epoch, _ in entries])
                 store.write_arrays(self.folder / f"{name}.npz", arrays)
-        if self.open_events is not None:
-            self.events = self.events or self.open_events()
-            for step, epoch, name, value in self.rows[self.shown :]:
-                self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
-            self.shown = len(self.rows)
-            self.events.flush()
+        if self.writer is not None:
+            self._write_events()
+
+    def _write_events(self) -> None:
+        if self.events is None:  # begun anew at each start: a killed process may have written past its checkpoint
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            self.events = self.writer(str(self.folder / "tensorboard"))
+        for step, epoch, name, value in self.rows[self.shown :]:
+            self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
+        self.shown = len(self.rows)
+        self.events.flush()
 
     def restore(self, epoch: int) -> None:
         """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
@@ -72,13 +76,12 @@ class Records:
             entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
 
 
-def _event_files(folder: Path) -> Callable[[], Any]:
-    """What opens TensorBoard's event files anew: a killed process may have written past its last checkpoint."""
+def _summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'") from None
-    return lambda: (shutil.rmtree(folder, ignore_errors=True), SummaryWriter(str(folder)))[1]
+    return SummaryWriter
 
 
 def _history(folder: Path) -> pd.DataFrame:
@@ -94,22 +97,21 @@ def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     return store.read_arrays(path) if path.is_file() else {}
 
 
-def config_of(values: dict[str, Any], source: Path) -> Config:
-    """A recorded configuration, validated like a given one; its data set need not be where it was.
-
-    Raises KitError, which names `source`, for values that are not a configuration of this version of kit.
-    """
-    own = ("dataset", "method", "seed")
-    if any(name not in values for name in own) or not isinstance(values["dataset"], str):
-        raise KitError(f"{source} is not a run directory of kit: its config.json lacks one of {', '.join(own)}")
+def _config(path: Path) -> Config:
+    """What a run directory recorded, validated like a given configuration. Nothing is executed, no data looked for."""
+    values = store.read_json(path / "config.json")
+    if missing := [name for name in ("dataset", "method", "seed") if values.get(name) is None]:
+        raise KitError(f"{path} is not a run directory of kit: its config.json lacks {', '.join(missing)}")
     try:
-        missing = [name for name, field in Config.model_fields.items() if field.is_required() and name not in values]
-        if missing:
+        required = (name for name, field in Config.model_fields.items() if field.is_required())
+        if missing := [name for name in required if values.get(name) is None]:
             raise KitError(f"it lacks {', '.join(missing)}")
-        return Config(**{**values, "dataset": "digits"}).model_copy(update={"dataset": values["dataset"]})
+        return Config.stored(values)
     except KitError as error:
+        if values.get("plugins"):
+            raise KitError(f"{path}: {error}") from None
         raise KitError(
-            f"{source}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
+            f"{path}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
             "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
         ) from None
 
@@ -127,7 +129,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = config_of(store.read_json(self.path / "config.json"), self.path)
+        self.config = _config(self.path)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:

@@ -23,8 +23,8 @@ from kit.search.learner import Derived, WarmUp, generator, innermost
 from kit.search.stages import key_of
 from kit.search.step import Learners, Samples
 from kit.space import SPACES, Network, Picks, latency
-from kit.space import operations as synced
 from kit.space.limits import Limits, Target
+from kit.space.operations import synchronize
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 
@@ -44,21 +44,19 @@ class Parts:
     def learners(self) -> Learners:
         return Learners(self.arch, self.augment, self.hyper, self.samples)
 
+    def variables(self) -> dict[str, list[Tensor]]:
+        """All that is trained, by its letter."""
+        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
+        return {"θ": list(self.net.parameters()), **{letter: part.variables() for letter, part in learned.items()}}
+
     def __post_init__(self) -> None:
-        owned = {
-            "θ": list(self.net.parameters()),
-            "α": self.arch.variables(),
-            "τ": self.augment.variables(),
-            "η": self.hyper.variables(),
-        }
         owner: dict[int, str] = {}
-        for letter, tensors in owned.items():
+        for letter, tensors in self.variables().items():
             for tensor in tensors:
                 if owner.setdefault(id(tensor), letter) != letter:
                     raise KitError(
                         f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
-                        "each trainable "
-                        "tensor belongs to exactly one of θ, α, τ, η"
+                        "each trainable tensor belongs to exactly one of θ, α, τ, η"
                     )
 
     def state_dict(self) -> dict:
@@ -73,31 +71,19 @@ class Parts:
         }
 
     def take_over(self, before: Parts) -> None:
-        """Go on where a supernet's parts were, with the child alone: its names are the supernet's, its weights and
-        momentum too.
-        """
+        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
         state = before.state_dict()
         state["arch"] = self.arch.state_dict()
         state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
-        known = self.sgd.named
-        sgd = state["sgd"]
-        sgd["buffers"] = {name: buffer for name, buffer in sgd["buffers"].items() if name in known}
-        sgd["moments"] = {
-            rule: {name: m for name, m in table.items() if name in known} for rule, table in sgd["moments"].items()
-        }
-        if (trace := state["sgd"]["trace"]) is not None:
-            trace["names"] = [name for name in trace["names"] if name in known]
-        self.load_state_dict(state)
+        self.load_state_dict(state, partial=True)
 
     def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
-        """Begin anew with what the stage before has learned of τ and η, where it learned and this one goes on with it
-        or uses it.
-        """
+        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
         for name in ("augment", "hyper"):
             if getattr(was, name) != "default" and getattr(now, name) != "default":
                 innermost(getattr(self, name)).load_state_dict(innermost(getattr(before, name)).state_dict())
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, partial: bool = False) -> None:
         self.net.load_state_dict(state["net"])
         self.net.generator.set_state(state["drop_path"].cpu())
         self.net.mixer.set_state(state["mixer"].cpu())
@@ -107,7 +93,7 @@ class Parts:
                 self.net.freeze_slot(slot, self.arch.picks[slot], None)
         self.augment.load_state_dict(state["augment"])
         self.hyper.load_state_dict(state["hyper"])
-        self.sgd.load_state_dict(state["sgd"])
+        self.sgd.load_state_dict(state["sgd"], partial)
 
 
 @dataclass(frozen=True)
@@ -151,7 +137,7 @@ class Plan:
 def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     """The parts of a stage, with new weights and learners.
 
-    picks: the architecture that an earlier stage found; None where this one searches or the configuration says which.
+    picks: the architecture of an earlier stage's search; None where this one searches or the configuration names one.
     """
     config, stage, device = plan.config, plan.stage, plan.device
     net, searcher = _network(plan, picks)
@@ -159,7 +145,7 @@ def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     net.generator, net.mixer = plan.generator("drop-path", device), plan.generator("mixup")
     net.amp_dtype = _autocast(config, device)
     if config.sync_batchnorm:
-        synced.synchronize(net)
+        synchronize(net)
     learners = {"arch": searcher, "augment": _policy(plan), "hyper": _hyper(plan)}
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():
@@ -178,7 +164,7 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         limits = _limits(plan, plan.network(full=True))
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
-        # what a search found is repaired where its own latency breaks the limit that the table's prediction kept to
+        # the limits were checked by the table's prediction: a child whose measured latency breaks them is repaired
         chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given_picks(config, supernet, limits)
         if not limits.confirm(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
@@ -241,16 +227,16 @@ def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
 
 def read_genotype(config: Config) -> dict:
     """The configuration's genotype: by name (darts-v2), from a JSON file, or from a run's directory; None: the space's
-    usual one. Which entries it may have is its space's matter."""
-    known, usual = SPACES[config.space].make.genotypes, SPACES[config.space].make.usual
-    source = config.genotype or usual
-    if source in known:
-        return known[source]
+    usual one. The space checks its entries."""
+    named = SPACES[config.space].make.genotypes
+    source = config.genotype or SPACES[config.space].make.usual
+    if source in named:
+        return named[source]
     path = Path(source).expanduser()
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():
         raise KitError(
-            f"genotype={source!r} is neither a name ({', '.join(known)}) nor a JSON file nor a finished run's directory"
+            f"genotype={source!r} is neither a name ({', '.join(named)}) nor a JSON file nor a finished run's directory"
         )
     try:
         content = json.loads(path.read_text())
@@ -260,17 +246,15 @@ def read_genotype(config: Config) -> dict:
 
 
 def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
-    """The τ that a finished run found, of the kind `name` over `ops`."""
+    """The learned τ of a finished run, of the kind `name` over `ops`."""
     path = Path(source).expanduser() / "model" / "model.json"
     if not path.is_file():
         raise KitError(f"policy={source!r} is not a finished run's directory (it has no model/model.json)")
-    found = store.read_json(path).get("policy", {})
-    if found.get("name") != name or tuple(found.get("ops", ())) != tuple(ops):
-        raise KitError(
-            f"{path.parent.parent} found a policy of kind {found.get('name')!r}, not {name!r}: set "
-            f"augment={found.get('name')!r}"
-        )
-    return found
+    policy = store.read_json(path).get("policy", {})
+    kind = policy.get("name")
+    if kind != name or tuple(policy.get("ops", ())) != tuple(ops):
+        raise KitError(f"{path.parent.parent} found a policy of kind {kind!r}, not {name!r}: set augment={kind!r}")
+    return policy
 
 
 def _autocast(config: Config, device: torch.device) -> torch.dtype | None:

@@ -14,7 +14,6 @@ import torch
 from kit import data
 from kit.config import Config
 from kit.errors import KitError
-from kit.fast import memory
 from kit.run import store
 from kit.run.provenance import pick_device
 from kit.run.run import KEPT_CHECKPOINTS, Records, Run
@@ -25,9 +24,11 @@ from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
 from kit.space import Picks
-from kit.space import operations as synced
+from kit.space.layers import keep_freed
+from kit.space.operations import average_statistics, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
+COUNTERS = ("epoch", "step", "entered", "began", "seconds")
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
 
 
@@ -36,7 +37,7 @@ class NonFinite(KitError):
 
 
 def search(config: Config, out: str | Path | None = None, resume: bool = True, progress: Progress | None = None) -> Run:
-    """Run a configuration and return its finished run; a finished one is read, an interrupted one goes on where it was.
+    """Run a configuration and return its run; a finished one is read, an interrupted one goes on where it was.
 
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
     aside (renamed, nothing is deleted) and starts anew. progress: see `kit.search.progress`; None chooses a bar or
@@ -78,7 +79,9 @@ class Search:
         ranks.check(config.batch_size)
         ranks.check_alike(config.max_latency_ms)
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device), config.device))
-        self.sets = ranks.in_turn(self._read_data).to(self.device)
+        options = {"on_bad_image": config.on_bad_image}
+        read = lambda: data.load_dataset(config.dataset, config.root, config.image_size, **options)
+        self.sets = ranks.in_turn(read).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and ranks.first())
         self.stages = config.stages
@@ -87,17 +90,13 @@ class Search:
             StageData.of(config, index, self.sets)
         self._enter(0)
 
-    def _read_data(self) -> data.ImageSets:
-        c = self.config
-        return data.load_dataset(c.dataset, c.root, c.image_size, on_bad_image=c.on_bad_image)
-
     # ---- from epoch to epoch ---------------------------------------------------------------------
 
     def run(self, reporter: Progress) -> None:
         """All epochs that are left, then the results."""
         self._open()
         if self.device.type == "cpu":
-            memory.keep_freed()
+            keep_freed()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         began = time.perf_counter()
         while self.epoch < self.config.epochs:
@@ -116,11 +115,8 @@ class Search:
         parts, batches = self.parts, self.data.batches
         net, steps = parts.net.train(), batches["train"].steps_per_epoch
         since, epochs = self.epoch - self.began, horizon(self.config, self.stage_index, self.began)
-        net.drop_path, net.dropout, net.mixup = (
-            self.config.drop_path * since / epochs,
-            self.config.dropout,
-            self.config.mixup,
-        )
+        net.drop_path = self.config.drop_path * since / epochs
+        net.dropout, net.mixup = self.config.dropout, self.config.mixup
         parts.arch.anneal((self.epoch - self.entered) / max(1, self._longest() - 1))
         record = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
         for i in range(steps):
@@ -136,8 +132,8 @@ class Search:
     def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
         """Freeze what has settled, note the epoch's numbers, and go on to the next stage where this one is over."""
         parts = self.parts
-        synced.average_statistics(synced.norms(parts.net))
-        ranks.check_agreement([tensor for tensors in self._moving().values() for tensor in tensors])
+        average_statistics(norms(parts.net))
+        ranks.check_agreement([tensor for tensors in self.parts.variables().values() for tensor in tensors])
         over = self.epoch + 1 - self.entered >= self._longest()
         if self.stage.search:
             self._freeze(parts.arch.end_epoch(last=over))
@@ -184,7 +180,7 @@ class Search:
         self.records.snapshot(self.epoch, self._alpha(), self.parts.augment.snapshot())
 
     def _alpha(self) -> dict[str, torch.Tensor]:
-        """α over the slots of the supernet; it stands still when a later stage trains the found child alone."""
+        """α over the slots of the supernet; constant in later stages, which train the chosen child alone."""
         if self.stage_index:
             return {name: torch.from_numpy(values) for name, values in self.records.alpha[-1][1].items()}
         arch = self.parts.arch
@@ -194,7 +190,7 @@ class Search:
     # ---- from stage to stage ---------------------------------------------------------------------
 
     def _enter(self, index: int, picks: Picks | None = None) -> None:
-        """The parts and images of a stage. picks: the architecture that stands, None where none has been found."""
+        """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
         self.stage_index, self.stage = index, self.stages[index]
         self.entered = self.epoch
         if index == 0 or self.stage.restart:
@@ -207,7 +203,7 @@ class Search:
         self.parts = build.compose(plan, picks)
 
     def _next_stage(self, val_accuracy: float | None) -> None:
-        """From here on the found child alone: anew, or with the weights, momentum and learners of the stage before."""
+        """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
         before = self.parts
         before.hyper.tell(val_accuracy)
         self._enter(self.stage_index + 1, self._picks())
@@ -237,15 +233,6 @@ class Search:
 
     # ---- numbers that are none -------------------------------------------------------------------
 
-    def _moving(self) -> dict[str, list[torch.Tensor]]:
-        parts = self.parts
-        return {
-            "θ": list(parts.net.parameters()),
-            "α": parts.arch.variables(),
-            "τ": parts.augment.variables(),
-            "η": parts.hyper.variables(),
-        }
-
     def _check_losses(self, record: torch.Tensor) -> None:
         """record: of the epoch's steps so far, on the CPU."""
         bad = (~torch.isfinite(record[:, 0])).nonzero()
@@ -254,8 +241,8 @@ class Search:
             raise self._non_finite(f"the loss is {record[i, 0].item()} at", record[: i + 1])
 
     def _check_learned(self, record: torch.Tensor) -> None:
-        """The losses may still be finite at the step that breaks what learns; a checkpoint of it would be of no use."""
-        for letter, tensors in self._moving().items():
+        """A step can break a learned variable while its own loss is finite; such a state must not be saved."""
+        for letter, tensors in self.parts.variables().items():
             if tensors and not torch.stack([torch.isfinite(t).all() for t in tensors]).all():
                 raise self._non_finite(f"{letter} is not finite after", record)
 
@@ -305,12 +292,8 @@ class Search:
 
     def state_dict(self) -> dict:
         return {
-            "epoch": self.epoch,
-            "step": self.step,
+            **{name: getattr(self, name) for name in COUNTERS},
             "stage": self.stage_index,
-            "entered": self.entered,
-            "began": self.began,
-            "seconds": self.seconds,
             "picks": [list(p) for p in self._picks()],
             "parts": self.parts.state_dict(),
             "batches": {name: batches.state_dict() for name, batches in self.data.batches.items()},
@@ -321,8 +304,8 @@ class Search:
             first = schedule_of(self.config, state["stage"]).start
             self.data = StageData.of(self.config, first, self.sets)
             self._enter(state["stage"], tuple(tuple(p) for p in state["picks"]))
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.entered, self.began = state["entered"], state["began"]
+        for name in COUNTERS:
+            setattr(self, name, state[name])
         self.parts.load_state_dict(state["parts"])
         for name, batches in self.data.batches.items():
             batches.load_state_dict(state["batches"][name])

@@ -1,5 +1,4 @@
-"""What a run says of itself: scores of its current architecture, and at its end the model, the metrics and where they
-came from."""
+"""The scores of a run's current architecture, and what it writes at its end: model, metrics and their provenance."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from kit import data
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.search.stages import holds_out
-from kit.space import operations as synced
+from kit.space.operations import average_statistics
 
 if TYPE_CHECKING:
     from kit.search.engine import Search
@@ -36,15 +35,14 @@ class Score(NamedTuple):
 def score(search: Search, part: data.ImageSet) -> Score:
     """Of the current architecture on images that it does not train on.
 
-    While children change, the architecture's BatchNorm statistics are made anew first: its own have been collected
-    under other children.
+    During a search the BatchNorm statistics are recomputed first, since they were collected under other children.
     """
     net, child, device = search.parts.net, search.parts.arch.derived(), search.device
     if search.stage.search:
         size, images = search.config.batch_size, search.data.train.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
-        synced.average_statistics(net.norms_of(child.picks))
+        average_statistics(net.norms_of(child.picks))
     net.eval()
     loss = torch.zeros((), device=device)
     right, there = torch.zeros(2, search.sets.num_classes, device=device)
@@ -118,7 +116,7 @@ def _provenance(search: Search) -> dict:
 def write_failure(folder: Path, search: Search, error: BaseException) -> None:
     """failure.json, which says what ended the run and where."""
     if ranks.count() > 1 and (folder / "failure.json").is_file():
-        return  # of the rank that failed first: what the others meet is only that it is gone
+        return  # the rank that failed first has written it; the others only notice that it is gone
     failure = {
         "error": type(error).__name__,
         "message": str(error),

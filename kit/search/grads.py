@@ -1,4 +1,4 @@
-"""Gradients and the weights' step: the only copy (METHOD section 3).
+"""Gradients and the weights' step, for every method.
 
 The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
 parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
+ADAM = ("first", "second", "steps")
+MOMENTS = (*(f"adam/{name}" for name in ADAM), "rmsprop/second")
 
 
 @dataclass
@@ -110,13 +112,13 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    still, module = child.still(), _Losses(net)
+    constant, module = child.still(), _Losses(net)
 
     def losses(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(module, parameters, (x, y, still))
+        return torch.func.functional_call(module, parameters, (x, y, constant))
 
     with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
-        # torch's own forward-mode rules still go through torch.jit.script, which warns of its retirement
+        # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
@@ -154,7 +156,8 @@ class Trace:
         flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
         count, although g' may have them (another child).
         """
-        if _same(parameters, self.parameters):
+        same = len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
+        if same:
             velocity, theta, g = self.momentum, self.parameters, outer
         else:
             grads = {id(p): g for p, g in zip(parameters, outer)}
@@ -168,16 +171,12 @@ class Trace:
         return -along_v, -self.lr * along_theta
 
 
-def _same(a: list[nn.Parameter], b: list[nn.Parameter]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b))
-
-
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
 class Momentum:
-    """SGD with momentum on whatever parameters a step hands over, with gradient clipping by global norm (DARTS: 5).
+    """SGD with momentum on the parameters of each step's child, with gradient clipping by global norm (DARTS: 5).
 
     A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
     take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
@@ -188,12 +187,7 @@ class Momentum:
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
         self.buffers: dict[str, Tensor] = {}
-        self.moments: dict[str, dict[str, Tensor]] = {
-            "adam/first": {},
-            "adam/second": {},
-            "adam/steps": {},
-            "rmsprop/second": {},
-        }
+        self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in MOMENTS}
         self.trace: Trace | None = None
 
     @torch.no_grad()
@@ -203,28 +197,21 @@ class Momentum:
             grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
-        buffers = (
-            self._sgd(parameters, decayed)
-            if optimizer == "sgd"
-            else getattr(self, f"_{optimizer}")(parameters, decayed)
-        )
+        direction = {"sgd": self._sgd, "adam": self._adam, "rmsprop": self._rmsprop}[optimizer](parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
-        torch._foreach_sub_(parameters, torch._foreach_mul(buffers, rate))
-        self.trace = Trace(parameters, buffers, rate, weight_decay)
+        torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
+        self.trace = Trace(parameters, direction, rate, weight_decay)
         return self.trace
 
     def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        buffers = self._kept(self.buffers, parameters)
+        buffers = self._of(self.buffers, parameters)
         torch._foreach_mul_(buffers, self.momentum)
         torch._foreach_add_(buffers, decayed)
         return buffers
 
     def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """Kingma & Ba's step with β = (0.9, 0.999); a weight's bias correction counts the steps that it took part
-        in.
-        """
-        first, second = (self._kept(self.moments[f"adam/{name}"], parameters) for name in ("first", "second"))
-        steps = self._kept(self.moments["adam/steps"], parameters, scalar=True)
+        """Kingma & Ba with β = (0.9, 0.999); a weight's bias correction counts its own steps."""
+        first, second, steps = (self._of(self.moments[f"adam/{name}"], parameters) for name in ADAM)
         torch._foreach_add_(steps, 1.0)
         torch._foreach_lerp_(first, decayed, 0.1)
         torch._foreach_mul_(second, 0.999)
@@ -233,75 +220,64 @@ class Momentum:
 
     def _rmsprop(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
         """As torch's RMSprop with α = 0.99, without momentum."""
-        second = self._kept(self.moments["rmsprop/second"], parameters)
+        second = self._of(self.moments["rmsprop/second"], parameters)
         torch._foreach_mul_(second, 0.99)
         torch._foreach_addcmul_(second, decayed, decayed, 0.01)
         return [g / (v.sqrt() + EPS) for g, v in zip(decayed, second)]
 
-    def _kept(self, kept: dict[str, Tensor], parameters: list[nn.Parameter], scalar: bool = False) -> list[Tensor]:
-        found = []
-        for parameter in parameters:
-            name = self.names[id(parameter)]
-            if name not in kept:
-                kept[name] = (
-                    parameter.new_zeros(())
-                    if scalar
-                    else torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                )
-            found.append(kept[name])
-        return found
+    def _of(self, table: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
+        """The table's tensors for these parameters; zeros where there are none yet. Counts of steps are scalars."""
+        scalar, names = table is self.moments["adam/steps"], [self.names[id(p)] for p in parameters]
+        for name, p in zip(names, parameters):
+            if name not in table:
+                table[name] = p.new_zeros(()) if scalar else torch.zeros_like(p)
+        return [table[name] for name in names]
 
     @contextlib.contextmanager
     def trial(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Iterator[None]:
-        """Within it the weights are AutoHAS's temporary weights W*, one step on; then weights and moments are exactly
-        as before.
-        """
+        """Within it the weights are AutoHAS's temporary weights W*, one step on; afterwards weights and moments are
+        exactly as before. The step works on copies of the moments."""
         names = {self.names[id(p)] for p in gradient.parameters}
-        tables = [self.buffers, *self.moments.values()]
-        with torch.no_grad():
-            weights = [p.detach().clone() for p in gradient.parameters]
-            kept = [{name: table[name].clone() for name in names & table.keys()} for table in tables]
-        trace = self.trace
+        copied = lambda table: {name: table[name].clone() for name in names & table.keys()}
+        kept = self.buffers, self.moments, self.trace
+        weights = [p.detach().clone() for p in gradient.parameters]
+        self.buffers, self.moments = copied(self.buffers), {name: copied(t) for name, t in self.moments.items()}
         self.step(gradient, lr, weight_decay, optimizer)
         try:
             yield
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(gradient.parameters, weights)
-                for table, old in zip(tables, kept):
-                    for name in names & table.keys():
-                        if name in old:
-                            table[name].copy_(old[name])
-                        else:
-                            del table[name]
-            self.trace = trace
+            self.buffers, self.moments, self.trace = kept
 
     def state_dict(self) -> dict:
-        """Buffers and the last step's trace: the look-ahead hyper-gradient of that step is still to come."""
-        last = None
-        if self.trace is not None and all(
-            v is self.buffers.get(self.names[id(p)]) for p, v in zip(self.trace.parameters, self.trace.momentum)
-        ):
-            names = [self.names[id(p)] for p in self.trace.parameters]
-            last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
-        moments = {rule: dict(table) for rule, table in self.moments.items() if table}
+        """Moments, and the last step's trace where its direction is the SGD buffers: look-ahead needs it after a
+        resume."""
+        last, trace = None, self.trace
+        if trace is not None:
+            names = [self.names[id(p)] for p in trace.parameters]
+            if all(v is self.buffers.get(name) for name, v in zip(names, trace.momentum)):
+                last = {"names": names, "lr": trace.lr, "weight_decay": trace.weight_decay}
+        moments = {name: dict(table) for name, table in self.moments.items() if table}
         return {"buffers": dict(self.buffers), "moments": moments, "trace": last}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.buffers = self._like(state["buffers"])
-        self.moments = {rule: self._like(state["moments"].get(rule, {})) for rule in self.moments}
+    def load_state_dict(self, state: dict, partial: bool = False) -> None:
+        """partial: the state is of a supernet, and only what belongs to this network's parameters is used."""
+
+        def loaded(table: dict[str, Tensor]) -> dict[str, Tensor]:
+            result = {}
+            for name, value in table.items():
+                if name in self.named or not partial:
+                    p = self.named[name]
+                    empty = torch.zeros_like(p) if value.shape == p.shape else p.new_zeros(())
+                    result[name] = empty.copy_(value)
+            return result
+
+        self.buffers = loaded(state["buffers"])
+        self.moments = {name: loaded(state["moments"].get(name, {})) for name in MOMENTS}
         self.trace = None
         if (last := state["trace"]) is not None:
-            parameters = [self.named[name] for name in last["names"]]
-            buffers = [self.buffers[name] for name in last["names"]]
-            device = parameters[0].device
-            self.trace = Trace(parameters, buffers, last["lr"].to(device), last["weight_decay"].to(device))
-
-    def _like(self, stored: dict[str, Any]) -> dict[str, Tensor]:
-        def like(name: str, value: Tensor) -> Tensor:
-            parameter = self.named[name]
-            return (torch.empty_like(parameter) if value.shape == parameter.shape else parameter.new_zeros(())).copy_(
-                value
-            )
-
-        return {name: like(name, value) for name, value in stored.items()}
+            names = [name for name in last["names"] if name in self.named or not partial]
+            parameters, buffers = [self.named[name] for name in names], [self.buffers[name] for name in names]
+            lr, decay = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
+            self.trace = Trace(parameters, buffers, lr, decay)

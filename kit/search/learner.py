@@ -29,43 +29,38 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 class Learner(ABC):
     """Base of everything that moves with the weights."""
 
-    #: batches that an update reads beside the training batch: "fresh" (another training batch), "val" (a validation
-    #: batch)
+    #: batches that it reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
     needs: frozenset[str] = frozenset()
 
     @abstractmethod
     def variables(self) -> list[Tensor]:
-        """The tensors that `update` moves; each belongs to this learner alone. Empty for a learner that does not
-        learn.
-        """
+        """The tensors that `update` moves, each of this learner alone; empty for one that does not learn."""
 
     @abstractmethod
     def sample(self, *args: Any) -> Any:
         """What the next forward pass uses: transformations, a child, hyper-parameter values."""
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, the result of
-        `sample`.
-
-        Steps that average over several draws call this and `move`; empty: nothing to move by.
-        """
+        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, which `sample` gave;
+        empty where there is nothing to learn. Steps that average over several draws call this and `move`."""
         return []
 
     def move(self, gradient: list[Tensor]) -> None:
         """Take the step along `gradient`, as `estimate` gives it."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`; on several ranks it is rounding alone that their
-        mean removes.
+        """Move the variables by what the step measured for `drawn`.
+
+        On several ranks all compute the same gradient but for rounding; its mean keeps them together.
         """
         self.move(ranks.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
-        """What the search has found, in the form of `sample`: the same every time where a choice has been made."""
+        """The outcome of the search, in the form of `sample`; deterministic where the learner has made a choice."""
         return self.sample(*args)
 
     def observe(self, *signals: Any) -> None:
-        """What is known before the weights' step: look-ahead learns from it."""
+        """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -115,57 +110,22 @@ class Baseline:
         return reward - before
 
 
-class Wrapper(Learner):
-    """A learner that passes everything on to another one except what it changes."""
+class Wrapper:
+    """A learner that passes everything on to the one inside, but for what it changes."""
 
     def __init__(self, inner: Learner):
         self.inner = inner
 
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return self.inner.needs
-
-    def variables(self) -> list[Tensor]:
-        return self.inner.variables()
-
-    def sample(self, *args: Any) -> Any:
-        return self.inner.sample(*args)
-
-    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        return self.inner.estimate(drawn, **signals)
-
-    def move(self, gradient: list[Tensor]) -> None:
-        self.inner.move(gradient)
-
-    def update(self, drawn: Any, **signals: Any) -> None:
-        self.inner.update(drawn, **signals)
-
-    def derived(self, *args: Any) -> Any:
-        return self.inner.derived(*args)
-
-    def observe(self, *signals: Any) -> None:
-        self.inner.observe(*signals)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
-
-    def summary(self) -> dict[str, float]:
-        return self.inner.summary()
-
     def __getattr__(self, name: str) -> Any:
-        # what a wrapper does not know is the wrapped learner's (a policy's `apply`, an architecture's `slots`)
-        if name == "inner":
+        if name == "inner":  # not there yet, while it is being copied
             raise AttributeError(name)
         return getattr(self.inner, name)
 
 
 class Frozen(Wrapper):
-    """Goes on being sampled; learns no more."""
+    """Is sampled as before, and does not learn."""
 
-    needs = frozenset()  # type: ignore[assignment]
+    needs: frozenset[str] = frozenset()
 
     def variables(self) -> list[Tensor]:
         return []
@@ -173,18 +133,13 @@ class Frozen(Wrapper):
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
         return []
 
-    def move(self, gradient: list[Tensor]) -> None:
-        pass
-
-    def update(self, drawn: Any, **signals: Any) -> None:
-        pass
-
-    def observe(self, *signals: Any) -> None:
-        pass
+    def move(self, gradient: list[Tensor]) -> None: ...
+    def update(self, drawn: Any, **signals: Any) -> None: ...
+    def observe(self, *signals: Any) -> None: ...
 
 
 class Derived(Frozen):
-    """What an earlier stage found is used now (DAAS and AutoHAS retrain with it)."""
+    """Uses the outcome of an earlier stage (DAAS and AutoHAS retrain with it)."""
 
     def sample(self, *args: Any) -> Any:
         return self.inner.derived(*args)
@@ -215,10 +170,10 @@ class WarmUp(Wrapper):
             self.inner.observe(*signals)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"inner": self.inner.state_dict(), "passed": self.passed}
+        return self.inner.state_dict() | {"passed": self.passed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state["inner"])
+        self.inner.load_state_dict({name: value for name, value in state.items() if name != "passed"})
         self.passed = state["passed"]
 
 

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """What `kit.search` tells while it runs. `epoch`: after each epoch with its numbers; `close`: at the end, also
-    after an error.
-    """
+    """What `kit.search` calls while it runs: `epoch` after each epoch with its numbers, `close` also after an error."""
 
     def start(self, name: str, epochs: int, done: int) -> None: ...
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
     def close(self) -> None: ...
+
+
+class Silent(Progress):
+    pass
 
 
 def interactive() -> bool:
@@ -29,13 +31,7 @@ def default() -> Progress:
     return Bar() if interactive() else Lines()
 
 
-class Silent:
-    def start(self, name: str, epochs: int, done: int) -> None: ...
-    def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
-    def close(self) -> None: ...
-
-
-class Lines:
+class Lines(Progress):
     """At most one line per `every` seconds, and always the first and the last."""
 
     def __init__(self, every: float = 10.0):
@@ -52,10 +48,8 @@ class Lines:
         self.last = time.monotonic()
         print(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}", flush=True)
 
-    def close(self) -> None: ...
 
-
-class Bar:
+class Bar(Progress):
     def start(self, name: str, epochs: int, done: int) -> None:
         from tqdm.auto import tqdm
 

@@ -29,13 +29,12 @@ from kit.errors import KitError
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=5)  # for a rank that hangs; one that dies closes its connections and is noticed at once
 PATIENCE = timedelta(hours=24)  # before the first step: a data set may be fetched and decoded
+AGAIN = "start the same again, it goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that run the search. control: connects them for tensors on the CPU; patient: with time
-    for preparations.
-    """
+    """This process among those of the search. control: the group for CPU tensors; patient: one that waits for hours."""
 
     rank: int = 0
     count: int = 1
@@ -49,21 +48,15 @@ _ranks = Ranks()
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Within it the processes that torchrun started, or that are in an initialised process group, work as one; else
-    nothing changes.
-    """
+    """Within it the processes of torchrun, or of an initialised process group, work as one; else nothing changes."""
     global _ranks
-    if (
-        _ranks.control is not None
-        or not dist.is_available()
-        or not (dist.is_initialized() or dist.is_torchelastic_launched())
-    ):
+    several = dist.is_available() and (dist.is_initialized() or dist.is_torchelastic_launched())
+    if _ranks.control is not None or not several:
         yield
         return
     if not dist.is_initialized():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo", timeout=TIMEOUT
-        )
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=TIMEOUT)
     before, local = _ranks, int(os.environ.get("LOCAL_RANK", dist.get_rank()))
     groups = [dist.new_group(backend="gloo", timeout=timeout) for timeout in (TIMEOUT, PATIENCE)]
     _ranks = Ranks(dist.get_rank(), dist.get_world_size(), local, *groups)
@@ -121,9 +114,7 @@ def check_alike(max_latency_ms: float | None) -> None:
 
 
 def own_device(device: torch.device, asked: str) -> torch.device:
-    """This rank's GPU where the search runs on GPUs. asked: the configuration's `device`. Raises KitError where there
-    are not enough.
-    """
+    """This rank's GPU, on GPUs. asked: the configuration's `device`. Raises KitError where there are too few."""
     if count() == 1 or device.type != "cuda":
         return device
     if ":" in asked:
@@ -145,42 +136,21 @@ class Lost(KitError):
     """A rank that this one needs has ended, or does not answer."""
 
 
-@contextlib.contextmanager
-def _message() -> Iterator[None]:
-    """Around what waits for the others."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).partition(". ")[
-            0
-        ]  # without the place in torch's own source, and advice
-        raise Lost(
-            f"another rank has ended or does not answer ({reason}). What ended it stands in its own message, in "
-            "torchrun's, or in "
-            "failure.json; start the same again, it goes on from the last checkpoint"
-        ) from error
-
-
-class Told(KitError):
+class RaisedElsewhere(KitError):
     """Another rank raises, and prints, the same error."""
 
 
-def on_first(action: Callable[[], T]) -> T:
-    """What action() gives on the first rank, on all of them; its KitError is raised on all of them."""
-    if count() == 1:
-        return action()
-    answer: list[Any] = [None, None]
-    failure: KitError | None = None
-    if first():
-        try:
-            answer[0] = action()
-        except KitError as error:
-            failure, answer[1] = error, str(error)
-    with _message():
-        dist.broadcast_object_list(answer, src=0, group=_ranks.patient)
-    if answer[1] is not None:
-        raise failure or Told(answer[1])
-    return answer[0]
+@contextlib.contextmanager
+def _message() -> Iterator[None]:
+    """Around every exchange with the other ranks."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).partition(". ")[0]  # without torch's own source line
+        raise Lost(
+            f"another rank has ended or does not answer ({reason}). Its own message, torchrun's or failure.json says "
+            f"why; {AGAIN}"
+        ) from error
 
 
 def together(action: Callable[[], T]) -> T:
@@ -192,13 +162,22 @@ def together(action: Callable[[], T]) -> T:
         value = action()
     except KitError as error:
         failure = error
-    said: list[str | None] = [None] * count()
+    messages: list[str | None] = [None] * count()
     with _message():
-        dist.all_gather_object(said, None if failure is None else str(failure), group=_ranks.patient)
-    where = next((r for r, message in enumerate(said) if message is not None), None)
-    if where is not None:
-        raise failure if failure is not None and where == rank() else Told(said[where])
+        dist.all_gather_object(messages, None if failure is None else str(failure), group=_ranks.patient)
+    failed = next((r for r, message in enumerate(messages) if message is not None), None)
+    if failed is not None:
+        raise failure if failure is not None and failed == rank() else RaisedElsewhere(messages[failed])
     return value  # type: ignore[return-value]
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """action() on the first rank, and its value on all of them; its KitError is raised on all of them."""
+    value = [together(lambda: action() if first() else None)]
+    if count() > 1:
+        with _message():
+            dist.broadcast_object_list(value, src=0, group=_ranks.patient)
+    return value[0]  # type: ignore[return-value]
 
 
 def in_turn(action: Callable[[], T]) -> T:
@@ -236,11 +215,8 @@ def own(of_all: T) -> T:
     if isinstance(of_all, Tensor):
         n = len(of_all) // count()
         return of_all[rank() * n : (rank() + 1) * n]
-    parts = {
-        f.name: own(value) if (value := getattr(of_all, f.name)) is not None else None
-        for f in dataclasses.fields(of_all)
-    }
-    return type(of_all)(**parts)
+    values = {f.name: getattr(of_all, f.name) for f in dataclasses.fields(of_all)}
+    return type(of_all)(**{name: None if value is None else own(value) for name, value in values.items()})
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -259,8 +235,12 @@ def mean(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     given = [t for t in tensors if t is not None]
     if count() == 1 or not given:
         return list(tensors)
-    means = iter(_spread(total(torch.cat([t.detach().reshape(-1) for t in given])).div_(count()), given))
-    return [None if t is None else next(means) for t in tensors]
+    flat = total(torch.cat([t.detach().reshape(-1) for t in given])).div_(count())
+    means = [torch.empty_like(t) for t in given]  # of the same types and memory layouts
+    parts = flat.split([t.numel() for t in given])
+    torch._foreach_copy_(means, [part.view(t.shape) for part, t in zip(parts, given)])
+    following = iter(means)
+    return [None if t is None else next(following) for t in tensors]
 
 
 def total(tensor: Tensor) -> Tensor:
@@ -271,18 +251,9 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _spread(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The numbers of `flat` in tensors of these shapes, types and memory layouts."""
-    found = [torch.empty_like(t) for t in like]
-    torch._foreach_copy_(found, [part.view(t.shape) for part, t in zip(flat.split([t.numel() for t in like]), like)])
-    return found
-
-
 def same(child: T, what: object) -> T:
-    """child, after all ranks have shown that they drew the same one. what: hashable by its repr, what must not differ.
-
-    Ranks that draw different children would average gradients of different weights. Raises KitError on all ranks where
-    they do.
+    """child, after all ranks have shown that they drew the same one: averaging the gradients of different weights would
+    mean nothing. what: must not differ between ranks, compared by its repr. Raises KitError on all ranks where it does.
     """
     if count() > 1:
         mark = zlib.crc32(repr(what).encode())
@@ -290,29 +261,22 @@ def same(child: T, what: object) -> T:
         with _message():
             dist.all_reduce(ends, dist.ReduceOp.MAX, group=_ranks.control)
         if ends[0] != -ends[1]:
-            raise KitError(
-                f"the ranks have drawn different children (rank {rank()}: {what}), so their random generators or "
-                "their learners have "
-                "parted: start the same again, it goes on from the last checkpoint; if this comes back, the machines' "
-                "GPUs or "
-                "versions differ"
-            )
+            raise _apart(f"the ranks have drawn different children (rank {rank()}: {what})")
     return child
 
 
 def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables have drifted apart by more than rounding. Once per
-    epoch.
-    """
+    """Once per epoch: raises KitError where the ranks' weights or learned variables differ by more than rounding."""
     if count() == 1 or not tensors:
         return
     here = torch.stack([t.detach().double().abs().sum().cpu() for t in tensors])
-    apart = (torch.stack(list(gather(here.unsqueeze(0)))) - here).abs() > 1e-5 * here + 1e-12
+    apart = (gather(here.unsqueeze(0)) - here).abs() > 1e-5 * here + 1e-12
     if total(apart.any().to(torch.int64)):
-        raise KitError(
-            f"the ranks' variables have drifted apart (rank {rank()}): start the same again, it goes on from the last "
-            "checkpoint; if this comes back, the machines' GPUs or versions differ"
-        )
+        raise _apart(f"the ranks' variables have drifted apart (rank {rank()})")
+
+
+def _apart(what: str) -> KitError:
+    return KitError(f"{what}: {AGAIN}; if this comes back, the machines' GPUs or versions differ")
 
 
 def _group(tensor: Tensor) -> Any:
@@ -320,9 +284,7 @@ def _group(tensor: Tensor) -> Any:
 
 
 class Total(torch.autograd.Function):
-    """The sum over ranks as a differentiable function, as often as one likes: its derivative is itself, forward and
-    backward.
-    """
+    """The sum over ranks, differentiable to any order: its derivative, forward and backward, is itself."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:

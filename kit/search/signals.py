@@ -1,9 +1,10 @@
-"""What a learner may learn from beside the step's own gradient. Each costs a pass, and is computed when asked for."""
+"""The passes of a step: the training pass, and the further signals that a learner may ask for, a pass each."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,33 @@ from kit.space.network import Child, Network
 
 Batch = tuple[Tensor, Tensor]
 Batches = dict[str, Iterator[Batch]]
+
+
+class TrainingPass(NamedTuple):
+    """losses: per sample, detached; right: whether each prediction is; gradient: of the mean loss."""
+
+    child: Child
+    losses: Tensor
+    right: Tensor
+    gradient: Gradient
+
+
+def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> TrainingPass:
+    """Forward and backward on an augmented batch, with mixup where it is on."""
+    losses, predicted = net.losses(*mixed(x, y, net), child)
+    return TrainingPass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+
+
+def on_request(
+    net: Network, batches: Batches, augment: Policy, augmented: Batch, child: Child
+) -> dict[str, Callable[..., Any]]:
+    """The signals that cost a pass, as functions: outer(source), curvature(parameters, v) and reward(), which is
+    measured once at most."""
+    return {
+        "outer": outer_gradient(net, batches, augment, child),
+        "curvature": functools.partial(grads.curvature, net, augmented, child),
+        "reward": functools.cache(lambda: accuracy(net, next(batches["val"]), child)),
+    }
 
 
 def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child) -> Callable[[str], Gradient]:
@@ -43,7 +71,7 @@ def held_gradient(net: Network, held: Batch, child: Child) -> Gradient:
 
 
 def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
+    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
     with grads.ahead(gradient, lr):
         outer = held_gradient(net, next(batches["val"]), child.still())
     return grads.directional(net, *augmented, child, outer)
@@ -63,11 +91,6 @@ def product(a: Gradient, b: Gradient) -> Tensor:
     """⟨a, b⟩ over the weights that both have: 0-dim."""
     other = {id(p): g for p, g in zip(b.parameters, b.theta)}
     return sum((g * other[id(p)]).sum() for p, g in zip(a.parameters, a.theta) if id(p) in other)
-
-
-def curvature(net: Network, x: Tensor, y: Tensor, child: Child) -> Callable[[Any, Any], list[Tensor]]:
-    """(parameters, v) → H v on the training batch."""
-    return lambda parameters, v: grads.curvature(net, (x, y), child, parameters, v)
 
 
 # ---- regularisation that a method may search -----------------------------------------------------

@@ -18,14 +18,12 @@ from kit.search.learner import generator
 def needs(config: Config, index: int) -> frozenset[str]:
     """Batches that the stage reads beside the training ones: "fresh", "val"."""
     stage = config.stages[index]
-    found = frozenset({"val"}) if stage.step == "bi-level" else frozenset()
-    if stage.search:
-        found |= ARCH[config.arch].make.needs
-    if stage.augment == "learn":
-        found |= AUGMENT[config.augment].make.needs
-    if stage.hyper == "learn":
-        found |= HYPER[config.hyper].make.needs
-    return found
+    learning = [
+        *([ARCH[config.arch]] if stage.search else []),
+        *([AUGMENT[config.augment]] if stage.augment == "learn" else []),
+        *([HYPER[config.hyper]] if stage.hyper == "learn" else []),
+    ]
+    return frozenset({"val"} if stage.step == "bi-level" else ()).union(*(part.make.needs for part in learning))
 
 
 def schedule_of(config: Config, index: int) -> range:
@@ -47,8 +45,7 @@ def holds_out(config: Config, index: int) -> bool:
     if read and config.hold_out is False:
         raise KitError(
             f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
-            "reads validation "
-            "batches: leave hold_out out, or set it to True"
+            "reads validation batches: leave hold_out out, or set it to True"
         )
     return read or bool(config.hold_out)
 
@@ -74,13 +71,13 @@ class StageData:
         read, hold_out = _read(config, group), holds_out(config, index)
         train = subset(sets.train if hold_out else sets.train_val(), config.train_images)
         purpose = "" if group.start == 0 else f"/{key_of(config, group.start)}"
-        batches = {"train": Batches(train, config.batch_size, generator(config.seed, f"batches/train{purpose}"))}
-        if "fresh" in read:
-            batches["fresh"] = Batches(train, config.batch_size, generator(config.seed, f"batches/fresh{purpose}"))
-        if "val" in read:
-            size = min(config.batch_size, len(sets.val))
-            ranks.check(size, "the validation batch's size")
-            batches["val"] = Batches(sets.val, size, generator(config.seed, f"batches/val{purpose}"))
+        sources = {"train": train, "fresh": train, "val": sets.val}
+        batches = {}
+        for name in ("train", *sorted(read)):
+            size = min(config.batch_size, len(sets.val)) if name == "val" else config.batch_size
+            if name == "val":
+                ranks.check(size, "the validation batch's size")
+            batches[name] = Batches(sources[name], size, generator(config.seed, f"batches/{name}{purpose}"))
         return cls(hold_out, train, batches)
 
 

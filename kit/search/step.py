@@ -1,21 +1,22 @@
 """The three step functions, as the papers print them: one level (DHA, DiffAutoML), two levels (DAAS, DARTS, GDAS) and
 reward (AutoHAS).
 
-Each hands every learner all signals, those that cost a pass as functions, so that any learner works in any of them.
+batches: "train", and "fresh" (other training batches) and "val" where a learner reads them. schedule: the factor of
+the learning-rate schedule at this step. Every learner gets every signal, so any learner works in any step.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 from pydantic import Field
 from torch import Tensor
 
 from kit import registry
 from kit.arch.base import ArchLearner
-from kit.augment.policy import Policy
+from kit.augment.policy import Draw, Policy
 from kit.hyper.base import HyperLearner, Values
 from kit.search import grads, learner, signals
 from kit.search.grads import Gradient, Momentum
@@ -60,30 +61,22 @@ class Learners:
 
 @STEPS.register("one-level", title="One level (DHA, DiffAutoML)")
 def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, schedule: float) -> Outcome:
-    """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step.
-
-    batches: "train", and where a learner reads them "fresh" (other training batches) and "val". schedule: the factor of
-    the learning-rate schedule at this step.
-    """
+    """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step."""
     arch, augment, hyper = learners.arch, learners.augment, learners.hyper
     x, y = next(batches["train"])  # line 2
     draw = augment.sample(len(x))  # line 3
     signals.regularize(net, hyper)
-    child = arch.drawn()  # lines 4, 5
     x = augment.apply(x, draw)
-    losses, predicted = net.losses(*signals.mixed(x, y, net), child)
-    gradient = grads.backward(losses.mean(), net, child)
-    batch_losses, correct = grads.gathered(losses, predicted == y)
+    child, losses, right, gradient = signals.training_pass(net, x, y, arch.drawn())  # lines 4, 5
     hyper.observe(sgd.trace, gradient)  # look-ahead: this gradient closes the step before
     values = hyper.sample(schedule)
-    rewards = lambda: signals.alignment(net, batches, (x, y), child, gradient, values.lr)
-    augment.update(draw, losses=losses.detach(), rewards=rewards)  # line 6, eq. 2
+    rewards = partial(signals.alignment, net, batches, (x, y), child, gradient, values.lr)
+    augment.update(draw, losses=losses, rewards=rewards)  # line 6, eq. 2
     trace = sgd.step(gradient, *values)  # line 7, eq. 3
-    reward = functools.cache(lambda: signals.accuracy(net, next(batches["val"]), child))
-    arch.update(child, gates=gradient.gates, reward=reward)  # line 8, eq. 5–7
-    outer, curvature = signals.outer_gradient(net, batches, augment, child), signals.curvature(net, x, y, child)
-    hyper.update(trace, outer=outer, reward=reward, curvature=curvature)  # line 9, eq. 4
-    return Outcome(batch_losses, correct, values)
+    on_request = signals.on_request(net, batches, augment, (x, y), child)
+    arch.update(child, gates=gradient.gates, **on_request)  # line 8, eq. 5–7
+    hyper.update(trace, **on_request)  # line 9, eq. 4
+    return Outcome(*grads.gathered(losses, right), values)
 
 
 class TwoLevelOptions(registry.Options):
@@ -108,77 +101,66 @@ class TwoLevelOptions(registry.Options):
     },
 )
 def bi_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, schedule: float) -> Outcome:
-    """DAAS, Algorithm 1: α and τ from the validation loss (eq. 9, 13), θ from the training loss of several children
-    (eq. 14).
+    """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children.
 
-    With first_order the α gradient is GDAS's and first-order DARTS's, at θ itself, and τ learns from the training step.
+    With first_order α's gradient is the one of GDAS and first-order DARTS, at θ itself, and τ learns from the training
+    step.
     """
     arch, augment, hyper, samples = learners.arch, learners.augment, learners.hyper, learners.samples
-    x, y = next(batches["train"])
-    held = next(batches["val"])
+    x, y = train = next(batches["train"])
+    held_out = next(batches["val"])
     signals.regularize(net, hyper)
     lr = hyper.sample(schedule).lr
-    estimates = [_level_above(net, (x, y), held, learners, lr) for _ in range(samples.arch)]
-    arch.move(learner.average([by_arch for by_arch, _ in estimates]))  # eq. 9
+    upper = [_upper_level(net, train, held_out, learners, lr) for _ in range(samples.arch)]
+    arch.move(learner.average([of_arch for of_arch, _ in upper]))  # eq. 9
     if not samples.first_order:
-        augment.move(learner.average([estimate for _, by_policy in estimates for estimate in by_policy]))  # eq. 13
+        augment.move(learner.average([one for _, of_policy in upper for one in of_policy]))  # eq. 13
 
     draw = augment.sample(len(x))
     x = augment.apply(x, draw)
-    passes = []
-    for _ in range(samples.children):
-        child = arch.drawn()
-        losses, predicted = net.losses(*signals.mixed(x, y, net), child)
-        passes.append((child, losses, predicted, grads.backward(losses.mean(), net, child)))
-    gradient = Gradient.mean([g for *_, g in passes])  # eq. 14
-    child, losses, predicted, own = passes[-1]
-    batch_losses, correct = grads.gathered(losses, predicted == y)
+    passes = [signals.training_pass(net, x, y, arch.drawn()) for _ in range(samples.children)]
+    gradient = Gradient.mean([one.gradient for one in passes])  # eq. 14
+    child, losses, right, own_gradient = passes[-1]
     if samples.first_order:
-        rewards = lambda: signals.alignment(net, batches, (x, y), child, own, lr)
-        augment.update(draw, losses=losses.detach(), rewards=rewards)
+        rewards = partial(signals.alignment, net, batches, (x, y), child, own_gradient, lr)
+        augment.update(draw, losses=losses, rewards=rewards)
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
     trace = sgd.step(gradient, *values)
-    reward = functools.cache(lambda: signals.accuracy(net, next(batches["val"]), child))
-    outer, curvature = signals.outer_gradient(net, batches, augment, child), signals.curvature(net, x, y, child)
-    hyper.update(trace, outer=outer, reward=reward, curvature=curvature)
-    return Outcome(batch_losses, correct, values)
+    hyper.update(trace, **signals.on_request(net, batches, augment, (x, y), child))
+    return Outcome(*grads.gathered(losses, right), values)
 
 
-def _level_above(
-    net: Network, train: Batch, held: Batch, learners: Learners, lr: Tensor
+def _upper_level(
+    net: Network, train: Batch, held_out: Batch, learners: Learners, lr: Tensor
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
-    """One sampled architecture's share of α's and τ's gradients."""
+    """One sampled architecture's share of the gradients of α and τ."""
     arch, augment, samples = learners.arch, learners.augment, learners.samples
     child = arch.drawn()
-    reward = functools.cache(lambda: signals.accuracy(net, held, child))
+    reward = partial(signals.accuracy, net, held_out, child)
     if samples.first_order:
-        return arch.estimate(child, gates=signals.held_gradient(net, held, child).gates, reward=reward), []
+        return arch.estimate(child, gates=signals.held_gradient(net, held_out, child).gates, reward=reward), []
     tries = [_one_policy(net, train, child, augment) for _ in range(max(1, samples.policies))]
-    with grads.ahead(Gradient.mean([t.gradient for t in tries]), lr):  # θ' (eq. 10)
-        outer = signals.held_gradient(net, held, child)
-        by_arch = arch.estimate(child, gates=outer.gates, reward=reward)
-    by_policy = []
-    for tried in tries:
-        if samples.policies:  # the paper's form: one reward for the policy that the batch shares
-            rewards = functools.partial(tried.shared_reward, outer)
+    with grads.ahead(Gradient.mean([one.gradient for one in tries]), lr):  # θ' (eq. 10)
+        outer = signals.held_gradient(net, held_out, child)
+        of_arch = arch.estimate(child, gates=outer.gates, reward=reward)  # eq. 9
+    of_policy = []
+    for one in tries:  # eq. 13: the reward is ⟨∇L_val(θ'), ∇L_train(θ)⟩
+        if samples.policies:  # as in the paper: one reward for the policy that the whole batch shares
+            rewards = lambda one=one: signals.product(outer, one.gradient).expand(len(one.losses))
         else:
-            rewards = functools.partial(grads.directional, net, tried.augmented, train[1], child, outer)
-        by_policy.append(augment.estimate(tried.draw, losses=tried.losses, rewards=rewards))
-    return by_arch, by_policy
+            rewards = partial(grads.directional, net, one.augmented, train[1], child, outer)
+        of_policy.append(augment.estimate(one.draw, losses=one.losses, rewards=rewards))
+    return of_arch, of_policy
 
 
 class _Try(NamedTuple):
-    """A training batch under one draw of τ: what its gradient and losses are."""
+    """A training batch under one draw of τ, with its losses and its gradient."""
 
-    draw: Any
+    draw: Draw
     augmented: Tensor
     losses: Tensor
     gradient: Gradient
-
-    def shared_reward(self, outer: Gradient) -> Tensor:
-        """⟨∇L_val(θ'), ∇L_train(θ)⟩, the same for every image (eq. 13)."""
-        return signals.product(outer, self.gradient).expand(len(self.losses))
 
 
 def _one_policy(net: Network, train: Batch, child: Child, augment: Policy) -> _Try:
@@ -186,8 +168,7 @@ def _one_policy(net: Network, train: Batch, child: Child, augment: Policy) -> _T
     augmented = augment.apply(train[0], draw)
     with net.still_statistics(child.picks):
         losses, _ = net.losses(augmented, train[1], child.still())
-    gradient = grads.backward(losses.mean(), net, child.still())
-    return _Try(draw, augmented, losses.detach(), gradient)
+    return _Try(draw, augmented, losses.detach(), grads.backward(losses.mean(), net, child.still()))
 
 
 @STEPS.register("reward", title="Reward (AutoHAS)")
@@ -198,32 +179,19 @@ def reward(net: Network, batches: Batches, learners: Learners, sgd: Momentum, sc
     x, y = next(batches["train"])
     draw = augment.sample(len(x))
     signals.regularize(net, hyper)
-    child = arch.drawn()
     x = augment.apply(x, draw)
-    losses, predicted = net.losses(*signals.mixed(x, y, net), child)
-    gradient = grads.backward(losses.mean(), net, child)
-    batch_losses, correct = grads.gathered(losses, predicted == y)
+    child, losses, right, gradient = signals.training_pass(net, x, y, arch.drawn())
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
+    on_request = signals.on_request(net, batches, augment, (x, y), child)
 
-    @functools.cache
     def quality() -> float:
-        with sgd.trial(gradient, *values):
-            return signals.accuracy(net, next(batches["val"]), child)
+        with sgd.trial(gradient, *values):  # the temporary weights W*
+            return on_request["reward"]()
 
-    arch.update(child, gates=gradient.gates, reward=quality)
-    rewards = lambda: signals.alignment(net, batches, (x, y), child, gradient, values.lr)
-    augment.update(draw, losses=losses.detach(), rewards=rewards)
+    arch.update(child, gates=gradient.gates, **on_request | {"reward": quality})
+    rewards = partial(signals.alignment, net, batches, (x, y), child, gradient, values.lr)
+    augment.update(draw, losses=losses, rewards=rewards)
     trace = sgd.step(gradient, *values)
-    hyper.update(
-        trace,
-        outer=signals.outer_gradient(net, batches, augment, child),
-        curvature=signals.curvature(net, x, y, child),
-        # the same step on the same batch gives W*: a quality that has been measured is not measured again
-        reward=lambda: quality() if quality.cache_info().currsize else _measured(net, batches, child),
-    )
-    return Outcome(batch_losses, correct, values)
-
-
-def _measured(net: Network, batches: Batches, child: Child) -> float:
-    return signals.accuracy(net, next(batches["val"]), child)
+    hyper.update(trace, **on_request)  # the weights are W* now: a reward that was measured there is not measured again
+    return Outcome(*grads.gathered(losses, right), values)

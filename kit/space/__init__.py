@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kit.space.blocks import ChoiceNetwork
@@ -46,6 +47,16 @@ def build(
     return net
 
 
+def outline(space: str, **settings: Any) -> Network:
+    """The named space's supernet without weights, for its slots and genotypes. settings: as of `build`."""
+    part = SPACES[space].make
+    few = {"channels": 4}  # the same slots in less time
+    if part.repeats:
+        few["cells"] = 1 + (2 if settings.get("reductions") is None else settings["reductions"])
+    with torch.device("meta"):
+        return build(space, 2, (3, 96, 96), **{**settings, **few, "genotype": None})
+
+
 __all__ = [
     "CELL_OPS",
     "DARTS_V2",
@@ -57,4 +68,4 @@ __all__ = [
     "MobileNetwork",
     "Network",
 ]
-__all__ += ["Picks", "Slot", "WideResNet", "build", "picks_of", "register"]
+__all__ += ["Picks", "Slot", "WideResNet", "build", "outline", "picks_of", "register"]

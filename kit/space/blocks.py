@@ -16,7 +16,7 @@ from kit.space.network import Child, Network, Picks, Slot, checked_reductions, m
 from kit.space.operations import DepthwiseConv, batch_norm
 
 
-class Stage(NamedTuple):
+class BlockStage(NamedTuple):
     """Blocks of one width, as a multiple of `channels`; share: of all blocks; halves: the first may halve the
     resolution."""
 
@@ -57,7 +57,7 @@ class BlockNetwork(Network):
     """
 
     labels: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[BlockStage, ...]
     fixed_blocks: int = 0  # that the stem brings
     activation: type[nn.Module] = nn.ReLU
     eps: float = 1e-5  # of the BatchNorms
@@ -238,6 +238,6 @@ class ChoiceNetwork(BlockNetwork):
     genotypes = {"shufflenet-v2": {"blocks": "shuffle_3x3"}}
     usual = "shufflenet-v2"
     labels = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")
-    stages = (Stage(1, 1), Stage(2.5, 1), Stage(5, 2), Stage(10, 1))
+    stages = (BlockStage(1, 1), BlockStage(2.5, 1), BlockStage(5, 2), BlockStage(10, 1))
     eps = 1e-2
     build_block = staticmethod(ShuffleUnit)

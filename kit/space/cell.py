@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.child import picked
+from kit.space.layers import dense_gradient
 from kit.space.network import Child, DropPath, Network, Picks, Slot, checked_reductions, register
 from kit.space.operations import (
     OPERATIONS,
     ConvNorm,
     FactorizedReduce,
     batch_norm,
-    dense_gradient,
     gated,
     last_norm,
     norms,

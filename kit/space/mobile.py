@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kit.space.blocks import BlockNetwork, Stage, conv_norm, depthwise, rounded
+from kit.space.blocks import BlockNetwork, BlockStage, conv_norm, depthwise, rounded
 from kit.space.network import DropPath, register
 
 CHOICES = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}  # kernel, expansion
@@ -50,7 +50,14 @@ class MobileNetwork(BlockNetwork):
     activation = nn.ReLU6
 
     # Table 2 of the paper, without its first row: that block is fixed
-    stages = (Stage(0.75, 2), Stage(1, 3), Stage(2, 4), Stage(3, 3, False), Stage(5, 3), Stage(10, 1, False))
+    stages = (
+        BlockStage(0.75, 2),
+        BlockStage(1, 3),
+        BlockStage(2, 4),
+        BlockStage(3, 3, False),
+        BlockStage(5, 3),
+        BlockStage(10, 1, False),
+    )
     fixed_blocks = 1
 
     @staticmethod

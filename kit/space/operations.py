@@ -15,11 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# all that the spaces take of kit.fast
-from kit.fast.depthwise import DepthwiseConv, dense_gradient  # noqa: F401
-from kit.fast.norm import GatedNorm, batch_norm
-from kit.fast.pools import AveragePool, MaxPool
 from kit.search import ranks as distributed
+from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm
 
 
 class ConvNorm(nn.Sequential):

@@ -26,6 +26,7 @@ from kit.run.run import Run
 from kit.space.cell import cell_slots
 from kit.studies import render
 from kit.studies.summaries import Facts
+from kit.studies.tables import COSTS
 
 NOTE = (
     "Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it "
@@ -205,26 +206,20 @@ def _row(run: Run, facts: Facts) -> dict[str, Any]:
         "data": None,
         "dataset": config.dataset,
         "size": "{1}×{2}".format(*image) if image else None,
-        "split": place.get("split"),
-        "test_images": metrics.get("test_images"),
         "method": config.method,
         "title": METHODS[config.method].title if config.method in METHODS else config.method,
         "space": config.space,
         "seed": config.seed,
-        "status": "unfinished" if run.status == "interrupted" else run.status,
+        "status": run.status,
         "done": metrics.get("epochs", facts.last.get("epoch", 0)),
         "epochs": config.epochs,
         "budget": f"{config.epochs} epoch{'s' * (config.epochs != 1)}{limit}",
-        "test_accuracy": metrics.get("test_accuracy"),
+        **{name: metrics.get(name) for name in ("test_accuracy", "test_images")},
         "val_accuracy": (metrics or facts.last).get("val_accuracy"),
-        "seconds": metrics.get("seconds"),
-        "memory_mb": metrics.get("peak_memory_mb"),
-        "params": metrics.get("params"),
-        "macs": metrics.get("macs"),
+        **{column: metrics.get(name) for column, name in COSTS.items()},
+        **{name: place.get(name) for name in ("split", "trained_on", "commit")},
         "machine": "{device}, {processor}, {threads} thread(s)".format(**place) if place else None,
         "network": cells if config.space == "cell" else config.space,
-        "trained_on": place.get("trained_on"),
-        "commit": place.get("commit"),
         "remark": "; ".join(filter(None, remarks)) or None,
         "path": str(run.path),
     }

@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import data, errors, space
+from kit import data, errors, figures, space
 from kit.config import Config
 from kit.errors import KitError
-from kit.figures.limits import under_limits
 from kit.methods import METHODS
 from kit.run.run import Run
 from kit.search.engine import pick_device
@@ -138,7 +137,7 @@ def write(runs: Sequence[Run], cost: str, folder: str | Path) -> Path:
     report.require(runs)
     rows, name = table(runs, cost), Path(runs[0].config.dataset).name
     path = Path(folder) / f"limits-{name}-{cost}.json"
-    figure = under_limits(summarize(rows), rows, cost, title=f"{name}: accuracy under limits")
+    figure = figures.under_limits(summarize(rows), rows, cost, title=f"{name}: accuracy under limits")
     pictures = render.save_all([("", f"accuracy against {TITLES[cost]}", figure)], path.parent, path.stem)
     summaries.write(path, "limits", runs, "", pictures, cost=cost, rows=rows.to_dict("records"))
     return rewrite(path)

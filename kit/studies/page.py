@@ -33,7 +33,7 @@ FIGURES: dict[str, tuple[Callable[[Run], go.Figure], ...]] = {
     "α, τ and η over the epochs": (figures.evolution,),
     "τ: the augmentation policy at the end": (figures.policy,),
     "α: the architecture": (figures.architecture,),
-    "The cells": (figures.cells_animated, figures.cells, lambda run: figures.cell(run.genotype)),
+    "The cells": (figures.cells_animated, figures.cells),
 }
 
 
@@ -58,7 +58,7 @@ def page(run: Run) -> str:
         run=run,
         facts=facts,
         config=config,
-        accuracies=[(name, _accuracy(facts.metrics, key)) for key, name in (("test", "test"), ("val", "validation"))],
+        accuracies=[(f"{part}_accuracy", _accuracy(facts.metrics, part)) for part in ("test", "val")],
         figures=[(heading, figure and next(drawn), reason) for heading, figure, reason in found],
         genotype=_genotype(facts.model.get("genotype")),
         policy=_policy(run, facts),

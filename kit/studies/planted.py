@@ -8,6 +8,7 @@ validation gradient has to invert.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -17,7 +18,7 @@ from kit import arch, augment, hyper
 from kit.search.build import Parts
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.step import STEPS, Samples
+from kit.search.step import STEPS, Learners, Samples
 from kit.space import Child, Cost, Network, Picks, Slot
 from kit.space.limits import Limits
 from kit.space.network import gate_output
@@ -152,7 +153,7 @@ class Planted:
             policy = POLICIES[augment_name](augment.Basics(), chance, lr=tau_lr, ops=OPS)
         else:
             policy = augment.build(augment_name, chance, (SIDE, SIDE))
-        learner = hyper.build("fixed", 0.1, 0.0, step=0.1)
+        learner = hyper.Fixed(0.1, 0.0)
         self.parts = Parts(net, _chooser(arch_name, net, seed, arch_lr), policy, learner, Momentum(net, 0.0, 0.0))
         self.step = step
         self.batches = {name: patterns(generator(seed, name)) for name in ("train", "fresh")}
@@ -160,11 +161,12 @@ class Planted:
 
     def take(self, steps: int) -> list[float]:
         """Take steps; the training loss of each."""
-        p, samples = self.parts, Samples(children=2, arch=2, first_order=self.parts.augment.variables() == [])
+        p = self.parts
+        p.samples = Samples(children=2, arch=2, first_order=p.augment.variables() == [])
         p.net.train()
         losses = []
         for _ in range(steps):
-            outcome = STEPS[self.step](p.net, self.batches, p.arch, p.augment, p.hyper, p.sgd, 1.0, samples)
+            outcome = STEPS[self.step].make(p.net, self.batches, p.learners, p.sgd, 1.0)
             losses.append(float(outcome.losses.mean()))
         return losses
 
@@ -184,27 +186,23 @@ class Planted:
 
 
 OPS = ("Invert", "Identity", "ShearX", "Posterize")
-POLICIES = {"policy-gradient": augment.PolicyGradient, "pair-softmax": augment.PairSoftmax}
+POLICIES = {
+    "policy-gradient": augment.PolicyGradient,
+    # eq. 2 as printed, which feeds on itself: the unbiased gradient of the loss lets go of what the network has learned
+    "pair-softmax": functools.partial(augment.PairSoftmax, form="paper", reach=2.0),
+}
+
+
+# one LASSO a step, nothing freezes, and the temperature stays
+OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 10.0}
 
 
 def _chooser(name: str, net: PlantedNetwork, seed: int, lr: float) -> arch.ArchLearner:
-    if arch.ARCH[name].build is None:
+    part = arch.ARCH[name]
+    if not part.make.searches:
         return arch.Given(net.slots, net.picks_of({"operations": ["signal"]}))
-    settings = arch.Settings(
-        net.slots,
-        generator(seed, "α"),
-        Limits(net),
-        lr=lr,
-        device=torch.device("cpu"),
-        lam=1e-5,
-        recover="step",
-        freeze_tol=0.0,
-        margin=10.0,
-        temperature=(1.0, 0.3),
-        baseline=0.95,
-        target=None,
-    )
-    return arch.ARCH[name].build(settings)
+    options = {key: value for key, value in OPTIONS.items() if key in part.options.model_fields}
+    return part.make(net.slots, generator(seed, "α"), Limits(net), lr=lr, **part.settings, **options)
 
 
 def watch(
@@ -230,12 +228,12 @@ def learn_rate(steps: int, seed: int = 0) -> float:
     net = Threshold()
     net.mixer = generator(seed, "mixup")
     bases = hyper.read_bases("lr=" + ":".join(map(str, RATES)))
-    learner = hyper.build("reinforce", 0.1, 0.0, step=0.1, bases=bases, generator=generator(seed, "η"))
+    learner = hyper.Controller(0.1, 0.0, bases, generator(seed, "η"), step=0.1)
     policy = augment.build("none", generator(seed, "τ"), (SIDE, SIDE))
-    chooser, sgd = arch.Given((), ()), Momentum(net, 0.0, 0.0)
+    learners, sgd = Learners(arch.Given((), ()), policy, learner), Momentum(net, 0.0, 0.0)
     batches = {name: brightness(generator(seed, name)) for name in ("train", "val")}
     for _ in range(steps):
         with torch.no_grad():
             net.threshold.zero_()
-        STEPS["reward"](net.train(), batches, chooser, policy, learner, sgd, 1.0, Samples())
+        STEPS["reward"].make(net.train(), batches, learners, sgd, 1.0)
     return float(learner.probabilities("lr")[RATES.index(PLANTED["lr"])])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from kit import figures
+from kit.errors import KitError
 from kit.run import store
 
 FIGURES_LIMIT = 5_000_000  # characters of interactive figures on one page; plotly.js takes another 4.6 MB
@@ -97,24 +97,11 @@ def html_report(markdown: str, folder: Path) -> str:
 # ---- figures -------------------------------------------------------------------------------------
 
 
-def save(figure: go.Figure, path: Path) -> bool:
-    """Stands in for `kit.figures.save`."""
-    path.write_bytes(figures.png(figure))
-    return True
-
-
-def png(figure: go.Figure) -> bytes | None:
-    """The figure as PNG, None where no browser can draw it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.png"
-        return path.read_bytes() if save(figure, path) else None
-
-
 def save_all(shown: Sequence[tuple[str, str, go.Figure]], folder: Path, stem: str) -> list[tuple[str, str]]:
-    """Write <stem>-<key>.png of each (key, caption, figure); returns (file, caption) of those that could be drawn."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [(folder / f"{stem}{key and f'-{key}'}.png", caption, figure) for key, caption, figure in shown]
-    return [(path.name, caption) for path, caption, figure in paths if save(figure, path)]
+    """Write <stem>-<key>.png of each (key, caption, figure); returns (file, caption); none without a browser."""
+    paths = {folder / f"{stem}{key and f'-{key}'}.png": (caption, figure) for key, caption, figure in shown}
+    drawn = figures.save_all({path: figure for path, (_, figure) in paths.items()}, width=1200)
+    return [(path.name, caption) for path, (caption, _) in paths.items()] if drawn else []
 
 
 def interactive(shown: Sequence[go.Figure]) -> list[Markup]:
@@ -123,15 +110,16 @@ def interactive(shown: Sequence[go.Figure]) -> list[Markup]:
     found, left = [], FIGURES_LIMIT
     for i, figure in enumerate(shown):
         html = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, validate=False, div_id=f"figure-{i}")
-        picture = png(figure)
-        image = Markup('<img alt="{}" src="{}">').format(
-            figure.layout.title.text or "figure", _data_uri(picture) if picture else ""
-        )
-        if len(html) > left:
-            found.append((image if picture else Markup("")) + Markup("<p class=note>Too large to be interactive.</p>"))
-            continue
-        left -= len(html)
-        found.append(Markup(html) + (Markup("<noscript>{}</noscript>").format(image) if picture else ""))
+        try:
+            uri = _data_uri(figures.png(figure))
+            picture = Markup('<img alt="{}" src="{}">').format(figure.layout.title.text or "figure", uri)
+        except KitError as error:
+            picture = Markup("<p class=note>{}</p>").format(error)
+        if len(html) <= left:
+            left -= len(html)
+            found.append(Markup(html) + Markup("<noscript>{}</noscript>").format(picture))
+        else:
+            found.append(picture + Markup("<p class=note>Too large to be interactive here.</p>"))
     return found
 
 

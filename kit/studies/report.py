@@ -168,7 +168,7 @@ def _details(run: Run, prefix: str) -> list[tuple[str, str, go.Figure]]:
     shown = [(f"{prefix}curves", f"α, τ and η of {title}", figures.curves(run))]
     if "probabilities" in run.policy:
         shown.append((f"{prefix}policy", f"τ at the end of {title}", figures.policy(run)))
-    return [*shown, (f"{prefix}cell", f"The architecture that {title} found", figures.cell(run.genotype))]
+    return [*shown, (f"{prefix}cell", f"The architecture that {title} found", figures.cells(run))]
 
 
 def _text(kept: Summary, summary: pd.DataFrame, table: pd.DataFrame, name: str) -> str:
@@ -265,7 +265,7 @@ def index(folder: str | Path) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     folder = Path(*arguments[:1] or ["reports"])
-    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_object(path)]
+    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_json(path)]
     if not found:
         raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
     for path in [*map(rewrite, found), index(folder)]:

@@ -97,11 +97,10 @@ class Facts:
 
     def __init__(self, run: Run):
         self.run, self.problems = run, []
-        done = run.finished
         self.metrics = self._read(lambda: run.metrics)
-        self.provenance = self._read(lambda: run.provenance) if done else {}
-        self.failure = self._read(lambda: failure(run))
-        self.model = self._read(lambda: store.read_json(run.path / "model" / "model.json")) if done else {}
+        self.provenance = self._read(lambda: run.provenance)
+        self.failure = self._read(lambda: run.failure)
+        self.model = self._read(lambda: store.read_json(run.path / "model" / "model.json")) if run.finished else {}
         for name in ("network", "hyper", "policy"):
             if not isinstance(self.model.setdefault(name, {}), dict):
                 self.problems.append(f"model/model.json has a {name} that is none")
@@ -115,12 +114,6 @@ class Facts:
         except KitError as error:
             self.problems.append(str(error))
             return {}
-
-
-def failure(run: Run) -> dict[str, Any]:
-    """Stands in for `run.failure`."""
-    path = run.path / "failure.json"
-    return store.read_json(path) if path.is_file() else {}
 
 
 def last(run: Run) -> dict[str, float]:

@@ -5,11 +5,11 @@ directories. `kit.figures` draws a comparison, `kit.studies.landscape.report` wr
 """
 
 from kit.studies.landscape.runs import Landscape, check, compare, gather, one_each
-from kit.studies.landscape.surface import Lines, Plane, direction, largest_eigenvalue, line, plane, sharpness
+from kit.studies.landscape.surface import LossLines, Plane, direction, largest_eigenvalue, line, plane, sharpness
 
 __all__ = [
     "Landscape",
-    "Lines",
+    "LossLines",
     "Plane",
     "check",
     "compare",

@@ -17,7 +17,7 @@ from kit.run import provenance
 from kit.search.engine import pick_device
 from kit.studies import render, summaries
 from kit.studies.landscape.runs import Landscape, one_each
-from kit.studies.landscape.surface import RADII, Lines, Plane, bounded, interval
+from kit.studies.landscape.surface import RADII, LossLines, Plane, bounded, interval
 
 PICTURES = {
     "contours": "Test loss on the plane of two random directions, the same levels in all panels",
@@ -109,7 +109,7 @@ def write(
 
 def _plain(value: Any) -> Any:
     """Planes and lines as lists and numbers."""
-    if isinstance(value, (Plane, Lines)):
+    if isinstance(value, (Plane, LossLines)):
         return {"coordinates": value.coordinates.tolist(), "values": value.values.tolist(), "seed": value.seed}
     return value
 
@@ -119,7 +119,7 @@ def rewrite(path: str | Path) -> Path:
     path = Path(path)
     kept, landscapes = summaries.read(path), []
     for run, held in zip(kept.runs, kept.more["around"]):
-        for kind, of in (("plane", Plane), ("lines", Lines)):
+        for kind, of in (("plane", Plane), ("lines", LossLines)):
             grid = held[kind]
             held[kind] = of(np.array(grid["coordinates"]), np.array(grid["values"]), grid["seed"])
         landscapes.append(Landscape(run, **held))

@@ -20,7 +20,7 @@ from kit.run.predict import TrainedModel
 from kit.run.run import Run, open_all
 from kit.search.engine import pick_device
 from kit.search.progress import interactive
-from kit.studies.landscape.surface import RADII, Lines, Plane, check, largest_eigenvalue, line, part_of, plane
+from kit.studies.landscape.surface import RADII, LossLines, Plane, check, largest_eigenvalue, line, part_of, plane
 
 Report = Callable[[str, int, int], None]  # (what, done, all)
 
@@ -32,7 +32,7 @@ class Landscape:
     run: Run
     label: str
     plane: Plane
-    lines: Lines
+    lines: LossLines
     eigenvalue: float
     images: int
     eigenvalue_images: int

@@ -26,7 +26,6 @@ from kit.search.learner import generator
 RADII = (0.25, 0.5, 1.0)  # METHOD section 5
 MOST = 64  # points that a GPU tries to evaluate together
 SAVE_EVERY = 30.0  # seconds between two writes of an unfinished plane
-Progress = Callable[[int, int], None]  # (done, all)
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,7 +54,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LossLines:
     """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
     coordinates: float64 [n], ascending, 0 among them. values: float64 [directions, n] (and further axes, as above).
     """
@@ -87,8 +86,7 @@ class Lines:
 
     def rise(self, radius: float, level: float = 0.95) -> tuple[float, float, float]:
         """Mean rise over the directions and its t interval: mean, low, high."""
-        mean, low, high = interval(self.rises(radius), level)
-        return float(mean), float(low), float(high)
+        return tuple(float(value) for value in interval(self.rises(radius), level))
 
 
 def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tensor]:
@@ -135,16 +133,16 @@ def line(
     radii: Sequence[float] = (),
     seed: int = 0,
     **options,
-) -> Lines:
+) -> LossLines:
     """Evaluate the model along independent filter-normalised lines through it, at `steps` points of [−radius, radius].
 
-    radii: distances that are evaluated as well, on both sides, for `Lines.rise`. The rest as for `plane`.
+    radii: distances that are evaluated as well, on both sides, for `LossLines.rise`. The rest as for `plane`.
     """
-    check(directions=directions, radii=radii)
+    check(directions=directions, radii=tuple(radii) or RADII)
     coordinates = np.unique([*_coordinates(steps, radius), *radii, *(-r for r in radii)])
     points = np.broadcast_to(coordinates[:, None], (directions, len(coordinates), 1))
     names = [("δ",), ("η",), *((f"direction {k + 1}",) for k in range(2, directions))][:directions]
-    return Lines(coordinates, _evaluate(model, data, points, names, seed, **options), seed)
+    return LossLines(coordinates, _evaluate(model, data, points, names, seed, **options), seed)
 
 
 def check(
@@ -152,13 +150,14 @@ def check(
 ) -> None:
     """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
     if steps < 3 or steps % 2 == 0:
-        odd = max(3, steps + 1)
-        raise KitError(f"steps={steps}: give an odd number from 3, so that the centre is the model; e.g. steps={odd}")
+        raise KitError(
+            f"steps={steps}: give an odd number from 3, for the trained model to be the centre, e.g. steps=21"
+        )
     if not (radius > 0 and math.isfinite(radius)):
         raise KitError(f"radius={radius}: give a positive number; 1 moves every filter by its own norm")
     if directions < 1:
         raise KitError(f"directions={directions}: give 1 or more; an interval needs 2")
-    if not all(r > 0 and math.isfinite(r) for r in radii):
+    if not len(radii) or not all(r > 0 and math.isfinite(r) for r in radii):
         raise KitError(f"radii={tuple(radii)}: give positive numbers, e.g. radii=(0.25, 0.5, 1.0)")
     if images < 0:
         raise KitError(f"images={images}: give how many of the test images, 0 for all")
@@ -167,9 +166,6 @@ def check(
 def _coordinates(steps: int, radius: float) -> np.ndarray:
     check(steps=steps, radius=radius)
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
-
-
-# ---- evaluation ----------------------------------------------------------------------------------
 
 
 class _Evaluation:
@@ -218,7 +214,7 @@ def _evaluate(
     metric: Callable[[Any], Any] | None = None,
     points_per_pass: int | None = None,
     path: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Values at points [groups, n, axes], each group along the directions that it names: float64 [groups, n, …]."""
     if points_per_pass is not None and points_per_pass < 1:
@@ -271,9 +267,6 @@ def _kept(path: str | Path | None, model: nn.Module, data: ImageSet, *what: Any)
     return kept
 
 
-# ---- flatness in numbers -------------------------------------------------------------------------
-
-
 def sharpness(
     model: nn.Module,
     data: ImageSet,
@@ -290,8 +283,7 @@ def sharpness(
     "rise@r/low", "rise@r/high": Student's 95% interval of that mean; "directions": how many; "eigenvalue": the largest
     of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
     """
-    if not radii:
-        raise KitError("radii=(): give at least one, e.g. radii=(0.25, 0.5, 1.0)")
+    check(radii=radii)
     options |= {"steps": 3, "radius": max(radii), "radii": radii, "batch_size": batch_size}
     found = line(model, data, directions=directions, **options)
     part, result = part_of(data, min(eigenvalue_images, len(data))), {}

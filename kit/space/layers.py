@@ -1,0 +1,136 @@
+"""Layers of the spaces in plain torch; training on the CPU goes through `kit.fast` where that room is there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+try:
+    from kit.fast import (
+        average_pool,
+        dense_gradient,
+        depthwise,
+        keep_freed,
+        max_pool,
+        pixels_at_once,
+        wide_batch_norm,
+    )
+except ImportError:
+    FAST = False
+
+    def dense_gradient(x: Tensor) -> Tensor:
+        return x
+
+    def keep_freed() -> None:
+        pass
+else:
+    FAST = True
+
+
+def by_kernels(x: Tensor, *weights: Tensor) -> bool:
+    """Whether x goes through the kernels of `kit.fast`: those are for training on the CPU."""
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
+    return FAST and trains and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class DepthwiseConv(nn.Conv2d):
+    """Depthwise k×k, k odd, "same" padding, stride 1 or 2, without bias: [N, C, H, W] → [N, C, ceil(H/stride),
+    ceil(W/stride)].
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1):
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride, dilation, padding = self.stride[0], self.dilation[0], self.padding[0]
+        if stride == dilation == 2 and padding % 2 == 0:
+            # every tap falls on an even row and column: a plain convolution on a quarter of the pixels
+            x, stride, dilation, padding = dense_gradient(x.view_as(x))[:, :, ::2, ::2], 1, 1, padding // 2
+        if by_kernels(x, self.weight):
+            return depthwise(x, self.weight, stride, dilation)
+        return F.conv2d(x, self.weight, None, stride, padding, dilation, self.groups)
+
+
+class GatedNorm(nn.BatchNorm2d):
+    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part.
+
+    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here
+    the gate's gradient is the affine weight's, summed. An affine part that does not train still holds its initial
+    values, 1 and 0, so that the gate takes its place.
+    """
+
+    gate: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        fast = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
+        k = pixels_at_once(x) if fast else 1
+        if k == 1 and self.gate is None:
+            return super().forward(x)
+        weight, bias = self.gated_affine()
+        if k > 1:
+            y, mean, var = wide_batch_norm(x, weight, bias, k, self.eps)
+            self.track(mean, var, x.numel() // x.shape[1])
+            return y
+        tracked = self.training and self.track_running_stats
+        factor = self._factor() if tracked else 0.0
+        running = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
+        return F.batch_norm(x, *running, weight, bias, self.training, factor, self.eps)
+
+    def gated_affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias [C] with the gate in them."""
+        if self.gate is None:
+            return self.weight, self.bias
+        if self.weight.requires_grad:
+            return self.weight * self.gate, self.bias * self.gate
+        # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
+        return self.gate.expand_as(self.weight).contiguous(), self.bias
+
+    def _factor(self) -> float:
+        self.num_batches_tracked.add_(1)
+        # None: a plain average over batches, as in torch
+        return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Move the running statistics toward a batch's mean and biased variance, both [C], over n values per
+        channel.
+        """
+        if self.track_running_stats:
+            factor = self._factor()
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
+            self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
+
+
+def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
+    """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node
+    freezes).
+    """
+    norm = GatedNorm(channels)
+    norm.weight.requires_grad_(trained)
+    norm.bias.requires_grad_(trained)
+    return norm
+
+
+class AveragePool(nn.AvgPool2d):
+    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride),
+    ceil(W/stride)].
+    """
+
+    def __init__(self, stride: int):
+        super().__init__(3, stride, 1, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fast = by_kernels(x) and min(x.shape[2:]) > 1
+        return average_pool(x, self.stride) if fast else super().forward(x)
+
+
+class MaxPool(nn.MaxPool2d):
+    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)]."""
+
+    def __init__(self, stride: int):
+        super().__init__(3, stride, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
