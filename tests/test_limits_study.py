@@ -88,7 +88,13 @@ def test_a_latency_is_the_one_that_the_limit_was_confirmed_by(runs: list[Run], t
     picks = space.picks_of(run.genotype)
     store.write_json(
         run.path / "latency.json",
-        {"batch": 1, "hardware": "a clock", "threads": 3, "timed": [{"picks": picks, "ms": 12.5}]},
+        {
+            "device": "cpu",
+            "batch": 1,
+            "hardware": "a clock",
+            "threads": 3,
+            "timed": [{"picks": picks, "ms": 12.5}],
+        },
     )
     assert (
         limits.run_latency(run) == 12.5
