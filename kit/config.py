@@ -28,6 +28,8 @@ from kit.space import SPACES
 NOT_HASHED = ("out", "root", "device", "tensorboard", "plugins")
 #: the fields that choose a part, and the parts to choose from
 PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT, "hyper": HYPER}
+# options that only a user's own parts declare, and those parts
+_plugged: dict[str, set[tuple[str, str]]] = {}
 # whether the configuration being built is of a run that is only opened: its data and plug-ins stay where they are
 _stored = contextvars.ContextVar("stored", default=False)
 
@@ -232,6 +234,13 @@ class Config(BaseModel):
         finally:
             _stored.reset(token)
 
+    def model_dump(self, **how: Any) -> dict[str, Any]:
+        """Every field by name; the options of a user's own parts only where one of those parts is chosen, so that a
+        plug-in that happens to be loaded changes no other configuration."""
+        chosen = {(parts.kind, getattr(self, field)) for field, parts in PARTS.items()}
+        values = super().model_dump(**how)
+        return {name: value for name, value in values.items() if name not in _plugged or _plugged[name] & chosen}
+
     def but(self, **changes: Any) -> Config:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
         return Config(**{**self.model_dump(), **changes})
@@ -253,6 +262,10 @@ def _adopt(parts: Registry, part: Part) -> None:
         if there is None:
             Config.__pydantic_fields__[name] = copy.copy(field)
             Config.__annotations__[name] = field.annotation
+        if there is None and not part.make.__module__.startswith("kit."):
+            _plugged[name] = set()
+        if name in _plugged:
+            _plugged[name].add((parts.kind, part.name))
         elif any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
             raise KitError(
                 f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
@@ -260,16 +273,6 @@ def _adopt(parts: Registry, part: Part) -> None:
                 "declare it alike, or under another name"
             )
     Config.model_rebuild(force=True)
-
-
-def fields() -> dict[str, tuple[str, Any]]:
-    """Of every field of `Config`: whose option it is ("kit" for its own; else the parts' names), and its field info."""
-    owners: dict[str, list[str]] = {}
-    for parts in (*PARTS.values(), STEPS):
-        for part in parts.values():
-            for name in part.options.model_fields if part.options else ():
-                owners.setdefault(name, []).append(part.name)
-    return {name: (", ".join(owners.get(name, ["kit"])), info) for name, info in Config.model_fields.items()}
 
 
 def _filled(given: dict[str, Any]) -> dict[str, Any]:

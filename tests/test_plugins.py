@@ -41,6 +41,11 @@ def test_the_options_of_a_learner_become_fields_of_the_configuration(found: kit.
         found.config.but(two_softmax_lr=-1.0)
 
 
+def test_a_plug_in_that_is_loaded_changes_no_other_configuration(found: kit.Run):
+    assert found.config.model_dump()["two_softmax_lr"] == 0.05
+    assert "two_softmax_lr" not in kit.Config().model_dump()
+
+
 def test_a_run_names_its_files_and_their_digest(found: kit.Run):
     stored = json.loads((found.path / "config.json").read_text())
     assert stored["plugins"] == BOTH and stored["plugin_digest"] == registry.plugin_digest(BOTH)

@@ -20,7 +20,7 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 def policy(seed: int = 0, **changes) -> PairSoftmax:
-    return PairSoftmax(changes.pop("basics", Basics()), stream(seed), **({"lr": 0.1} | changes))
+    return PairSoftmax(changes.pop("basics", Basics()), stream(seed), **({"lr": 0.1, "form": "paper", "reach": 5.0} | changes))
 
 
 def some_images(n: int, channels: int = 3, size: tuple[int, int] = (9, 7), seed: int = 0) -> torch.Tensor:
