@@ -262,16 +262,16 @@ def _adopt(parts: Registry, part: Part) -> None:
         if there is None:
             Config.__pydantic_fields__[name] = copy.copy(field)
             Config.__annotations__[name] = field.annotation
-        if there is None and not part.make.__module__.startswith("kit."):
-            _plugged[name] = set()
-        if name in _plugged:
-            _plugged[name].add((parts.kind, part.name))
+            if not part.make.__module__.startswith("kit."):
+                _plugged[name] = set()
         elif any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
             raise KitError(
                 f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
                 f"{field.default!r}, which kit.Config has as {there.annotation} with default {there.default!r}: "
                 "declare it alike, or under another name"
             )
+        if name in _plugged:
+            _plugged[name].add((parts.kind, part.name))
     Config.model_rebuild(force=True)
 
 
