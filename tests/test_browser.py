@@ -89,7 +89,7 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
             next((t for t in texts if mark in t), "") for mark in ("epoch ", "after epoch")
         )  # none while it is being drawn
         return *epochs, figure.evaluate(
-            "e => JSON.stringify(e.data.map(t => [Array.from(t.x ?? []), Array.from(t.z ?? [], row => "
+            "e => JSON.stringify(e._fullData.map(t => [Array.from(t.x ?? []), Array.from(t.z ?? [], row => "
             "Array.from(row))]))"
         )
 

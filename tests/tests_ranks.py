@@ -127,7 +127,7 @@ def parted(folder: Path) -> None:
             check()
         except kit.KitError as error:
             said.append(str(error))
-    store.write_json(folder / f"parted-{here}.json", said)
+    store.write_json(folder / f"parted-{here}.json", {"said": said})
 
 
 def refused(folder: Path) -> None:

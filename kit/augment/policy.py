@@ -293,7 +293,10 @@ class LearnedPolicy(Policy):
     @classmethod
     def check(cls, config: Any) -> None:
         """Raises KitError for an operation that does not exist, before any compute."""
-        cls.searched(config.operations)
+        try:
+            cls.searched(config.operations)
+        except KitError as error:
+            raise KitError(f"operations={config.operations!r}: {error}") from None
 
     @classmethod
     def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
