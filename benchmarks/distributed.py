@@ -85,8 +85,7 @@ def searches(config: Config, sets: ImageSets, device: torch.device, batch: int) 
     """DHA's step: of one process while the other waits, of both side by side without a word, and of one search on
     both.
     """
-    everybody = distributed._ranks
-    nobody = distributed.Ranks()
+    everybody = distributed._group
     parts = {name: parts_of(config, sets, device) for name in ("single", "ranks")}
     batches = {
         "single": Batches(sets.train, batch, generator(0, "train")),
@@ -94,12 +93,12 @@ def searches(config: Config, sets: ImageSets, device: torch.device, batch: int) 
     }
 
     def single() -> None:
-        distributed._ranks = nobody
+        distributed._group = None
         take(parts["single"], {"train": batches["single"]})
-        distributed._ranks = everybody
+        distributed._group = everybody
 
     def alone() -> None:
-        if distributed.first():
+        if distributed.rank() == 0:
             single()
 
     return {"alone": alone, "side": single, "ranks": lambda: take(parts["ranks"], {"train": batches["ranks"]})}
@@ -112,7 +111,7 @@ def timed(
     times: dict[str, list[float]] = {name: [] for name in things}
     for i in range(warm + repeats):
         for name, thing in things.items():
-            distributed.wait()
+            distributed.together(lambda: None)
             began = time.perf_counter()
             thing()
             if device.type == "cuda":
@@ -125,7 +124,7 @@ def timed(
 
 def work(name: str, repeats: int, out: Path) -> None:
     """On a rank."""
-    device = distributed.own_device(torch.device(name), name)
+    device = distributed.own_device(torch.device(name))
     keep_freed()
     found = []
     for size in SIZES:
@@ -135,7 +134,7 @@ def work(name: str, repeats: int, out: Path) -> None:
         )
         more = repeats if size["image"] > 8 else 3 * repeats
         found.append([timed(make(config, sets, device, size["batch"]), more, device) for make in (passes, searches)])
-    if distributed.first():
+    if distributed.rank() == 0:
         store.write_json(out, found)
 
 

@@ -9,23 +9,3 @@ from kit.methods import methods
 from kit.run.run import Prediction, Run
 from kit.search.engine import search
 from kit.studies import landscape
-
-__all__ = [
-    "Config",
-    "ImageSets",
-    "KitError",
-    "Prediction",
-    "Run",
-    "arch",
-    "augment",
-    "dashboard",
-    "data",
-    "datasets",
-    "errors",
-    "hyper",
-    "landscape",
-    "load_dataset",
-    "methods",
-    "search",
-    "space",
-]

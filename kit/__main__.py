@@ -15,36 +15,31 @@ from kit.lab import notebook
 from kit.search import ranks
 
 
-def parameters(arguments: list[str]) -> dict:
+def config(arguments: list[str]) -> Config:
     given = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals:
-            raise KitError(
-                f"{argument!r} is not name=value, such as dataset=digits; python -m kit --help lists the names"
-            )
+            raise KitError(f"{argument!r} is not name=value, such as dataset=digits; --help lists the names")
         given[name] = notebook.typed(name, value)
-    return given
+    return Config(**given)
 
 
 def main(arguments: list[str]) -> None:
     """Exits with 1 after a KitError, which is printed by one rank."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(
-            __doc__,
-            *(f"  {name:18} {field.description or ''}" for name, field in Config.model_fields.items()),
-            sep="\n",
-        )
+        fields = (f"  {name:18} {field.description or ''}" for name, field in Config.model_fields.items())
+        print(__doc__, *fields, sep="\n")
         sys.exit(0 if arguments else 2)
     with ranks.joined():
         try:
-            run = search(ranks.together(lambda: Config(**parameters(arguments))))
+            run = search(ranks.together(lambda: config(arguments)))
         except KitError as error:
             if not isinstance(error, ranks.RaisedElsewhere):
                 mark = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
                 print(f"{mark}{error}", file=sys.stderr, flush=True)
             sys.exit(1)
-        if ranks.first():
+        if ranks.rank() == 0:
             print(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextvars
 import copy
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit import data, errors, registry
 from kit.arch import ARCH
@@ -28,10 +26,6 @@ from kit.space import SPACES
 NOT_HASHED = ("out", "root", "device", "tensorboard", "plugins")
 #: the fields that choose a part, and the parts to choose from
 PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT, "hyper": HYPER}
-# options that only a user's own parts declare, and those parts
-_plugged: dict[str, set[tuple[str, str]]] = {}
-# whether the configuration being built is of a run that is only opened: its data and plug-ins stay where they are
-_stored = contextvars.ContextVar("stored", default=False)
 
 
 class Config(BaseModel):
@@ -45,25 +39,19 @@ class Config(BaseModel):
     dataset: str = Field("digits", description="a registered data set, or the path of a folder of class folders")
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
     image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
-    on_bad_image: Literal["error", "skip"] = Field(
-        "error", description="skip: train without the files that cannot be read, and list them"
-    )
-    train_images: int | None = Field(
-        None, ge=2, description="train on so many images, drawn evenly from the classes; None takes all"
-    )
+    on_bad_image: Literal["error", "skip"] = Field("error", description="skip: leave unreadable files out, list them")
+    train_images: int | None = Field(None, ge=2, description="so many, drawn evenly from the classes; None takes all")
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")
     seed: int = Field(0, ge=0, lt=2**31)
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
     search_epochs: int = Field(ge=1, description="at most so many for the search stage; the architecture is then fixed")
     batch_size: int = Field(ge=2)
-    channels: int = Field(ge=2, le=512, description="C of the first cell; even")
+    channels: int = Field(ge=2, le=512, multiple_of=2, description="C of the first cell; even")
     cells: int = Field(ge=1, le=50)
-    reductions: int | None = Field(
-        None, ge=0, le=5, description="cells (or stages of blocks) of stride 2; None: the space's own for the image"
-    )
-    search_channels: int = Field(ge=2, le=512, description="C in the search stage of sequential methods")
+    reductions: int | None = Field(None, ge=0, le=5, description="cells or stages of stride 2; None: the space's own")
+    search_channels: int = Field(ge=2, le=512, multiple_of=2, description="C in a sequential method's search; even")
     search_cells: int = Field(ge=1, le=50)
     lr: float = Field(gt=0, le=10)
     weight_decay: float = Field(ge=0, le=1)
@@ -74,116 +62,89 @@ class Config(BaseModel):
     mixup: float = Field(0.0, ge=0, le=1, description="the parameter a of Beta(a, a); 0: none")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     space: str = Field(description="the network: a searchable space or a fixed network")
-    genotype: str | None = Field(
-        None, description="for arch='given': a name, a JSON file, or a run's directory; None: the space's usual one"
-    )
+    genotype: str | None = Field(None, description="of arch='given': a name, JSON file or run; None: the space's usual")
     arch: str = Field(description="α: the architecture learner, given, or random")
     augment: str = Field(description="τ: the augmentation policy, learned or fixed")
     policy: str | None = Field(None, description="a run's directory: train with the τ that it learned, unchanged")
     hyper: str = Field(description="η: the learner of the hyper-parameters, or fixed")
     max_params: int | None = Field(None, ge=1)
     max_macs: int | None = Field(None, ge=1)
-    max_latency_ms: float | None = Field(
-        None, gt=0, description="of a forward pass of latency_batch images on the run's device"
-    )
+    max_latency_ms: float | None = Field(None, gt=0, description="of latency_batch images' forward pass on the device")
     latency_batch: int = Field(1, ge=1, le=65536, description="images per batch that max_latency_ms is about")
-    hold_out: bool | None = Field(
-        None, description="keep the validation split out of training; None: only where the method reads it"
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 autocast on GPUs that have it"
-    )
+    hold_out: bool | None = Field(None, description="keep val out of training; None: only where the method reads it")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that have it")
     deterministic: bool = False
-    sync_batchnorm: bool = Field(
-        False, description="several GPUs: BatchNorm over the whole batch, not over each GPU's share"
-    )
-    tensorboard: bool = Field(
-        False, description="also write the history as TensorBoard event files, in the run directory"
-    )
+    sync_batchnorm: bool = Field(False, description="several GPUs: BatchNorm over the whole batch, not a GPU's share")
+    tensorboard: bool = Field(False, description="also write the history as TensorBoard files, in the run directory")
     plugins: str | None = Field(None, description="Python files with parts of one's own, commas between them")
     plugin_digest: str | None = Field(None, description="of those files' contents; filled in")
     out: str = Field("runs", description="folder of run directories")
 
-    def __init__(self, **given: Any):
+    def __init__(self, _stored: bool = False, /, **given: Any):
+        """_stored: of a run that is only opened, whose data and plug-ins stay where they are."""
         given = {name: value for name, value in given.items() if value is not None}
-        if isinstance(given.get("plugins"), str) and not _stored.get():
-            registry.load_plugins(given["plugins"])
-            given["plugin_digest"] = registry.plugin_digest(given["plugins"])
+        if isinstance(given.get("plugins"), str) and not _stored:
+            given["plugin_digest"] = registry.load_plugins(given["plugins"])
         for name in given:
             if name not in type(self).model_fields:
                 raise errors.unknown("parameter", name, type(self).model_fields)
         try:
             super().__init__(**_filled(given))
         except ValidationError as error:
-            raise KitError(_readable(error, type(self))) from None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Config:
-        chosen = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
-        if not _stored.get() and self.dataset not in data.datasets():
+            raise KitError(_readable(error)) from None
+        parts = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
+        if not _stored and self.dataset not in data.datasets():
             if not os.path.exists(os.path.expanduser(self.dataset)):
                 data.load_dataset(self.dataset)  # raises the error that names the valid ones
-        for problem in (*self._wrong_numbers(), *self._mismatches()):
-            raise KitError(problem)
-        for part in chosen:
+        self._check_epochs()
+        self._check_fit()
+        for part in parts:
             part.check(self)
-        return self
 
-    def _wrong_numbers(self) -> Iterator[str]:
+    def _check_epochs(self) -> None:
         before, own = len(self.stages) - 1, f"search_epochs={self.search_epochs}"
         if self.search_epochs > self.epochs:
-            yield f"{own} is more than epochs={self.epochs}: the search stage is part of the run"
+            raise KitError(f"{own} is more than epochs={self.epochs}: the search stage is part of the run")
         if self.stages[-1].restart and self.search_epochs == self.epochs:
-            yield f"method {self.method!r} trains the found network from scratch: {own} leaves no epoch"
+            raise KitError(f"method {self.method!r} trains the found network from scratch: {own} leaves no epoch")
         if self.search_epochs < before:
-            yield (
-                f"{own} is less than one for each of the {before} stages before the last: set search_epochs={before} "
-                "or more, or fewer trials"
+            raise KitError(
+                f"{own} is less than one for each of the {before} stages before the last: set {before} or more"
             )
-        for name in ("channels", "search_channels"):
-            if getattr(self, name) % 2:
-                yield f"{name}={getattr(self, name)} must be even (the factorized reduction halves it)"
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            yield f"device={self.device!r} is not auto, cpu, cuda or cuda:N"
 
-    def _mismatches(self) -> Iterator[str]:
-        """Why the method, the space and the learners cannot work together."""
+    def _check_fit(self) -> None:
+        """Whether the method, the space and the learners can work together."""
         space, arch, hyper = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make
-        searches = any(stage.search for stage in self.stages)
-        if searches and not arch.searches:
-            yield (
-                f"method {self.method!r} searches and needs an arch that does ({_names(ARCH, 'searches')}), got "
-                f"{self.arch!r}; to train one network use method='da+hpo' or 'plain'"
+        method, learner, network = f"method {self.method!r}", f"arch={self.arch!r}", f"space {self.space!r}"
+        if any(stage.search for stage in self.stages) != arch.searches:
+            does, needs = ("does not search", "does") if arch.searches else ("searches", "does not")
+            raise KitError(
+                f"{method} {does} and {learner} {needs}: to search, use method='dha' and one of "
+                f"{_names(ARCH, 'searches')}; to train one network, arch='given' and method='da+hpo' or 'plain'"
             )
-        if not searches and arch.searches:
-            yield (
-                f"method {self.method!r} does not search and arch={self.arch!r} does: use arch='given' or 'random', or "
-                "a method that searches, such as 'dha'"
-            )
-        if not space.searchable and self.arch != "given":
-            yield (
-                f"space {self.space!r} is one fixed network and arch={self.arch!r} needs choices: use one of the "
-                f"spaces {_names(SPACES, 'searchable')}, or method='da+hpo' or 'plain' with this space"
+        if self.arch != "given" and not space.searchable:
+            raise KitError(
+                f"{network} is one fixed network and {learner} needs choices: use method='da+hpo' or 'plain' with it, "
+                f"or one of the spaces {_names(SPACES, 'searchable')}"
             )
         if arch.weighs and not space.absorbs_gates:
-            yield (
-                f"arch={self.arch!r} weighs operations, and space {self.space!r} cannot take the weights over when "
-                "they are fixed (its blocks do not end in a normalisation of their own): use space='cell', or "
-                "arch='dsnas'"
+            raise KitError(
+                f"{learner} weighs operations, and {network} cannot take the weights over when they are fixed: use "
+                "space='cell', or arch='dsnas'"
             )
         if arch.retrain and not self.stages[-1].restart:
-            yield (
-                f"arch={self.arch!r} trains weights that do not fit its derived child, and method {self.method!r} does "
-                "not train that anew: use a method that does, such as 'gdas' or 'seq-dha', or arch='dsnas'"
+            raise KitError(
+                f"{learner} trains weights that do not fit its derived child, and {method} does not train that anew: "
+                "use method='seq-dha' or 'gdas', or arch='dsnas'"
             )
         if hyper.trials != any(stage.repeat for stage in self.stages):
-            yield (
-                f"hyper={self.hyper!r} {'runs' if hyper.trials else 'does not run'} whole trials, and method "
-                f"{self.method!r} {'has none' if hyper.trials else 'is made of them'}: use method='random-search' or "
+            runs, has = ("runs", "has none") if hyper.trials else ("does not run", "is made of them")
+            raise KitError(
+                f"hyper={self.hyper!r} {runs} whole trials, and {method} {has}: use method='random-search' or "
                 "'bayesian' with them, and another hyper without"
             )
         if self.policy is not None and not AUGMENT[self.augment].make.learns:
-            yield (
+            raise KitError(
                 f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that "
                 f"run learned ({_names(AUGMENT, 'learns')})"
             )
@@ -195,7 +156,7 @@ class Config(BaseModel):
     @property
     def stages(self) -> list[Stage]:
         """The method's stages in order, repeated ones as often as they run."""
-        return [stage for stage in self.composition.stages for _ in range(self.trials if stage.repeat else 1)]
+        return self.composition.unrolled(self.trials)
 
     @property
     def stage_epochs(self) -> list[int]:
@@ -220,9 +181,8 @@ class Config(BaseModel):
 
         Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded.
         """
-        token = _stored.set(True)
         try:
-            return cls(**values)
+            return cls(True, **values)
         except KitError as error:
             if not (plugins := values.get("plugins")):
                 raise
@@ -231,15 +191,13 @@ class Config(BaseModel):
                 f"which opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
                 f"({error})"
             ) from None
-        finally:
-            _stored.reset(token)
 
     def model_dump(self, **how: Any) -> dict[str, Any]:
         """Every field by name; the options of a user's own parts only where one of those parts is chosen, so that a
         plug-in that happens to be loaded changes no other configuration."""
-        chosen = {(parts.kind, getattr(self, field)) for field, parts in PARTS.items()}
-        values = super().model_dump(**how)
-        return {name: value for name, value in values.items() if name not in _plugged or _plugged[name] & chosen}
+        chosen = [parts.get(getattr(self, kind)) for kind, parts in PARTS.items()]
+        kept = KIT_FIELDS.union(*(part.options.model_fields for part in chosen if part and part.options))
+        return {name: value for name, value in super().model_dump(**how).items() if name in kept}
 
     def but(self, **changes: Any) -> Config:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
@@ -250,65 +208,54 @@ def _names(parts: Registry, trait: str) -> str:
     return ", ".join(name for name, part in parts.items() if getattr(part.make, trait))
 
 
-# ---- fields of parts -----------------------------------------------------------------------------
+def _filled(given: dict[str, Any]) -> dict[str, Any]:
+    """Preset, then method, then the parts chosen, then the method's own values, then what was given."""
+    chosen = {}
+    for kind, table in (("preset", PRESETS), ("method", METHODS)):
+        name = given.get(kind, Config.model_fields[kind].default)
+        if not isinstance(name, str) or name not in table:
+            raise errors.unknown(kind, name, table)
+        chosen[kind] = name
+    preset, method = PRESETS[chosen["preset"]], METHODS[chosen["method"]]
+    filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
+    names = [(parts, given.get(kind, filled[kind])) for kind, parts in PARTS.items()]
+    for parts, name in (*names, *((STEPS, stage.step) for stage in method.stages)):
+        if isinstance(name, str) and name in parts:
+            filled |= parts[name].values(chosen["preset"])
+    filled |= dict(method.values) | given
+    if "search_epochs" not in given and isinstance(filled["epochs"], int):
+        trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1
+        before = len(method.unrolled(trials)) - 1
+        filled["search_epochs"] = max(1, before, round(preset["search_share"] * filled["epochs"]))
+    return filled
+
+
+def _readable(error: ValidationError) -> str:
+    lines = []
+    for entry in error.errors():
+        if entry["type"] != "missing":  # it follows from a field that is wrong itself and has a line of its own
+            name = str(entry["loc"][0])
+            about = Config.model_fields[name].description
+            lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
+    return "; ".join(lines)
 
 
 def _adopt(parts: Registry, part: Part) -> None:
     """Make a part's options fields of `Config`. Raises KitError where another part declares one otherwise."""
-    if parts not in (*PARTS.values(), STEPS) or part.options is None:
-        return
-    for name, field in part.options.model_fields.items():
-        there = Config.__pydantic_fields__.get(name)
-        if there is None:
-            Config.__pydantic_fields__[name] = copy.copy(field)
-            Config.__annotations__[name] = field.annotation
-            if not part.make.__module__.startswith("kit."):
-                _plugged[name] = set()
-        elif any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
+    for name, field in (part.options.model_fields if part.options else {}).items():
+        there = Config.__pydantic_fields__.setdefault(name, copy.copy(field))
+        if any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
             raise KitError(
                 f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
                 f"{field.default!r}, which kit.Config has as {there.annotation} with default {there.default!r}: "
                 "declare it alike, or under another name"
             )
-        if name in _plugged:
-            _plugged[name].add((parts.kind, part.name))
+        Config.__annotations__[name] = there.annotation
     Config.model_rebuild(force=True)
-
-
-def _filled(given: dict[str, Any]) -> dict[str, Any]:
-    """Preset, then method, then the parts chosen, then the method's own values, then what was given."""
-    name, method_name = (given.get(kind, Config.model_fields[kind].default) for kind in ("preset", "method"))
-    for kind, chosen, table in (("preset", name, PRESETS), ("method", method_name, METHODS)):
-        if not isinstance(chosen, str) or chosen not in table:
-            raise errors.unknown(kind, chosen, table)
-    preset, method = PRESETS[name], METHODS[method_name]
-    filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
-    chosen = [(PARTS[kind], given.get(kind, filled[kind])) for kind in PARTS]
-    for parts, part in (*chosen, *((STEPS, stage.step) for stage in method.stages)):
-        if part in parts:
-            filled |= parts[part].values(name)
-    filled |= dict(method.values) | given
-    if "search_epochs" not in given and isinstance(filled["epochs"], int):
-        trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1
-        before = sum(trials if stage.repeat else 1 for stage in method.stages) - 1
-        filled["search_epochs"] = max(1, before, round(preset["search_share"] * filled["epochs"]))
-    return filled
-
-
-def _readable(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
-    for entry in error.errors():
-        if not entry["loc"]:
-            return entry["msg"].removeprefix("Value error, ")
-        if entry["type"] == "missing":  # follows from a field that is wrong itself and has a line of its own
-            continue
-        name = str(entry["loc"][0])
-        about = model.model_fields[name].description
-        lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
-    return "; ".join(lines)
 
 
 for _parts in (*PARTS.values(), STEPS):
     for _part in _parts.values():
         _adopt(_parts, _part)
-registry.listen(_adopt)
+KIT_FIELDS = frozenset(Config.model_fields)
+Registry.listener = staticmethod(_adopt)

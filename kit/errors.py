@@ -9,18 +9,11 @@ class KitError(ValueError):
 
 
 def unknown(kind: str, given: object, allowed: Iterable[object]) -> KitError:
-    """The error for a name that is not among the valid ones, nearest names first. The caller raises it.
-
-    >>> raise unknown("dataset", "digit", ["cifar10", "digits"])
-    KitError: unknown dataset 'digit'. Did you mean 'digits'? Valid: digits, cifar10
-    """
+    """The error for a name that is not among the valid ones, nearest names first. The caller raises it."""
     names = [str(name) for name in allowed]
-    # Compared without case, so that "DHA" finds "dha" (get_close_matches alone rates them as strangers).
-    by_fold: dict[str, list[str]] = {}
-    for name in names:
-        by_fold.setdefault(name.casefold(), []).append(name)
-    close = difflib.get_close_matches(str(given).casefold(), list(by_fold), n=3, cutoff=0.6)
-    nearest = [name for fold in close for name in by_fold[fold]]
-    listed = nearest + [name for name in names if name not in nearest]
+    # compared without case, so that "DHA" finds "dha"
+    folded = [name.casefold() for name in names]
+    close = difflib.get_close_matches(str(given).casefold(), folded, n=3)
+    nearest = list(dict.fromkeys(name for fold in close for name in names if name.casefold() == fold))
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return KitError(f"unknown {kind} {given!r}.{hint} Valid: {', '.join(listed) or '(none)'}")
+    return KitError(f"unknown {kind} {given!r}.{hint} Valid: {', '.join(dict.fromkeys(nearest + names)) or '(none)'}")

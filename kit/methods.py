@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 Role = Literal["learn", "default", "derived"]
@@ -65,15 +66,15 @@ class Method:
     space: str = "cell"
     values: Mapping[str, Any] = field(default_factory=dict)
 
+    def unrolled(self, trials: int) -> list[Stage]:
+        """The stages in order, repeated ones as often as they run."""
+        return [stage for stage in self.stages for _ in range(trials if stage.repeat else 1)]
+
     @property
     def searches(self) -> str:
         """The Greek letters of what learns in it: "τ α η"."""
-        learns = {
-            "τ": self.augment != "default",
-            "α": any(stage.search for stage in self.stages),
-            "η": self.hyper != "default",
-        }
-        return " ".join(letter if learned else "·" for letter, learned in learns.items())
+        learns = (self.augment != "default", any(stage.search for stage in self.stages), self.hyper != "default")
+        return " ".join(letter if learned else "·" for letter, learned in zip("ταη", learns))
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
@@ -83,6 +84,8 @@ class Method:
         return {"space": self.space, "arch": self.arch, "augment": augment, "hyper": hyper}
 
 
+_daas = partial(Method, arch="daas", augment="policy-gradient", values={"first_order": False})
+_mobile = partial(Method, space="mobile")
 METHODS: Mapping[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)
     "dha": Method("DHA: NAS + DA + HPO, joint", "sparse-coding", JOINT, "learned", "learned"),
@@ -100,40 +103,20 @@ METHODS: Mapping[str, Method] = {
     ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS, and the differentiable searches that it builds on
-    "daas": Method(
-        "DAAS: NAS + DA, two levels, retrained", "daas", DAAS, "policy-gradient", values={"first_order": False}
-    ),
-    "daas-independent": Method(
-        "DAAS, NAS and DA searched one after the other",
-        "daas",
-        DAAS_INDEPENDENT,
-        "policy-gradient",
-        values={"first_order": False},
-    ),
+    "daas": _daas("DAAS: NAS + DA, two levels, retrained", stages=DAAS),
+    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", stages=DAAS_INDEPENDENT),
     "gdas": Method("GDAS: NAS alone, two levels, retrained", "gdas", TWO_LEVELS),
     "darts": Method("DARTS, first order, retrained", "darts", TWO_LEVELS),
     "snas": Method("SNAS: relaxed NAS, one level, retrained", "snas", RETRAINED),
     # AutoHAS on MobileNetV2-style blocks, and what it compares itself with
-    "autohas": Method(
-        "AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce", space="mobile"
-    ),
-    "autohas-phase": Method(
-        "AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce", space="mobile"
-    ),
-    "autohas-hpo": Method(
-        "AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce", space="mobile"
-    ),
-    "autohas-diff": Method(
-        "AutoHAS, differentiable: NAS + HPO", "darts", TWO_LEVELS, hyper="validation", space="mobile"
-    ),
-    "random-search": Method(
-        "Random search of η on MobileNetV2", "given", TRIALS, hyper="random-search", space="mobile"
-    ),
-    "bayesian": Method("Bayesian optimisation of η on MobileNetV2", "given", TRIALS, hyper="bayesian", space="mobile"),
-    "hgd": Method("Hypergradient descent of lr on MobileNetV2", "given", TRAIN, hyper="hgd", space="mobile"),
-    "ift": Method(
-        "Weight decay by implicit differentiation on MobileNetV2", "given", TRAIN, hyper="ift", space="mobile"
-    ),
+    "autohas": _mobile("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce"),
+    "autohas-phase": _mobile("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce"),
+    "autohas-hpo": _mobile("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce"),
+    "autohas-diff": _mobile("AutoHAS, differentiable: NAS + HPO", "darts", TWO_LEVELS, hyper="validation"),
+    "random-search": _mobile("Random search of η on MobileNetV2", "given", TRIALS, hyper="random-search"),
+    "bayesian": _mobile("Bayesian optimisation of η on MobileNetV2", "given", TRIALS, hyper="bayesian"),
+    "hgd": _mobile("Hypergradient descent of lr on MobileNetV2", "given", TRAIN, hyper="hgd"),
+    "ift": _mobile("Weight decay by implicit differentiation on MobileNetV2", "given", TRAIN, hyper="ift"),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),
@@ -144,7 +127,6 @@ METHODS: Mapping[str, Method] = {
 #   paper: the papers' settings (DHA's appendix, DARTS, ISTA-NAS); one run is GPU-days
 #   server: one GPU, about an hour on CIFAR-size data
 #   laptop: two CPU cores, minutes, on images of 8 to 28 pixels
-_PRESETS = ("paper", "server", "laptop")
 _VALUES: Mapping[str, tuple[Any, Any, Any]] = {
     "epochs": (600, 80, 25),
     "search_share": (1 / 3, 0.3, 0.3),
@@ -164,7 +146,7 @@ _VALUES: Mapping[str, tuple[Any, Any, Any]] = {
     "learned_hyper": ("fresh", "lookahead", "lookahead"),
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    preset: {name: values[i] for name, values in _VALUES.items()} for i, preset in enumerate(_PRESETS)
+    preset: dict(zip(_VALUES, column)) for preset, column in zip(("paper", "server", "laptop"), zip(*_VALUES.values()))
 }
 
 
@@ -172,9 +154,8 @@ class MethodNames(list):
     """Names of methods, printed as a table with what each one searches."""
 
     def __str__(self) -> str:
-        rows = [(name, METHODS[name].searches, METHODS[name].title) for name in self]
         width = max(map(len, self))
-        return "\n".join(f"{name:<{width}}  {searches:<5}  {title}" for name, searches, title in rows)
+        return "\n".join(f"{name:<{width}}  {METHODS[name].searches:<5}  {METHODS[name].title}" for name in self)
 
     __repr__ = __str__
 

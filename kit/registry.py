@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,9 +40,9 @@ class Part:
     """What is registered under a name.
 
     make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
-    configuration wherever this part is chosen, each one value or {preset: value}. settings: keyword arguments that tell
-    apart the names under which one class is registered. source: the file and line that registered it. declared: options
-    of a function, which has no `Options` of its own.
+    configuration wherever this part is chosen, each one value or {preset: value}. declared: options of a function,
+    which has no `Options` of its own. settings: keyword arguments that tell apart the names under which one class is
+    registered. source: the file and line that registered it.
     """
 
     name: str
@@ -50,9 +50,9 @@ class Part:
     title: str
     colour: str | None = None
     brings: Mapping[str, Any] = field(default_factory=dict)
+    declared: type[Options] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
-    declared: type[Options] | None = None
 
     @property
     def options(self) -> type[Options] | None:
@@ -60,7 +60,8 @@ class Part:
 
     def check(self, config: Any) -> None:
         """Let the part refuse a configuration: its classmethod `check(config)`, where it has one, raises KitError."""
-        getattr(self.make, "check", lambda config: None)(config)
+        if hasattr(self.make, "check"):
+            self.make.check(config)
 
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
@@ -68,12 +69,18 @@ class Part:
         return {name: values[preset] for name, values in by_preset.items() if preset in values}
 
 
-class Registry(Mapping[str, Part]):
-    """The parts of one kind, in the order of their registration; `kind` is what messages call them."""
+class Registry(dict[str, Part]):
+    """The parts of one kind, in the order of their registration; `kind` is what messages call them. Raises KitError,
+    nearest names first, for a name that is not registered."""
+
+    #: called with (registry, part) before each part is registered; it may refuse it by raising KitError
+    listener: Callable[[Registry, Part], None] | None = None
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._parts: dict[str, Part] = {}
+
+    def __missing__(self, name: str) -> Part:
+        raise errors.unknown(self.kind, name, self)
 
     def register(
         self,
@@ -92,45 +99,19 @@ class Registry(Mapping[str, Part]):
         """
 
         def add(make: T) -> T:
-            source = _source(make)
-            taken = self._parts.get(name)
-            if taken is not None and _identity(taken.make) != _identity(make):
+            part = Part(name, make, title or name, colour, brings or {}, options, settings, _source(make))
+            taken = self.get(name, part)
+            if (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
                 raise KitError(
-                    f"{self.kind} {name!r} of {source} is already registered by {taken.source}: give it another name"
+                    f"{self.kind} {name!r} of {part.source} is already registered by {taken.source}: give it another "
+                    "name"
                 )
-            part = Part(name, make, title or name, colour, brings or {}, settings, source, options)
-            for callback in _listeners:
-                callback(self, part)
-            self._parts[name] = part
+            if Registry.listener is not None:
+                Registry.listener(self, part)
+            self[name] = part
             return make
 
         return add
-
-    def __getitem__(self, name: str) -> Part:
-        """Raises KitError, nearest names first, for a name that is not registered."""
-        if name not in self._parts:
-            raise errors.unknown(self.kind, name, self._parts)
-        return self._parts[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self._parts.get(name, default)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._parts
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-
-_listeners: list[Callable[[Registry, Part], None]] = []
-
-
-def listen(callback: Callable[[Registry, Part], None]) -> None:
-    """callback(registry, part) runs before each part is registered, and may refuse it by raising KitError."""
-    _listeners.append(callback)
 
 
 def _source(make: Any) -> str:
@@ -141,42 +122,36 @@ def _source(make: Any) -> str:
         return getattr(make, "__module__", "?")
 
 
-def _identity(make: Any) -> tuple[str, str]:
-    return make.__module__, make.__qualname__
-
-
 # ---- plug-ins: files of a user's own -------------------------------------------------------------
 
-_loaded: dict[Path, str] = {}
+_loaded: dict[Path, bytes] = {}
 
 
-def load_plugins(files: str) -> None:
-    """Run plug-in files, once each, so that they register their parts.
+def load_plugins(files: str) -> str:
+    """Run plug-in files, once each, so that they register their parts; returns a sha256 of their contents.
 
     files: paths with commas between them. Raises KitError, with the file and the line, for one that is missing or
     raises.
     """
+    digests = []
     for name in map(str.strip, files.split(",")):
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if _loaded.get(path) == digest:
-            continue
-        try:
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
-            spec.loader.exec_module(module)
-        except Exception as error:
-            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-            line = lines[-1] if lines else getattr(error, "lineno", "?")
-            what = f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}"
-            raise KitError(f"{what}; mend the file") from error
-        _loaded[path] = digest
+        digests.append(hashlib.sha256(path.read_bytes()).digest())
+        if _loaded.get(path) != digests[-1]:
+            _run(path)
+            _loaded[path] = digests[-1]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def plugin_digest(files: str) -> str:
-    """sha256 of the files' contents, as a run records it beside their names."""
-    paths = [Path(name.strip()).expanduser() for name in files.split(",")]
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
+def _run(path: Path) -> None:
+    try:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, "lineno", "?")
+        raise KitError(f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file") from error

@@ -241,7 +241,7 @@ def test_hgd_changes_the_rate_by_the_cosine_of_gradient_and_step():
         learner = Hgd(0.2, 1e-3, step=0.01)
         learner.observe(trace, Gradient([kept], [scale * velocity]))
         assert float(learner.log[0].detach()) == pytest.approx(math.log(0.2) + 0.01 * sign, abs=1e-12)
-        by_lr, _ = trace.hyper_gradient([kept], [scale * velocity])
+        by_lr, _ = trace.hyper_gradient(Gradient([kept], [scale * velocity]))
         assert (float(by_lr) < 0) == (sign > 0)
 
 

@@ -44,7 +44,9 @@ def test_several_steps_equal_torch_sgd_with_clipping(clip: float):
         for a, b in zip(ours.parameters(), theirs.parameters()):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
     for name, p in theirs.named_parameters():
-        torch.testing.assert_close(sgd.buffers[name], optimizer.state[p]["momentum_buffer"], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            sgd.moments["sgd/velocity"][name], optimizer.state[p]["momentum_buffer"], rtol=1e-6, atol=1e-7
+        )
 
 
 def test_a_parameter_that_is_absent_keeps_value_and_buffer():
@@ -52,14 +54,14 @@ def test_a_parameter_that_is_absent_keeps_value_and_buffer():
     sgd, parameters = Momentum(net, 0.9, 0.0), list(net.parameters())
     ones = [torch.ones_like(p) for p in parameters]
     sgd.step(Gradient(parameters, ones, []), torch.tensor(0.1), torch.tensor(0.0))
-    value, buffer = parameters[0].detach().clone(), sgd.buffers["0.weight"].clone()
+    value, buffer = parameters[0].detach().clone(), sgd.moments["sgd/velocity"]["0.weight"].clone()
     assert torch.equal(buffer, ones[0])  # the first buffer is the first gradient
     for _ in range(3):
         trace = sgd.step(Gradient(parameters[1:], ones[1:], []), torch.tensor(0.1), torch.tensor(0.5))
-    assert torch.equal(parameters[0], value) and torch.equal(sgd.buffers["0.weight"], buffer)
+    assert torch.equal(parameters[0], value) and torch.equal(sgd.moments["sgd/velocity"]["0.weight"], buffer)
     assert all(p is not parameters[0] for p in trace.parameters)
     sgd.step(Gradient(parameters[:1], ones[:1], []), torch.tensor(0.1), torch.tensor(0.0))
-    torch.testing.assert_close(sgd.buffers["0.weight"], 0.9 * buffer + 1)
+    torch.testing.assert_close(sgd.moments["sgd/velocity"]["0.weight"], 0.9 * buffer + 1)
 
 
 def test_the_step_leaves_the_gradients_that_it_was_given_alone():
@@ -82,9 +84,12 @@ def test_state_round_trip_keeps_buffers_and_the_open_trace():
     other = Momentum(twin, 0.9, 0.0)
     other.load_state_dict(copy.deepcopy(sgd.state_dict()))
     outer = [torch.randn_like(p) for p in parameters[1:]]
-    assert trace.hyper_gradient(parameters[1:], outer) == other.trace.hyper_gradient(list(twin.parameters())[1:], outer)
+    theirs = Gradient(list(twin.parameters())[1:], outer)
+    assert trace.hyper_gradient(Gradient(parameters[1:], outer)) == other.trace.hyper_gradient(theirs)
     # the buffers of the trace are the optimizer's own: the next step moves both
-    assert all(v is other.buffers[n] for v, n in zip(other.trace.momentum, sgd.state_dict()["trace"]["names"]))
+    assert all(
+        v is other.moments["sgd/velocity"][n] for v, n in zip(other.trace.momentum, sgd.state_dict()["trace"]["names"])
+    )
     assert torch.equal(other.trace.lr, torch.tensor(0.1)) and torch.equal(other.trace.weight_decay, torch.tensor(0.2))
 
 

@@ -22,10 +22,10 @@ from kit.hyper.base import HYPER, Searched
 from kit.methods import METHODS
 from kit.run import store
 from kit.search import engine, evaluate
-from kit.search.build import Parts
+from kit.search.build import Parts, holds_out, horizon
 from kit.search.engine import Search
+from kit.search.grads import Gradient
 from kit.search.progress import Silent
-from kit.search.stages import holds_out, horizon
 from kit.space import picks_of
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
@@ -338,7 +338,7 @@ def test_sequential_methods_restart_weights_schedule_and_learners(variant: str, 
     trained = [k for k, v in after.items() if "weight" in k and v.ndim > 1]
     assert not any(torch.equal(after[k], weights[k]) for k in trained)
     assert not any(v.any() for k, v in after.items() if "running_mean" in k)
-    assert search.parts.sgd.buffers == {} and search.parts.sgd.trace is None
+    assert search.parts.sgd.moments["sgd/velocity"] == {} and search.parts.sgd.trace is None
     # the search stage learned α alone
     assert before.augment.variables() == [] and before.hyper.variables() == []
     config = search.config
@@ -354,7 +354,8 @@ def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: st
     weights, after = old.net.state_dict(), new.net.state_dict()
     assert search.stage_index == 1 and search.began == 0 and horizon(search.config, 1, 0) == EPOCHS
     assert all(torch.equal(v, weights[k]) for k, v in after.items()) and len(after) < len(weights) / 2
-    assert new.sgd.buffers and all(torch.equal(v, old.sgd.buffers[k]) for k, v in new.sgd.buffers.items())
+    velocity, before = new.sgd.moments["sgd/velocity"], old.sgd.moments["sgd/velocity"]
+    assert velocity and all(torch.equal(v, before[k]) for k, v in velocity.items())
     # the same function of the same images, draws and drop-paths as the supernet's child
     x, y = search.data.train.images[:20], search.data.train.labels[:20]
     new.net.generator.set_state(old.net.generator.get_state())
@@ -370,7 +371,7 @@ def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: st
     ]
     parameters = [[p for p in part.sgd.trace.parameters if part.sgd.names[id(p)] in outer] for part in (old, new)]
     torch.testing.assert_close(
-        *(part.sgd.trace.hyper_gradient(p, g) for part, p, g in zip((old, new), parameters, grads)),
+        *(part.sgd.trace.hyper_gradient(Gradient(p, g)) for part, p, g in zip((old, new), parameters, grads)),
         rtol=1e-5,
         atol=1e-7,
     )

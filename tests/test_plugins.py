@@ -48,7 +48,7 @@ def test_a_plug_in_that_is_loaded_changes_no_other_configuration(found: kit.Run)
 
 def test_a_run_names_its_files_and_their_digest(found: kit.Run):
     stored = json.loads((found.path / "config.json").read_text())
-    assert stored["plugins"] == BOTH and stored["plugin_digest"] == registry.plugin_digest(BOTH)
+    assert stored["plugins"] == BOTH and stored["plugin_digest"] == registry.load_plugins(BOTH)
 
 
 def test_opening_a_run_executes_no_file_and_says_which_it_needs(found: kit.Run):

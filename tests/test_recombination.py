@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.hyper import HYPER
 from kit.search import build, signals
 from kit.search.learner import generator
-from kit.search.step import STEPS, Learners, Samples
+from kit.search.step import STEPS, Learners, TwoLevelOptions
 from kit.space import SPACES as NETWORKS
 
 ARCHES = [name for name, entry in ARCH.items() if entry.make.searches]
@@ -72,8 +72,8 @@ class Scene:
         return parts
 
     def take(self, times: int) -> list[torch.Tensor]:
-        p, samples = self.parts, Samples(children=2, arch=1, policies=0, first_order=False)
-        learners = Learners(p.arch, p.augment, p.hyper, samples)
+        p, draws = self.parts, TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
+        learners = Learners(p.arch, p.augment, p.hyper, draws)
         return [self.step(p.net, self.batches, learners, p.sgd, 0.9).losses for _ in range(times)]
 
 

@@ -10,7 +10,7 @@ from tests_micro import micro_config
 
 from kit import data
 from kit.search import build, grads
-from kit.search.learner import Frozen, WarmUp, generator
+from kit.search.learner import Derived, WarmUp, generator
 from kit.search.step import Learners, one_level
 from kit.space import Child
 
@@ -201,9 +201,9 @@ def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
 # ---- wrappers of learners ------------------------------------------------------------------------
 
 
-def test_frozen_goes_on_being_sampled_and_learns_no_more(micro: str):
+def test_derived_goes_on_being_sampled_and_learns_no_more(micro: str):
     _, parts, batches = parts_for(hyper="fresh")
-    policy, arch, hyper = (Frozen(part) for part in (parts.augment, parts.arch, parts.hyper))
+    policy, arch, hyper = (Derived(part) for part in (parts.augment, parts.arch, parts.hyper))
     before = copy.deepcopy((parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     first = policy.sample(5)
     one_level(parts.net, batches, Learners(arch, policy, hyper), parts.sgd, 1.0)
@@ -216,12 +216,12 @@ def test_frozen_goes_on_being_sampled_and_learns_no_more(micro: str):
     assert policy.probabilities().shape == (14, 14)  # what a wrapper does not know is the wrapped one's
 
 
-def test_frozen_look_ahead_does_not_learn_either(micro: str):
+def test_derived_look_ahead_does_not_learn_either(micro: str):
     """Look-ahead learns in `observe`: a wrapper that stops only `update` would let it go on."""
     _, parts, batches = parts_for(hyper="lookahead")
     before = parts.hyper.log.detach().clone()
     for _ in range(3):
-        one_level(parts.net, batches, Learners(parts.arch, parts.augment, Frozen(parts.hyper)), parts.sgd, 1.0)
+        one_level(parts.net, batches, Learners(parts.arch, parts.augment, Derived(parts.hyper)), parts.sgd, 1.0)
     assert torch.equal(parts.hyper.log.detach(), before)
 
 

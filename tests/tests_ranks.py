@@ -109,7 +109,7 @@ def steps_of(name: str) -> int:
 def steps(folder: Path) -> None:
     for name in CASES:
         found = stepped(name, folder, steps_of(name))
-        if distributed.first():
+        if distributed.rank() == 0:
             store.write_state(folder / f"{name}.safetensors", found)
 
 
@@ -132,7 +132,7 @@ def parted(folder: Path) -> None:
 
 def refused(folder: Path) -> None:
     """The command line's errors, and one that the second rank alone meets."""
-    if distributed.first():
+    if distributed.rank() == 0:
         store.write_json(folder / "only-rank-0.json", {})
     for arguments in (
         ["epochz=3"],

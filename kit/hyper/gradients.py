@@ -61,7 +61,7 @@ class HyperGradient(HyperLearner):
         self.learn(trace, outer(self.source))
 
     def learn(self, trace: Trace, outer: Gradient) -> None:
-        by_lr, by_decay = trace.hyper_gradient(outer.parameters, outer.theta, outer.flat)
+        by_lr, by_decay = trace.hyper_gradient(outer)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
         self.descend(trace.lr * by_lr, trace.weight_decay * by_decay)
 

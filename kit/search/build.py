@@ -1,53 +1,120 @@
-"""From a configuration to the parts of a stage: network, learners, optimizer."""
+"""From a configuration to a stage: what it trains on and for how long, its network, learners and optimizer."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kit import arch, augment, hyper, space
+from kit import arch, augment, data, hyper, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
-from kit.augment import Policy
+from kit.augment import AUGMENT, Policy
 from kit.config import Config
-from kit.data import ImageSets, normalization
+from kit.data import Batches, ImageSet, ImageSets, normalization
 from kit.errors import KitError
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
 from kit.run import store
+from kit.search import ranks
 from kit.search.grads import Momentum
-from kit.search.learner import Derived, WarmUp, generator, innermost
-from kit.search.stages import key_of
-from kit.search.step import Learners, Samples
+from kit.search.learner import Derived, WarmUp, generator
+from kit.search.step import Learners, TwoLevelOptions
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.limits import Limits, Target
 from kit.space.operations import synchronize
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
+PARTS = ("net", "arch", "augment", "hyper", "sgd")
+
+# ---- what a stage trains on, and for how long ----------------------------------------------------
+
+
+def schedule_of(config: Config, index: int) -> range:
+    """The stages that share the schedule, the weights and the images of this one: up to the next restart."""
+    starts = [i for i, stage in enumerate(config.stages) if i == 0 or stage.restart]
+    first = max(i for i in starts if i <= index)
+    return range(first, min([i for i in starts if i > index], default=len(config.stages)))
+
+
+def needs(config: Config, index: int) -> frozenset[str]:
+    """Batches that the stages of this one's schedule read beside the training ones: "fresh", "val"."""
+    read = frozenset[str]()
+    for stage in (config.stages[i] for i in schedule_of(config, index)):
+        read |= {"val"} if stage.step == "bi-level" else set()
+        read |= ARCH[config.arch].make.needs if stage.search else set()
+        read |= AUGMENT[config.augment].make.needs if stage.augment == "learn" else set()
+        read |= HYPER[config.hyper].make.needs if stage.hyper == "learn" else set()
+    return read
+
+
+def holds_out(config: Config, index: int) -> bool:
+    """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
+    else they are trained on. Raises KitError where they are needed and hold_out is False."""
+    read = "val" in needs(config, index)
+    if read and config.hold_out is False:
+        raise KitError(
+            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
+            "reads validation batches: leave hold_out out, or set it to True"
+        )
+    return read or bool(config.hold_out)
+
+
+def horizon(config: Config, index: int, began: int | None = None) -> int:
+    """Epochs of the stage's learning-rate schedule: as planned, or since `began` epochs. The last schedule goes on to
+    the end of the run, which comes later where an earlier stage ended early."""
+    schedule = schedule_of(config, index)
+    if began is not None and schedule.stop == len(config.stages):
+        return config.epochs - began
+    return sum(config.stage_epochs[i] for i in schedule)
+
+
+@dataclass
+class StageData:
+    """train: the images that the weights learn from; hold_out: whether the validation images are kept from them."""
+
+    hold_out: bool
+    train: ImageSet
+    batches: dict[str, Batches]
+
+    @classmethod
+    def of(cls, config: Config, index: int, sets: ImageSets) -> StageData:
+        """Of the stage and those that share its schedule."""
+        hold_out = holds_out(config, index)
+        train, n = sets.train if hold_out else sets.train_val(), config.train_images
+        if n is not None and n > len(train):
+            raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
+        if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
+            train = train.take(data.stratified_split(train.labels, n / len(train))[1])
+        first, batches = schedule_of(config, index).start, {}
+        for name in ("train", *sorted(needs(config, index))):
+            images = sets.val if name == "val" else train
+            size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
+            suffix = f"/{_key(config, first)}" if first else ""
+            batches[name] = Batches(images, size, generator(config.seed, f"batches/{name}{suffix}"))
+        return cls(hold_out, train, batches)
+
+
+def _key(config: Config, index: int) -> str:
+    """A name for the stage's random streams; stages that repeat differ."""
+    stage = config.stages[index]
+    return f"{stage.name}-{index}" if stage.repeat else stage.name
+
+
+# ---- its parts -----------------------------------------------------------------------------------
 
 
 @dataclass
 class Parts:
-    """What a stage works with."""
+    """What a stage works with. draws: how often a two-level step draws."""
 
     net: Network
     arch: ArchLearner
     augment: Policy
     hyper: HyperLearner
     sgd: Momentum
-    samples: Samples = Samples()
-
-    @property
-    def learners(self) -> Learners:
-        return Learners(self.arch, self.augment, self.hyper, self.samples)
-
-    def variables(self) -> dict[str, list[Tensor]]:
-        """All that is trained, by its letter."""
-        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
-        return {"θ": list(self.net.parameters()), **{letter: part.variables() for letter, part in learned.items()}}
+    draws: TwoLevelOptions = field(default_factory=TwoLevelOptions)
 
     def __post_init__(self) -> None:
         owner: dict[int, str] = {}
@@ -59,41 +126,40 @@ class Parts:
                         "each trainable tensor belongs to exactly one of θ, α, τ, η"
                     )
 
+    @property
+    def learners(self) -> Learners:
+        return Learners(self.arch, self.augment, self.hyper, self.draws)
+
+    def variables(self) -> dict[str, list[Tensor]]:
+        """All that is trained, by its letter."""
+        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
+        return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
+
     def state_dict(self) -> dict:
-        return {
-            "net": self.net.state_dict(),
-            "drop_path": self.net.generator.get_state(),
-            "mixer": self.net.mixer.get_state(),
-            "arch": self.arch.state_dict(),
-            "augment": self.augment.state_dict(),
-            "hyper": self.hyper.state_dict(),
-            "sgd": self.sgd.state_dict(),
-        }
+        chance = {"drop_path": self.net.generator.get_state(), "mixup": self.net.mixer.get_state()}
+        return chance | {name: getattr(self, name).state_dict() for name in PARTS}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.net.generator.set_state(state["drop_path"].cpu())
+        self.net.mixer.set_state(state["mixup"].cpu())
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.empty(0)).tolist()):
+            if frozen:
+                self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Parts) -> None:
         """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
         state = before.state_dict()
-        state["arch"] = self.arch.state_dict()
-        state["net"] = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state, partial=True)
+        weights = {name: state["net"][name] for name in self.net.state_dict()}
+        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
 
     def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
         """New weights, with τ and η as the stage before learned them, where both stages are about them."""
         for name in ("augment", "hyper"):
             if getattr(was, name) != "default" and getattr(now, name) != "default":
-                innermost(getattr(self, name)).load_state_dict(innermost(getattr(before, name)).state_dict())
-
-    def load_state_dict(self, state: dict, partial: bool = False) -> None:
-        self.net.load_state_dict(state["net"])
-        self.net.generator.set_state(state["drop_path"].cpu())
-        self.net.mixer.set_state(state["mixer"].cpu())
-        self.arch.load_state_dict(state["arch"])
-        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.ones(0, dtype=torch.bool)).tolist()):
-            if frozen:
-                self.net.freeze_slot(slot, self.arch.picks[slot], None)
-        self.augment.load_state_dict(state["augment"])
-        self.hyper.load_state_dict(state["hyper"])
-        self.sgd.load_state_dict(state["sgd"], partial)
+                learner, learned = getattr(self, name), getattr(before, name)
+                getattr(learner, "inner", learner).load_state_dict(getattr(learned, "inner", learned).state_dict())
 
 
 @dataclass(frozen=True)
@@ -119,7 +185,7 @@ class Plan:
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random stream for one purpose in this stage."""
-        return generator(self.config.seed, f"{key_of(self.config, self.index)}/{purpose}", device)
+        return generator(self.config.seed, f"{_key(self.config, self.index)}/{purpose}", device)
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
@@ -129,9 +195,8 @@ class Plan:
             settings["channels"] = c.search_channels
             if SPACES[c.space].make.repeats:
                 settings["cells"] = c.search_cells
-        mean, std = normalization(self.sets.train)
         image = (self.sets.channels, *self.sets.size)
-        return space.build(c.space, self.sets.num_classes, image, mean, std, **settings)
+        return space.build(c.space, self.sets.num_classes, image, *normalization(self.sets.train), **settings)
 
 
 def compose(plan: Plan, picks: Picks | None = None) -> Parts:
@@ -143,19 +208,19 @@ def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     net, searcher = _network(plan, picks)
     net = net.to(device, memory_format=torch.channels_last)
     net.generator, net.mixer = plan.generator("drop-path", device), plan.generator("mixup")
-    net.amp_dtype = _autocast(config, device)
+    bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
     if config.sync_batchnorm:
         synchronize(net)
     learners = {"arch": searcher, "augment": _policy(plan), "hyper": _hyper(plan)}
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():
             learners[name] = WarmUp(learners[name], round(stage.warm_up * plan.steps))
-    samples = Samples(config.children, config.arch_samples, config.policies, config.first_order)
-    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), samples=samples)
+    draws = TwoLevelOptions(**{name: getattr(config, name) for name in TwoLevelOptions.model_fields})
+    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 
 
 def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
-    config = plan.config
     seed = plan.generator("weights").initial_seed()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -165,7 +230,7 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
         # the limits were checked by the table's prediction: a child whose measured latency breaks them is repaired
-        chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given_picks(config, supernet, limits)
+        chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given(plan.config, supernet, limits)
         if not limits.confirm(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
         torch.manual_seed(seed)
@@ -182,43 +247,20 @@ def _searcher(plan: Plan, net: Network, limits: Limits) -> ArchLearner:
     return part.make.build(at, **part.settings)
 
 
-def _policy(plan: Plan) -> Policy:
-    config, stage = plan.config, plan.stage
-    name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
-    fill = (normalization(plan.sets.train)[0] * 255).round().to(torch.uint8)
-    policy = augment.build(
-        name,
-        plan.generator("τ", plan.device),
-        plan.sets.size,
-        flip=plan.sets.flip,
-        fill=fill,
-        channels=plan.sets.channels,
-        steps=plan.horizon,
-        config=config,
-    )
-    if config.policy is not None and stage.augment != "default":
-        policy.adopt(read_policy(config.policy, config.augment, policy.ops))
-        return Derived(policy)
-    return Derived(policy) if stage.augment == "derived" else policy
-
-
-def _hyper(plan: Plan) -> HyperLearner:
-    config, stage = plan.config, plan.stage
-    part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
-    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.horizon)
-    learner = part.make.build(at, **part.settings)
-    return DerivedHyper(learner) if stage.hyper == "derived" else learner
-
-
 def _limits(plan: Plan, deployed: Network) -> Limits:
     config, timed = plan.config, None
     if config.max_latency_ms is not None:
+        if ranks.count() > 1:
+            raise KitError(
+                "max_latency_ms is kept by timing children, and ranks would time them differently: search in one "
+                "process, or limit max_macs"
+            )
         kept = plan.folder / "latency.json" if plan.folder is not None else None
         timed = latency.table(deployed, plan.device, config.latency_batch, kept)
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
 
 
-def _given_picks(config: Config, net: Network, limits: Limits) -> Picks:
+def _given(config: Config, net: Network, limits: Limits) -> Picks:
     if config.arch == "random":
         chance = generator(config.seed, "random/α")
         return limits.settle(lambda: random_picks(net.slots, chance, limits))
@@ -232,36 +274,47 @@ def read_genotype(config: Config) -> dict:
     source = config.genotype or SPACES[config.space].make.usual
     if source in named:
         return named[source]
+    content = _written(source, f"genotype={source!r} is neither a name ({', '.join(named)}) nor")
+    return content.get("genotype", content)
+
+
+def _written(source: str, problem: str) -> dict:
+    """What a JSON file holds, or the model.json of a run's directory."""
     path = Path(source).expanduser()
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():
-        raise KitError(
-            f"genotype={source!r} is neither a name ({', '.join(named)}) nor a JSON file nor a finished run's directory"
-        )
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise KitError(f"{path} is not JSON: {error}") from None
-    return content.get("genotype", content) if isinstance(content, dict) else content
+        raise KitError(f"{problem} a JSON file, nor a finished run's directory (with model/model.json)")
+    return store.read_json(path)
 
 
-def read_policy(source: str, name: str, ops: tuple[str, ...]) -> dict:
-    """The learned τ of a finished run, of the kind `name` over `ops`."""
-    path = Path(source).expanduser() / "model" / "model.json"
-    if not path.is_file():
-        raise KitError(f"policy={source!r} is not a finished run's directory (it has no model/model.json)")
-    policy = store.read_json(path).get("policy", {})
-    kind = policy.get("name")
-    if kind != name or tuple(policy.get("ops", ())) != tuple(ops):
-        raise KitError(f"{path.parent.parent} found a policy of kind {kind!r}, not {name!r}: set augment={kind!r}")
-    return policy
+def _policy(plan: Plan) -> Policy:
+    config, stage = plan.config, plan.stage
+    policy = augment.build(
+        PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment,
+        plan.generator("τ", plan.device),
+        plan.sets.size,
+        flip=plan.sets.flip,
+        fill=(normalization(plan.sets.train)[0] * 255).round().to(torch.uint8),
+        channels=plan.sets.channels,
+        steps=plan.horizon,
+        config=config,
+    )
+    if config.policy is None or stage.augment == "default":
+        return Derived(policy) if stage.augment == "derived" else policy
+    learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
+    if learned.get("name") != config.augment or tuple(learned.get("ops", ())) != policy.ops:
+        kind = f"of kind {learned.get('name')!r} over {learned.get('ops')}"
+        raise KitError(f"policy={config.policy!r} is {kind}: set augment and operations to these")
+    policy.adopt(learned)
+    return Derived(policy)
 
 
-def _autocast(config: Config, device: torch.device) -> torch.dtype | None:
-    if config.precision == "bfloat16":
-        return torch.bfloat16
-    automatic = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if automatic else None
+def _hyper(plan: Plan) -> HyperLearner:
+    config, stage = plan.config, plan.stage
+    part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
+    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.horizon)
+    learner = part.make.build(at, **part.settings)
+    return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 
 def extract(net: Network, picks: Picks) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ import torch
 from kit import data
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
-from kit.search.stages import holds_out
 from kit.space.operations import average_statistics
 
 if TYPE_CHECKING:
@@ -59,70 +57,62 @@ def score(search: Search, part: data.ImageSet) -> Score:
 
 def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    parts, child, folder = search.parts, search.parts.arch.derived(), search.folder
+    config, parts, sets, folder = search.config, search.parts, search.sets, search.folder
+    child, policy = parts.arch.derived(), parts.augment
+    tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
         "network": parts.net.spec(child.picks),
         "genotype": parts.net.genotype(child.picks),
-        "classes": list(search.sets.classes),
-        "policy": _policy(search),
+        "classes": list(sets.classes),
+        "policy": {"name": config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.found(),
         "preprocessing": predict.preprocessing(parts.net.image),
     }
-    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, child.picks))
-    store.write_json(folder / "model" / "model.json", model)
-    store.write_json(folder / "provenance.json", _provenance(search))
-    cost = parts.net.cost(child.picks)
+    cost, memory = parts.net.cost(child.picks), provenance.peak_memory_mb(search.device)
     metrics = {
         **{f"test_{name}": value for name, value in test._asdict().items()},
-        "test_images": len(search.sets.test),
+        "test_images": len(sets.test),
         **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
-        "val_images": len(search.sets.val) if val else 0,
+        "val_images": len(sets.val) if val else 0,
         "train_images": len(search.data.train),
         "params": cost.params,
         "macs": cost.macs,
         "epochs": search.epoch,
         "steps": search.step,
         "seconds": search.seconds,
-        "peak_memory_mb": provenance.peak_memory_mb(search.device),
+        "peak_memory_mb": memory,
     }
+    exact = search.device.type == "cpu" or config.deterministic
+    about = {
+        **provenance.describe(search.device),
+        "ranks": ranks.count(),
+        "backend": None if ranks.count() == 1 else "nccl" if search.device.type == "cuda" else "gloo",
+        "seconds": search.seconds,
+        "peak_memory_mb": memory,
+        "seed": config.seed,
+        "dataset": sets.name,
+        "split": sets.split,
+        "trained_on": _trained_on(search),
+        "determinism": "bit-identical on resume" if exact else "not deterministic (GPU)",
+    }
+    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, child.picks))
+    store.write_json(folder / "model" / "model.json", model)
+    store.write_json(folder / "provenance.json", about)
     store.write_json(folder / "metrics.json", metrics)
 
 
-def _policy(search: Search) -> dict:
-    policy = search.parts.augment
-    learned = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
-    return {"name": search.config.augment, **({"ops": list(policy.ops), **learned} if learned else {})}
+def _trained_on(search: Search) -> str:
+    if search.data.hold_out:
+        return "train"
+    earlier = any(build.holds_out(search.config, i) for i in range(search.stage_index))
+    searched = "; searched on train, with val held out" if earlier else ""
+    return f"train and val together (this stage needs no validation data){searched}"
 
 
-def _provenance(search: Search) -> dict:
-    config, held_out = search.config, search.data.hold_out
-    trained_on = "train" if held_out else "train and val together (this stage needs no validation data)"
-    if not held_out and any(holds_out(config, i) for i in range(search.stage_index)):
-        trained_on += "; searched on train, with val held out"
-    exact = search.device.type == "cpu" or config.deterministic
-    return {
-        **provenance.describe(search.device),
-        **ranks.describe(search.device),
-        "seconds": search.seconds,
-        "peak_memory_mb": provenance.peak_memory_mb(search.device),
-        "seed": config.seed,
-        "dataset": search.sets.name,
-        "split": search.sets.split,
-        "trained_on": trained_on,
-        "determinism": "bit-identical on resume" if exact else "not deterministic (GPU)",
-    }
-
-
-def write_failure(folder: Path, search: Search, error: BaseException) -> None:
-    """failure.json, which says what ended the run and where."""
-    if ranks.count() > 1 and (folder / "failure.json").is_file():
-        return  # the rank that failed first has written it; the others only notice that it is gone
-    failure = {
-        "error": type(error).__name__,
-        "message": str(error),
-        "epoch": search.epoch,
-        "step": search.step,
-        "traceback": traceback.format_exc(),
-    }
-    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-        store.write_json(folder / "failure.json", failure)
+def write_failure(search: Search, error: Exception) -> None:
+    """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
+    path = search.folder / "failure.json"
+    if ranks.count() == 1 or not path.is_file():
+        failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}
+        with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
+            store.write_json(path, failure | {"traceback": traceback.format_exc()})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +22,7 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
-ADAM = ("first", "second", "steps")
-MOMENTS = (*(f"adam/{name}" for name in ADAM), "rmsprop/second")
+MOMENTS = ("sgd/velocity", "adam/first", "adam/second", "adam/steps", "rmsprop/second")
 
 
 @dataclass
@@ -40,18 +38,19 @@ class Gradient:
         """theta end to end: norms and scalar products of it are one kernel, not one per tensor."""
         return _flat(self.theta)
 
+    @functools.cached_property
+    def of(self) -> dict[int, Tensor]:
+        """theta by the parameter's id."""
+        return dict(zip(map(id, self.parameters), self.theta))
+
     @classmethod
     def mean(cls, gradients: list[Gradient]) -> Gradient:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
         if len(gradients) == 1:
             return gradients[0]
-        parameters: dict[int, nn.Parameter] = {}
-        totals: dict[int, Tensor] = {}
-        for gradient in gradients:
-            for parameter, grad in zip(gradient.parameters, gradient.theta):
-                parameters[id(parameter)] = parameter
-                totals[id(parameter)] = totals[id(parameter)] + grad if id(parameter) in totals else grad
-        return cls(list(parameters.values()), [total / len(gradients) for total in totals.values()])
+        parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
+        terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
+        return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
@@ -64,18 +63,10 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
     grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
-    theta, rest = grads[: len(parameters)], iter(grads[len(parameters) :])
+    rest = iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
-    used = [(p, g) for p, g in zip(parameters, theta) if g is not None]
+    used = [(p, g) for p, g in zip(parameters, grads) if g is not None]
     return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
-
-
-def gathered(losses: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the whole batch: per-sample losses [N], detached, and how many predictions were right (0-dim)."""
-    losses = losses.detach()
-    if ranks.count() > 1:
-        losses, right = ranks.gather(torch.stack([losses, right.to(losses.dtype)], dim=1)).unbind(1)
-    return losses, right.sum()
 
 
 @contextlib.contextmanager
@@ -112,11 +103,7 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    constant, module = child.still(), _Losses(net)
-
-    def losses(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(module, parameters, (x, y, constant))
-
+    losses = lambda parameters: torch.func.functional_call(_Losses(net), parameters, (x, y, child.still()))
     with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
         # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
@@ -147,27 +134,21 @@ class Trace:
     lr: Tensor
     weight_decay: Tensor
 
-    def hyper_gradient(
-        self, parameters: list[nn.Parameter], outer: list[Tensor], flat: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ' with respect to
-        `parameters`.
+    def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
+        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'.
 
-        flat: `outer` end to end, if at hand. Weights that the step did not move do not depend on lr and wd: they do not
-        count, although g' may have them (another child).
+        Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them
+        (another child).
         """
-        same = len(parameters) == len(self.parameters) and all(map(operator.is_, parameters, self.parameters))
-        if same:
-            velocity, theta, g = self.momentum, self.parameters, outer
-        else:
-            grads = {id(p): g for p, g in zip(parameters, outer)}
-            kept = [(v, p, grads[id(p)]) for v, p in zip(self.momentum, self.parameters) if id(p) in grads]
-            velocity, theta, g = ([k[i] for k in kept] for i in range(3))
-            flat = None
         # three copies and two products; a product per tensor would launch hundreds of kernels
-        flat = _flat(g) if flat is None else flat
-        along_v = torch.dot(flat, _flat(velocity))
-        along_theta = torch.dot(flat, _flat([p.detach() for p in theta])) + self.lr * along_v
+        if list(map(id, outer.parameters)) == list(map(id, self.parameters)):
+            g, velocity, theta = outer.flat, self.momentum, self.parameters
+        else:
+            both = [(v, p) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
+            velocity, theta = [v for v, _ in both], [p for _, p in both]
+            g = _flat([outer.of[id(p)] for p in theta])
+        along_v = torch.dot(g, _flat(velocity))
+        along_theta = torch.dot(g, _flat([p.detach() for p in theta])) + self.lr * along_v
         return -along_v, -self.lr * along_theta
 
 
@@ -178,7 +159,7 @@ def _flat(tensors: list[Tensor]) -> Tensor:
 class Momentum:
     """SGD with momentum on the parameters of each step's child, with gradient clipping by global norm (DARTS: 5).
 
-    A parameter's buffer starts at its first gradient and rests while the parameter is not part of the child. A step may
+    A parameter's moments start at its first gradient and rest while the parameter is not part of the child. A step may
     take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
     """
 
@@ -186,7 +167,6 @@ class Momentum:
         self.momentum, self.clip = momentum, clip
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
-        self.buffers: dict[str, Tensor] = {}
         self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in MOMENTS}
         self.trace: Trace | None = None
 
@@ -204,14 +184,14 @@ class Momentum:
         return self.trace
 
     def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        buffers = self._of(self.buffers, parameters)
-        torch._foreach_mul_(buffers, self.momentum)
-        torch._foreach_add_(buffers, decayed)
-        return buffers
+        velocity = self._moments("sgd/velocity", parameters)
+        torch._foreach_mul_(velocity, self.momentum)
+        torch._foreach_add_(velocity, decayed)
+        return velocity
 
     def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
         """Kingma & Ba with β = (0.9, 0.999); a weight's bias correction counts its own steps."""
-        first, second, steps = (self._of(self.moments[f"adam/{name}"], parameters) for name in ADAM)
+        first, second, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "second", "steps"))
         torch._foreach_add_(steps, 1.0)
         torch._foreach_lerp_(first, decayed, 0.1)
         torch._foreach_mul_(second, 0.999)
@@ -220,64 +200,38 @@ class Momentum:
 
     def _rmsprop(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
         """As torch's RMSprop with α = 0.99, without momentum."""
-        second = self._of(self.moments["rmsprop/second"], parameters)
+        second = self._moments("rmsprop/second", parameters)
         torch._foreach_mul_(second, 0.99)
         torch._foreach_addcmul_(second, decayed, decayed, 0.01)
         return [g / (v.sqrt() + EPS) for g, v in zip(decayed, second)]
 
-    def _of(self, table: dict[str, Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
-        """The table's tensors for these parameters; zeros where there are none yet. Counts of steps are scalars."""
-        scalar, names = table is self.moments["adam/steps"], [self.names[id(p)] for p in parameters]
+    def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """Zeros where there are none yet; counts of steps are scalars."""
+        moments, names = self.moments[kind], [self.names[id(p)] for p in parameters]
         for name, p in zip(names, parameters):
-            if name not in table:
-                table[name] = p.new_zeros(()) if scalar else torch.zeros_like(p)
-        return [table[name] for name in names]
-
-    @contextlib.contextmanager
-    def trial(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Iterator[None]:
-        """Within it the weights are AutoHAS's temporary weights W*, one step on; afterwards weights and moments are
-        exactly as before. The step works on copies of the moments."""
-        names = {self.names[id(p)] for p in gradient.parameters}
-        copied = lambda table: {name: table[name].clone() for name in names & table.keys()}
-        kept = self.buffers, self.moments, self.trace
-        weights = [p.detach().clone() for p in gradient.parameters]
-        self.buffers, self.moments = copied(self.buffers), {name: copied(t) for name, t in self.moments.items()}
-        self.step(gradient, lr, weight_decay, optimizer)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(gradient.parameters, weights)
-            self.buffers, self.moments, self.trace = kept
+            if name not in moments:
+                moments[name] = p.new_zeros(()) if kind == "adam/steps" else torch.zeros_like(p)
+        return [moments[name] for name in names]
 
     def state_dict(self) -> dict:
-        """Moments, and the last step's trace where its direction is the SGD buffers: look-ahead needs it after a
+        """Moments, and the last step's trace where its direction is SGD's velocity: look-ahead needs it after a
         resume."""
-        last, trace = None, self.trace
+        last, trace, velocity = None, self.trace, self.moments["sgd/velocity"]
         if trace is not None:
             names = [self.names[id(p)] for p in trace.parameters]
-            if all(v is self.buffers.get(name) for name, v in zip(names, trace.momentum)):
+            if all(v is velocity.get(name) for name, v in zip(names, trace.momentum)):
                 last = {"names": names, "lr": trace.lr, "weight_decay": trace.weight_decay}
-        moments = {name: dict(table) for name, table in self.moments.items() if table}
-        return {"buffers": dict(self.buffers), "moments": moments, "trace": last}
+        return {"moments": {kind: dict(moments) for kind, moments in self.moments.items()}, "trace": last}
 
-    def load_state_dict(self, state: dict, partial: bool = False) -> None:
-        """partial: the state is of a supernet, and only what belongs to this network's parameters is used."""
-
-        def loaded(table: dict[str, Tensor]) -> dict[str, Tensor]:
-            result = {}
-            for name, value in table.items():
-                if name in self.named or not partial:
-                    p = self.named[name]
-                    empty = torch.zeros_like(p) if value.shape == p.shape else p.new_zeros(())
-                    result[name] = empty.copy_(value)
-            return result
-
-        self.buffers = loaded(state["buffers"])
-        self.moments = {name: loaded(state["moments"].get(name, {})) for name in MOMENTS}
-        self.trace = None
-        if (last := state["trace"]) is not None:
-            names = [name for name in last["names"] if name in self.named or not partial]
-            parameters, buffers = [self.named[name] for name in names], [self.buffers[name] for name in names]
+    def load_state_dict(self, state: dict) -> None:
+        """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
+        for kind, moments in state["moments"].items():
+            here = {name: self.named[name] for name in moments if name in self.named}
+            self.moments[kind] = {}
+            for moment, name in zip(self._moments(kind, list(here.values())), here):
+                moment.copy_(moments[name])
+        self.trace, last = None, state["trace"]
+        if last is not None:
+            parameters = [self.named[name] for name in last["names"] if name in self.named]
             lr, decay = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
-            self.trace = Trace(parameters, buffers, lr, decay)
+            self.trace = Trace(parameters, self._moments("sgd/velocity", parameters), lr, decay)

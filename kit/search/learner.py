@@ -2,13 +2,14 @@
 
 A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
 a missing one fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it.
-A concrete learner is final: to change when it learns, wrap it (`Frozen`, `WarmUp`, `Derived`). All its state, its
-random generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
+A concrete learner is final: to change when it learns, wrap it (`Derived`, `WarmUp`). All its state, its random
+generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -66,17 +67,11 @@ class Learner(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            raise ValueError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)}")
+        """Take up what `state_dict` gave."""
 
     def summary(self) -> dict[str, float]:
         """Numbers for the history, read once per epoch."""
         return {}
-
-
-def average(estimates: list[list[Tensor]]) -> list[Tensor]:
-    """The mean of several estimates of the same learner."""
-    return ranks.mean([torch.stack(parts).mean(0) for parts in zip(*estimates)])
 
 
 def adam_state(adam: torch.optim.Adam) -> dict[int, dict[str, Tensor]]:
@@ -110,47 +105,16 @@ class Baseline:
         return reward - before
 
 
-class Wrapper:
-    """A learner that passes everything on to the one inside, but for what it changes."""
+class WarmUp:
+    """A learner that learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controllers)."""
 
-    def __init__(self, inner: Learner):
-        self.inner = inner
+    def __init__(self, inner: Learner, steps: float):
+        self.inner, self.steps, self.passed = inner, steps, 0
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # not there yet, while it is being copied
             raise AttributeError(name)
         return getattr(self.inner, name)
-
-
-class Frozen(Wrapper):
-    """Is sampled as before, and does not learn."""
-
-    needs: frozenset[str] = frozenset()
-
-    def variables(self) -> list[Tensor]:
-        return []
-
-    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        return []
-
-    def move(self, gradient: list[Tensor]) -> None: ...
-    def update(self, drawn: Any, **signals: Any) -> None: ...
-    def observe(self, *signals: Any) -> None: ...
-
-
-class Derived(Frozen):
-    """Uses the outcome of an earlier stage (DAAS and AutoHAS retrain with it)."""
-
-    def sample(self, *args: Any) -> Any:
-        return self.inner.derived(*args)
-
-
-class WarmUp(Wrapper):
-    """Learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controller)."""
-
-    def __init__(self, inner: Learner, steps: int):
-        super().__init__(inner)
-        self.steps, self.passed = steps, 0
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
         return [] if self.passed < self.steps else self.inner.estimate(drawn, **signals)
@@ -170,15 +134,23 @@ class WarmUp(Wrapper):
             self.inner.observe(*signals)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict() | {"passed": self.passed}
+        return {"inner": self.inner.state_dict(), "passed": self.passed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict({name: value for name, value in state.items() if name != "passed"})
+        self.inner.load_state_dict(state["inner"])
         self.passed = state["passed"]
 
 
-def innermost(learner: Learner) -> Learner:
-    """The learner itself, whatever wraps it."""
-    while isinstance(learner, Wrapper):
-        learner = learner.inner
-    return learner
+class Derived(WarmUp):
+    """Uses the outcome of an earlier stage and never learns (DAAS and AutoHAS retrain with it)."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __init__(self, inner: Learner):
+        super().__init__(inner, math.inf)
+
+    def variables(self) -> list[Tensor]:
+        return []
+
+    def sample(self, *args: Any) -> Any:
+        return self.inner.derived(*args)

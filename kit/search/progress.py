@@ -5,33 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, Protocol
+
+SHOWN = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
 
 
-class Progress(Protocol):
-    """What `kit.search` calls while it runs: `epoch` after each epoch with its numbers, `close` also after an error."""
+class Silent:
+    """What `kit.search` calls while it runs: `epoch` after each epoch with its numbers, `close` also after an error.
+    This one says nothing; a subclass says what it likes, and may end the search by raising."""
 
     def start(self, name: str, epochs: int, done: int) -> None: ...
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
 
-class Silent(Progress):
-    pass
-
-
 def interactive() -> bool:
-    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without Jupyter's session
-    name).
-    """
+    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without this variable)."""
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
-def default() -> Progress:
-    return Bar() if interactive() else Lines()
-
-
-class Lines(Progress):
+class Lines(Silent):
     """At most one line per `every` seconds, and always the first and the last."""
 
     def __init__(self, every: float = 10.0):
@@ -39,33 +31,27 @@ class Lines(Progress):
 
     def start(self, name: str, epochs: int, done: int) -> None:
         self.name, self.epochs = name, epochs
-        verb = f"goes on after epoch {done}" if done else "starts"
-        print(f"{name}: {verb}, {epochs} epochs", flush=True)
+        print(f"{name}: {f'goes on after epoch {done}' if done else 'starts'}, {epochs} epochs", flush=True)
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
-        if time.monotonic() - self.last < self.every and done < self.epochs:
-            return
-        self.last = time.monotonic()
-        print(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}", flush=True)
+        if done == self.epochs or time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            print(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}", flush=True)
 
 
-class Bar(Progress):
+class Bar(Silent):
     def start(self, name: str, epochs: int, done: int) -> None:
         from tqdm.auto import tqdm
 
-        self.bar: Any = tqdm(total=epochs, initial=done, desc=name, unit="epoch")
+        self.bar = tqdm(total=epochs, initial=done, desc=name, unit="epoch")
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
         self.bar.set_postfix_str(f"{stage} {_text(numbers)}", refresh=False)
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
-        if hasattr(self, "bar"):
-            self.bar.close()
+        self.bar.close()
 
 
 def _text(numbers: dict[str, float]) -> str:
-    shown = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
-    return " ".join(
-        f"{name.rsplit('/', 1)[-1]} {numbers[name]:{form}}" for name, form in shown.items() if name in numbers
-    )
+    return " ".join(f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)

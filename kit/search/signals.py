@@ -20,19 +20,27 @@ Batch = tuple[Tensor, Tensor]
 Batches = dict[str, Iterator[Batch]]
 
 
-class TrainingPass(NamedTuple):
-    """losses: per sample, detached; right: whether each prediction is; gradient: of the mean loss."""
+class Pass(NamedTuple):
+    """Forward and backward. losses: per sample, detached; right: whether each prediction is; gradient: of the mean."""
 
-    child: Child
     losses: Tensor
     right: Tensor
     gradient: Gradient
 
 
-def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> TrainingPass:
-    """Forward and backward on an augmented batch, with mixup where it is on."""
+def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
+    """On an augmented batch, with mixup where it is on."""
     losses, predicted = net.losses(*mixed(x, y, net), child)
-    return TrainingPass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+    return Pass(losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+
+
+def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False) -> Pass:
+    """On a batch that is not trained on: BatchNorm's running statistics are left alone. gates: whether the child's
+    gates get their gradient as well; else they are constants."""
+    child = child if gates else child.still()
+    with net.still_statistics(child.picks):
+        losses, predicted = net.losses(*batch, child)
+    return Pass(losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
 
 
 def on_request(
@@ -41,56 +49,41 @@ def on_request(
     """The signals that cost a pass, as functions: outer(source), curvature(parameters, v) and reward(), which is
     measured once at most."""
     return {
-        "outer": outer_gradient(net, batches, augment, child),
+        "outer": functools.partial(outer_gradient, net, batches, augment, child),
         "curvature": functools.partial(grads.curvature, net, augmented, child),
         "reward": functools.cache(lambda: accuracy(net, next(batches["val"]), child)),
     }
 
 
-def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child) -> Callable[[str], Gradient]:
-    """g' = ∇_θ L(θ'; B') on the batch that an η learner names: "val" as it is, "fresh" augmented like the training
-    batch.
-
-    The child is the step's own, its gates constant; BatchNorm statistics are left alone.
-    """
-
-    def gradient(source: str) -> Gradient:
-        x, y = next(batches[source])
-        if source == "fresh":
-            x = augment.apply(x, augment.sample(len(x)))
-        return held_gradient(net, (x, y), child.still())
-
-    return gradient
-
-
-def held_gradient(net: Network, held: Batch, child: Child) -> Gradient:
-    """The gradient of the mean loss on a batch that is not trained on."""
-    with net.still_statistics(child.picks):
-        losses, _ = net.losses(*held, child)
-    return grads.backward(losses.mean(), net, child)
+def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child, source: str) -> Gradient:
+    """g' = ∇_θ L(θ'; B') of the step's own child, on the batch that an η learner names: "val" as it is, "fresh"
+    augmented like the training batch."""
+    x, y = next(batches[source])
+    if source == "fresh":
+        x = augment.apply(x, augment.sample(len(x)))
+    return outer_pass(net, (x, y), child).gradient
 
 
 def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
     """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
     with grads.ahead(gradient, lr):
-        outer = held_gradient(net, next(batches["val"]), child.still())
+        outer = outer_pass(net, next(batches["val"]), child).gradient
     return grads.directional(net, *augmented, child, outer)
 
 
-def accuracy(net: Network, held: Batch, child: Child) -> float:
+def accuracy(net: Network, held_out: Batch, child: Child) -> float:
     """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
     fit; without dropout and drop-path."""
     dropped, net.drop_path, net.dropout = (net.drop_path, net.dropout), 0.0, 0.0
     with torch.no_grad(), net.still_statistics(child.picks):
-        _, predicted = net.losses(*held, child.still())
+        _, predicted = net.losses(*held_out, child.still())
     net.drop_path, net.dropout = dropped
-    return ranks.total((predicted == held[1]).float().mean()).item() / ranks.count()
+    return ranks.total((predicted == held_out[1]).float().mean()).item() / ranks.count()
 
 
 def product(a: Gradient, b: Gradient) -> Tensor:
     """⟨a, b⟩ over the weights that both have: 0-dim."""
-    other = {id(p): g for p, g in zip(b.parameters, b.theta)}
-    return sum((g * other[id(p)]).sum() for p, g in zip(a.parameters, a.theta) if id(p) in other)
+    return sum((g * b.of[id(p)]).sum() for p, g in zip(a.parameters, a.theta) if id(p) in b.of)
 
 
 # ---- regularisation that a method may search -----------------------------------------------------

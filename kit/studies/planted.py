@@ -18,7 +18,7 @@ from kit import arch, augment, hyper
 from kit.search.build import Parts
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.step import STEPS, Learners, Samples
+from kit.search.step import STEPS, Learners, TwoLevelOptions
 from kit.space import Child, Cost, Network, Picks, Slot
 from kit.space.limits import Limits
 from kit.space.network import gate_output
@@ -162,7 +162,7 @@ class Planted:
     def take(self, steps: int) -> list[float]:
         """Take steps; the training loss of each."""
         p = self.parts
-        p.samples = Samples(children=2, arch=2, first_order=p.augment.variables() == [])
+        p.draws = TwoLevelOptions(children=2, arch_samples=2, first_order=p.augment.variables() == [])
         p.net.train()
         losses = []
         for _ in range(steps):
