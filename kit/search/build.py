@@ -192,7 +192,6 @@ def _policy(plan: Plan) -> Policy:
         plan.sets.size,
         flip=plan.sets.flip,
         fill=fill,
-        channels=plan.sets.channels,
         steps=plan.horizon,
         config=config,
     )
