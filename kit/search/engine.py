@@ -24,8 +24,7 @@ from kit.search.progress import Progress
 from kit.search.stages import StageData, holds_out, horizon, planned_epochs, schedule_of
 from kit.search.step import STEPS
 from kit.space import Picks
-from kit.space.layers import keep_freed
-from kit.space.operations import average_statistics, norms
+from kit.space.layers import average_statistics, keep_freed, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")

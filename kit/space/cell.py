@@ -14,20 +14,11 @@ from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.child import picked
-from kit.space.layers import dense_gradient
+from kit.space.layers import ConvNorm, dense_gradient, gated, last_norm, norms
 from kit.space.network import Child, DropPath, Network, Picks, Slot, checked_reductions, register
-from kit.space.operations import (
-    OPERATIONS,
-    ConvNorm,
-    FactorizedReduce,
-    batch_norm,
-    gated,
-    last_norm,
-    norms,
-)
+from kit.space.operations import OPERATIONS, FactorizedReduce
 
-NODES = 4
-INPUTS = 2
+NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
@@ -53,8 +44,8 @@ def reduction_positions(cells: int, reductions: int) -> list[int]:
 
 
 class Cell(nn.Module):
-    """kind: normal or reduce. channels: of the two cells before, and of this cell's nodes. halved: the cell before the
-    last has twice the resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
+    """channels: of the two cells before, and of this cell's nodes. halved: the cell before the last has twice the
+    resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
     def __init__(
         self,
@@ -116,24 +107,19 @@ class AuxiliaryHead(nn.Sequential):
 def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, bool]:
     """Modules (their outputs feed the first cell), their channels, and whether the second halves the resolution."""
     if kind == "small":
-        conv = nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False)
-        return nn.ModuleList([nn.Sequential(conv, batch_norm(3 * c))]), 3 * c, False
-    first = nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False), batch_norm(c // 2), nn.ReLU()
-    second = nn.Conv2d(c // 2, c, 3, 2, 1, bias=False), batch_norm(c)
-    return nn.ModuleList([nn.Sequential(*first, *second), ConvNorm(c, c, 3, 2)]), c, True
+        return nn.ModuleList([ConvNorm(image_channels, 3 * c, 3)]), 3 * c, False
+    first = nn.Sequential(*ConvNorm(image_channels, c // 2, 3, 2), nn.ReLU(), *ConvNorm(c // 2, c, 3, 2))
+    return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
 
 
 @register("cell", title="DARTS cells")
 class CellNetwork(Network):
-    """Stem, cells, global pool, classifier.
-
-    channels: C of the first cell. reductions: how many cells halve the resolution. In the supernet the operations'
-    affine parts rest until their node freezes. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. Raises
-    KitError for what does not fit into the image.
+    """Stem, cells, global pool, classifier. channels: C of the first cell. reductions: how many cells halve the
+    resolution. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. In the supernet the operations' affine parts
+    rest until their node freezes. Raises KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
-    takes (channels, stride, trained) and gives an `Operation` of `kit.space.operations` that ends in a
-    `batch_norm(channels, trained)`.
+    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`.
     """
 
     space = "cell"
@@ -194,8 +180,6 @@ class CellNetwork(Network):
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
 
-    # ---- the child -------------------------------------------------------------------------------
-
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         modules: list[nn.Module] = [*self.stem]
         for cell in self.cells:
@@ -208,12 +192,10 @@ class CellNetwork(Network):
             for k, candidate in enumerate(picks if 0 <= node < NODES else ()):
                 operation = cell.operation(node, candidate)[0]
                 for norm in norms(operation):
-                    norm.weight.requires_grad_(True)
-                    norm.bias.requires_grad_(True)
-                if gate is not None:
-                    with torch.no_grad():
-                        last_norm(operation).weight.mul_(gate[k])
-                        last_norm(operation).bias.mul_(gate[k])
+                    for affine in (norm.weight, norm.bias):
+                        affine.requires_grad_(True)
+                        if gate is not None and norm is last_norm(operation):
+                            affine.data.mul_(gate[k])
         self.forget_parameters()
 
     def genotype(self, picks: Picks) -> Genotype:

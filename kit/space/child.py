@@ -58,10 +58,6 @@ class Cost(NamedTuple):
     params: int
     macs: int
 
-    @classmethod
-    def total(cls, costs: Iterable[Cost]) -> Cost:
-        return cls(*map(sum, zip((0, 0), *costs)))
-
 
 def picked(slot: Slot, entries: Any) -> tuple[int, ...]:
     """The candidates' indices of [operation, input] pairs, or of plain names where a slot has one input. Raises

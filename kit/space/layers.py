@@ -1,10 +1,15 @@
-"""Layers of the spaces in plain torch; training on the CPU goes through `kit.fast` where that room is there."""
+"""Layers of the spaces in plain torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`
+where that room is there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kit.search import ranks as distributed
 
 try:
     from kit.fast import (
@@ -113,6 +118,31 @@ def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
     return norm
 
 
+def last_norm(operation: nn.Module) -> GatedNorm:
+    """The BatchNorm that ends the operation: the one that applies the node's weight, and absorbs it at the freeze."""
+    return [m for m in operation.modules() if isinstance(m, GatedNorm)][-1]
+
+
+def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """gate · operation(x), by the BatchNorm that ends it."""
+    norm = last_norm(operation)
+    norm.gate = gate
+    try:
+        return operation(x)
+    finally:
+        norm.gate = None
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class ConvNorm(nn.Sequential):
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *activation: nn.Module):
+        conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        super().__init__(conv, batch_norm(c_out), *activation)
+
+
 class AveragePool(nn.AvgPool2d):
     """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride),
     ceil(W/stride)].
@@ -134,3 +164,42 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
+
+
+# ---- several ranks -------------------------------------------------------------------------------
+
+
+class SyncedNorm(GatedNorm):
+    """While training, by the moments of all ranks' samples: as one process with the whole batch, one message per pass.
+
+    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated
+    twice and forward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.count() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
+        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        weight, bias = self.gated_affine()
+        scale = weight * torch.rsqrt(var + self.eps)
+        shape = (1, -1, 1, 1)
+        return torch.addcmul((bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
+
+
+def synchronize(net: nn.Module) -> None:
+    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
+    for norm in norms(net):
+        norm.__class__ = SyncedNorm
+
+
+@torch.no_grad()
+def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
+    """Running statistics that each rank took of its own samples become their mean over ranks."""
+    buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
+    if distributed.count() > 1 and buffers:
+        torch._foreach_copy_(buffers, distributed.mean(buffers))

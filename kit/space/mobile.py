@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kit.space.blocks import BlockNetwork, BlockStage, conv_norm, depthwise, rounded
+from kit.space.blocks import BlockNetwork, BlockStage, depthwise, rounded
+from kit.space.layers import ConvNorm
 from kit.space.network import DropPath, register
 
 CHOICES = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}  # kernel, expansion
@@ -16,15 +17,13 @@ class InvertedResidual(nn.Module):
     def __init__(self, c_in: int, c_out: int, stride: int, kernel: int, expansion: int):
         super().__init__()
         c = c_in * expansion
-        expand = [conv_norm(c_in, c, 1, 1, nn.ReLU6())] if expansion > 1 else []
-        self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), conv_norm(c, c_out, 1))
+        expand = [ConvNorm(c_in, c, 1, 1, nn.ReLU6())] if expansion > 1 else []
+        self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), ConvNorm(c, c_out, 1))
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor, drop: DropPath | None = None) -> Tensor:
         y = self.layers(x)
-        if not self.residual:
-            return y
-        return x + (y if drop is None else drop(y))
+        return x + (drop(y) if drop else y) if self.residual else y
 
 
 @register(
@@ -50,14 +49,7 @@ class MobileNetwork(BlockNetwork):
     activation = nn.ReLU6
 
     # Table 2 of the paper, without its first row: that block is fixed
-    stages = (
-        BlockStage(0.75, 2),
-        BlockStage(1, 3),
-        BlockStage(2, 4),
-        BlockStage(3, 3, False),
-        BlockStage(5, 3),
-        BlockStage(10, 1, False),
-    )
+    stages = tuple(BlockStage(*row) for row in ((0.75, 2), (1, 3), (2, 4), (3, 3, False), (5, 3), (10, 1, False)))
     fixed_blocks = 1
 
     @staticmethod
@@ -66,7 +58,7 @@ class MobileNetwork(BlockNetwork):
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         c = self.channels
-        first = conv_norm(self.image[0], c, 3, stride, nn.ReLU6())
+        first = ConvNorm(self.image[0], c, 3, stride, nn.ReLU6())
         return nn.Sequential(first, InvertedResidual(c, rounded(c / 2), 1, 3, 1)), rounded(c / 2)
 
     def head_width(self, c: int) -> int:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from kit.errors import KitError
 from kit.registry import Registry
@@ -97,10 +96,8 @@ class Network(nn.Module, ABC):
     absorbs_gates: bool = False
     #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
     repeats: bool = False
-    #: architectures by name, and the one for arch='given' where none is named
-    genotypes: Mapping[str, Any] = {}
-    usual: str | None = None
-
+    genotypes: Mapping[str, Any] = {}  # architectures by name
+    usual: str | None = None  # the one for arch='given' where none is named
     offered: tuple[Slot, ...] = ()  # the supernet's slots; `slots`: with the candidates that this network has
     slots: tuple[Slot, ...] = ()
     auxiliary: float = 0.0
@@ -170,11 +167,30 @@ class Network(nn.Module, ABC):
         return {**named, "genotype": self.genotype(picks)} if self.slots else named
 
     def cost(self, picks: Picks) -> Cost:
-        """Parameters and multiply-adds of a child: a sum over `modules_of`, each of which is counted once."""
+        """Parameters, also those that rest, and multiply-adds (of convolutions and linear layers) of a child: a sum
+        over `modules_of`, each of which is counted once, in a forward pass of one image."""
         modules = self.modules_of(picks)
         if any(module not in self._cost_of for module in modules):
-            self._cost_of.update(_counted(self, Child(picks), modules))
-        return Cost.total(self._cost_of[module] for module in modules)
+            self._count(picks, modules)
+        return Cost(*map(sum, zip((0, 0), *(self._cost_of[module] for module in modules))))
+
+    @torch.no_grad()
+    def _count(self, picks: Picks, modules: list[nn.Module]) -> None:
+        ran: dict[nn.Module, Cost] = {}
+
+        def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
+            macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
+            ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
+
+        hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
+        training = self.training
+        self.eval()(torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device), Child(picks))
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        for module in modules:
+            self._cost_of[module] = Cost(*map(sum, zip((0, 0), *(ran[m] for m in module.modules() if m in ran))))
 
     # ---- running ---------------------------------------------------------------------------------
 
@@ -262,42 +278,6 @@ class Network(nn.Module, ABC):
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         self.train(training)
-
-
-@torch.no_grad()
-def _counted(network: Network, child: Child, modules: list[nn.Module]) -> dict[nn.Module, Cost]:
-    """What each module costs in a forward pass of the child in evaluation mode, on the meta device: without computing.
-
-    Multiply-adds are those of convolutions and linear layers, as usual in the NAS literature; parameters are all of
-    them, also those whose training has not begun (an operation's affine part before its node freezes).
-    """
-    ran: dict[nn.Module, Cost] = {}
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
-        macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
-        ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
-
-    hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    training, amp, network.amp_dtype = network.training, network.amp_dtype, None
-    try:
-        with _WithoutNorms():
-            image = torch.empty((1, *network.image), device="meta")
-            torch.func.functional_call(network.eval(), shapes, (image, child))
-    finally:
-        network.train(training).amp_dtype = amp
-        for hook in hooks:
-            hook.remove()
-    return {module: Cost.total(ran[m] for m in module.modules() if m in ran) for module in modules}
-
-
-class _WithoutNorms(TorchFunctionMode):
-    """Leaves out batch normalisation, which changes no shape and takes 8 ms a call on the meta device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
 
 
 def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int | None, most: int) -> int:
