@@ -46,11 +46,10 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. stem: "small" (stride 1, below 128 pixels)
-    or "imagenet" (stride 2). Raises KitError for blocks and reductions that the space or the image is too small for.
+    or "imagenet" (stride 2). Raises KitError for what the space or the image is too small for.
 
-    A child that picks several candidates of a block gets the sum of their outputs, each times its gate. BatchNorms
-    train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates are not
-    absorbed, and the estimators of these spaces have gates of 1.
+    BatchNorms train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates
+    are not absorbed, and the estimators of these spaces have gates of 1.
     """
 
     labels: tuple[str, ...]
@@ -129,7 +128,6 @@ class BlockNetwork(Network):
         return [self.stem, *blocks, self.head, self.classifier]
 
     def genotype(self, picks: Picks) -> dict[str, list[str]]:
-        """{"blocks": the picked candidate's name for every block}."""
         return {"blocks": [slot.candidates[c][0] for slot, (c,) in zip(self.slots, picks)]}
 
     def picks_of(self, genotype: Any) -> Picks:
@@ -167,11 +165,9 @@ def shuffle(left: Tensor, right: Tensor) -> Tensor:
 
 
 class ShuffleUnit(nn.Module):
-    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] to [N, c_out, H/stride, W/stride].
-
-    Where nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes
-    two branches, of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's stage 1).
-    """
+    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] to [N, c_out, H/stride, W/stride]. Where
+    nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes two
+    branches, of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's stage 1)."""
 
     def __init__(self, label: str, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -209,8 +205,7 @@ class ShuffleUnit(nn.Module):
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
-    and 10 C, the stem's C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8
-    and 4 to the stages.
+    and 10 C, the stem's C / 4 (at least 8), the head's 16 C. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
 
     The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage)
     has no scale of its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.

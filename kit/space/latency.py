@@ -30,13 +30,11 @@ SPREAD, SECONDS = 0.1, 0.3  # a time is taken until its blocks' quartiles are so
 
 
 class LatencyTable(BaseModel):
-    """fixed_ms: what every child takes; candidates_ms: [slot][candidate], what each adds."""
-
     hardware: str
     batch: int
     threads: int
-    fixed_ms: float
-    candidates_ms: list[list[float]]
+    fixed_ms: float  # what every child takes
+    candidates_ms: list[list[float]]  # [slot][candidate], what each adds
 
     def predict(self, picks: Picks) -> float:
         return self.fixed_ms + sum(self.candidates_ms[slot][c] for slot, chosen in enumerate(picks) for c in chosen)
@@ -46,12 +44,9 @@ class LatencyTable(BaseModel):
 
 
 def table(network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None) -> LatencyTable:
-    """The table in `path` if there is one, else measured now and written there.
-
-    A table measured again has other numbers, and a resumed search would decide otherwise: so it lives with the run.
-    Raises KitError for a file that is not a table of this network.
-    """
-    sizes = [len(slot.candidates) for slot in network.slots]
+    """The table in `path` if there is one, else measured now and written there: a table measured again has other
+    numbers, and a resumed search would decide otherwise. Raises KitError for a file that is not a table of this
+    network."""
     if path is None or not path.is_file():
         made = _measured(network, torch.device(device), batch, torch.get_num_threads())
         if path is None:
@@ -60,11 +55,18 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
         path.write_text(made.model_dump_json(indent=2))
     try:
         found = LatencyTable.model_validate_json(path.read_text())
+        fits = [len(row) for row in found.candidates_ms] == [len(slot.candidates) for slot in network.slots]
     except ValidationError:
-        found = None
-    if found is None or [len(row) for row in found.candidates_ms] != sizes:
+        fits = False
+    if not fits:
         raise KitError(f"{path} is not a latency table of this network: remove the file, and it is measured anew")
     return found
+
+
+def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
+    """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
+    found = LatencyTable.model_validate_json(path.read_text()) if path.is_file() else None
+    return None if found is None else (found.predict(picks), str(found))
 
 
 def _measured(network: Network, device: torch.device, batch: int, threads: int) -> LatencyTable:
@@ -73,19 +75,9 @@ def _measured(network: Network, device: torch.device, batch: int, threads: int) 
     quick, slow = (float(sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks))) for picks in ends)
     low, high = (time_child(network, picks, device, batch, threads) for picks in ends)
     scale = max(0.0, high - low) / (slow - quick) if slow > quick else 0.0
-    return LatencyTable(
-        hardware=hardware(device),
-        batch=batch,
-        threads=threads,
-        fixed_ms=max(0.0, low - scale * quick),
-        candidates_ms=[(scale * row).tolist() for row in rows],
-    )
-
-
-def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
-    """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    found = LatencyTable.model_validate_json(path.read_text()) if path.is_file() else None
-    return None if found is None else (found.predict(picks), str(found))
+    fixed, candidates = max(0.0, low - scale * quick), [(scale * row).tolist() for row in rows]
+    where = {"hardware": hardware(device), "batch": batch, "threads": threads}
+    return LatencyTable(**where, fixed_ms=fixed, candidates_ms=candidates)
 
 
 @torch.no_grad()
@@ -114,14 +106,14 @@ def candidate_times(network: Network, device: torch.device, batch: int, threads:
 
 
 def time_child(network: Network, picks: Picks, device: torch.device, batch: int, threads: int) -> float:
-    """Milliseconds of a forward pass of the child alone, as it is deployed: laid out as `Run.model()` has it."""
+    """Of a child alone, as it is deployed: laid out as `Run.model()` has it."""
     with torch.random.fork_rng(devices=[]):  # its weights do not matter and must not shift the search's draws
         alone = build(**network.spec(picks))
     return time_model(alone.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch, threads)
 
 
 def time_model(model: nn.Module, image: tuple[int, ...], device: torch.device, batch: int, threads: int) -> float:
-    """Milliseconds of a forward pass of a batch of uint8 images [batch, *image] that lie on the device."""
+    """Of a batch of uint8 images [batch, *image] that lie on the device."""
     images = torch.zeros((batch, *image), dtype=torch.uint8, device=device)
     return _milliseconds(lambda: model(images), device, threads)
 

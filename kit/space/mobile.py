@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 
 from kit.space.blocks import BlockNetwork, BlockStage, depthwise, rounded
 from kit.space.layers import ConvNorm
-from kit.space.network import DropPath, register
+from kit.space.network import drop, register
 
 CHOICES = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}  # kernel, expansion
 
@@ -21,7 +24,7 @@ class InvertedResidual(nn.Module):
         self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), ConvNorm(c, c_out, 1))
         self.residual = stride == 1 and c_in == c_out
 
-    def forward(self, x: Tensor, drop: DropPath | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         y = self.layers(x)
         return x + (drop(y) if drop else y) if self.residual else y
 
@@ -36,10 +39,9 @@ class InvertedResidual(nn.Module):
     },
 )
 class MobileNetwork(BlockNetwork):
-    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it,
-    rounded to multiples of 4, and the head has four times the last stage's. `cells` counts the fixed first block
-    (expansion 1, without a choice): 17 in the paper. Fewer take from the stages in proportion, and below 7 the last
-    stages are left out, since each has one block at least.
+    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it, and
+    the head has four times the last stage's. `cells` counts the fixed first block (expansion 1, without a choice): 17
+    in the paper. Below 7 the last stages are left out, since each has one block at least.
     """
 
     space = "mobile"
@@ -68,4 +70,4 @@ class MobileNetwork(BlockNetwork):
         p = self.drop_path if self.training else 0.0
         if isinstance(p, Tensor) and p.ndim:  # AutoHAS: one for every block
             p = p[slot]
-        return block(x, DropPath(p, self.generator))
+        return block(x, partial(drop, p=p, generator=self.generator, whole=True))
