@@ -13,7 +13,7 @@ from kit.augment import fixed
 from kit.augment.gradient import PolicyGradient
 from kit.augment.kernels import OPERATIONS
 from kit.augment.ops import DAAS_OPS, OPS, apply_mixed, apply_op, operations
-from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, Setting, register
+from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register
 from kit.augment.softmax import PairSoftmax
 
 
@@ -43,7 +43,7 @@ def build(
     basics = Basics(pad=max(1, side // 8), flip=flip, cutout=cutout, fill=fill)
     basics = basics if settings.pop("basic", True) else Basics()
     config = SimpleNamespace(**options) if config is None else config
-    return part.make.build(Setting(basics, generator, image, steps, config), **settings)
+    return part.make(basics, generator, **part.make.given(config, image, steps), **settings)
 
 
 def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:

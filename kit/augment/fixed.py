@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from kit.augment.ops import OPS, operations
-from kit.augment.policy import Basics, Draw, Policy, Setting, register
+from kit.augment.policy import Basics, Draw, Policy, register
 
 # Learned on CIFAR-10 (Cubuk et al. 2019, Table 7): two (operation, probability, magnitude in ninths of the range) per
 # sub-policy.
@@ -87,8 +89,8 @@ class TrivialAugment(Policy):
         self.wide = torch.tensor([wide.get(name, 1.0) for name in OPS], device=generator.device)
 
     @classmethod
-    def build(cls, at: Setting) -> TrivialAugment:
-        return cls(at.basics, at.generator, at.image)
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        return {"image": image}
 
     def draw(self, n: int) -> Draw:
         ops = torch.randint(0, len(OPS), (n, 1), generator=self.generator, device=self.generator.device)

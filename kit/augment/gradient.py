@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kit.augment.ops import DAAS_OPS, OPS
-from kit.augment.policy import Draw, LearnedPolicy, Setting, register
+from kit.augment.policy import Draw, LearnedPolicy, register
 
 IDENTITY = OPS.index("Identity")
 
@@ -45,8 +45,8 @@ class PolicyGradient(LearnedPolicy):
         self.adam = torch.optim.Adam(self.variables(), lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
 
     @classmethod
-    def build(cls, at: Setting, **settings: Any) -> LearnedPolicy:
-        return super().build(at, shared=getattr(at.config, "policies", 0) > 0, **settings)
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        return {**super().given(config, image, steps), "shared": getattr(config, "policies", 0) > 0}
 
     def variables(self) -> list[Tensor]:
         return [self.pi, self.apply_logit, self.delta]

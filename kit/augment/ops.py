@@ -42,10 +42,8 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
             magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
             done = function(images.clone(), magnitude, sign if signed else torch.ones_like(sign))
             if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
-                got = f"{done.dtype} {list(done.shape)}" if isinstance(done, Tensor) else type(done).__name__
-                raise KitError(
-                    f"operation {name!r} must return a uint8 tensor {list(images.shape)} like its images, got {got}"
-                )
+                alike = f"a uint8 tensor {list(images.shape)} like its images"
+                raise KitError(f"operation {name!r} must return {alike}, got {_kind(done)}")
             return done
 
         OPERATIONS.register(name, title=title, geometric=False, signed=signed)(apply)
@@ -118,34 +116,28 @@ def _apply_masked(images: Tensor, ops: Tensor, p: Parameters) -> Tensor:
     return warp(done, matrix)
 
 
-# ---- checks --------------------------------------------------------------------------------------
-
-
 def _checked(images: Tensor, magnitude, sign, center, *, largest: int, channels: bool) -> Parameters:
     """The parameters as float64 on the images' device. channels: whether there have to be 1 or 3."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f"images must be a uint8 tensor [N, C, H, W], got {_kind(images)}")
     if channels and images.shape[1] not in (1, 3):
-        raise ValueError(
-            f"images must have C = 1 or 3 channels where colours are mixed, got C = {images.shape[1]}; "
-            "for other C use apply_op with any operation but Color and Contrast"
-        )
-    m = _as_float64("magnitude", magnitude, images, len(images))
-    s = _as_float64("sign", 1 if sign is None else sign, images, len(images))
-    c = _as_float64("center", 0.5 if center is None else center, images, len(images), 2)
+        raise ValueError(f"images must have C = 1 or 3 channels where colours are mixed, got C = {images.shape[1]}")
+
+    def real(name: str, values, *shape: int) -> Tensor:
+        if isinstance(values, (int, float)):
+            return torch.full(shape, float(values), dtype=torch.float64, device=images.device)
+        if not isinstance(values, Tensor) or values.shape != shape:
+            raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {_kind(values)}")
+        return values.detach().double()
+
+    n = len(images)
+    m, s = real("magnitude", magnitude, n), real("sign", 1 if sign is None else sign, n)
+    c = real("center", 0.5 if center is None else center, n, 2)
     if images.device.type == "cpu":
         _check_values("magnitude", m, (m >= 0) & (m <= largest), f"in [0, {largest}]")
         _check_values("sign", s, s.abs() == 1, "+1 or -1")
         _check_values("center", c, (c >= 0) & (c < 1), "in [0, 1), (row, column) relative to the image's sides")
     return Parameters(m, s, c)
-
-
-def _as_float64(name: str, values, images: Tensor, *shape: int) -> Tensor:
-    if isinstance(values, (int, float)):
-        return torch.full(shape, float(values), dtype=torch.float64, device=images.device)
-    if not isinstance(values, Tensor) or values.shape != shape:
-        raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {_kind(values)}")
-    return values.detach().double()
 
 
 def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> None:

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -95,16 +95,6 @@ class Basics:
         return torch.where(hole, 0 if self.fill is None else self.fill.to(images.device).view(1, -1, 1, 1), images)
 
 
-class Setting(NamedTuple):
-    """What a policy is built from."""
-
-    basics: Basics
-    generator: torch.Generator
-    image: tuple[int, int]  # (H, W)
-    steps: int  # of the search stage, at most
-    config: Any  # has the policy's options as attributes, where they are not the defaults
-
-
 @functools.cache
 def fast_path() -> ModuleType | None:
     """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
@@ -129,9 +119,10 @@ class Policy(Learner):
         self.basics, self.generator = basics, generator
 
     @classmethod
-    def build(cls, at: Setting, **settings: Any) -> Policy:
-        """settings: those registered with the class's name."""
-        return cls(at.basics, at.generator, **settings)
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        """What its constructor takes by name of the configuration (an object with some of the options), the images'
+        (H, W), and the steps of the search stage."""
+        return {}
 
     def variables(self) -> list[Tensor]:
         return []
@@ -221,9 +212,9 @@ class LearnedPolicy(Policy):
         self.counts = torch.zeros(len(self.ops) ** 2, device=generator.device)
 
     @classmethod
-    def build(cls, at: Setting, **settings: Any) -> LearnedPolicy:
-        given = {name: getattr(at.config, name) for name in cls.Options.model_fields if hasattr(at.config, name)}
-        return cls(at.basics, at.generator, steps=at.steps, **given, **settings)
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        options = {name: getattr(config, name) for name in cls.Options.model_fields if hasattr(config, name)}
+        return {"steps": steps, **options}
 
     @classmethod
     def check(cls, config: Any) -> None:
