@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from kit.augment.fixed import NoOps
-from kit.augment.ops import ALL_OPS, OPS
+from kit.augment.ops import OPS, operations
 from kit.augment.policy import Basics, Draw, Policy, fast_path
 from kit.augment.softmax import PairSoftmax
 from kit.run.provenance import pick_device
@@ -112,7 +112,7 @@ def section(device: torch.device, repeats: int) -> str:
         keep_freed()  # helps all of them
     rows = []
     for side, n in BATCH.items():
-        policy = PairSoftmax(Basics(), generator(0, "augment", device), lr=0.0)
+        policy = PairSoftmax(Basics(), generator(0, "augment", device), tau_lr=0.0)
         images = torch.randint(
             0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(0, "images", device), device=device
         )
@@ -193,7 +193,9 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     floats, policy, center = images.float(), NoOps(Basics(), g), torch.zeros(n, 1, 2, device=device)
     rows = []
     for name in OPS:
-        draw = Draw(torch.full((n, 1), ALL_OPS.index(name), device=device), magnitude[:, None], sign[:, None], center)
+        draw = Draw(
+            torch.full((n, 1), operations().index(name), device=device), magnitude[:, None], sign[:, None], center
+        )
         things = kit_ways(policy, images, lambda draw=draw: draw) | {
             kind: (
                 lambda name=name, held=held: [

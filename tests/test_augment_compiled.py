@@ -103,7 +103,7 @@ def test_sequences_with_crop_flip_and_cutout(count, channels):
 
 
 def test_a_policy_takes_the_compiled_path_on_the_cpu(monkeypatch):
-    p = PairSoftmax(Basics(pad=1, flip=True, cutout=3), stream(), lr=0.1)
+    p = PairSoftmax(Basics(pad=1, flip=True, cutout=3), stream(), tau_lr=0.1)
     images, draw = pictures(64, 1, (8, 8), stream(1)), p.sample(64)
     expected = p.apply_by_torch(images, draw)
     monkeypatch.setattr(PairSoftmax, "apply_by_torch", None)

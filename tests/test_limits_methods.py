@@ -26,10 +26,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},
     "mobile": {"cells": 4},
 }
-SEARCHES = [
+ALL = [
     name for name, method in METHODS.items() if any(stage.search for stage in method.stages) or method.arch == "random"
 ]
-GIVEN = [name for name in METHODS if name not in SEARCHES]
+SEARCHES = list({(METHODS[name].arch, METHODS[name].space): name for name in ALL}.values())  # one for each learner
+GIVEN = [name for name in METHODS if name not in ALL][:3]
 TIGHT = 0.35  # of the way from the least to the most that a child costs
 
 

@@ -68,24 +68,21 @@ def test_learned_policies_search_and_learn_it(name: str):
     assert policy.snapshot()["probabilities"].shape == (2, 2)
 
 
-def test_beside_the_compiled_kernels_all_other_images_keep_their_pixels():
-    policy = PairSoftmax(Basics(pad=1, flip=True, cutout=3), stream(), lr=0.1, ops=(*OPS, "Gamma"))
+def test_a_batch_that_draws_it_has_the_same_pixels_for_all_other_images():
+    policy = PairSoftmax(Basics(pad=1, flip=True, cutout=3), stream(), ops=(*OPS, "Gamma"))
     images, draw = pictures(200), policy.sample(200)
     own = (draw.ops == operations().index("Gamma")).any(1)
-    assert own.any() and torch.equal(policy.apply(images, draw), policy.apply_by_torch(images, draw))
-    rest = PairSoftmax(policy.basics, stream(), lr=0.1).apply(images[~own], draw.take(~own))
-    assert torch.equal(policy.apply(images, draw)[~own], rest)
+    others = Draw(**{name: None if t is None else t[~own] for name, t in vars(draw).items()})
+    assert own.any() and torch.equal(policy.apply(images, draw)[~own], policy.apply(images[~own], others))
 
 
 def test_what_is_wrong_is_refused_by_name():
-    with pytest.raises(errors.KitError, match="unknown augmentation operation 'Gama'. Did you mean 'Gamma'"):
+    with pytest.raises(
+        errors.KitError, match="operations='.Gama': unknown augmentation operation 'Gama'. Did you mean 'Gamma'"
+    ):
         augment.searched("pair-softmax", "+Gama")
-    with pytest.raises(errors.KitError, match="operations=' , ' names none"):
-        augment.searched("pair-softmax", " , ")
     with pytest.raises(errors.KitError, match="'Rotate' .* already registered by .*kernels.py"):
         augment.register("Rotate")(lambda images, magnitude, sign: images)
-    with pytest.raises(errors.KitError, match="neither a policy nor an operation"):
-        augment.register("Thing")(type("Thing", (), {}))
 
 
 def test_what_an_operation_returns_is_checked_and_its_definition_may_be_run_again():
@@ -97,7 +94,7 @@ def test_what_an_operation_returns_is_checked_and_its_definition_may_be_run_agai
 
         if width == 4:
             with pytest.raises(
-                errors.KitError, match=r"'Narrow' must return .* \[40, 3, 9, 7\] .*got torch.uint8 \[40"
+                errors.KitError, match=r"'Narrow' must return .* \[40, 3, 9, 7\] .*got a torch.uint8 .*\[40"
             ):
                 apply_op("Narrow", pictures(), 1.0)
     assert torch.equal(apply_op("Narrow", pictures(), 1.0), pictures())

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from kit import augment
-from kit.augment import ALL_OPS, OPS, Basics, Draw, PairSoftmax, apply_op
+from kit.augment import OPS, Basics, Draw, PairSoftmax, apply_op, operations
 from kit.errors import KitError
 
 
@@ -22,7 +22,7 @@ def stream(seed: int = 0) -> torch.Generator:
 def policy(seed: int = 0, **changes) -> PairSoftmax:
     """Eq. 2 as printed, by plain SGD; its bound is out of reach."""
     reach = 1.9 * math.log(len(changes.get("ops", OPS)))
-    usual = {"lr": 0.1, "form": "paper", "reach": reach}
+    usual = {"tau_lr": 0.1, "tau_form": "paper", "tau_reach": reach, "tau_entropy": 0.0}
     return PairSoftmax(changes.pop("basics", Basics()), stream(seed), **(usual | changes))
 
 
@@ -108,10 +108,10 @@ def drawn(index: torch.Tensor) -> Draw:
 
 
 def test_update_is_sgd_with_momentum_and_decay_on_that_gradient():
-    p = policy(lr=0.2, weight_decay=0.05)
+    p = policy(tau_lr=0.2)
     p.tau.copy_(torch.randn(14, 14, generator=stream(1)))
     tau = p.tau.clone().requires_grad_()
-    sgd = torch.optim.SGD([tau], lr=0.2, momentum=0.9, weight_decay=0.05)
+    sgd = torch.optim.SGD([tau], lr=0.2, momentum=0.9, weight_decay=5e-4)  # the paper's
     for i in range(4):
         index, losses = torch.randint(0, 196, (16,), generator=stream(i)), torch.rand(16, generator=stream(9 + i)) * 100
         sgd.zero_grad()
@@ -119,18 +119,17 @@ def test_update_is_sgd_with_momentum_and_decay_on_that_gradient():
         sgd.step()
         p.update(drawn(index), losses=losses)
         torch.testing.assert_close(p.tau, tau.detach(), rtol=1e-4, atol=1e-6)
-    assert policy().weight_decay == 5e-4  # the paper's, like the momentum
 
 
 def test_the_transformation_with_the_high_loss_gains_probability():
-    p = policy(lr=1.0)
+    p = policy(tau_lr=1.0)
     before = p.probabilities()
     p.update(drawn(torch.tensor([17, 100, 100])), losses=torch.tensor([9.0, 1.0, 1.0]))
     after = p.probabilities()
     assert float(after.flatten()[17] - before.flatten()[17]) > float(after.flatten()[100] - before.flatten()[100]) > 0
     assert float(after.flatten()[0]) < float(before.flatten()[0])
     # equal losses on equally frequent pairs teach nothing
-    p = policy(lr=1.0, ops=OPS[:3])
+    p = policy(tau_lr=1.0, ops=OPS[:3])
     p.update(drawn(torch.arange(9)), losses=torch.ones(9))
     torch.testing.assert_close(p.tau, torch.zeros(3, 3), rtol=0, atol=1e-7)
 
@@ -211,7 +210,7 @@ def test_operations_are_applied_in_order_after_the_crop_and_before_the_hole():
     expected = basics.crop(images, draw)
     for i in range(30):
         for k in range(2):
-            name = ALL_OPS[int(draw.ops[i, k])]
+            name = operations()[int(draw.ops[i, k])]
             expected[i : i + 1] = apply_op(
                 name, expected[i : i + 1], *(t[i : i + 1, k] for t in (draw.magnitude, draw.sign, draw.center))
             )

@@ -10,7 +10,7 @@ from scipy import stats
 from torchvision.transforms import v2
 
 from kit import augment
-from kit.augment import ALL_OPS, OPS, Draw
+from kit.augment import OPS, Draw, operations
 from kit.augment.fixed import AUTOAUGMENT_CIFAR10
 
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
@@ -34,7 +34,7 @@ def by_torchvision(transform: v2.Transform, image: torch.Tensor, name: str, magn
 def by_kit(policy: augment.Policy, images: torch.Tensor, name: str, magnitude: float, sign: float) -> torch.Tensor:
     n = len(images)
     draw = Draw(
-        torch.full((n, 1), ALL_OPS.index(name)),
+        torch.full((n, 1), operations().index(name)),
         torch.full((n, 1), magnitude),
         torch.full((n, 1), sign),
         torch.zeros(n, 1, 2),
@@ -75,7 +75,7 @@ def test_every_entry_of_the_table_makes_torchvisions_picture():
     image = some_images(32)
     for pair, ops, magnitudes in zip(transform._policies, policy.ops, policy.magnitude):
         for (name, _, level), op, magnitude in zip(pair, ops, magnitudes):
-            assert ALL_OPS[int(op)] == name
+            assert operations()[int(op)] == name
             values, signed = transform._AUGMENTATION_SPACE[name]
             values = values(10, 32, 32)
             theirs = 0.0 if values is None else float(values[level])
@@ -96,7 +96,7 @@ def test_autoaugment_applies_each_operation_with_its_own_probability():
                 expected[first, second] = expected.get((first, second), 0.0) + chance * other / 25
     counts = {pair: 0 for pair in expected}
     for a, b in draw.ops.tolist():
-        counts[ALL_OPS[a], ALL_OPS[b]] += 1
+        counts[operations()[a], operations()[b]] += 1
     assert all(counts[pair] == 0 for pair, chance in expected.items() if chance == 0)
     pairs = [pair for pair, chance in expected.items() if chance > 0]
     assert stats.chisquare([counts[p] for p in pairs], [expected[p] * n for p in pairs]).pvalue > 1e-3

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.search import grads
 from kit.space import DARTS_V2, Child, picks_of
-from kit.space.network import DropPath, drop, gate_output
+from kit.space.network import drop, gate_output
 
 CHAINS = ("choice", "mobile")
 
@@ -151,10 +151,10 @@ def test_dropout_before_the_classifier(name: str):
 
 def test_a_tensor_probability_is_never_read_on_the_host():
     x = torch.empty((4, 3), device="meta")  # a meta tensor has no value that could be read
-    assert drop(x, torch.empty((), device="meta"), x.shape, None).shape == (4, 3)
-    assert drop(x, 0.0, x.shape, None) is x
+    assert drop(x, torch.empty((), device="meta"), None).shape == (4, 3)
+    assert drop(x, 0.0, None) is x
     always = torch.rand(4, 3)
-    assert torch.equal(drop(always, torch.tensor(0.0), always.shape, torch.Generator()), always)
+    assert torch.equal(drop(always, torch.tensor(0.0), torch.Generator()), always)
 
 
 def test_drop_path_acts_on_residual_blocks_alone():
@@ -185,12 +185,12 @@ def test_drop_path_acts_on_residual_blocks_alone():
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
     g = torch.Generator().manual_seed(0)
     x = torch.rand(4000, 2, 3, 3, generator=g) + 1
-    y = DropPath(0.3, g)(x)
+    y = drop(x, 0.3, g, whole=True)
     dropped = (y == 0).flatten(1).all(1)
     assert ((y == 0).flatten(1).any(1) == dropped).all()
     torch.testing.assert_close(y[~dropped], x[~dropped] / 0.7)
     assert abs(float(dropped.float().mean()) - 0.3) < 4 * (0.3 * 0.7 / 4000) ** 0.5
-    assert DropPath(0.0, g)(x) is x
+    assert drop(x, 0.0, g, whole=True) is x
 
 
 def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_skips():

@@ -18,8 +18,8 @@ from kit.errors import KitError
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child
+from kit.space.layers import last_norm
 from kit.space.limits import Limits
-from kit.space.operations import last_norm
 
 
 @functools.cache

@@ -7,8 +7,7 @@ import torch
 from pydantic import Field
 
 import kit
-from kit.augment import Basics, LearnedPolicy
-from kit.search.learner import adam_state, load_adam_state
+from kit.augment import LearnedPolicy
 
 
 @kit.augment.register("two-softmax", title="A softmax for each operation", colour="#CC79A7")
@@ -16,14 +15,10 @@ class TwoSoftmax(LearnedPolicy):
     class Options(LearnedPolicy.Options):
         two_softmax_lr: float = Field(0.05, gt=0, description="Adam on the logits of each operation")
 
-    def __init__(self, basics: Basics, generator: torch.Generator, *, ops: tuple[str, ...], lr: float):
-        super().__init__(basics, generator, ops)
-        self.logits = torch.zeros(2, len(ops), device=generator.device)
-        self.adam = torch.optim.Adam([self.logits], lr=lr)
-
-    @classmethod
-    def chosen(cls, at, options):
-        return {"lr": options.two_softmax_lr}
+    def __init__(self, *at, **options):
+        super().__init__(*at, **options)
+        self.logits = torch.zeros(2, len(self.ops), device=self.generator.device)
+        self.adam = torch.optim.Adam([self.logits], lr=self.options.two_softmax_lr)  # moves and is kept with them
 
     def variables(self):
         return [self.logits]
@@ -43,16 +38,3 @@ class TwoSoftmax(LearnedPolicy):
         chosen = torch.stack([draw.index // k, draw.index % k])
         up = torch.zeros_like(self.logits).scatter_add_(1, chosen, advantage.expand(2, -1))
         return [-(up - self.logits.softmax(1) * advantage.sum()) / len(losses)]
-
-    def move(self, gradient):
-        for self.logits.grad in gradient:
-            self.adam.step()
-
-    def state_dict(self):
-        kept = {"logits": self.logits, "counts": self.counts, "adam": adam_state(self.adam)}
-        return {**super().state_dict(), **kept}
-
-    def load_state_dict(self, state):
-        super().load_state_dict(state)
-        self.logits.copy_(state["logits"]), self.counts.copy_(state["counts"])
-        load_adam_state(self.adam, state["adam"])

@@ -264,7 +264,7 @@ class Searcher(ArchLearner):
 
 def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, tries: int = 1000) -> Picks:
     """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws break the limits, the last one is repaired, its slots in random order."""
+    draws break the limits, the one within them with the greatest sum of random numbers."""
     for _ in range(tries):
         picks = tuple(
             tuple(sorted(torch.randperm(len(slot.candidates), generator=generator)[: slot.takes].tolist()))
@@ -272,7 +272,7 @@ def random_picks(slots: tuple[Slot, ...], generator: torch.Generator, limits: Li
         )
         if limits.allow(picks):
             return picks
-    return limits.repaired(picks, torch.randperm(len(slots), generator=generator).tolist())
+    return limits.best([torch.rand(len(slot.candidates), generator=generator).numpy() for slot in slots])
 
 
 def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -> Picks:
@@ -286,6 +286,4 @@ def strongest_picks(slots: tuple[Slot, ...], strength: Tensor, limits: Limits) -
     picks = tuple(tuple(sorted(best[: slot.takes])) for slot, best in zip(slots, order))
     if limits.allow(picks):
         return picks
-    return limits.repaired(
-        limits.best([row.detach().cpu().clamp(min=1e-12).log().numpy() for row in rows]) or limits.witness
-    )
+    return limits.best([row.detach().cpu().clamp(min=1e-12).log().numpy() for row in rows])

@@ -12,8 +12,8 @@ import torch
 from kit.augment import fixed
 from kit.augment.gradient import PolicyGradient
 from kit.augment.kernels import OPERATIONS
-from kit.augment.ops import ALL_OPS, DAAS_OPS, OPS, apply_mixed, apply_op, operations
-from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, Setting, register
+from kit.augment.ops import DAAS_OPS, OPS, apply_mixed, apply_op, operations
+from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register
 from kit.augment.softmax import PairSoftmax
 
 
@@ -24,7 +24,6 @@ def build(
     *,
     flip: bool = True,
     fill: torch.Tensor | None = None,
-    channels: int = 3,
     steps: int = 0,
     config: Any = None,
     **options: Any,
@@ -32,44 +31,24 @@ def build(
     """A policy by name.
 
     image: (H, W), which sets the crop's padding (1/8 of the side, 4 pixels at 32²) and the cutout (half the side, 16 at
-    32²). flip: whether mirrored images keep their label. fill: uint8 [C], the cutout's colour. channels: of the images.
-    steps: of the search stage. config: what has the policy's options as attributes, a `kit.Config`; without it they may
-    be given by name (`tau_lr=0.1`), and the rest take their defaults.
+    32²). flip: whether mirrored images keep their label. fill: uint8 [C], the cutout's colour. steps: of the search
+    stage. config: what has the policy's options as attributes, a `kit.Config`; without it they may be given by name
+    (`tau_lr=0.1`), and the rest take their defaults.
     """
     part, side = AUGMENT[name], min(image)
+    settings = dict(part.settings)
+    cutout = side // 2 if settings.pop("cutout", False) else 0
     if fill is not None:
         fill = fill.to(generator.device)  # once: a copy in every step would wait for the device
-    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=side // 2 if part.make.cutout else 0, fill=fill)
+    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=cutout, fill=fill)
+    basics = basics if settings.pop("basic", True) else Basics()
     config = SimpleNamespace(**options) if config is None else config
-    return part.make.build(Setting(basics, generator, image, channels, steps, config), **part.settings)
+    return part.make(basics, generator, **part.make.given(config, image, steps), **settings)
 
 
-def searched(name: str, operations: str | None = None) -> tuple[str, ...]:
-    """The operations that the policy of this name chooses from, by its option `operations`; () for one that does not
-    learn. Raises KitError for an operation that does not exist.
+def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:
+    """The operations that the policy of this name chooses from, by its option `operations`, which `wanted` is; () for
+    one that does not learn. Raises KitError for an operation that does not exist.
     """
     part = AUGMENT[name]
-    return part.make.searched(operations, **part.settings) if issubclass(part.make, LearnedPolicy) else ()
-
-
-__all__ = [
-    "ALL_OPS",
-    "AUGMENT",
-    "Basics",
-    "DAAS_OPS",
-    "Draw",
-    "LearnedPolicy",
-    "OPERATIONS",
-    "OPS",
-    "PairSoftmax",
-    "Policy",
-    "PolicyGradient",
-    "Setting",
-    "apply_mixed",
-    "apply_op",
-    "build",
-    "fixed",
-    "operations",
-    "register",
-    "searched",
-]
+    return part.make.searched(wanted, part.settings.get("ops")) if part.make.learns else ()

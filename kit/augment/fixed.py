@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from kit.augment.ops import ALL_OPS, OPS
-from kit.augment.policy import Basics, Draw, Policy, Setting, register
+from kit.augment.ops import OPS, operations
+from kit.augment.policy import Basics, Draw, Policy, register
 
 # Learned on CIFAR-10 (Cubuk et al. 2019, Table 7): two (operation, probability, magnitude in ninths of the range) per
 # sub-policy.
 AUTOAUGMENT_CIFAR10 = (
-    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
-    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
-    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
-    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
-    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
-    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
-    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
-    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
-    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
-    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
-    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
-    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
-    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
-    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
-    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
-    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
-    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
-    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
-    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
-    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
-    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
-    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
-    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
-    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)), (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)), (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)), (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)), (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)), (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)), (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)), (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)), (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)), (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)), (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)), (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)), (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
     (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
-)
+)  # fmt: skip
 
 # TrivialAugment's "wide" ranges as multiples of AutoAugment's (Müller & Hutter 2021; torchvision's TrivialAugmentWide).
 WIDE = {
@@ -45,39 +35,27 @@ WIDE = {
     "Posterize": 6 / 4,
     **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.99 / 0.9),
 }
-IDENTITY = ALL_OPS.index("Identity")
+IDENTITY = OPS.index("Identity")
 
 
+@register("none", title="No augmentation", basic=False)
 @register("flip-crop", title="Flip and crop")
+@register("flip-crop-cutout", title="Flip, crop and cutout", cutout=True)
 class NoOps(Policy):
-    """The basics alone."""
+    """The basics alone, if any."""
 
     def draw(self, n: int) -> Draw:
         empty = torch.zeros(n, 0, dtype=torch.int64, device=self.generator.device)
         return self.complete(empty, empty.float())
 
 
-@register("flip-crop-cutout", title="Flip, crop and cutout")
-class NoOpsCutout(NoOps):
-    cutout = True
-
-
-@register("none", title="No augmentation")
-class Unchanged(NoOps):
-    @classmethod
-    def build(cls, at: Setting) -> Unchanged:
-        return cls(Basics(), at.generator)
-
-
-@register("autoaugment", title="AutoAugment")
+@register("autoaugment", title="AutoAugment", cutout=True)
 class AutoAugment(Policy):
     """Each image one of the 25 CIFAR-10 sub-policies, each of its operations with its own probability."""
 
-    cutout = True
-
     def __init__(self, basics: Basics, generator: torch.Generator):
         super().__init__(basics, generator)
-        table = [[(ALL_OPS.index(op), p, level * 10 / 9) for op, p, level in pair] for pair in AUTOAUGMENT_CIFAR10]
+        table = [[(operations().index(op), p, level * 10 / 9) for op, p, level in pair] for pair in AUTOAUGMENT_CIFAR10]
         self.ops, self.chance, self.magnitude = (
             torch.tensor([[e[i] for e in pair] for pair in table], device=generator.device) for i in range(3)
         )
@@ -100,21 +78,19 @@ class RandAugment(Policy):
 
 @register("trivialaugment", title="TrivialAugment")
 class TrivialAugment(Policy):
-    """One of the 14 operations, uniformly, its magnitude on 31 levels of a wide range; translations by up to 32
-    pixels.
-    """
+    """One of the 14 operations, uniformly, its magnitude on 31 levels of a wide range; translations by up to 32 pixels,
+    or by the image's side where that is less."""
 
     def __init__(self, basics: Basics, generator: torch.Generator, image: tuple[int, int]):
         super().__init__(basics, generator)
-        # The paper's 32 pixels would push images of 32 pixels and less out altogether: there, the whole side is the
-        # range (and a hair more, so that float32 does not make 31 of 32).
+        # a hair more than the range, so that float32 does not make 31 pixels of 32
         height, width = (min(32, side) / (150 / 331 * side) * (1 + 1e-6) for side in image)
         wide = WIDE | {"TranslateX": width, "TranslateY": height}
         self.wide = torch.tensor([wide.get(name, 1.0) for name in OPS], device=generator.device)
 
     @classmethod
-    def build(cls, at: Setting) -> TrivialAugment:
-        return cls(at.basics, at.generator, at.image)
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        return {"image": image}
 
     def draw(self, n: int) -> Draw:
         ops = torch.randint(0, len(OPS), (n, 1), generator=self.generator, device=self.generator.device)

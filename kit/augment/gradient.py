@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from kit.augment.ops import ALL_OPS, DAAS_OPS
-from kit.augment.policy import Basics, Draw, LearnedPolicy, Setting, register
-from kit.search.learner import adam_state, load_adam_state
+from kit.augment.ops import DAAS_OPS, OPS
+from kit.augment.policy import Draw, LearnedPolicy, register
 
-IDENTITY = ALL_OPS.index("Identity")
+IDENTITY = OPS.index("Identity")
 
 
 @register(
@@ -28,59 +28,43 @@ class PolicyGradient(LearnedPolicy):
     operation; p [K] of the probability that an operation is applied; δ [K, bins] of its magnitude, 0 to 10.
 
     The reward of a draw is ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩: a transformation whose training gradient points along the validation
-    gradient is reinforced. shared: one draw for the whole batch, as in the paper; else every image draws its own, and
-    the rewards of all of them come from one forward-mode derivative. baseline: compare each reward with the mean of the
-    others' (which adds no bias); it needs a draw for every image.
+    gradient is reinforced. shared: one draw for the whole batch, as in the paper; else every image draws its own, the
+    rewards of all of them come from one forward-mode derivative, and each is compared with the mean of the others',
+    which adds no bias.
     """
 
     needs = frozenset({"val"})
     usual_ops = DAAS_OPS
 
-    def __init__(
-        self,
-        basics: Basics,
-        generator: torch.Generator,
-        *,
-        lr: float,
-        shared: bool = False,
-        baseline: bool = True,
-        betas: tuple[float, float] = (0.5, 0.999),
-        ops: tuple[str, ...] = DAAS_OPS,
-        bins: int = 10,
-    ):
-        super().__init__(basics, generator, ops)
-        device, k = generator.device, len(ops)
-        self.shared, self.baseline, self.bins = shared, baseline and not shared, bins
+    def __init__(self, *at: Any, shared: bool = False, bins: int = 10, **options: Any):
+        super().__init__(*at, **options)
+        k, self.shared, self.bins = len(self.ops), shared, bins
         self.pi, self.apply_logit, self.delta = (
-            torch.zeros(shape, device=device, requires_grad=True) for shape in ((2, k), (k,), (k, bins))
+            torch.zeros(shape, device=self.generator.device, requires_grad=True) for shape in ((2, k), (k,), (k, bins))
         )
-        self.adam = torch.optim.Adam(self.variables(), lr=lr, betas=betas)
+        self.adam = torch.optim.Adam(self.variables(), lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
 
     @classmethod
-    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        return {"lr": options.tau_lr or 1e-2, "shared": getattr(at.config, "policies", 0) > 0}
+    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
+        return {**super().given(config, image, steps), "shared": getattr(config, "policies", 0) > 0}
 
     def variables(self) -> list[Tensor]:
         return [self.pi, self.apply_logit, self.delta]
 
-    @torch.no_grad()
     def probabilities(self) -> Tensor:
         first, second = self.pi.softmax(1)
         return first[:, None] * second
 
-    # ---- drawing ---------------------------------------------------------------------------------
-
     def draw(self, n: int) -> Draw:
-        return self._draw(n, best_magnitude=False)
+        return self._draw(n, 1 if self.shared else n)
 
     def draw_derived(self, n: int) -> Draw:
         """π and p as learned, every operation at its likeliest magnitude; one draw per image."""
-        return self._draw(n, best_magnitude=True)
+        return self._draw(n, n, best_magnitude=True)
 
     @torch.no_grad()
-    def _draw(self, n: int, best_magnitude: bool) -> Draw:
+    def _draw(self, n: int, draws: int, best_magnitude: bool = False) -> Draw:
         g, device, k = self.generator, self.generator.device, len(self.ops)
-        draws = 1 if self.shared and not best_magnitude else n
         place = (self.pi + _gumbel((draws, 2, k), g)).argmax(2)
         applied = torch.rand(draws, 2, generator=g, device=device) < self.apply_logit.sigmoid()[place]
         scores = self.delta[place] + (0.0 if best_magnitude else _gumbel((draws, 2, self.bins), g))
@@ -96,11 +80,9 @@ class PolicyGradient(LearnedPolicy):
         """log p(Γ) of each image's own transformation Γ, two operations in order (eq. 4): float [n], differentiable."""
         place, applied, bins = draw.choices.unbind(2)
         which = torch.stack([self.pi[k].log_softmax(0)[place[:, k]] for k in range(2)], dim=1)
-        on = torch.nn.functional.logsigmoid(self.apply_logit)[place] + self.delta.log_softmax(1)[place, bins]
-        off = torch.nn.functional.logsigmoid(-self.apply_logit)[place]
+        on = logsigmoid(self.apply_logit)[place] + self.delta.log_softmax(1)[place, bins]
+        off = logsigmoid(-self.apply_logit)[place]
         return (which + torch.where(applied.bool(), on, off)).sum(1)
-
-    # ---- learning --------------------------------------------------------------------------------
 
     def gradient(self, draw: Draw, *, rewards: Callable[[], Tensor], **_: object) -> list[Tensor]:
         """∇_γ L_val up to the step length ξ (eq. 13): −mean_k r_k ∇ log p(Γ_k).
@@ -109,36 +91,10 @@ class PolicyGradient(LearnedPolicy):
         """
         self.count(draw)
         r = rewards().to(self.pi.dtype)
-        n = len(r)
-        if self.baseline and n > 1:
-            r = r - (r.sum() - r) / (n - 1)
+        if not self.shared and len(r) > 1:
+            r = r - (r.sum() - r) / (len(r) - 1)
         value = -(r * self.log_probability(draw)).mean()
         return list(torch.autograd.grad(value, self.variables()))
-
-    def move(self, gradient: list[Tensor]) -> None:
-        if not gradient:
-            return
-        for variable, grad in zip(self.variables(), gradient):
-            variable.grad = grad
-        self.adam.step()
-
-    def state_dict(self) -> dict:
-        return {
-            **super().state_dict(),
-            "variables": [v.detach() for v in self.variables()],
-            "counts": self.counts,
-            "adam": adam_state(self.adam),
-        }
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        for variable, value in zip(self.variables(), state["variables"]):
-            variable.copy_(value)
-        self.counts.copy_(state["counts"])
-        load_adam_state(self.adam, state["adam"])
-
-    # ---- for the history -------------------------------------------------------------------------
 
     @torch.no_grad()
     def adopt(self, found: dict) -> None:

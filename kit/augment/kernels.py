@@ -1,7 +1,8 @@
 """The arithmetic of kit's image operations, batched, and the table in which operations stand: `OPERATIONS`.
 
 Pixels are those of torchvision's functional operations on uint8 tensors: the order of roundings matters and is theirs.
-`ops.py` decides which samples go through which operation.
+A magnitude of 10 is the end of AutoAugment's range; where a range goes beyond 10, it goes on linearly. `ops.py` decides
+which samples go through which operation.
 """
 
 from typing import NamedTuple
@@ -20,86 +21,102 @@ class Parameters(NamedTuple):
     sign: Tensor
     center: Tensor
 
-    def take(self, rows: Tensor) -> "Parameters":
-        return Parameters(*(t[rows] for t in self))
+
+def _each(values: Tensor) -> Tensor:
+    """One number for each image, float32 [n, 1, 1, 1]."""
+    return values.float()[:, None, None, None]
 
 
-# ---- tables: (levels float32 [1, 1, 256], images, parameters) → uint8 [n, 1 or C, 256], what each level becomes
+def _to_uint8(values: Tensor) -> Tensor:
+    """Truncated and clamped to [0, 255]; by way of int16, to which float32 converts faster on the CPU."""
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
-def levels_of(images: Tensor) -> Tensor:
-    return torch.arange(256, device=images.device, dtype=torch.float32).view(1, 1, 256)
-
-
-def look_up(images: Tensor, tables: Tensor) -> Tensor:
-    pixels = images.flatten(2)
-    return tables.expand(*pixels.shape[:2], 256).gather(2, pixels.long()).view(images.shape)
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.float()[:, None, None]
+# ---- images: (images uint8 [n, C, H, W], parameters) → images
 
 
 def _factor(p: Parameters) -> Tensor:
     return 1.0 + p.sign * (0.9 * p.magnitude / 10)
 
 
-def _gray(pixels: Tensor) -> Tensor:
-    """Whole gray levels, float32 [n, 1, H*W], of float32 [n, 1 or 3, H*W]."""
-    if pixels.shape[1] == 1:
-        return pixels
-    red, green, blue = pixels.split(1, dim=1)
+def _gray(images: Tensor) -> Tensor:
+    """Whole gray levels, float32 [n, 1, H, W], of 1 or 3 channels."""
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = images.float().split(1, dim=1)
     return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
 
 
-def _to_uint8(values: Tensor) -> Tensor:
-    """Truncated and clamped to [0, 255]."""
-    # by way of int16, which is vectorised on the CPU: float32 -> uint8 is not
-    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
-
-
-def _autocontrast(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    pixels = images.flatten(2)
-    low, high = pixels.amin(2, keepdim=True).float(), pixels.amax(2, keepdim=True).float()
+def _autocontrast(images: Tensor, p: Parameters) -> Tensor:
+    low, high = images.amin((2, 3), keepdim=True).float(), images.amax((2, 3), keepdim=True).float()
     flat = high == low
     scale = torch.where(flat, 1.0, (high - low) * (1.0 / 255))
-    return _to_uint8((levels - torch.where(flat, 0.0, low)) / scale)
+    return _to_uint8((images - torch.where(flat, 0.0, low)) / scale)
 
 
-def _equalize(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
+def _equalize(images: Tensor, p: Parameters) -> Tensor:
     pixels = images.flatten(2).long()
     counts = pixels.new_zeros(*pixels.shape[:2], 256).scatter_add_(2, pixels, torch.ones_like(pixels))
     # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
     cumulative = counts.cumsum(2)
     step = torch.where(cumulative < pixels.shape[2], cumulative, 0).amax(2, keepdim=True) // 255
     table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
-    return torch.where(step == 0, levels, table).to(torch.uint8)
+    return torch.where(step == 0, pixels, table.gather(2, pixels)).to(torch.uint8).view(images.shape)
 
 
-def _posterize(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    step = _column(1 << (4 * p.magnitude / 10).round().int())
-    return _to_uint8((levels / step).floor() * step)
+def _posterize(images: Tensor, p: Parameters) -> Tensor:
+    step = _each(1 << (4 * p.magnitude / 10).round().int())
+    return _to_uint8((images / step).floor() * step)
 
 
-def _solarize(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    return torch.where(levels >= _column(255 * (1 - p.magnitude / 10)), 255 - levels, levels).to(torch.uint8)
+def _solarize(images: Tensor, p: Parameters) -> Tensor:
+    return torch.where(images >= _each(255 * (1 - p.magnitude / 10)), 255 - images, images)
 
 
-def _contrast(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    gray = _gray(images.flatten(2).float()).view(len(images), *images.shape[2:])
+def _color(images: Tensor, p: Parameters) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    return _to_uint8((images * _each(_factor(p))).addcmul_(_gray(images), _each(1 - _factor(p))))
+
+
+def _contrast(images: Tensor, p: Parameters) -> Tensor:
     # Whole numbers: float32 is exact along a row, float64 over the image, whatever the order of summation.
-    mean = gray.sum(2).double().sum(1).div(gray[0].numel())
+    mean = _gray(images).sum(3).double().sum((1, 2)).div(images[0, 0].numel())
     # addcmul rounds product and sum together, as torch's add(alpha=...) does in torchvision; but where that add meets a
     # single number, it rounds twice in an image's last numel() % 16 values: there torchvision may be one level off.
-    return _to_uint8((levels * _column(_factor(p))).addcmul(_column(mean), _column(1 - _factor(p))))
+    return _to_uint8((images * _each(_factor(p))).addcmul(_each(mean), _each(1 - _factor(p))))
 
 
-def _brightness(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    return _to_uint8(levels * _column(_factor(p)))
+def _brightness(images: Tensor, p: Parameters) -> Tensor:
+    return _to_uint8(images * _each(_factor(p)))
 
 
-def _invert(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
-    return (255 - levels).to(torch.uint8)
+def _sharpness(images: Tensor, p: Parameters) -> Tensor:
+    if min(images.shape[2:]) <= 2:
+        return images
+    values = images.short()
+    rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    center = values[:, :, 1:-1, 1:-1]
+    # (8 neighbours + 5 centre) / 13 is never nearer than 1/26 to a half, so any float arithmetic rounds it alike.
+    blurred = total.add_(center, alpha=4).float().mul_(1.0 / 13.0).round_()
+    result = images.clone()
+    result[:, :, 1:-1, 1:-1] = _to_uint8(center.float().addcmul(blurred - center, _each(1 - _factor(p))))
+    return result
+
+
+def square(images: Tensor, center: Tensor, length: Tensor | int) -> Tensor:
+    """Whether a pixel lies in the square of `length` ([n, 1]) around `center` [n, 2] in [0, 1): bool [n, 1, H, W]."""
+    inside = []
+    for side, middle in zip(images.shape[2:], center[:, :, None].unbind(1)):
+        offset = torch.arange(side, device=images.device) - ((middle * side).floor() - length // 2)
+        inside.append((offset >= 0) & (offset < length))
+    return inside[0][:, None, :, None] & inside[1][:, None, None, :]
+
+
+def _cutout(images: Tensor, p: Parameters) -> Tensor:
+    length = (60.0 / 331.0 * min(images.shape[2:]) * p.magnitude / 10).round()[:, None]
+    return images * ~square(images, p.center, length)
 
 
 # ---- matrices: (parameters, height, width) → float64 [n, 2, 3] from output to source, pixels from the image's middle
@@ -108,6 +125,25 @@ def _invert(levels: Tensor, images: Tensor, p: Parameters) -> Tensor:
 def matrix_of(like: Tensor, xx=1.0, xy=0.0, x=0.0, yx=0.0, yy=1.0, y=0.0) -> Tensor:
     entries = [v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (xx, xy, x, yx, yy, y)]
     return torch.stack(entries, 1).view(-1, 2, 3)
+
+
+def warp(images: Tensor, matrix: Tensor) -> Tensor:
+    """Every output pixel takes the nearest source pixel's value, zero where that is outside."""
+    n, channels, height, width = images.shape
+    x = torch.arange(width, device=images.device) - 0.5 * (width - 1)
+    y = (torch.arange(height, device=images.device) - 0.5 * (height - 1))[:, None]
+    column, row = _source(matrix[:, 0], x, y, width), _source(matrix[:, 1], x, y, height)
+    # A border of zeros stands for the outside: cheaper than comparing every coordinate with both ends.
+    index = ((row + 1) * (width + 2) + column + 1).long().view(n, 1, -1)
+    return pad(images, (1, 1, 1, 1)).flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
+
+
+def _source(coefficients: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
+    """Nearest source column (or row) of every output pixel, int32 [n, H, W]; -1 or `side` is outside the image."""
+    # A float64 quotient rounds to the float32 one; in float32 CUDA would multiply by the reciprocal.
+    to_x, to_y, constant = (coefficients.float().double() / (0.5 * side)).float()[:, :, None, None].unbind(1)
+    grid = (x * to_x + y * to_y).add_(constant)
+    return grid.add_(1).mul_(0.5 * side).sub_(0.5).round_().clamp_(-1, side).int()
 
 
 def _rotation(p: Parameters, height: int, width: int) -> Tensor:
@@ -134,99 +170,28 @@ def _pixels(p: Parameters, side: int) -> Tensor:
     return p.sign * (150.0 / 331.0 * side * p.magnitude / 10).floor()
 
 
-def _translate_x(p: Parameters, height: int, width: int) -> Tensor:
-    return matrix_of(p.sign, x=-_pixels(p, width))
-
-
-def _translate_y(p: Parameters, height: int, width: int) -> Tensor:
-    return matrix_of(p.sign, y=-_pixels(p, height))
-
-
-def _source(coefficients: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
-    """Nearest source column (or row) of every output pixel, float32 [n, H, W]; -1 or `side` is outside the image."""
-    # A float64 quotient rounds to the float32 one; in float32 CUDA would multiply by the reciprocal.
-    to_x, to_y, constant = (coefficients.float().double() / (0.5 * side)).float()[:, :, None, None].unbind(1)
-    grid = (x * to_x + y * to_y).add_(constant)
-    return grid.add_(1).mul_(0.5 * side).sub_(0.5).round_().clamp_(-1, side)
-
-
-def warp(images: Tensor, matrix: Tensor) -> Tensor:
-    """Every output pixel takes the nearest source pixel's value, zero where that is outside."""
-    n, channels, height, width = images.shape
-    x = torch.arange(width, device=images.device) - 0.5 * (width - 1)
-    y = (torch.arange(height, device=images.device) - 0.5 * (height - 1))[:, None]
-    column, row = _source(matrix[:, 0], x, y, width), _source(matrix[:, 1], x, y, height)
-    # A border of zeros stands for the outside: cheaper than comparing every coordinate with both ends.
-    index = (row * (width + 2)).add_(column).add_(width + 3).int().long().view(n, 1, -1)
-    return pad(images, (1, 1, 1, 1)).flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
-
-
-# ---- images: (images, parameters) → images
-
-
-def _color(images: Tensor, p: Parameters) -> Tensor:
-    if images.shape[1] == 1:
-        return images
-    pixels, factor = images.flatten(2).float(), _factor(p)
-    return _to_uint8((pixels * _column(factor)).addcmul_(_gray(pixels), _column(1 - factor))).view(images.shape)
-
-
-def _sharpness(images: Tensor, p: Parameters) -> Tensor:
-    if min(images.shape[2:]) <= 2:
-        return images
-    values = images.short()
-    rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
-    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    center = values[:, :, 1:-1, 1:-1]
-    # (8 neighbours + 5 centre) / 13 is never nearer than 1/26 to a half, so any float arithmetic rounds it alike.
-    blurred = total.add_(center, alpha=4).float().mul_(1.0 / 13.0).round_()
-    inner = center.float()
-    inner = inner.addcmul(blurred - inner, (1 - _factor(p)).float()[:, None, None, None])
-    result = images.clone()
-    result[:, :, 1:-1, 1:-1] = _to_uint8(inner)
-    return result
-
-
-def _identity(images: Tensor, p: Parameters) -> Tensor:
-    return images
-
-
-def square(images: Tensor, center: Tensor, length: Tensor | int) -> Tensor:
-    """Whether a pixel lies in the square of `length` ([n, 1]) around `center` [n, 2] in [0, 1): bool [n, 1, H, W]."""
-    inside = []
-    for side, middle in zip(images.shape[2:], center[:, :, None].unbind(1)):
-        offset = torch.arange(side, device=images.device) - ((middle * side).floor() - length // 2)
-        inside.append((offset >= 0) & (offset < length))
-    return inside[0][:, None, :, None] & inside[1][:, None, None, :]
-
-
-def _cutout(images: Tensor, p: Parameters) -> Tensor:
-    length = (60.0 / 331.0 * min(images.shape[2:]) * p.magnitude / 10).round()[:, None]
-    return images * ~square(images, p.center, length)
-
-
 # ---- the table -----------------------------------------------------------------------------------
 
-#: Operations in the order of their indices in a draw. A part's settings: kind ("table", "matrix" or "image": how its
-#: function is called, see the headings above) and signed (whether it looks at the sign).
+#: Operations in the order of their indices in a draw. A part's settings: geometric (its function gives matrices, see
+#: above, else images) and signed (whether it looks at the sign).
 OPERATIONS = Registry("augmentation operation")
 
-for _name, _kind, _signed, _function in (
-    ("AutoContrast", "table", False, _autocontrast),
-    ("Equalize", "table", False, _equalize),
-    ("Rotate", "matrix", True, _rotation),
-    ("Posterize", "table", False, _posterize),
-    ("Solarize", "table", False, _solarize),
-    ("Color", "image", True, _color),
-    ("Contrast", "table", True, _contrast),
-    ("Brightness", "table", True, _brightness),
-    ("Sharpness", "image", True, _sharpness),
-    ("ShearX", "matrix", True, _shear_x),
-    ("ShearY", "matrix", True, _shear_y),
-    ("TranslateX", "matrix", True, _translate_x),
-    ("TranslateY", "matrix", True, _translate_y),
-    ("Identity", "image", False, _identity),
-    ("Invert", "table", False, _invert),
-    ("Cutout", "image", False, _cutout),
+for _name, _geometric, _signed, _function in (
+    ("AutoContrast", False, False, _autocontrast),
+    ("Equalize", False, False, _equalize),
+    ("Rotate", True, True, _rotation),
+    ("Posterize", False, False, _posterize),
+    ("Solarize", False, False, _solarize),
+    ("Color", False, True, _color),
+    ("Contrast", False, True, _contrast),
+    ("Brightness", False, True, _brightness),
+    ("Sharpness", False, True, _sharpness),
+    ("ShearX", True, True, _shear_x),
+    ("ShearY", True, True, _shear_y),
+    ("TranslateX", True, True, lambda p, height, width: matrix_of(p.sign, x=-_pixels(p, width))),
+    ("TranslateY", True, True, lambda p, height, width: matrix_of(p.sign, y=-_pixels(p, height))),
+    ("Identity", False, False, lambda images, p: images),
+    ("Invert", False, False, lambda images, p: 255 - images),
+    ("Cutout", False, False, _cutout),
 ):
-    OPERATIONS.register(_name, kind=_kind, signed=_signed)(_function)
+    OPERATIONS.register(_name, geometric=_geometric, signed=_signed)(_function)

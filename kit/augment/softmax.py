@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kit.augment.ops import OPS
-from kit.augment.policy import Basics, Draw, LearnedPolicy, Setting, register
+from kit.augment.policy import Draw, LearnedPolicy, register
 from kit.errors import KitError
 
 SMALL_OPS = ("ShearX", "ShearY", "TranslateX", "TranslateY")  # DiffAutoML's Table 3
 BRINGS = {"tau_form": {"paper": "paper"}, "tau_lr": {"paper": 1e-5}}
 MOMENTUM, POWER = 0.9, 0.99  # of the moving averages of the gradient and of its squared length
+DECAY = 5e-4
 SHRINK = 1 - torch.linspace(0, 1, 33).square()  # factors that are tried where τ has gone too far
 
 
@@ -24,13 +24,11 @@ SHRINK = 1 - torch.linspace(0, 1, 33).square()  # factors that are tried where �
 class PairSoftmax(LearnedPolicy):
     """τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0, 10].
 
-    Every sample draws its own pair by Gumbel-max and its own two magnitudes. τ climbs the expected training loss.
-
-    form: "score", the score-function gradient with a leave-one-out baseline, which is unbiased; "paper", eq. 2 as
-    printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. reach: how
-    far from uniform τ may go, as KL divergence in nats; it never goes farther. steps: in which it can go there. lr:
-    given, τ moves by plain SGD with momentum and weight decay (as DHA prints it) instead of steps of equal length.
-    entropy: weight of the entropy of p, in the unit of the loss. ops: names of operations; K = len(ops).
+    Every sample draws its own pair by Gumbel-max and its own two magnitudes. τ climbs the expected training loss: by
+    tau_form="score", the score-function gradient with a leave-one-out baseline, which is unbiased; by "paper", eq. 2 as
+    printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. It takes
+    steps of equal length, such that it can go just tau_reach far in its steps, or with tau_lr plain SGD with momentum
+    and weight decay, as DHA prints it; farther than tau_reach it never goes.
     """
 
     class Options(LearnedPolicy.Options):
@@ -42,38 +40,20 @@ class PairSoftmax(LearnedPolicy):
         )
         tau_entropy: float = Field(0.05, ge=0, description="weight of the policy's entropy beside the loss")
 
-    def __init__(
-        self,
-        basics: Basics,
-        generator: torch.Generator,
-        *,
-        lr: float | None = None,
-        form: str = "score",
-        reach: float = 1.0,
-        entropy: float = 0.0,
-        steps: int = 100,
-        weight_decay: float = 5e-4,
-        ops: tuple[str, ...] = OPS,
-    ):
-        super().__init__(basics, generator, ops)
-        if reach >= 2 * math.log(len(ops)):
+    def __init__(self, *at: Any, **options: Any):
+        super().__init__(*at, **options)
+        k, reach, device = len(self.ops), self.options.tau_reach, self.generator.device
+        if reach >= 2 * math.log(k):
             raise KitError(
-                f"tau_reach={reach:g} is not below log {len(ops) ** 2} = {2 * math.log(len(ops)):.2f}, the distance "
-                "of one "
-                f"pair of {len(ops)} operations from uniform: nothing would bound τ; use tau_reach=1"
+                f"tau_reach={reach:g} is not below log {k**2} = {2 * math.log(k):.2f}, the distance of one pair of {k} "
+                "operations from uniform: nothing would bound τ; use tau_reach=1"
             )
-        self.tau = torch.zeros(len(ops), len(ops), device=generator.device)
-        self.velocity, self.power = torch.zeros_like(self.tau), self.tau.new_zeros(())
-        self.updates = 0
-        self.lr, self.form, self.reach, self.entropy, self.weight_decay = lr, form, reach, entropy, weight_decay
+        self.tau = torch.zeros(k, k, device=device)
+        self.velocity = torch.zeros_like(self.tau)
+        self.power, self.updates = torch.zeros((), device=device), 0
         # near uniform the KL divergence of logits τ is ‖τ‖² / 2 K²: a straight path of this step goes just as far
-        self.step = math.sqrt(2 * reach) * len(ops) / max(1, steps)
-        self.shrink = SHRINK.to(generator.device)
-
-    @classmethod
-    def chosen(cls, at: Setting, options: Any) -> dict[str, Any]:
-        how = {"form": options.tau_form, "reach": options.tau_reach, "entropy": options.tau_entropy}
-        return {"lr": options.tau_lr, "steps": at.steps, **how}
+        self.step = math.sqrt(2 * reach) * k / max(1, self.steps)
+        self.shrink = SHRINK.to(device)
 
     def variables(self) -> list[Tensor]:
         return [self.tau]
@@ -93,22 +73,16 @@ class PairSoftmax(LearnedPolicy):
         """Of what τ descends, float [K, K]: minus the expected loss of the drawn pairs, minus the weighted entropy."""
         self.count(draw)
         p = self.probabilities().flatten()
-        climbed = self._as_printed(p, draw.index, losses) if self.form == "paper" else _score(p, draw.index, losses)
+        climbed = (_as_printed if self.options.tau_form == "paper" else _score)(p, draw.index, losses.to(p.dtype))
         by_entropy = -p * (p.log() - torch.dot(p, p.log()))  # of H(p)
-        return [-(climbed + self.entropy * by_entropy).view_as(self.tau)]
-
-    @staticmethod
-    def _as_printed(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
-        """Of Σ_k p_k L_k (eq. 2): with c_T the sum of the losses that drew T, it is p ∘ (c − ⟨c, p⟩)."""
-        c = torch.zeros_like(p).scatter_add_(0, index, losses.to(p.dtype))
-        return p * (c - torch.dot(c, p))
+        return [-(climbed + self.options.tau_entropy * by_entropy).view_as(self.tau)]
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
         for g in gradient:
-            if self.lr is not None:
-                self.velocity.mul_(MOMENTUM).add_(g + self.weight_decay * self.tau)
-                self.tau.sub_(self.lr * self.velocity)
+            if self.options.tau_lr is not None:
+                self.velocity.mul_(MOMENTUM).add_(g + DECAY * self.tau)
+                self.tau.sub_(self.options.tau_lr * self.velocity)
             else:
                 self.updates += 1
                 self.velocity.lerp_(g, 1 - MOMENTUM)
@@ -122,16 +96,16 @@ class PairSoftmax(LearnedPolicy):
         centred = self.tau.flatten() - self.tau.mean()
         p = (self.shrink[:, None] * centred).softmax(1)
         kl = (p * p.clamp(min=1e-30).log()).sum(1) + math.log(p.shape[1])
-        self.tau.mul_(self.shrink[(kl <= self.reach).int().argmax()])
+        self.tau.mul_(self.shrink[(kl <= self.options.tau_reach).int().argmax()])
 
     def state_dict(self) -> dict:
-        kept = {"tau": self.tau, "velocity": self.velocity, "power": self.power, "counts": self.counts}
-        return {**super().state_dict(), **kept, "updates": self.updates}
+        kept = {"velocity": self.velocity, "power": self.power, "updates": self.updates}
+        return {**super().state_dict(), **kept}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        for name in ("tau", "velocity", "power", "counts"):
-            getattr(self, name).copy_(state[name])
+        self.velocity.copy_(state["velocity"])
+        self.power.copy_(state["power"])
         self.updates = state["updates"]
 
     def adopt(self, found: dict) -> None:
@@ -139,8 +113,14 @@ class PairSoftmax(LearnedPolicy):
         self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
 
 
+def _as_printed(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
+    """Of Σ_k p_k L_k (eq. 2): with c_T the sum of the losses that drew T, it is p ∘ (c − ⟨c, p⟩)."""
+    c = torch.zeros_like(p).scatter_add_(0, index, losses)
+    return p * (c - torch.dot(c, p))
+
+
 def _score(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
     """Unbiased for ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − the others' mean loss) ∇ log p(T_k)."""
-    n, losses = len(losses), losses.to(p.dtype)
+    n = len(losses)
     advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
     return torch.zeros_like(p).scatter_add_(0, index, advantage) - p * advantage.sum()

@@ -22,8 +22,8 @@ from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator
 from kit.search.step import Learners, TwoLevelOptions
 from kit.space import SPACES, Network, Picks, latency
+from kit.space.layers import synchronize
 from kit.space.limits import Limits, Target
-from kit.space.operations import synchronize
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 PARTS = ("net", "arch", "augment", "hyper", "sgd")
@@ -229,9 +229,8 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         limits = _limits(plan, plan.network(full=True))
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
-        # the limits were checked by the table's prediction: a child whose measured latency breaks them is repaired
-        chosen = limits.settle(lambda: limits.repaired(picks)) if picks else _given(plan.config, supernet, limits)
-        if not limits.confirm(chosen):
+        chosen = picks or _given(plan.config, supernet, limits)
+        if not limits.allow(chosen):
             raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
         torch.manual_seed(seed)
         net = plan.network(genotype=supernet.spec(chosen).get("genotype"))
@@ -262,8 +261,7 @@ def _limits(plan: Plan, deployed: Network) -> Limits:
 
 def _given(config: Config, net: Network, limits: Limits) -> Picks:
     if config.arch == "random":
-        chance = generator(config.seed, "random/α")
-        return limits.settle(lambda: random_picks(net.slots, chance, limits))
+        return random_picks(net.slots, generator(config.seed, "random/α"), limits)
     return net.picks_of(read_genotype(config)) if net.slots else ()
 
 
@@ -295,7 +293,6 @@ def _policy(plan: Plan) -> Policy:
         plan.sets.size,
         flip=plan.sets.flip,
         fill=(normalization(plan.sets.train)[0] * 255).round().to(torch.uint8),
-        channels=plan.sets.channels,
         steps=plan.horizon,
         config=config,
     )

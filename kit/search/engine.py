@@ -21,8 +21,7 @@ from kit.search.evaluate import score, write_failure, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive
 from kit.search.step import STEPS
 from kit.space import Picks
-from kit.space.layers import keep_freed
-from kit.space.operations import average_statistics, norms
+from kit.space.layers import average_statistics, keep_freed, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")

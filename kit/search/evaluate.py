@@ -11,7 +11,7 @@ import torch
 from kit import data
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
-from kit.space.operations import average_statistics
+from kit.space.layers import average_statistics
 
 if TYPE_CHECKING:
     from kit.search.engine import Search

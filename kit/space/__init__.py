@@ -55,17 +55,3 @@ def outline(space: str, **settings: Any) -> Network:
         few["cells"] = 1 + (2 if settings.get("reductions") is None else settings["reductions"])
     with torch.device("meta"):
         return build(space, 2, (3, 96, 96), **{**settings, **few, "genotype": None})
-
-
-__all__ = [
-    "CELL_OPS",
-    "DARTS_V2",
-    "SPACES",
-    "CellNetwork",
-    "Child",
-    "ChoiceNetwork",
-    "Cost",
-    "MobileNetwork",
-    "Network",
-]
-__all__ += ["Picks", "Slot", "WideResNet", "build", "outline", "picks_of", "register"]

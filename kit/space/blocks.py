@@ -12,17 +12,14 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.child import picked
+from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm
 from kit.space.network import Child, Network, Picks, Slot, checked_reductions, mixture, register
-from kit.space.operations import DepthwiseConv, batch_norm
 
 
 class BlockStage(NamedTuple):
-    """Blocks of one width, as a multiple of `channels`; share: of all blocks; halves: the first may halve the
-    resolution."""
-
-    width: float
-    share: int
-    halves: bool = True
+    width: float  # a multiple of `channels`
+    share: int  # of all blocks
+    halves: bool = True  # whether the first block may halve the resolution
 
 
 def shares(blocks: int, weights: Sequence[int]) -> list[int]:
@@ -49,11 +46,10 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. stem: "small" (stride 1, below 128 pixels)
-    or "imagenet" (stride 2). Raises KitError for blocks and reductions that the space or the image is too small for.
+    or "imagenet" (stride 2). Raises KitError for what the space or the image is too small for.
 
-    A child that picks several candidates of a block gets the sum of their outputs, each times its gate. BatchNorms
-    train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates are not
-    absorbed, and the estimators of these spaces have gates of 1.
+    BatchNorms train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates
+    are not absorbed, and the estimators of these spaces have gates of 1.
     """
 
     labels: tuple[str, ...]
@@ -85,18 +81,18 @@ class BlockNetwork(Network):
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
         self.stem, c = self.build_stem(2 if self.stem_kind == "imagenet" else 1)
-        self.blocks, self.strides, slots = nn.ModuleList(), [], iter(self.slots)
+        self.strides = []  # of each block: channels in and out, stride
         for i, (stage, count) in enumerate(zip(stages, counts)):
             for b in range(count):
                 stride = 2 if b == 0 and i in halving[len(halving) - self.reductions :] else 1
                 self.strides.append((c, rounded(stage.width * channels), stride))
-                offer = [label for label, _ in next(slots).candidates]
-                self.blocks.append(
-                    nn.ModuleDict({label: self.build_block(label, *self.strides[-1]) for label in offer})
-                )
                 c = self.strides[-1][1]
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
+            for slot, size in zip(self.slots, self.strides)
+        )
         c_head = self.head_width(c)
-        self.head, self.classifier = conv_norm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
+        self.head, self.classifier = ConvNorm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
         for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.eps = self.eps
 
@@ -108,7 +104,7 @@ class BlockNetwork(Network):
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         """Module and the channels that it gives."""
         c = rounded(self.channels / 4, least=8)
-        return conv_norm(self.image[0], c, 3, stride, self.activation()), c
+        return ConvNorm(self.image[0], c, 3, stride, self.activation()), c
 
     def head_width(self, c: int) -> int:
         """Channels of the head, for c of the last stage."""
@@ -132,7 +128,6 @@ class BlockNetwork(Network):
         return [self.stem, *blocks, self.head, self.classifier]
 
     def genotype(self, picks: Picks) -> dict[str, list[str]]:
-        """{"blocks": the picked candidate's name for every block}."""
         return {"blocks": [slot.candidates[c][0] for slot, (c,) in zip(self.slots, picks)]}
 
     def picks_of(self, genotype: Any) -> Picks:
@@ -156,35 +151,23 @@ class BlockNetwork(Network):
         return {"blocks": list(zip(nodes, nodes[1:], names))}
 
 
-# ---- layers --------------------------------------------------------------------------------------
-
-
-def conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1, *activation: nn.Module) -> nn.Sequential:
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, batch_norm(c_out), *activation)
-
-
 def depthwise(c: int, kernel: int, stride: int, *activation: nn.Module) -> nn.Sequential:
     return nn.Sequential(DepthwiseConv(c, kernel, stride), batch_norm(c), *activation)
 
 
 def shuffle(left: Tensor, right: Tensor) -> Tensor:
-    """Concatenate along the channels and let those of the two halves take turns (ShuffleNetV2's channel shuffle).
-
-    By way of the channels-last view: a shuffle of [N, C, H, W] would leave the layout that the convolutions run in.
-    """
-    if left.shape[1] == right.shape[1]:  # both at once, one copy
-        return torch.stack((left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)), dim=4).flatten(3).permute(0, 3, 1, 2)
-    both = torch.cat((left, right), dim=1).permute(0, 2, 3, 1)
-    return both.unflatten(3, (2, -1)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
+    """Concatenate along the channels and let those of the two halves take turns (ShuffleNetV2's channel shuffle), in
+    the channels-last view, which is the layout that the convolutions run in."""
+    left, right = left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)
+    if left.shape[3] == right.shape[3]:  # in one copy
+        return torch.stack((left, right), dim=4).flatten(3).permute(0, 3, 1, 2)
+    return torch.cat((left, right), dim=3).unflatten(3, (2, -1)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
 
 
 class ShuffleUnit(nn.Module):
-    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] to [N, c_out, H/stride, W/stride].
-
-    Where nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes
-    two branches, of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's stage 1).
-    """
+    """A ShuffleNetV2 unit (Ma et al. 2018, Fig. 3c and d): [N, c_in, H, W] to [N, c_out, H/stride, W/stride]. Where
+    nothing changes in size, half of the channels pass by and the other half is transformed; else the input takes two
+    branches, of which the projection keeps its channels as far as they fit (16 + 48 = 64 in the paper's stage 1)."""
 
     def __init__(self, label: str, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -194,24 +177,19 @@ class ShuffleUnit(nn.Module):
         c_left = c if self.passes else min(c_in, c)
         c_right = c_in - c_left if self.passes else c_in
         if xception:  # three depthwise-separable convolutions, the stride on the first
-            widths = ((c_right, c), (c, c), (c, c_out - c_left))
-            pairs = [
-                (depthwise(i, 3, stride if k == 0 else 1), conv_norm(i, o, 1, 1, nn.ReLU()))
-                for k, (i, o) in enumerate(widths)
-            ]
+            widths = ((c_right, c, stride), (c, c, 1), (c, c_out - c_left, 1))
+            pairs = [(depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU())) for i, o, s in widths]
             main = [layer for pair in pairs for layer in pair]
         else:
-            main = [conv_norm(c_right, c, 1, 1, nn.ReLU()), depthwise(c, kernel, stride)]
-            main.append(conv_norm(c, c_out - c_left, 1, 1, nn.ReLU()))
+            main = [ConvNorm(c_right, c, 1, 1, nn.ReLU()), depthwise(c, kernel, stride)]
+            main.append(ConvNorm(c, c_out - c_left, 1, 1, nn.ReLU()))
         self.main = nn.Sequential(*main)
         if not self.passes:
-            self.projection = nn.Sequential(depthwise(c_in, kernel, stride), conv_norm(c_in, c_left, 1, 1, nn.ReLU()))
+            self.projection = nn.Sequential(depthwise(c_in, kernel, stride), ConvNorm(c_in, c_left, 1, 1, nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.passes:
-            left, right = x.chunk(2, dim=1)
-            return shuffle(left, self.main(right))
-        return shuffle(self.projection(x), self.main(x))
+        left, right = x.chunk(2, dim=1) if self.passes else (self.projection(x), x)
+        return shuffle(left, self.main(right))
 
 
 @register(
@@ -227,8 +205,7 @@ class ShuffleUnit(nn.Module):
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
-    and 10 C, the stem's C / 4 (at least 8), the head's 16 C, each rounded to a multiple of 4. Paper: 20 blocks, 4, 4, 8
-    and 4 to the stages.
+    and 10 C, the stem's C / 4 (at least 8), the head's 16 C. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
 
     The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage)
     has no scale of its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.

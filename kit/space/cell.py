@@ -5,7 +5,7 @@ section 2a).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -14,20 +14,11 @@ from torch.nn import functional as F
 
 from kit.errors import KitError
 from kit.space.child import picked
-from kit.space.layers import dense_gradient
-from kit.space.network import Child, DropPath, Network, Picks, Slot, checked_reductions, register
-from kit.space.operations import (
-    OPERATIONS,
-    ConvNorm,
-    FactorizedReduce,
-    batch_norm,
-    gated,
-    last_norm,
-    norms,
-)
+from kit.space.layers import ConvNorm, dense_gradient, gated, last_norm, norms
+from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, register
+from kit.space.operations import OPERATIONS, FactorizedReduce
 
-NODES = 4
-INPUTS = 2
+NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
@@ -42,19 +33,14 @@ DARTS_V2: Genotype = {
 
 
 def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:
-    """The nodes of both kinds of cells; of a node's candidates, index = number of operations · edge + operation."""
+    """The nodes of both kinds of cells."""
     nodes = [tuple((op, edge) for edge in range(INPUTS + node) for op in operations) for node in range(NODES)]
     return tuple(Slot(f"{kind}/{node}", nodes[node], 2) for kind in KINDS for node in range(NODES))
 
 
-def reduction_positions(cells: int, reductions: int) -> list[int]:
-    """Cells of stride 2: at 1/3 and 2/3 of the depth for the usual two (DARTS)."""
-    return [(i + 1) * cells // (reductions + 1) for i in range(reductions)]
-
-
 class Cell(nn.Module):
-    """kind: normal or reduce. channels: of the two cells before, and of this cell's nodes. halved: the cell before the
-    last has twice the resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
+    """channels: of the two cells before, and of this cell's nodes. halved: the cell before the last has twice the
+    resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
     def __init__(
         self,
@@ -66,41 +52,38 @@ class Cell(nn.Module):
     ):
         super().__init__()
         c_before, c_last, c = channels
-        self.stride = 2 if kind == "reduce" else 1
-        self.first_slot = NODES * KINDS.index(kind)
-        self.slots = slots[self.first_slot : self.first_slot + NODES]
+        self.first_slot, self.slots = NODES * KINDS.index(kind), slots
+        self.mine = range(self.first_slot, self.first_slot + NODES)
         self.before = FactorizedReduce(c_before, c) if halved else ConvNorm(c_before, c)
         self.last = ConvNorm(c_last, c)
         self.ops = nn.ModuleDict()
-        for node, slot in enumerate(self.slots):
-            for op, edge in slot.candidates:
-                self.ops[f"{node}-{edge}-{op}"] = build[op](c, self.stride if edge < INPUTS else 1)
+        for node, slot in enumerate(self.mine):
+            for op, edge in slots[slot].candidates:
+                self.ops[f"{node}-{edge}-{op}"] = build[op](c, 2 if kind == "reduce" and edge < INPUTS else 1)
 
-    def operation(self, node: int, candidate: int) -> tuple[nn.Module, str, int]:
-        op, edge = self.slots[node].candidates[candidate]
-        return self.ops[f"{node}-{edge}-{op}"], op, edge
+    def operation(self, slot: int, candidate: int) -> tuple[nn.Module, str, int]:
+        op, edge = self.slots[slot].candidates[candidate]
+        return self.ops[f"{slot - self.first_slot}-{edge}-{op}"], op, edge
 
     def picked(self, picks: Picks) -> list[nn.Module]:
-        mine = picks[self.first_slot : self.first_slot + NODES]
-        return [self.operation(node, candidate)[0] for node, chosen in enumerate(mine) for candidate in chosen]
+        return [self.operation(slot, candidate)[0] for slot in self.mine for candidate in picks[slot]]
 
     def forward(
-        self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: DropPath
+        self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: Callable
     ) -> Tensor:
         """before, last: the two cells' outputs, rectified."""
         states = [self.before(before), self.last(last)]
         rectified: dict[int, Tensor] = {}
-        for node in range(NODES):
-            slot, output = self.first_slot + node, None
+        for slot in self.mine:
+            outputs = []
             for k, candidate in enumerate(picks[slot]):
-                operation, name, edge = self.operation(node, candidate)
+                operation, name, edge = self.operation(slot, candidate)
                 if operation.reads_relu and edge not in rectified:
                     rectified[edge] = F.relu(states[edge])
                 x = rectified[edge] if operation.reads_relu else states[edge]
                 y = operation(x) if gates[slot] is None else gated(operation, x, gates[slot][k])
-                y = y if name == "skip_connect" else drop(y)
-                output = y if output is None else output + y
-            states.append(dense_gradient(output))
+                outputs.append(y if name == "skip_connect" else drop(y))
+            states.append(dense_gradient(reduce(torch.add, outputs)))
         return torch.cat(states[INPUTS:], dim=1)
 
 
@@ -116,24 +99,19 @@ class AuxiliaryHead(nn.Sequential):
 def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, bool]:
     """Modules (their outputs feed the first cell), their channels, and whether the second halves the resolution."""
     if kind == "small":
-        conv = nn.Conv2d(image_channels, 3 * c, 3, 1, 1, bias=False)
-        return nn.ModuleList([nn.Sequential(conv, batch_norm(3 * c))]), 3 * c, False
-    first = nn.Conv2d(image_channels, c // 2, 3, 2, 1, bias=False), batch_norm(c // 2), nn.ReLU()
-    second = nn.Conv2d(c // 2, c, 3, 2, 1, bias=False), batch_norm(c)
-    return nn.ModuleList([nn.Sequential(*first, *second), ConvNorm(c, c, 3, 2)]), c, True
+        return nn.ModuleList([ConvNorm(image_channels, 3 * c, 3)]), 3 * c, False
+    first = nn.Sequential(*ConvNorm(image_channels, c // 2, 3, 2), nn.ReLU(), *ConvNorm(c // 2, c, 3, 2))
+    return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
 
 
 @register("cell", title="DARTS cells")
 class CellNetwork(Network):
-    """Stem, cells, global pool, classifier.
-
-    channels: C of the first cell. reductions: how many cells halve the resolution. In the supernet the operations'
-    affine parts rest until their node freezes. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. Raises
-    KitError for what does not fit into the image.
+    """Stem, cells, global pool, classifier. channels: C of the first cell. reductions: how many cells halve the
+    resolution. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. In the supernet the operations' affine parts
+    rest until their node freezes. Raises KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
-    takes (channels, stride, trained) and gives an `Operation` of `kit.space.operations` that ends in a
-    `batch_norm(channels, trained)`.
+    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`.
     """
 
     space = "cell"
@@ -165,7 +143,8 @@ class CellNetwork(Network):
         self._build_cells(c_stem, halved, trained=genotype is not None)
 
     def _build_cells(self, c_last: int, halved: bool, trained: bool) -> None:
-        positions = reduction_positions(self.cell_count, self.reductions)
+        # at 1/3 and 2/3 of the depth for the usual two (DARTS)
+        positions = [(i + 1) * self.cell_count // (self.reductions + 1) for i in range(self.reductions)]
         c_before, c = c_last, self.channels
         self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
         build = {name: partial(make, trained=trained) for name, make in self.operations.items()}
@@ -183,18 +162,17 @@ class CellNetwork(Network):
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
         before = self.stem[0](x).relu_()
         last = self.stem[1](before).relu_() if len(self.stem) > 1 else before
-        drop, auxiliary = self.drop_paths(), None
+        dropped = partial(drop, p=self.drop_path if self.training else 0.0, generator=self.generator, whole=True)
+        auxiliary = None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
         gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
-            output = cell(before, last, child.picks, gates, drop)
+            output = cell(before, last, child.picks, gates, dropped)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
             before, last = last, output.relu_() if i + 1 < len(self.cells) else output
             if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
-
-    # ---- the child -------------------------------------------------------------------------------
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         modules: list[nn.Module] = [*self.stem]
@@ -202,19 +180,16 @@ class CellNetwork(Network):
             modules += [cell.before, cell.last, *cell.picked(picks)]
         return [*modules, *self.head.values(), self.classifier]
 
+    @torch.no_grad()
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
-        for cell in self.cells:
-            node = slot - cell.first_slot
-            for k, candidate in enumerate(picks if 0 <= node < NODES else ()):
-                operation = cell.operation(node, candidate)[0]
-                for norm in norms(operation):
-                    norm.weight.requires_grad_(True)
-                    norm.bias.requires_grad_(True)
+        for cell in (cell for cell in self.cells if slot in cell.mine):
+            for k, candidate in enumerate(picks):
+                operation = cell.operation(slot, candidate)[0]
+                for parameter in (p for norm in norms(operation) for p in norm.parameters()):
+                    parameter.requires_grad_(True)
                 if gate is not None:
-                    with torch.no_grad():
-                        last_norm(operation).weight.mul_(gate[k])
-                        last_norm(operation).bias.mul_(gate[k])
-        self.forget_parameters()
+                    for parameter in last_norm(operation).parameters():
+                        parameter.mul_(gate[k])
 
     def genotype(self, picks: Picks) -> Genotype:
         """{"normal": four nodes of two [operation, input], "reduce": …}; inputs 0 and 1 are the two cells before."""
@@ -238,10 +213,8 @@ class CellNetwork(Network):
 
 def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks:
     """The genotype as candidate indices in these slots (None: those of the space "cell"). Raises KitError."""
-    nodes = []
-    for kind in KINDS:
-        mine = genotype.get(kind) if isinstance(genotype, Mapping) else None
-        if not isinstance(mine, (list, tuple)) or len(mine) != NODES:
-            raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
-        nodes += mine
+    cells = [genotype.get(kind) for kind in KINDS] if isinstance(genotype, Mapping) else []
+    if not cells or any(not isinstance(cell, (list, tuple)) or len(cell) != NODES for cell in cells):
+        raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
+    nodes = [node for cell in cells for node in cell]
     return tuple(picked(slot, entries) for slot, entries in zip(slots or cell_slots(), nodes, strict=True))

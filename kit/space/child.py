@@ -10,11 +10,10 @@ from torch import Tensor
 
 from kit.errors import KitError
 
-Picks = tuple[tuple[int, ...], ...]
+Picks = tuple[tuple[int, ...], ...]  # for each slot the chosen candidates' indices
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """One architectural decision: a child takes `takes` of the candidates, which are (operation, input edge) pairs."""
 
     name: str
@@ -31,11 +30,10 @@ def everything(slots: Iterable[Slot]) -> Picks:
 class Child:
     """An architecture, and how the learner weighs its operations.
 
-    picks: for each slot the chosen candidates' indices; a mixture (DARTS, SNAS) may pick any number of them. gates: for
-    each slot a float tensor [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that
-    require grad receive ∂L/∂gate in the backward pass. unit: every gate is exactly 1 and is there for its gradient
-    alone (DSNAS, hard Gumbel with straight-through), so that nothing has to be multiplied. memory: what the learner
-    that drew the child keeps of the draw.
+    picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
+    [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that require grad receive ∂L/∂gate
+    in the backward pass. unit: every gate is exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with
+    straight-through), so that nothing has to be multiplied. memory: what the learner keeps of the draw.
     """
 
     picks: Picks
@@ -53,14 +51,10 @@ class Child:
 
 
 class Cost(NamedTuple):
-    """Trainable parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
+    """Parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
 
     params: int
     macs: int
-
-    @classmethod
-    def total(cls, costs: Iterable[Cost]) -> Cost:
-        return cls(*map(sum, zip((0, 0), *costs)))
 
 
 def picked(slot: Slot, entries: Any) -> tuple[int, ...]:

@@ -38,25 +38,20 @@ class WideResNet(Network):
     def __init__(self, classes: int, image: tuple[int, int, int], depth: int, width: int):
         super().__init__(classes, image)
         if min(image[1:]) < 8:
-            raise KitError(
-                f"WRN-{depth}-{width} halves the image twice and needs 8×8 pixels or more, got {image[1]}×{image[2]}"
-            )
+            raise KitError(f"WRN-{depth}-{width} needs 8×8 pixels or more, got {image[1]}×{image[2]}: set image_size=8")
         layers: list[nn.Module] = [nn.Conv2d(image[0], 16, 3, 1, 1, bias=False)]
-        c = 16
-        for group, c_out in enumerate((16 * width, 32 * width, 64 * width)):
-            for block in range((depth - 4) // 6):
-                layers.append(WideBlock(c, c_out, 2 if group and block == 0 else 1))
-                c = c_out
+        c, blocks = 16, (depth - 4) // 6
+        for group in range(3):
+            c_out = 16 * 2**group * width
+            layers += [WideBlock(c, c_out, 2 if group else 1), *(WideBlock(c_out, c_out, 1) for _ in range(blocks - 1))]
+            c = c_out
         layers += [nn.BatchNorm2d(c), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, classes)]
         self.layers = nn.Sequential(*layers)
         for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
-        *trunk, classifier = self.layers
-        for layer in trunk:
-            x = layer(x)
-        return classifier(self.drop_features(x)), None
+        return self.layers[-1](self.drop_features(self.layers[:-1](x))), None
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         return [self.layers]

@@ -1,31 +1,32 @@
-"""Layers of the spaces in plain torch; training on the CPU goes through `kit.fast` where that room is there."""
+"""Layers of the spaces in plain torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`
+where that room is there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kit.search import ranks as distributed
+
 try:
-    from kit.fast import (
-        average_pool,
-        dense_gradient,
-        depthwise,
-        keep_freed,
-        max_pool,
-        pixels_at_once,
-        wide_batch_norm,
-    )
+    from kit import fast
 except ImportError:
-    FAST = False
+    fast = None
+FAST = fast is not None
 
-    def dense_gradient(x: Tensor) -> Tensor:
-        return x
 
-    def keep_freed() -> None:
-        pass
-else:
-    FAST = True
+def dense_gradient(x: Tensor) -> Tensor:
+    """x, whose gradient arrives in one piece of memory."""
+    return fast.dense_gradient(x) if FAST else x
+
+
+def keep_freed() -> None:
+    """Let the process keep memory that it has freed, for the next step."""
+    if FAST:
+        fast.keep_freed()
 
 
 def by_kernels(x: Tensor, *weights: Tensor) -> bool:
@@ -35,9 +36,7 @@ def by_kernels(x: Tensor, *weights: Tensor) -> bool:
 
 
 class DepthwiseConv(nn.Conv2d):
-    """Depthwise k×k, k odd, "same" padding, stride 1 or 2, without bias: [N, C, H, W] → [N, C, ceil(H/stride),
-    ceil(W/stride)].
-    """
+    """k×k, k odd, "same" padding, stride 1 or 2, no bias: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)]."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1):
         padding = dilation * (kernel - 1) // 2
@@ -49,28 +48,25 @@ class DepthwiseConv(nn.Conv2d):
             # every tap falls on an even row and column: a plain convolution on a quarter of the pixels
             x, stride, dilation, padding = dense_gradient(x.view_as(x))[:, :, ::2, ::2], 1, 1, padding // 2
         if by_kernels(x, self.weight):
-            return depthwise(x, self.weight, stride, dilation)
+            return fast.depthwise(x, self.weight, stride, dilation)
         return F.conv2d(x, self.weight, None, stride, padding, dilation, self.groups)
 
 
 class GatedNorm(nn.BatchNorm2d):
-    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part.
-
-    gate · BN(x) as a product of its own would keep BN(x) in memory for the backward pass and take a pass over it; here
-    the gate's gradient is the affine weight's, summed. An affine part that does not train still holds its initial
-    values, 1 and 0, so that the gate takes its place.
+    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part, which
+    takes neither a pass nor memory. An affine part that does not train still holds 1 and 0: the gate takes its place.
     """
 
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
-        k = pixels_at_once(x) if fast else 1
+        kernels = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
+        k = fast.pixels_at_once(x) if kernels else 1
         if k == 1 and self.gate is None:
             return super().forward(x)
         weight, bias = self.gated_affine()
         if k > 1:
-            y, mean, var = wide_batch_norm(x, weight, bias, k, self.eps)
+            y, mean, var = fast.wide_batch_norm(x, weight, bias, k, self.eps)
             self.track(mean, var, x.numel() // x.shape[1])
             return y
         tracked = self.training and self.track_running_stats
@@ -88,15 +84,12 @@ class GatedNorm(nn.BatchNorm2d):
         return self.gate.expand_as(self.weight).contiguous(), self.bias
 
     def _factor(self) -> float:
-        self.num_batches_tracked.add_(1)
-        # None: a plain average over batches, as in torch
+        self.num_batches_tracked.add_(1)  # momentum None: a plain average over batches, as in torch
         return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Move the running statistics toward a batch's mean and biased variance, both [C], over n values per
-        channel.
-        """
+        """Move the running statistics toward a batch's mean and biased variance [C], over n values per channel."""
         if self.track_running_stats:
             factor = self._factor()
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
@@ -104,33 +97,86 @@ class GatedNorm(nn.BatchNorm2d):
 
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
-    """BatchNorm whose affine part exists but only trains when `trained` (search keeps it at 1, 0 until the node
-    freezes).
-    """
+    """BatchNorm whose affine part trains only when `trained` (search keeps it at 1, 0 until the node freezes)."""
     norm = GatedNorm(channels)
-    norm.weight.requires_grad_(trained)
-    norm.bias.requires_grad_(trained)
+    for affine in norm.parameters():
+        affine.requires_grad_(trained)
     return norm
 
 
+def last_norm(operation: nn.Module) -> GatedNorm:
+    """The BatchNorm that ends the operation: the one that applies the node's weight, and absorbs it at the freeze."""
+    return [m for m in operation.modules() if isinstance(m, GatedNorm)][-1]
+
+
+def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """gate · operation(x), by the BatchNorm that ends it."""
+    norm = last_norm(operation)
+    norm.gate = gate
+    try:
+        return operation(x)
+    finally:
+        norm.gate = None
+
+
+def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class ConvNorm(nn.Sequential):
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *activation: nn.Module):
+        conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        super().__init__(conv, batch_norm(c_out), *activation)
+
+
 class AveragePool(nn.AvgPool2d):
-    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride),
-    ceil(W/stride)].
-    """
+    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
 
     def __init__(self, stride: int):
         super().__init__(3, stride, 1, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        fast = by_kernels(x) and min(x.shape[2:]) > 1
-        return average_pool(x, self.stride) if fast else super().forward(x)
+        kernels = by_kernels(x) and min(x.shape[2:]) > 1
+        return fast.average_pool(x, self.stride) if kernels else super().forward(x)
 
 
 class MaxPool(nn.MaxPool2d):
-    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)]."""
+    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
 
     def __init__(self, stride: int):
         super().__init__(3, stride, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
+        return fast.max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
+
+
+class SyncedNorm(GatedNorm):
+    """While training, by the moments of all ranks' samples, in one message per pass. Unlike torch's SyncBatchNorm it
+    runs on CPUs, too, and can be differentiated twice and forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.count() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
+        means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
+        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        weight, bias = self.gated_affine()
+        scale = weight * torch.rsqrt(var + self.eps)
+        return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
+
+
+def synchronize(net: nn.Module) -> None:
+    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
+    for norm in norms(net):
+        norm.__class__ = SyncedNorm
+
+
+@torch.no_grad()
+def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
+    """Running statistics that each rank took of its own samples become their mean over ranks."""
+    buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
+    if distributed.count() > 1 and buffers:
+        torch._foreach_copy_(buffers, distributed.mean(buffers))

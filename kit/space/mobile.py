@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor, nn
 
-from kit.space.blocks import BlockNetwork, BlockStage, conv_norm, depthwise, rounded
-from kit.space.network import DropPath, register
+from kit.space.blocks import BlockNetwork, BlockStage, depthwise, rounded
+from kit.space.layers import ConvNorm
+from kit.space.network import drop, register
 
 CHOICES = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}  # kernel, expansion
 
@@ -16,15 +20,13 @@ class InvertedResidual(nn.Module):
     def __init__(self, c_in: int, c_out: int, stride: int, kernel: int, expansion: int):
         super().__init__()
         c = c_in * expansion
-        expand = [conv_norm(c_in, c, 1, 1, nn.ReLU6())] if expansion > 1 else []
-        self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), conv_norm(c, c_out, 1))
+        expand = [ConvNorm(c_in, c, 1, 1, nn.ReLU6())] if expansion > 1 else []
+        self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), ConvNorm(c, c_out, 1))
         self.residual = stride == 1 and c_in == c_out
 
-    def forward(self, x: Tensor, drop: DropPath | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         y = self.layers(x)
-        if not self.residual:
-            return y
-        return x + (y if drop is None else drop(y))
+        return x + (drop(y) if drop else y) if self.residual else y
 
 
 @register(
@@ -37,10 +39,9 @@ class InvertedResidual(nn.Module):
     },
 )
 class MobileNetwork(BlockNetwork):
-    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it,
-    rounded to multiples of 4, and the head has four times the last stage's. `cells` counts the fixed first block
-    (expansion 1, without a choice): 17 in the paper. Fewer take from the stages in proportion, and below 7 the last
-    stages are left out, since each has one block at least.
+    """`channels` is the stem's width (paper: 32, the width multiplier is channels / 32); the others scale with it, and
+    the head has four times the last stage's. `cells` counts the fixed first block (expansion 1, without a choice): 17
+    in the paper. Below 7 the last stages are left out, since each has one block at least.
     """
 
     space = "mobile"
@@ -50,14 +51,7 @@ class MobileNetwork(BlockNetwork):
     activation = nn.ReLU6
 
     # Table 2 of the paper, without its first row: that block is fixed
-    stages = (
-        BlockStage(0.75, 2),
-        BlockStage(1, 3),
-        BlockStage(2, 4),
-        BlockStage(3, 3, False),
-        BlockStage(5, 3),
-        BlockStage(10, 1, False),
-    )
+    stages = tuple(BlockStage(*row) for row in ((0.75, 2), (1, 3), (2, 4), (3, 3, False), (5, 3), (10, 1, False)))
     fixed_blocks = 1
 
     @staticmethod
@@ -66,7 +60,7 @@ class MobileNetwork(BlockNetwork):
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         c = self.channels
-        first = conv_norm(self.image[0], c, 3, stride, nn.ReLU6())
+        first = ConvNorm(self.image[0], c, 3, stride, nn.ReLU6())
         return nn.Sequential(first, InvertedResidual(c, rounded(c / 2), 1, 3, 1)), rounded(c / 2)
 
     def head_width(self, c: int) -> int:
@@ -76,4 +70,4 @@ class MobileNetwork(BlockNetwork):
         p = self.drop_path if self.training else 0.0
         if isinstance(p, Tensor) and p.ndim:  # AutoHAS: one for every block
             p = p[slot]
-        return block(x, DropPath(p, self.generator))
+        return block(x, partial(drop, p=p, generator=self.generator, whole=True))

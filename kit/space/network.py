@@ -1,8 +1,8 @@
 """What every searchable or fixed network has in common: children, losses, statistics, genotypes, costs.
 
 A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
-the cell space, one block for a chain of blocks, nothing for a fixed network. Architecture learners see slots only, so
-that any of them works on any space.
+the cell space, one block for a chain of blocks, nothing for a fixed network. Learners see slots only, so that any of
+them works on any space.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from kit.errors import KitError
 from kit.registry import Registry
 from kit.search import ranks as distributed
 from kit.space.child import Child, Cost, Picks, Slot, picked
+from kit.space.layers import norms
 
 SPACES = Registry("space")
 register = SPACES.register
@@ -40,10 +40,8 @@ class _UnitGate(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         y, gate = ctx.saved_tensors
-        if not ctx.needs_input_grad[1]:
-            return g, None
         wide = torch.promote_types(g.dtype, torch.float32)  # a sum over a feature map in bfloat16 would round away
         return g, (g.to(wide) * y).sum().to(gate.dtype)
 
@@ -57,38 +55,28 @@ def gate_output(y: Tensor, gate: Tensor, unit: bool = False) -> Tensor:
 
 def mixture(outputs: list[Tensor], child: Child, slot: int) -> Tensor:
     """The sum of what a slot's picked candidates give, each times its gate."""
-    if (gate := child.gate(slot)) is not None:
+    gate = child.gate(slot)
+    if gate is not None:
         outputs = [gate_output(y, g, child.unit) for y, g in zip(outputs, gate.unbind())]
     return functools.reduce(torch.add, outputs)
 
 
-def drop(x: Tensor, p: float | Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
-    """x times a mask of `shape` that is 0 with probability p < 1, else 1 / (1 − p). p may be a 0-dim tensor on x's
-    device, which is never read on the host; only the plain number 0.0 skips the draw."""
+def drop(x: Tensor, p: float | Tensor, generator: torch.Generator | None, whole: bool = False) -> Tensor:
+    """Dropout of x [N, …] with probability p < 1, rescaled; whole: of all of a sample at once (drop-path, DARTS). p may
+    be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw."""
     if not isinstance(p, Tensor) and p == 0.0:
         return x
-    n, *rest = shape
-    keep = distributed.own(torch.rand(distributed.whole(n), *rest, generator=generator, device=x.device)) >= p
-    return x * (keep.to(x.dtype) / (1.0 - p))
-
-
-class DropPath:
-    """Drop an operation's whole output for a sample with probability p and rescale the rest (DARTS)."""
-
-    def __init__(self, p: float | Tensor, generator: torch.Generator | None):
-        self.p, self.generator = p, generator
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return drop(x, self.p, (x.shape[0], 1, 1, 1), self.generator)  # not len(x): an export would fix the batch
+    rest = (1,) * (x.ndim - 1) if whole else x.shape[1:]
+    drawn = torch.rand(distributed.whole(x.shape[0]), *rest, generator=generator, device=x.device)
+    return x * ((distributed.own(drawn) >= p).to(x.dtype) / (1.0 - p))
 
 
 class Network(nn.Module, ABC):
     """Images to class scores. Input is uint8 [N, C, H, W]; normalisation is part of the model.
 
     A space is a subclass, registered with `kit.space.register`. Its `__init__` takes classes, image [C, H, W], and by
-    name what it needs of channels, cells, reductions, auxiliary, genotype and its own `Options`; it calls `offer` with
-    its slots before it builds its layers. Without a genotype it is the supernet, with one that child alone, whose
-    parameters have the same names.
+    name what it needs of the configuration and its own `Options`; it calls `offer` with its slots before it builds its
+    layers. Without a genotype it is the supernet, with one that child alone, whose parameters have the same names.
     """
 
     space: str = ""  # the name that it was built under
@@ -97,10 +85,8 @@ class Network(nn.Module, ABC):
     absorbs_gates: bool = False
     #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
     repeats: bool = False
-    #: architectures by name, and the one for arch='given' where none is named
-    genotypes: Mapping[str, Any] = {}
-    usual: str | None = None
-
+    genotypes: Mapping[str, Any] = {}  # architectures by name
+    usual: str | None = None  # the one for arch='given' where none is named
     offered: tuple[Slot, ...] = ()  # the supernet's slots; `slots`: with the candidates that this network has
     slots: tuple[Slot, ...] = ()
     auxiliary: float = 0.0
@@ -122,7 +108,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
-        """Class scores [N, classes] of normalised float images, and the auxiliary head's while training (else None)."""
+        """[N, classes], of normalised float images, and the auxiliary head's while training (else None)."""
 
     @abstractmethod
     def modules_of(self, picks: Picks) -> list[nn.Module]:
@@ -130,9 +116,6 @@ class Network(nn.Module, ABC):
 
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
         """Fix a slot: affine parts of its operations that rested start to train and take over the gate's value."""
-        self.forget_parameters()
-
-    # ---- the architecture in words ---------------------------------------------------------------
 
     def offer(self, slots: tuple[Slot, ...], genotype: Any = None) -> None:
         """Set the slots, with all their candidates, or with those alone that the genotype picks."""
@@ -149,12 +132,9 @@ class Network(nn.Module, ABC):
         return {slot.name: [list(slot.candidates[c]) for c in chosen] for slot, chosen in zip(self.slots, picks)}
 
     def picks_of(self, genotype: Any) -> Picks:
-        """A genotype as the supernet's candidate indices, () for a fixed network. Raises KitError that names the valid
-        entries."""
+        """A genotype as the supernet's candidate indices. Raises KitError that names the valid entries."""
         names = [slot.name for slot in self.offered]
-        if not names:
-            return ()
-        if not isinstance(genotype, Mapping) or set(genotype) != set(names):
+        if names and (not isinstance(genotype, Mapping) or set(genotype) != set(names)):
             raise KitError(f"a genotype of space {self.space!r} has the keys {', '.join(names)}; got {genotype!r}")
         return tuple(picked(slot, genotype[slot.name]) for slot in self.offered)
 
@@ -169,14 +149,28 @@ class Network(nn.Module, ABC):
         named = {"space": self.space, "classes": self.classes, "image": list(self.image), **self.settings}
         return {**named, "genotype": self.genotype(picks)} if self.slots else named
 
+    @torch.no_grad()
     def cost(self, picks: Picks) -> Cost:
-        """Parameters and multiply-adds of a child: a sum over `modules_of`, each of which is counted once."""
+        """Parameters, also those that rest, and multiply-adds (of convolutions and linear layers) of a child: a sum
+        over `modules_of`, each of which is counted once, in a forward pass of one image."""
         modules = self.modules_of(picks)
+        total = lambda costs: Cost(*map(sum, zip((0, 0), *costs)))
         if any(module not in self._cost_of for module in modules):
-            self._cost_of.update(_counted(self, Child(picks), modules))
-        return Cost.total(self._cost_of[module] for module in modules)
+            ran: dict[nn.Module, Cost] = {}
 
-    # ---- running ---------------------------------------------------------------------------------
+            def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
+                macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
+                ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
+
+            hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
+            training = self.training
+            self.eval()(torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device), Child(picks))
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+            self._cost_of |= {m: total(ran[layer] for layer in m.modules() if layer in ran) for m in modules}
+        return total(self._cost_of[module] for module in modules)
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (or float in 0…255) [N, C, H, W] → normalised float in the memory layout that convolutions like."""
@@ -188,10 +182,7 @@ class Network(nn.Module, ABC):
 
     def drop_features(self, features: Tensor) -> Tensor:
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
-        return drop(features, self.dropout, features.shape, self.generator) if self.training else features
-
-    def drop_paths(self) -> DropPath:
-        return DropPath(self.drop_path if self.training else 0.0, self.generator)
+        return drop(features, self.dropout, self.generator) if self.training else features
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
         """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
@@ -215,107 +206,61 @@ class Network(nn.Module, ABC):
             raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
         return Child(tuple(tuple(range(slot.takes)) for slot in self.slots))
 
-    # ---- parameters and statistics ---------------------------------------------------------------
-
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
         if picks not in self._parameters_of:
             if len(self._parameters_of) >= 64:
                 self._parameters_of.clear()
             used = dict.fromkeys(p for module in self.modules_of(picks) for p in module.parameters())
-            self._parameters_of[picks] = [p for p in used if p.requires_grad]
-        return self._parameters_of[picks]
-
-    def forget_parameters(self) -> None:
-        """Call after `requires_grad` changed anywhere."""
-        self._parameters_of.clear()
+            self._parameters_of[picks] = list(used)
+        return [p for p in self._parameters_of[picks] if p.requires_grad]
 
     def norms_of(self, picks: Picks) -> list[nn.BatchNorm2d]:
-        return [m for module in self.modules_of(picks) for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+        return [norm for module in self.modules_of(picks) for norm in norms(module)]
 
     @contextlib.contextmanager
     def still_statistics(self, picks: Picks) -> Iterator[None]:
         """Training-mode passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
-        norms = self.norms_of(picks)
-        for norm in norms:
+        still = self.norms_of(picks)
+        for norm in still:
             norm.track_running_stats = False
         try:
             yield
         finally:
-            for norm in norms:
+            for norm in still:
                 norm.track_running_stats = True
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
         """Take the child's BatchNorm statistics anew from `batches` (uint8): those of operations that entered late are
         stale."""
-        norms = self.norms_of(child.picks)
-        before = self.training, self.drop_path, self.dropout, [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
+        before = self.training, self.drop_path, self.dropout
+        momenta = {norm: norm.momentum for norm in self.norms_of(child.picks)}
         self.train()
         self.drop_path = self.dropout = 0.0
+        for norm in momenta:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
         for images in batches:
             self._run(images, child)
-        training, self.drop_path, self.dropout, momenta = before
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
+        training, self.drop_path, self.dropout = before
         self.train(training)
 
 
-@torch.no_grad()
-def _counted(network: Network, child: Child, modules: list[nn.Module]) -> dict[nn.Module, Cost]:
-    """What each module costs in a forward pass of the child in evaluation mode, on the meta device: without computing.
-
-    Multiply-adds are those of convolutions and linear layers, as usual in the NAS literature; parameters are all of
-    them, also those whose training has not begun (an operation's affine part before its node freezes).
-    """
-    ran: dict[nn.Module, Cost] = {}
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
-        macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
-        ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
-
-    hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    training, amp, network.amp_dtype = network.training, network.amp_dtype, None
-    try:
-        with _WithoutNorms():
-            image = torch.empty((1, *network.image), device="meta")
-            torch.func.functional_call(network.eval(), shapes, (image, child))
-    finally:
-        network.train(training).amp_dtype = amp
-        for hook in hooks:
-            hook.remove()
-    return {module: Cost.total(ran[m] for m in module.modules() if m in ran) for module in modules}
-
-
-class _WithoutNorms(TorchFunctionMode):
-    """Leaves out batch normalisation, which changes no shape and takes 8 ms a call on the meta device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
-
-
 def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int | None, most: int) -> int:
-    """How many times a network halves the resolution after its stem, at most `most`; None: up to three times, four at
-    128 pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
+    """How often a network halves the resolution after its stem, at most `most`; None: up to three times, four at 128
+    pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
     fit = (min(image[1:]) - 1).bit_length() - 1  # halvings, rounding up, that leave 2 or more
     if reductions is None:
         reductions = max(0, min(most, 4 if stem else 3, fit - stem))
     if not 0 <= reductions <= most:
-        raise KitError(
-            f"reductions={reductions}: at most {most} cells or stages can halve the resolution; set reductions to "
-            f"0…{most}, or leave it out, or set more cells"
-        )
+        raise KitError(f"reductions={reductions}: set reductions to 0…{most}, or leave it out, or set more cells")
     if stem + reductions > fit:
-        left = -(-min(image[1:]) // 2 ** (stem + reductions))
         mend = f"reductions={fit - stem}" if fit >= stem else "stem='small'"
         raise KitError(
             f"the space is too deep for images of {image[1]}×{image[2]} pixels: {stem + reductions} halvings leave "
-            f"{left}×{left}, 2×2 is the least; at most {max(0, fit)} fit. Set {mend} or a larger image_size"
+            f"less than 2×2; at most {max(0, fit)} fit. Set {mend} or a larger image_size"
         )
     return reductions

@@ -1,4 +1,4 @@
-"""Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS), and BatchNorm over several ranks.
+"""Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS).
 
 Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs
 of different operations have the same scale and the affine part of the last one can take over a node's weight when the
@@ -8,20 +8,13 @@ all that read it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit.search import ranks as distributed
-from kit.space.layers import AveragePool, DepthwiseConv, GatedNorm, MaxPool, batch_norm
-
-
-class ConvNorm(nn.Sequential):
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1):
-        super().__init__(nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), batch_norm(c_out))
+from kit.space.layers import AveragePool, DepthwiseConv, MaxPool, batch_norm
 
 
 class Operation(nn.Sequential):
@@ -31,12 +24,9 @@ class Operation(nn.Sequential):
 
 
 class HalvingConv(nn.Conv2d):
-    """1×1 convolution of stride 2 of which the first half of the outputs reads the even pixels and the other the odd
-    ones.
-
-    Run as one 2×2 convolution with zeros at the taps that are not read: slices of every second pixel would be copied
-    forward, and filled up with zeros and added up backward. weight [c_out, c_in, 1, 1].
-    """
+    """1×1 convolution of stride 2, weight [c_out, c_in, 1, 1], of which the first half of the outputs reads the even
+    pixels and the other the odd ones: run as one 2×2 convolution with zeros at the taps that are not read, which is
+    quicker than slices of every second pixel."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__(c_in, c_out, 1, 2, bias=False)
@@ -50,9 +40,7 @@ class HalvingConv(nn.Conv2d):
 
 
 class FactorizedReduce(Operation):
-    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart,
-    concatenated.
-    """
+    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart."""
 
     def __init__(self, c_in: int, c_out: int, trained: bool = True):
         super().__init__(HalvingConv(c_in, c_out), batch_norm(c_out, trained), reads_relu=True)
@@ -93,61 +81,3 @@ OPERATIONS = {
     "skip_connect": _skip,
 }
 CELL_OPS = tuple(OPERATIONS)
-
-
-def last_norm(operation: nn.Module) -> GatedNorm:
-    """The BatchNorm that ends the operation: the one that applies the node's weight, and absorbs it at the freeze."""
-    return [m for m in operation.modules() if isinstance(m, GatedNorm)][-1]
-
-
-def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
-    """gate · operation(x), by the BatchNorm that ends it."""
-    norm = last_norm(operation)
-    norm.gate = gate
-    try:
-        return operation(x)
-    finally:
-        norm.gate = None
-
-
-# ---- several ranks -------------------------------------------------------------------------------
-
-
-class SyncedNorm(GatedNorm):
-    """While training, by the moments of all ranks' samples: as one process with the whole batch, one message per pass.
-
-    In plain differentiable operations, unlike torch's SyncBatchNorm: it runs on CPUs, too, and can be differentiated
-    twice and forward.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or distributed.count() == 1:
-            return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        var, mean = torch.var_mean(wide, (0, 2, 3), correction=0)
-        means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
-        mean = means.mean(0)
-        var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
-        weight, bias = self.gated_affine()
-        scale = weight * torch.rsqrt(var + self.eps)
-        shape = (1, -1, 1, 1)
-        return torch.addcmul((bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
-
-
-def synchronize(net: nn.Module) -> None:
-    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
-    for norm in norms(net):
-        norm.__class__ = SyncedNorm
-
-
-@torch.no_grad()
-def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
-    """Running statistics that each rank took of its own samples become their mean over ranks."""
-    buffers = [b for norm in of if not isinstance(norm, SyncedNorm) for b in (norm.running_mean, norm.running_var)]
-    if distributed.count() > 1 and buffers:
-        torch._foreach_copy_(buffers, distributed.mean(buffers))
-
-
-def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
-    return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -150,7 +150,7 @@ class Planted:
         net.mixer = generator(seed, "mixup")
         chance = generator(seed, "τ")
         if augment_name in POLICIES:
-            policy = POLICIES[augment_name](augment.Basics(), chance, lr=tau_lr, ops=OPS)
+            policy = POLICIES[augment_name](augment.Basics(), chance, tau_lr=tau_lr, ops=OPS)
         else:
             policy = augment.build(augment_name, chance, (SIDE, SIDE))
         learner = hyper.Fixed(0.1, 0.0)
@@ -189,7 +189,7 @@ OPS = ("Invert", "Identity", "ShearX", "Posterize")
 POLICIES = {
     "policy-gradient": augment.PolicyGradient,
     # eq. 2 as printed, which feeds on itself: the unbiased gradient of the loss lets go of what the network has learned
-    "pair-softmax": functools.partial(augment.PairSoftmax, form="paper", reach=2.0),
+    "pair-softmax": functools.partial(augment.PairSoftmax, tau_form="paper", tau_reach=2.0, tau_entropy=0.0),
 }
 
 
