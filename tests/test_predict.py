@@ -85,7 +85,7 @@ def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(KitError, match=r"empty holds no image files \(.jpg, "):
         model.predict(tmp_path / "empty")
-    with pytest.raises(KitError, match="nothing.png was not found"):
+    with pytest.raises(KitError, match="nothing.png.: FileNotFoundError"):
         model.predict(tmp_path / "nothing.png")
 
 

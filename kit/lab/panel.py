@@ -84,7 +84,7 @@ class Dashboard(widgets.VBox):
         if run:
             config = Config(**{**run.config.model_dump(), "out": str(run.path.parent)})
         self.form = Form(config or Config(), lambda: self._guarded(self._attach))
-        self.buttons = {name: widgets.Button(description=name, icon=name) for name in ("start", "stop")}
+        self.buttons = {name: widgets.Button(description=name) for name in ("start", "stop")}
         self.buttons["start"].on_click(lambda _: self._guarded(self.start))
         self.buttons["stop"].on_click(lambda _: self._guarded(self.stop))
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})

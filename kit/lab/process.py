@@ -61,7 +61,7 @@ class ChildProcess:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["kit.lab.process", "pyarrow.parquet"])
         self.link, theirs = context.Pipe()
-        task = (dict(values), folder.absolute(), notebook, threads, (environment, os.getcwd()), theirs)
+        task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)
         with STARTING:  # multiprocessing would import the main program again in the child: a script may be unguarded
             main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
@@ -115,22 +115,15 @@ def kill_all() -> None:
 # ---- in the process ------------------------------------------------------------------------------
 
 
-def _execute(
-    values: dict[str, Any],
-    folder: Path,
-    notebook: str | None,
-    threads: int | None,
-    surroundings: tuple[dict[str, str], str],
-    link: Connection,
-) -> None:
+def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str | None, place: tuple) -> None:
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     progress = UntilTerminated()
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
+    environment, cwd, threads = place
     os.environ.clear()
-    os.environ.update(surroundings[0])
-    os.chdir(surroundings[1])
-    if threads:
-        torch.set_num_threads(threads)
+    os.environ.update(environment)
+    os.chdir(cwd)
+    torch.set_num_threads(threads or torch.get_num_threads())
     end = time.monotonic() + LOCK_PATIENCE
     while store.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
@@ -164,10 +157,8 @@ class UntilTerminated(Silent):
 
 def _said(error: Exception) -> str:
     name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
-    memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in value
-    hint = "; out of memory: a smaller batch_size, channels or cells needs less" if memory else ""
-    if value.startswith("unknown"):
-        hint = " (what a session registers, other processes do not know: put it into a file, plugins='my_file.py')"
+    hint = " (what a session registers, other processes do not know: put it into a file, plugins='my_file.py')"
+    hint = hint if value.startswith("unknown") else ""
     return f"{name}: {' '.join(value.split())[:LONGEST]}{hint}"
 
 
@@ -181,7 +172,4 @@ def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:
     kept = str(folder.with_name(f"{folder.name}.ipynb"))
     papermill.execute_notebook(notebook, kept, parameters=given, progress_bar=False, cwd=os.getcwd())
     if not (folder / "metrics.json").is_file():
-        raise KitError(
-            f"{notebook} ended without the run {folder.name}: it has to call kit.search(kit.Config(**values)) with its "
-            "parameters"
-        )
+        raise KitError(f"{notebook} ended without a run of its parameters: it has to call kit.search")

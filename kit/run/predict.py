@@ -122,9 +122,16 @@ def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterat
 
 
 def listed(images: Any) -> Any:
-    """A sequence of images, or an array [N, …], whatever was given. Raises KitError for what is none."""
+    """A sequence of images, or an array [N, …], whatever was given; of a folder the image files in it and below it,
+    hidden ones left out. Raises KitError for what holds no images.
+    """
+    if isinstance(images, (str, os.PathLike)) and not (folder := Path(images).expanduser()).is_dir():
+        return [folder]
     if isinstance(images, (str, os.PathLike)):
-        return _files(Path(images).expanduser())
+        files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix.lower() in EXTENSIONS]
+        if shown := [folder / file for file in files if not any(x.startswith((".", "__MACOSX")) for x in file.parts)]:
+            return shown
+        raise KitError(f"{folder} holds no image files ({', '.join(EXTENSIONS)})")
     if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
         return [images]
     if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
@@ -161,17 +168,3 @@ def _pixels(item: Any) -> np.ndarray:
     if not isinstance(item, Image.Image):
         raise BadImage(f"{type(item).__name__} is no image")
     return from_pil(item)
-
-
-def _files(path: Path) -> list[Path]:
-    """The image files of a folder and its subfolders, without hidden ones; or the one file."""
-    if not path.exists():
-        raise KitError(f"{path} was not found (from {Path.cwd()}); {ALLOWED}")
-    if not path.is_dir():
-        return [path]
-    found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in EXTENSIONS and file.is_file()]
-    hidden = (".", "__MACOSX")
-    found = [file for file in found if not any(part.startswith(hidden) for part in file.relative_to(path).parts)]
-    if not found:
-        raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
-    return found

@@ -107,16 +107,14 @@ class Run:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         values = store.read_json(self.path / "config.json")
-        fields = {name for name, field in Config.model_fields.items() if field.is_required()}
-        missing = sorted(name for name in fields | {"dataset", "method", "seed"} if values.get(name) is None)
         try:
-            if missing:
-                raise KitError(f"its config.json lacks {', '.join(missing)}")
             self.config = Config.stored(values)
+            if self.config.model_dump() != values:
+                raise KitError("its config.json lacks fields")
         except KitError as error:
             raise KitError(
-                f"{self.path} is not a run directory of this version of kit: {error}. (Another version that made it, "
-                "as its provenance.json says, can open it)"
+                f"{self.path} cannot be opened as a run of this version of kit: {error}. (The version that made it, which "
+                "its provenance.json names, can)"
             ) from None
 
     @classmethod
