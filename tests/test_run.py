@@ -69,9 +69,7 @@ def test_opening_a_run_executes_no_plug_in(finished: Run, tmp_path: Path):
 
 def test_a_directory_of_another_program_is_no_run(tmp_path: Path):
     store.write_json(tmp_path / "config.json", {"model_type": "bert"})
-    with pytest.raises(
-        KitError, match="run of this version of kit: unknown parameter"
-    ):
+    with pytest.raises(KitError, match="run of this version of kit: unknown parameter"):
         Run.load(tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_axes_that_cannot_be_read_are_refused(given, says):
     "given, says",
     [
         ({"backend": "slurm"}, "unknown backend 'slurm'. Valid: local, ray"),
-        ({"workers": 0}, "workers=0 is not a whole number of 1"),
+        ({"workers": -1}, "workers=-1 is not a whole number of 0"),
         ({"threads": 0}, "threads=0"),
         ({"retries": -1}, "retries=-1"),
         ({"gpus": 1.5}, "gpus=1.5 of each run is neither"),
@@ -105,12 +105,12 @@ def test_a_failing_run_is_tried_again_as_asked_and_the_others_finish_and_are_reu
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path):
-    config = kit.Config(**ENDLESS)
     # a suite that runs in the background hands down a SIGINT that is ignored
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nimport kit\n"
     code += "from kit.lab import sweep\n"
-    code += f"sweep.run([kit.Config(**{config.model_dump()!r})], out={str(tmp_path)!r}, workers=1, retries=1)"
+    code += f"sweep.run([kit.Config(**{ENDLESS!r}, seed=seed) for seed in (0, 1)], {str(tmp_path)!r}, 1, retries=1)"
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    config = kit.Config(**ENDLESS)
     process = process_at_work(tmp_path / config.name)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(60) != 0 and gone(process)

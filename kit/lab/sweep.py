@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -107,24 +108,28 @@ def run(
     """Run all configurations, `workers` at a time, and return what finished.
 
     out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share.
-    workers: None takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
+    workers: None or 0 takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
     threads: of each process; one is as fast as two on small images.
     backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" or "local".
-    gpus: of each run, a whole number or a fraction of one; None: one where this machine has any and the configurations
-    use them.
+    gpus: of each run, a whole number or a fraction; None: one where this machine has any and the runs use them.
     retries: how often a run that failed is started again; it goes on from its last checkpoint.
-    notebook: papermill executes it for each run, with the configuration as its parameters; <out>/<run>.ipynb is kept,
-    also of a failure.
+    notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
 
     A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
     anything starts for what cannot be.
     """
-    _check(workers, threads, retries, gpus, notebook)
+    for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
+        if type(value) is not int or value < least:
+            raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
+    if notebook and not Path(notebook).is_file():
+        raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
         raise errors.unknown("backend", backend, ("local", "ray"))
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
-    folders = {Path(out if out is not None else config.out).expanduser() / config.name: config for config in configs}
+    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+        raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
+    folders = {Path(out or config.out).expanduser() / config.name: config for config in configs}
     todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
     print(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before", flush=True)
     failures = {}
@@ -169,8 +174,9 @@ def _work_off(
         over.set()
         pool.shutdown(wait=False, cancel_futures=True)
         stop()
-        while wait(futures, timeout=1).not_done:  # one that was just starting
+        while not all(future.done() for future in futures):  # one that was just starting
             stop()
+            time.sleep(0.2)
     return failures
 
 
@@ -219,17 +225,6 @@ def available_cards() -> list[str]:
 
 def _finished(folder: Path) -> bool:
     return (folder / "metrics.json").is_file()
-
-
-def _check(workers: int | None, threads: int, retries: int, gpus: float | None, notebook: str | None) -> None:
-    numbers = {"workers": (1 if workers is None else workers, 1), "threads": (threads, 1), "retries": (retries, 0)}
-    for name, (value, least) in numbers.items():
-        if type(value) is not int or value < least:
-            raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
-    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
-    if notebook is not None and not Path(notebook).is_file():
-        raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
 
 
 # ---- what came of them ---------------------------------------------------------------------------

@@ -113,8 +113,8 @@ class Run:
                 raise KitError("its config.json lacks fields")
         except KitError as error:
             raise KitError(
-                f"{self.path} cannot be opened as a run of this version of kit: {error}. (The version that made it, which "
-                "its provenance.json names, can)"
+                f"{self.path} cannot be opened as a run of this version of kit: {error}. (The version that its "
+                "provenance.json names can)"
             ) from None
 
     @classmethod
