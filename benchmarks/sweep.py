@@ -44,9 +44,7 @@ def main() -> None:
                 flush=True,
             )
             began = time.perf_counter()
-            result = sweep.run(
-                sweep.grid(**small, seed=range(a.runs), epochs=a.epochs), out=folder, workers=a.workers, quiet=True
-            )
+            result = sweep.run(sweep.grid(**small, seed=range(a.runs), epochs=a.epochs), out=folder, workers=a.workers)
             wall = time.perf_counter() - began
             sweep.require_all(result)
             own = sum(run.metrics["seconds"] for run in result.runs)
@@ -60,7 +58,7 @@ def main() -> None:
 def started(configs: list, folder: str) -> float:
     """Seconds of a sweep of one run, less those that the run counts itself."""
     began = time.perf_counter()
-    sweep.require_all(sweep.run(configs, out=folder, workers=1, quiet=True))
+    sweep.require_all(sweep.run(configs, out=folder, workers=1))
     wall = time.perf_counter() - began
     return wall - store.read_json(Path(folder) / configs[0].name / "metrics.json")["seconds"]
 

@@ -35,9 +35,8 @@ def scores(finished: Run, test_set) -> torch.Tensor:
 # ---- the three formats ---------------------------------------------------------------------------
 
 
-def test_safetensors_alone_are_the_model(finished: Run, test_set, scores, tmp_path: Path, capsys):
+def test_safetensors_alone_are_the_model(finished: Run, test_set, scores, tmp_path: Path):
     path = finished.export(tmp_path / "new folder" / "model.safetensors")
-    assert "at most 0 on 64 images of noise (allowed: 0)" in capsys.readouterr().out
     weights = finished.model().network.state_dict()
     assert {n: t.shape for n, t in load_file(path).items()} == {n: t.shape for n, t in weights.items()}
     model = load(path)
@@ -99,7 +98,7 @@ def built(name: str, image: tuple[int, int, int] = (3, 16, 16)) -> TrainedModel:
 def test_every_space_is_exported(format: str, name: str, tmp_path: Path):
     model, path, kind = built(name), tmp_path / "model", export.FORMATS[format]
     kind.write(model, {"network": model.network.spec(model.child.picks), "classes": model.classes}, path)
-    assert "scores differ" in export.compare(model, kind, path)
+    export.check(model, kind, path)
 
 
 # ---- the check -----------------------------------------------------------------------------------
@@ -109,9 +108,7 @@ def test_a_file_that_computes_something_else_is_not_written(finished: Run, tmp_p
     for shift in (1e-3, float("nan")):
         kind = export.FORMATS["safetensors"]._replace(load=lambda path, s=shift: lambda x: load(path)(x) + s)
         monkeypatch.setitem(export.FORMATS, "safetensors", kind)
-        with pytest.raises(
-            KitError, match=r"scores differ .* by at most (0.001|nan) on 64 images.*nothing was written"
-        ):
+        with pytest.raises(KitError, match="scores are not the model's, so none was written"):
             finished.export(tmp_path / "model.safetensors")
         assert not list(tmp_path.iterdir())
 
@@ -120,8 +117,8 @@ def test_the_first_image_alone_is_checked_too(tmp_path: Path):
     """A program that took the batch for a constant, or that mixes its images, is right about one batch only."""
     model = built("cell", (1, 8, 8))
     mixed = export.Format(None, lambda path: lambda images: model(images) + (len(images) == 1), 1e-5)
-    with pytest.raises(KitError, match="by at most 1 on 64 images"):
-        export.compare(model, mixed, tmp_path)
+    with pytest.raises(KitError, match="scores are not the model's"):
+        export.check(model, mixed, tmp_path)
 
 
 # ---- refused -------------------------------------------------------------------------------------
@@ -173,7 +170,7 @@ def card(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def row(text: str, name: str) -> str:
-    return re.search(rf"^\| {re.escape(name)} \| (.*) \|$", text, re.M).group(1)
+    return re.search(rf"^- {re.escape(name)}:? (.*)$", text, re.M).group(1)
 
 
 def test_the_numbers_of_the_card_are_the_runs(finished: Run, card: str):
@@ -184,15 +181,14 @@ def test_the_numbers_of_the_card_are_the_runs(finished: Run, card: str):
     assert row(card, "balanced test accuracy").startswith(f"{m['test_balanced_accuracy']:.2%} ")
     assert row(card, "parameters") == f"{m['params']:,}"
     assert row(card, "multiply-adds per image").startswith(f"{m['macs']:,} ")
-    assert re.match(r"[\d.]+ ms for a batch of 1, float32, on .+, 1 thread\(s\) \(torch ", row(card, "latency"))
-    assert row(card, "seed") == str(finished.config.seed) and "`dha`" in row(card, "method")
-    assert row(card, "training").startswith("2 epochs, 8 steps of 60")
+    assert re.match(r"[\d.]+ ms for a batch of 1, float32, on .+, 1 thread\(s\), measured", row(card, "latency"))
+    assert "`dha`" in row(card, "method") and row(card, "method").endswith(f"seed {finished.config.seed}")
+    assert row(card, "training").startswith("2 epochs, 8 steps of 60 images")
     eta = row(card, "hyper-parameters η at the end")
     assert eta == ", ".join(f"{name} = {value:.4g}" for name, value in finished.hyper.items())
-    assert row(card, "split") == p["split"] and row(card, "commit") == str(p["commit"]) and p["processor"] in card
-    assert "limits it was searched under" not in card and "validation accuracy" not in card
-    assert "`pair-softmax`, learned; the likeliest of its 196 ordered pairs: " in card
-    assert card.endswith("(allowed: 0).\n") and row(card, "run") == finished.path.name
+    assert row(card, "split") == p["split"] and str(p["commit"]) in row(card, "commit") and p["processor"] in card
+    assert "searched under" not in card and "validation accuracy" not in card
+    assert row(card, "augmentation policy τ") == "`pair-softmax`, learned"
 
 
 def test_the_genotype_of_the_card_can_be_taken_back(finished: Run, card: str, tmp_path: Path):
@@ -203,16 +199,15 @@ def test_the_genotype_of_the_card_can_be_taken_back(finished: Run, card: str, tm
 
 
 def test_what_only_some_runs_have_is_named(finished: Run, tmp_path: Path):
-    values = finished.config.model_dump() | {"dataset": "/our | images", "max_params": 12345, "max_latency_ms": 2.5}
+    values = finished.config.model_dump() | {"dataset": "/our/images", "max_params": 12345, "max_latency_ms": 2.5}
     store.write_json(tmp_path / "config.json", values)
     shutil.copytree(finished.path / "model", tmp_path / "model")
     store.write_json(tmp_path / "provenance.json", finished.provenance)
     store.write_json(tmp_path / "metrics.json", finished.metrics | {"val_accuracy": 0.25, "val_images": 48})
     text = Run.load(tmp_path).card()
-    assert text.startswith("# our | images: ") and row(text, "name") == "our ∣ images"
-    assert "licence are its owner's to state" in row(text, "about")
+    assert text.startswith("# images: ") and "licence are its owner's to state" in row(text, "about")
     assert row(text, "validation accuracy") == "25.00% (n = 48)"
-    assert row(text, "limits it was searched under") == "max_params = 12,345, max_latency_ms = 2.5"
+    assert "- searched under max_params = 12,345\n- searched under max_latency_ms = 2.5\n" in text
 
 
 def test_the_card_says_what_was_not_tested(card: str):

@@ -71,7 +71,7 @@ def test_the_command_line_takes_files(tmp_path: Path):
 def test_a_sweeps_processes_know_the_parts_and_figures_their_names(tmp_path: Path):
     given = {"plugins": f"{RECIPES / 'dataset.py'},{RECIPES / 'operation.py'}", "operations": "+Gamma"}
     configs = [kit.Config(method="da+hpo", seed=seed, **given, **SMALL) for seed in (0, 1)]
-    result = sweep.run(configs, tmp_path, workers=2, quiet=True)
+    result = sweep.run(configs, tmp_path, workers=2)
     assert not result.failures and len(result.runs) == 2
     for run in result.runs:
         assert run.policy["ops"][-1] == "Gamma" and len(run.policy["ops"]) == 15

@@ -17,8 +17,8 @@ from tests_micro import assert_same_run
 
 import kit
 from kit import Run
+from kit.__main__ import main
 from kit.lab.process import ChildProcess
-from kit.run import store
 from kit.search.progress import Silent
 
 # digits themselves: a data set that this process registered is not known to another one
@@ -56,29 +56,24 @@ def start(folder: Path, **values: Any) -> tuple[ChildProcess, Path]:
     return ChildProcess(config.model_dump(), folder / config.name, threads=1), folder / config.name
 
 
-def test_paused_resumed_stopped_and_started_again_it_is_the_same_run(tmp_path):
+def test_stopped_and_started_again_it_is_the_same_run(tmp_path):
     child, folder = start(tmp_path)
-    process = process_at_work(folder)
-    child.pause()
-    assert child.state == "paused"
-    until(lambda: process.cpu_times() == (time.sleep(0.3), process.cpu_times())[1], "the search to stand still")
-    child.resume()
     assert child.state == "running"
+    process = process_at_work(folder)
     child.stop()
-    assert child.state == "stopping" and child.end() == "" and child.state == "ended" and gone(process)
+    assert child.state in ("stopping", "ended") and child.end() == "" and child.state == "ended" and gone(process)
     run = Run.load(folder)
     assert run.status == "interrupted" and not (folder / "failure.json").exists() and not list(folder.rglob("*.tmp"))
     assert start(tmp_path)[0].end() == ""
     assert_same_run(Run.load(folder), kit.search(run.config, out=tmp_path / "here", progress=Silent()))
 
 
-def test_a_kill_is_told_and_recorded(tmp_path):
+def test_a_kill_is_told(tmp_path):
     child, folder = start(tmp_path, **ENDLESS)
     process_at_work(folder).kill()
-    assert "killed by signal 9 (SIGKILL)" in child.end() and "memory" in child.end()
-    failure = store.read_json(folder / "failure.json")
-    assert failure["error"] == "Killed" and "signal 9" in failure["message"] and Run.load(folder).status == "failed"
-    child, folder = start(tmp_path / "again", **ENDLESS)
+    cause = child.end()
+    assert "killed by signal 9 (SIGKILL)" in cause and "memory" in cause
+    child, folder = start(tmp_path, **ENDLESS)
     process = process_at_work(folder)
     child.kill()  # by its own hand: no failure
     assert gone(process) and child.end() == "" and Run.load(folder).status == "interrupted"
@@ -98,34 +93,33 @@ import kit
 from kit.lab.process import ChildProcess
 loaded = {{"plotly", "ipywidgets", "anywidget", "matplotlib", "IPython", "ray", "papermill"}} & set(sys.modules)
 assert not loaded, f"import kit is to stay fast, and loads {{loaded}}"
-configs = [kit.Config(**{values!r}, seed=seed) for seed in (0, 1)]
-children = [ChildProcess(config.model_dump(), Path({out!r}) / config.name, threads=1) for config in configs]
-while len(list(Path({out!r}).glob("*/checkpoints/*.safetensors"))) < 2:
+config = kit.Config(**{values!r})
+child = ChildProcess(config.model_dump(), Path({out!r}) / config.name, threads=1)
+while not any(Path({out!r}).glob("*/checkpoints/*.safetensors")):
     time.sleep(0.05)
-children[1].pause()
 print("ready", flush=True)
 {last}
 """
 
 
 @pytest.mark.parametrize("last", ["time.sleep(1000)", "sys.exit(3)"])
-def test_no_run_outlives_its_parent_not_even_a_paused_one(tmp_path, last):
+def test_no_run_outlives_its_parent(tmp_path, last):
     script = PARENT.format(values=ENDLESS, out=str(tmp_path), last=last)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout.readline() == "ready\n"
-        processes = [psutil.Process(int(lock.read_text())) for lock in tmp_path.glob("*/.lock")]
+        (lock,) = tmp_path.glob("*/.lock")
+        process = psutil.Process(int(lock.read_text()))
         if "sleep" in last:
             parent.send_signal(signal.SIGKILL)
         assert parent.wait(60) == (-signal.SIGKILL if "sleep" in last else 3)
-    assert len(processes) == 2 and all(gone(process) for process in processes)
+    assert gone(process)
 
 
-def test_the_command_line_explains_itself_and_refuses_what_is_no_parameter(tmp_path):
-    def command(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "kit", *arguments], capture_output=True, text=True, cwd=tmp_path)
-
-    usage = command()
-    assert usage.returncode == 2 and "usage: python -m kit" in usage.stdout and "batch_size" in usage.stdout
-    refused = command("epoch=3")
-    assert refused.returncode == 1 and "Did you mean 'epochs'" in refused.stderr and "Traceback" not in refused.stderr
-    assert not list(tmp_path.iterdir())
+def test_the_command_line_explains_itself_and_refuses_what_is_no_parameter(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    said = capsys.readouterr().out
+    assert end.value.code == 2 and "usage: python -m kit" in said and "batch_size" in said
+    with pytest.raises(SystemExit) as end:
+        main(["epoch=3"])
+    assert end.value.code == 1 and "Did you mean 'epochs'" in capsys.readouterr().err

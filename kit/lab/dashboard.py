@@ -1,6 +1,6 @@
-"""`kit.dashboard`: a panel in a notebook that starts, pauses, stops and shows a search, which runs beside the kernel.
+"""`kit.dashboard`: a panel in a notebook that starts, stops and shows a search, which runs beside the kernel.
 
-Widgets and plotly are imported when it is called, so that `import kit` stays fast.
+Widgets and figures are imported when it is called, so that `import kit` stays fast.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def dashboard(
     config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None
 ) -> Dashboard | Run:
-    """A panel for a notebook cell: choose, start, pause, resume, stop; curves, τ, cells and augmented images while the
-    search runs. Put the call last in its cell.
+    """A panel for a notebook cell: choose, start, stop, resume; curves, τ and cells while the search runs. Put the call
+    last in its cell.
 
     config: what the form begins with (None: the defaults). Its run, if there is one, is shown. run: a run, or its path,
     to look at instead; its configuration fills the form. live: True makes widgets, False none; None decides:
@@ -31,21 +31,18 @@ def dashboard(
     Without widgets the search runs in this process with lines for progress (or the given run is read), its figures are
     shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one.
     """
-    if config is not None and not isinstance(config, Config):
-        raise KitError(
-            f"kit.dashboard takes a kit.Config, got {config!r:.80}: kit.dashboard(kit.Config(dataset=..., method=...))"
-        )
-    if config is not None and run is not None:
-        raise KitError("kit.dashboard takes a configuration or a run, not both: a run has its own configuration")
+    if not isinstance(config, (Config, type(None))) or (config and run):
+        raise KitError("kit.dashboard takes a configuration, kit.dashboard(kit.Config(...)), or a run, run=path")
     shown = run if isinstance(run, Run) or run is None else Run.load(run)
     if "JPY_SESSION_NAME" in os.environ if live is None else live:
         from kit.lab.panel import Dashboard
 
         return Dashboard(config, shown)
-    from kit.lab.views import show
+    from kit import figures
     from kit.search.engine import search
     from kit.search.progress import Lines
 
     shown = shown or search(config or Config(), progress=Lines())
-    show(shown)
+    for make in (figures.curves, figures.policy, figures.cells):
+        figures.show(make(shown))
     return shown

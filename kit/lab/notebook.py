@@ -10,50 +10,48 @@ every such name is a field of `kit.Config`, one of the notebook's own, or an err
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import types
-import typing
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from kit import errors
 from kit.config import Config
 from kit.errors import KitError
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
-IPYTHON = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 SEEN = "_kit_parameters"  # the globals' names at the first check, kept in the notebook itself
-WORDS = {"true": True, "false": False, "none": None, "null": None}
-CALLED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def config(
-    namespace: MutableMapping[str, Any], extra: Iterable[str] | Mapping[str, type | None] = ()
+    namespace: MutableMapping[str, Any], extra: Mapping[str, type | None] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The plain variables of a notebook as (values for `kit.Config`, values of `extra`), both by name.
 
-    namespace: `globals()` of the notebook. extra: names of the notebook's own parameters; as a mapping name → str, int,
-    float or bool, their strings are converted as those of `kit.Config`'s fields are. The environment variable
-    KIT_PARAMETERS, a JSON object, overrides what concerns this notebook (tests run every notebook in seconds with it).
-    Enters `home()`. Raises KitError for any other plain variable, naming the valid ones, and for a value that has not
-    its parameter's type.
+    namespace: `globals()` of the notebook. extra: the notebook's own parameters, name → type, into which a string is
+    converted as for `kit.Config`'s fields; None: left as it is. The environment variable KIT_PARAMETERS, a JSON object,
+    overrides what concerns this notebook (tests run every notebook in seconds with it). Enters `home()`. Raises
+    KitError for any other plain variable, naming the valid ones, and for a value that has not its parameter's type.
     """
     home()
-    own = dict(extra) if isinstance(extra, Mapping) else dict.fromkeys(extra)
-    given = {name: namespace[name] for name in _parameters(namespace)}
-    given |= {name: value for name, value in _environment().items() if name in own or name in Config.model_fields}
-    values, extras = {}, {}
-    for name, value in given.items():
-        if name in own:
-            extras[name] = value if own[name] is None else _converted(name, value, (own[name],))
-        elif name in Config.model_fields:
-            values[name] = typed(name, value)
-        else:
-            error = errors.unknown("parameter", name, [*own, *Config.model_fields])
-            raise KitError(f"{error}. (A variable of your own that is no parameter: let its name begin with _.)")
+    own = dict(extra or {})
+    allowed = [*own, *Config.model_fields]
+    plain = {name: value for name, value in namespace.items() if type(value) in PLAIN and _may_be_parameter(name)}
+    # a cell that is run again meets the variables of later cells
+    seen = namespace.setdefault(SEEN, set(plain))
+    given = {name: value for name, value in plain.items() if name in seen or name in allowed}
+    given |= {name: value for name, value in _environment().items() if name in allowed}
+    for name in given:
+        if name not in allowed:
+            raise KitError(
+                f"{errors.unknown('parameter', name, allowed)}. (A variable of your own that is no parameter: let its "
+                "name begin with _.)"
+            )
+    values = {name: typed(name, value) for name, value in given.items() if name not in own}
+    extras = {name: _converted(name, value, own[name]) for name, value in given.items() if name in own}
     return values, extras
 
 
@@ -63,7 +61,7 @@ def typed(name: str, value: Any) -> Any:
     """
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
-    return _converted(name, value, _alternatives(Config.model_fields[name].annotation))
+    return None if value is None else _converted(name, value, Config.model_fields[name].annotation)
 
 
 def home() -> Path:
@@ -76,92 +74,31 @@ def home() -> Path:
     return Path.cwd()
 
 
+def _may_be_parameter(name: str) -> bool:
+    return not name.startswith("_") and name not in ("In", "Out")
+
+
 def _environment() -> dict[str, Any]:
     text = os.environ.get("KIT_PARAMETERS", "{}")
     try:
-        given = json.loads(text)
-    except ValueError:
-        given = None
-    if not isinstance(given, dict):
-        raise KitError(f'KIT_PARAMETERS={text!r} is not a JSON object such as {{"epochs": 2}}')
-    return given
+        return TypeAdapter(dict[str, Any]).validate_json(text)
+    except ValidationError:
+        raise KitError(f"KIT_PARAMETERS={text!r} is not a JSON object such as {json.dumps({'epochs': 2})}") from None
 
 
-# ---- which variables are parameters --------------------------------------------------------------
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    """The value in its parameter's type: a string is read as one, anything else has to be of it already.
 
-
-def _parameters(namespace: MutableMapping[str, Any]) -> list[str]:
-    """All plain variables at the first check, before any other cell has run. A cell that is run again meets what other
-    cells have assigned since: of that, only what a parameters cell assigns counts.
+    "none" means None, except where it may be a name (augment="none" is a policy).
     """
-    plain = [
-        name
-        for name, value in namespace.items()
-        if type(value) in PLAIN and not name.startswith("_") and name not in IPYTHON
-    ]
-    seen = namespace.setdefault(SEEN, tuple(plain))
-    declared = {name for cell in namespace.get("In") or () for name in _declared(cell)}
-    return [name for name in plain if name in seen or name in declared]
-
-
-def _declared(cell: str) -> set[str]:
-    """The names that a cell assigns, if it only assigns literals and one of them is a field of `kit.Config`."""
-    names = set()
+    kind = Any if kind is None else kind
+    if isinstance(value, str) and value.strip().lower() in ("none", "null") and kind is not str:
+        return None
     try:
-        for line in ast.parse(cell).body:
-            if isinstance(line, ast.Assign):
-                ast.literal_eval(line.value)
-                names |= {target.id for target in line.targets if isinstance(target, ast.Name)}
-            elif not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)):
-                return set()
-    except (SyntaxError, ValueError):
-        return set()
-    return names if names & set(Config.model_fields) else set()
-
-
-# ---- their types ---------------------------------------------------------------------------------
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types, and the listed values, that an annotation allows: int | None → (int, NoneType)."""
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _alternatives(parts[0])
-    if origin in (types.UnionType, typing.Union):
-        return tuple(one for part in parts for one in _alternatives(part))
-    return parts if origin is Literal else (annotation,)
-
-
-def _converted(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
-    """The value in its parameter's type. Only what can mean one thing is converted: "3" for an int, "true" for a bool.
-
-    "none" means None, except where it may be a name (augment="none" is a policy). None leaves a field to the method and
-    the preset.
-    """
-    kinds = {one for one in allowed if isinstance(one, type)} - {type(None)}
-    listed = [one for one in allowed if not isinstance(one, type)]
-    texts = str in kinds or any(isinstance(one, str) for one in listed)
-    if isinstance(value, str):
-        none = type(None) in allowed and value.strip().lower() in ("none", "null")
-        read = None if none else value if texts else _parsed(value.strip())
-    else:
-        read = value
-    if read is None or type(read) in kinds or (type(read) is int and float in kinds) or read in listed:
-        return read
-    said = ", ".join(map(repr, listed)) + " or ".join(
-        CALLED.get(kind, kind.__name__) for kind in sorted(kinds, key=str)
-    )
-    hint = f"; as text: papermill -r {name} …, which converts nothing" if kinds == {str} and not listed else ""
-    raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}; allowed: {said}{hint}")
-
-
-def _parsed(text: str) -> Any:
-    """A word or number that a string spells; the string itself if it spells none."""
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text) if "_" not in text else text
-        except ValueError:
-            continue
-    return text
+        if isinstance(value, str):
+            return TypeAdapter(kind).validate_strings(value.strip())
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Input ").lower()
+        hint = f"; as text: papermill -r {name} …, which converts nothing" if kind is str else ""
+        raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}; it {said}{hint}") from None

@@ -1,121 +1,67 @@
-"""The backend `ray`: a cluster of several machines gives each run its cores and GPUs, also fractions of one. Needs pip
-install 'kit[ray]'.
+"""The backend `ray` of a sweep: a cluster gives each run its cores and GPUs, also fractions of one, and starts a run
+again elsewhere whose worker or node is lost. Needs pip install 'kit[ray]'.
 
-Ray starts the workers and says when one is lost; each run is a process of its own below its Ray worker. The folder of
-run directories has to be one that all machines share.
+All machines need the same kit and one shared folder of run directories. Each run is a process of its own below its Ray
+worker, as on one machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import socket
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kit.errors import KitError
 from kit.lab.process import ChildProcess
+from kit.run.store import summary
 
-PATIENCE = 5.0  # seconds for a cluster's address to answer
+LOST = 3  # times that a run may lose its worker or node
 
 
-class OnRay:
-    """address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a
-    new one here.
+def connect(address: str, threads: int, gpus: float) -> tuple[Callable[..., str], int, Callable[[], None]]:
+    """(run, as `ChildProcess.end` after its arguments; how many runs the cluster has room for; what ends all of them).
+
+    address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a new
+    one here. Raises KitError where Ray is not installed, no cluster answers, or none of its nodes has room for a run.
     """
-
-    def __init__(self, address: str, workers: int | None, threads: int, gpus: float):
-        self.ray, self.workers, self.threads, self.gpus = _connect(address), workers, threads, gpus
-        room = self._room()
-        if not room or (gpus and workers and workers > room):
-            self.ray.shutdown()
-            raise KitError(
-                f"threads={threads}, gpus={gpus:g} for each of {workers or 1} runs at a time: the machines of the "
-                f"cluster {address} have room for {room}; ask for fewer, a fraction of a GPU, or gpus=0 for the CPU"
-            )
-        self.task = self.ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, max_calls=0)(_run)
-        self.running: dict[Any, Any] = {}
-
-    @property
-    def slots(self) -> int:
-        """Of the nodes that live now: one that is lost takes its slots along, one that joins brings some."""
-        return max(1, min(self.workers or sys.maxsize, self._room()))
-
-    def start(self, job: Any) -> None:
-        where, options = (os.getcwd(), str(job.folder.absolute())), {"threads": self.threads, "notebook": job.notebook}
-        reference = self.task.remote(job.config.model_dump(), where, options, bool(self.gpus), code())
-        self.running[reference] = job
-
-    def wait(self, seconds: float) -> list[tuple[Any, str, bool]]:
-        """As of `kit.lab.sweep.Local`."""
-        ended = []
-        for reference in self.ray.wait(list(self.running), timeout=seconds)[0]:
-            cause, lost = "", False
-            try:
-                cause = self.ray.get(reference)
-            except self.ray.exceptions.RayTaskError as error:
-                cause = f"{type(error.cause).__name__}: {error.cause}"
-            except self.ray.exceptions.RayError as error:
-                cause, lost = f"its Ray worker was lost: {' '.join(str(error).split())[:200]}", True
-            ended.append((self.running.pop(reference), cause, lost))
-        return ended
-
-    def stop(self) -> None:
-        for reference in self.running:
-            self.ray.cancel(reference, force=True)
-        self.running.clear()
-        self.ray.shutdown()
-
-    def _room(self) -> int:
-        """Runs at a time on the nodes that live."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        need = {"CPU": self.threads} | ({"GPU": self.gpus} if self.gpus else {})
-        return sum(int(min(node.get(kind, 0) / amount + 1e-9 for kind, amount in need.items())) for node in nodes)
-
-
-def _connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
         raise KitError(
             "backend='ray' needs Ray, which is not installed: pip install 'kit[ray]'; or use backend='local'"
         ) from None
-    if ray.is_initialized():
-        raise KitError("this process is connected to a Ray cluster already: call ray.shutdown() first")
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if host:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-        elif address not in ("auto", "local"):
-            raise ValueError("it is not host:port, 'auto' or 'local'")
-        board = False if address == "local" else None
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=board)
-    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except Exception as error:
         raise KitError(
-            f"no Ray cluster answers at {address!r} ({' '.join(str(error).split())[:200]}): start one with `ray start "
-            "--head`, give host:port of a running one, or address='local' for one here alone"
+            f"no Ray cluster answers at {address!r} ({summary(error)}): start one with `ray start --head`, give "
+            "host:port of a running one, or address='local' for one here alone"
         ) from None
-    return ray
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
+    room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
+    if not room:
+        ray.shutdown()
+        raise KitError(
+            f"threads={threads}, gpus={gpus:g} for each run, and no machine of the cluster {address} has as much: ask "
+            "for fewer, a fraction of a GPU, or gpus=0 for the CPU"
+        )
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LOST, max_calls=0)(_run)
+
+    def run(values: dict[str, Any], folder: Path, **options: Any) -> str:
+        try:
+            return ray.get(task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options))
+        except ray.exceptions.RayError as error:
+            return f"its Ray worker was lost: {summary(error)}"
+
+    return run, room, ray.shutdown
 
 
-def code() -> str:
-    """A digest of kit's source: all machines of a sweep must have the same, or the runs would not be comparable."""
-    digest, root = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _run(values: dict[str, Any], where: tuple[str, str], options: dict[str, Any], gpus: bool, digest: str) -> str:
-    """In the Ray worker: one run; why it has no result, or "". Ray names the task's GPUs in CUDA_VISIBLE_DEVICES.
-
-    where: the working directory, from which relative paths start, and the run directory.
-    """
-    if code() != digest:
-        return f"KitError: {socket.gethostname()} has another kit ({Path(__file__).parents[1]}): install the same there"
+def _run(values: dict[str, Any], folder: Path, cwd: str, gpus: bool, options: dict[str, Any]) -> str:
+    """In the Ray worker, for which Ray names the task's GPUs in CUDA_VISIBLE_DEVICES."""
     with contextlib.suppress(OSError):  # a machine may not have it
-        os.chdir(where[0])
+        os.chdir(cwd)
     cards = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""
-    return ChildProcess(values, Path(where[1]), cards=cards, **options).end()
+    return ChildProcess(values, folder, cards=cards, **options).end()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
-import safetensors
 import torch
 from torch import Tensor
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from kit.run.run import Run
 
 CHECKED = 64  # images that an exported file is compared on
-Scores = Callable[[Tensor], Tensor]
 
 
 # ---- the formats: how each is written, and how its users load it ---------------------------------
@@ -41,9 +39,7 @@ def load(path: str | os.PathLike) -> TrainedModel:
     """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
     path = Path(path).expanduser()
     with store.reading(path, "is not a file of run.export(path, 'safetensors')"):
-        with safetensors.safe_open(path, framework="pt") as file:
-            found = json.loads(file.metadata()["kit"])
-        tensors = store.read_tensors(path)
+        found, tensors = json.loads(store.read_metadata(path)["kit"]), store.read_tensors(path)
     return TrainedModel.built(found, tensors, path)
 
 
@@ -58,7 +54,7 @@ def _write_torch(model: TrainedModel, found: dict[str, Any], path: Path) -> None
         torch.export.save(_program(model), file, extra_files={"kit.json": json.dumps(found)})
 
 
-def _load_torch(path: Path) -> Scores:
+def _load_torch(path: Path) -> Callable[[Tensor], Tensor]:
     with open(path, "rb") as file:
         return torch.export.load(file).module()
 
@@ -70,7 +66,7 @@ def _write_onnx(model: TrainedModel, found: dict[str, Any], path: Path) -> None:
     program.save(str(path), external_data=False)
 
 
-def _load_onnx(path: Path) -> Scores:
+def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -81,7 +77,7 @@ class Format(NamedTuple):
     """tolerance: of a score, relative to the largest one (at least 1). needs: modules to install."""
 
     write: Callable[[TrainedModel, dict[str, Any], Path], None]
-    load: Callable[[Path], Scores]
+    load: Callable[[Path], Callable[[Tensor], Tensor]]
     tolerance: float
     needs: tuple[str, ...] = ()
 
@@ -108,35 +104,28 @@ def export(run: Run, path: Path, format: str) -> Path:
         raise errors.unknown("export format", format, FORMATS)
     if missing := [name for name in FORMATS[format].needs if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
-    model, path, said = run.model(), path.expanduser(), []
+    model, path = run.model(), path.expanduser()
 
     def write(temporary: Path) -> None:
         FORMATS[format].write(model, run.found(), temporary)
-        said.append(f"{path.name} ({format}): {compare(model, FORMATS[format], temporary)}")
+        check(model, FORMATS[format], temporary)
 
     store.atomically(path, write)
-    text = f"{card(run)}\n\n## This file\n\n{said[0]}.\n"
-    store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(text))
-    print(said[0], flush=True)
+    store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(card(run)))
     return path
 
 
 @torch.no_grad()
-def compare(model: TrainedModel, format: Format, file: Path) -> str:
-    """How far the scores of `file` are from the model's, in words. Raises KitError where they are too far apart."""
+def check(model: TrainedModel, format: Format, file: Path) -> None:
+    """Raises KitError where the scores of `file` differ from the model's by more than the format's tolerance."""
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CHECKED, *model.network.image), dtype=torch.uint8, generator=chance)
     scores = format.load(file)
-    batches = (images, images[:1])  # a program that mixes a batch's images, or its size, is right about one batch only
-    difference = max(float((scores(batch) - model(batch)).abs().max()) for batch in batches)
-    allowed = format.tolerance * max(1.0, float(model(images).abs().max()))
-    said = f"scores differ from the run's model by at most {difference:.2g} on {CHECKED} images of noise"
-    if not difference <= allowed:  # NaN is no match
-        raise KitError(f"{said} (allowed: {allowed:.2g}): nothing was written. Report this with the genotype")
-    return f"{said} (allowed: {allowed:.2g})"
-
-
-# ---- the model card ------------------------------------------------------------------------------
+    for batch in (images, images[:1]):  # a program that mixes a batch's images, or its size, is right about one only
+        expected = model(batch)
+        allowed = format.tolerance * max(1.0, float(expected.abs().max()))
+        if not (scores(batch) - expected).abs().max() <= allowed:  # NaN is no match
+            raise KitError(f"{format}: the file's scores are not the model's, so none was written. Report this")
 
 
 def card(run: Run, device: torch.device | str = "cpu") -> str:
@@ -147,20 +136,16 @@ def card(run: Run, device: torch.device | str = "cpu") -> str:
 
     if not run.finished:
         raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration goes on with it")
-    model, c, m = run.model(device), run.config, run.metrics
+    model, config, metrics = run.model(device), run.config, run.metrics
     where, threads = model.network.mean.device, torch.get_num_threads()
-    right = stats.binomtest(round(m["test_accuracy"] * m["test_images"]), m["test_images"])
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), undefined=jinja2.StrictUndefined)
-    templates.filters["cell"] = lambda value: " ".join(str(value).split()).replace("|", "∣")
+    right = stats.binomtest(round(metrics["test_accuracy"] * metrics["test_images"]), metrics["test_images"])
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
     return templates.get_template("card.md.j2").render(
         run=run,
-        name=Path(c.dataset).name,
-        about=data.describe(c.dataset) if c.dataset in data.datasets() else None,
+        about=data.describe(config.dataset) if config.dataset in data.datasets() else None,
         interval=right.proportion_ci(0.95, "wilson"),
-        latency=latency.time_model(model, model.network.image, where, c.latency_batch, threads),
+        latency=latency.time_model(model, model.network.image, where, config.latency_batch, threads),
         hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
         confirmed=latency.recorded(run.path / "latency.json", model.network.picks_of(run.genotype)),
-        limits={name: getattr(c, name) for name in ("max_params", "max_macs", "max_latency_ms")},
         genotype=",\n".join(f"  {json.dumps(part)}: {json.dumps(value)}" for part, value in run.genotype.items()),
-        torch=torch.__version__,
     )

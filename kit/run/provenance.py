@@ -36,15 +36,14 @@ def describe(device: torch.device) -> dict[str, Any]:
 def commit() -> str | None:
     """The checkout's commit, marked "+" where files of kit differ from it; None outside a checkout of kit."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(["git", "-C", root, *arguments], text=True, stderr=subprocess.DEVNULL).strip()
+
     try:
-        head, changes = (
-            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for arguments in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "kit"])
-        )
-        return head + ("+" if changes else "")
+        if not (root / ".git").exists():
+            return None
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "kit") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -60,10 +59,8 @@ def pick_device(name: str | torch.device) -> torch.device:
     """auto: the GPU where there is one. Raises KitError for other names, and for a GPU that is not there."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
         raise KitError(f"device={str(name)!r} is not auto, cpu, cuda or cuda:N")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    device = torch.device(name if name != "auto" else "cuda" if count else "cpu")
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise KitError(f"device={str(name)!r}: this machine has {count} CUDA device(s); use device='auto' or 'cpu'")
     return device

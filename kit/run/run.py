@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import export, store
-from kit.run.predict import Inputs, Prediction, TrainedModel
+from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
 
 KEPT_CHECKPOINTS = 2
@@ -26,15 +26,17 @@ COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float6
 class Records:
     """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
 
-    Rows hold nothing that differs between two executions, such as times. tensorboard: also write event files.
+    Rows hold nothing that differs between two executions, such as times. alpha, tau: by name, as of one epoch each.
+    tensorboard: also write event files.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False):
-        self.folder, self.writer = folder, _summary_writer() if tensorboard else None
-        self.events, self.shown = None, 0  # an open writer, and how many rows it has
+        if tensorboard and not importlib.util.find_spec("tensorboard"):
+            raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'")
+        self.folder, self.tensorboard, self.events, self.shown = folder, tensorboard, None, 0
         self.rows: list[tuple[int, int, str, float]] = []
-        self.alpha: list[tuple[int, dict[str, np.ndarray]]] = []
-        self.tau: list[tuple[int, dict[str, np.ndarray]]] = []
+        self.alpha: list[dict[str, np.ndarray]] = []
+        self.tau: list[dict[str, np.ndarray]] = []
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
         """Rows of the history. step, epoch: how many are complete."""
@@ -44,23 +46,25 @@ class Records:
         """α and τ after an epoch; an empty τ is not recorded."""
         for entries, tensors in ((self.alpha, alpha), (self.tau, tau)):
             if tensors:
-                entries.append((epoch, {name: value.cpu().numpy() for name, value in tensors.items()}))
+                arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+                entries.append(arrays | {"epoch": np.array(epoch)})
 
     def write(self) -> None:
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
         store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
             if entries:
-                arrays = {key: np.stack([values[key] for _, values in entries]) for key in entries[0][1]}
-                arrays["epoch"] = np.array([epoch for epoch, _ in entries])
+                arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
                 store.write_arrays(self.folder / f"{name}.npz", arrays)
-        if self.writer is not None:
+        if self.tensorboard:
             self._write_events()
 
     def _write_events(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
         if self.events is None:  # begun anew at each start: a killed process may have written past its checkpoint
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            self.events = self.writer(str(self.folder / "tensorboard"))
+            self.events = SummaryWriter(str(self.folder / "tensorboard"))
         for step, epoch, name, value in self.rows[self.shown :]:
             self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
         self.shown = len(self.rows)
@@ -72,16 +76,8 @@ class Records:
         self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
             arrays = _arrays(self.folder, name)
-            epochs = arrays.pop("epoch", ())
-            entries[:] = [(int(e), {k: v[i] for k, v in arrays.items()}) for i, e in enumerate(epochs) if e <= epoch]
-
-
-def _summary_writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'") from None
-    return SummaryWriter
+            kept = [i for i, e in enumerate(arrays.get("epoch", ())) if e <= epoch]
+            entries[:] = [{key: values[i] for key, values in arrays.items()} for i in kept]
 
 
 def _history(folder: Path) -> pd.DataFrame:
@@ -97,25 +93,6 @@ def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
     return store.read_arrays(path) if path.is_file() else {}
 
 
-def _config(path: Path) -> Config:
-    """What a run directory recorded, validated like a given configuration. Nothing is executed, no data looked for."""
-    values = store.read_json(path / "config.json")
-    if missing := [name for name in ("dataset", "method", "seed") if values.get(name) is None]:
-        raise KitError(f"{path} is not a run directory of kit: its config.json lacks {', '.join(missing)}")
-    try:
-        required = (name for name, field in Config.model_fields.items() if field.is_required())
-        if missing := [name for name in required if values.get(name) is None]:
-            raise KitError(f"it lacks {', '.join(missing)}")
-        return Config.stored(values)
-    except KitError as error:
-        if values.get("plugins"):
-            raise KitError(f"{path}: {error}") from None
-        raise KitError(
-            f"{path}: this run directory was made by another version of kit, or altered ({error}). Open it with the "
-            "version in its provenance.json, or run the same again: kit.search(kit.Config(dataset=..., method=...))"
-        ) from None
-
-
 def open_all(paths: str) -> list[Run]:
     """The runs at paths with commas between them, as notebooks name them. Raises KitError as `Run.load` does."""
     return [Run.load(path.strip()) for path in paths.split(",") if path.strip()]
@@ -129,16 +106,25 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.config = _config(self.path)
+        values = store.read_json(self.path / "config.json")
+        try:
+            self.config = Config.stored(values)
+            if self.config.model_dump() != values:
+                raise KitError("its config.json lacks fields")
+        except KitError as error:
+            raise KitError(
+                f"{self.path} cannot be opened as a run of this version of kit: {error}. (The version that its "
+                "provenance.json names can)"
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
-        path = Path(os.path.expanduser(path))
+        path = Path(path).expanduser()
         if (path / "config.json").is_file():
             return cls(path)
-        roots = dict.fromkeys([path, *path.absolute().parents][:3] + [Path("runs")])
-        found = [p.parent for root in roots if root.is_dir() for p in sorted(root.glob("*/history.parquet"))]
+        roots = (path, *path.absolute().parents[:2], Path("runs"))
+        found = [file.parent for root in roots for file in sorted(root.glob("*/history.parquet"))]
         nearby = ", ".join(dict.fromkeys(map(str, found[:8])))
         hint = f"runs nearby: {nearby}" if nearby else "kit.search(kit.Config(...)) makes one"
         raise KitError(f"{path} is not a run directory (it has no config.json); {hint}")
@@ -207,9 +193,8 @@ class Run:
 
     # ---- what it found ---------------------------------------------------------------------------
 
-    def _found(self, name: str, kind: type) -> Any:
-        found = self._json("model/model.json")
-        value = found.get(name) if found else kind()
+    def _found(self, name: str, kind: type = dict) -> Any:
+        value = self._json("model/model.json").get(name, kind())
         if not isinstance(value, kind):
             raise KitError(f"{self.path / 'model' / 'model.json'} was altered: its {name} is {value!r:.60}")
         return value
@@ -217,17 +202,17 @@ class Run:
     @property
     def genotype(self) -> dict[str, Any]:
         """{"normal": nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed network."""
-        return self._found("genotype", dict)
+        return self._found("genotype")
 
     @property
     def policy(self) -> dict[str, Any]:
         """{"name", "ops", "probabilities": [K, K] nested lists} at the end; only the name where τ is fixed."""
-        return self._found("policy", dict)
+        return self._found("policy")
 
     @property
     def hyper(self) -> dict[str, float]:
         """The learned (or fixed) lr and weight_decay at the end; lr without the schedule's factor."""
-        return self._found("hyper", dict)
+        return self._found("hyper")
 
     @property
     def classes(self) -> list[str]:
@@ -251,7 +236,7 @@ class Run:
 
     def prepare(self, images: Any) -> Tensor:
         """Images of any form as the model sees them: uint8 [N, C, H, W]."""
-        return Inputs(images, self.model().network.image).all()
+        return torch.cat(list(batches(images, self.model().network.image)))
 
     def export(self, path: str | Path, format: str = "safetensors") -> Path:
         """Write the model for use elsewhere, with its model card beside it; see `kit.run.export.export`."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -32,10 +32,8 @@ MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's
 
 
 def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
-    """Let `write` fill a temporary file, flush it to the disk and rename it to `path`.
-
-    A reader sees the old file or the whole new one. Raises KitError, which ends in `mend`, where the file cannot be
-    written (a full disk, no rights); the old file then stays as it was.
+    """Let `write` fill a temporary file, flush it to the disk and rename it to `path`: a reader sees the old file or
+    the whole new one. Raises KitError, which ends in `mend`, where the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
@@ -66,7 +64,7 @@ def reading(path: Path, problem: str) -> Iterator[None]:
         raise KitError(f"{path} {problem} ({summary(error)}): it was altered or cut short") from None
 
 
-def summary(error: Exception) -> str:
+def summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -113,14 +111,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings stored beside the tensors of a safetensors file."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
 # ---- checkpoints ---------------------------------------------------------------------------------
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
 
-    The tree is JSON in the file's metadata, with a checksum that tells an altered file from a whole one. Tensors of
-    one dtype are laid end to end: an entry for each of a supernet's thousands would take longer than their bytes.
+    The tree is JSON in the file's metadata. Tensors of one dtype are laid end to end: an entry for each of a
+    supernet's thousands would take longer than their bytes.
     """
     parts: dict[str, list[Tensor]] = {}
     sizes: Counter[str] = Counter()
@@ -128,24 +132,20 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     def place(value: Any) -> dict[str, list]:
         if not isinstance(value, Tensor):
             raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts, not {type(value).__name__}")
-        dtype = str(value.dtype).removeprefix("torch.")
+        dtype = str(value.dtype)
         parts.setdefault(dtype, []).append(value.detach().cpu().reshape(-1))
         start, sizes[dtype] = sizes[dtype], sizes[dtype] + value.numel()
         return {TENSOR: [dtype, start, *value.shape]}
 
     tree = json.dumps(state, default=place)
     flat = {dtype: torch.cat(tensors) for dtype, tensors in parts.items()}
-    write_tensors(path, flat, {"tree": tree, "sha256": _checksum(tree, flat)})
+    write_tensors(path, flat, {"tree": tree})
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote, on the CPU. Raises KitError for a file that is cut short, altered or something else."""
+    """What `write_state` wrote, on the CPU. Raises KitError for a file that is cut short or something else."""
     with reading(path, "is not a checkpoint that can be read"):
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        flat = safetensors.torch.load_file(path)
-        if _checksum(metadata["tree"], flat) != metadata["sha256"]:
-            raise ValueError("its checksum does not fit")
+        tree, flat = read_metadata(path)["tree"], safetensors.torch.load_file(path)
 
         def placed(node: dict[str, Any]) -> Any:
             if TENSOR not in node:
@@ -153,15 +153,7 @@ def read_state(path: Path) -> dict[str, Any]:
             dtype, start, *shape = node[TENSOR]
             return flat[dtype][start : start + math.prod(shape)].view(shape).clone()
 
-        return json.loads(metadata["tree"], object_hook=placed)
-
-
-def _checksum(tree: str, flat: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(tree.encode())
-    for dtype in sorted(flat):
-        digest.update(dtype.encode())
-        digest.update(flat[dtype].view(torch.uint8).numpy())
-    return digest.hexdigest()
+        return json.loads(tree, object_hook=placed)
 
 
 # ---- the lock ------------------------------------------------------------------------------------
@@ -186,11 +178,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             time.sleep(0.02)
         else:
             file.seek(0)
-            user = file.read().strip() or "?"
-            raise KitError(f"{folder} is in use by process {user}: wait for it, or stop it first")
+            raise KitError(f"{folder} is in use by process {file.read() or '?'}: wait for it, or stop it first")
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        print(os.getpid(), end="", file=file, flush=True)
         yield
 
 
@@ -208,7 +198,5 @@ def put_aside(folder: Path) -> None:
     """Rename a run directory that is there to <name>.old1, .old2, …. Raises KitError while a process works in it."""
     if folder.exists():
         with exclusive(folder):
-            n = 1
-            while (aside := folder.with_name(f"{folder.name}.old{n}")).exists():
-                n += 1
-            folder.rename(aside)
+            names = (folder.with_name(f"{folder.name}.old{n}") for n in itertools.count(1))
+            folder.rename(next(name for name in names if not name.exists()))

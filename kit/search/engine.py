@@ -160,7 +160,7 @@ class Search:
     def _alpha(self) -> dict[str, torch.Tensor]:
         """α over the slots of the supernet; constant in later stages, which train the chosen child alone."""
         if self.stage_index:
-            return {name: torch.from_numpy(values) for name, values in self.records.alpha[-1][1].items()}
+            return {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
         arch = self.parts.arch
         frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
         return {**arch.snapshot(), "frozen": frozen.clone()}
