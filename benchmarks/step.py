@@ -40,10 +40,7 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, channels, side, side), generator=g, dtype=torch.uint8)
     labels, third = torch.arange(n) % 10, n // 4
-    parts = [
-        ImageSet(images[a:b], labels[a:b], torch.arange(a, b))
-        for a, b in ((0, 2 * third), (2 * third, 3 * third), (3 * third, n))
-    ]
+    parts = [ImageSet(images[a:b], labels[a:b]) for a, b in ((0, 2 * third), (2 * third, 3 * third), (3 * third, n))]
     return ImageSets(*parts, classes=tuple("0123456789"), name="synthetic", flip=True, split="synthetic")
 
 

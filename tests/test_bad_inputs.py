@@ -26,7 +26,7 @@ from tests_micro import micro_config
 import kit
 from kit import KitError, Run
 from kit.config import Config
-from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, to_sets
+from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, stratified_split, to_sets
 from kit.search.progress import Silent
 
 
@@ -98,9 +98,10 @@ def everything(sets: ImageSets) -> int:
 
 def pool(path: Path, **options: Any) -> torch.Tensor:
     """All images of a folder, in the order of their paths."""
-    sets = load_dataset(path, **options)
-    parts = (sets.train, sets.val, sets.test)
-    return torch.cat([part.images for part in parts])[torch.cat([part.index for part in parts]).argsort()]
+    sets, labels = load_dataset(path, **options), torch.tensor([label for _, label in read_folder(path).train])
+    kept, test = stratified_split(labels, 0.2)
+    order = torch.cat([*(kept[rows] for rows in stratified_split(labels[kept], 0.1 / 0.8)), test])
+    return torch.cat([part.images for part in (sets.train, sets.val, sets.test)])[order.argsort()]
 
 
 FILES = [*bad.cuts(), *bad.flips(), *bad.strangers(), *bad.huge()]
@@ -195,7 +196,7 @@ def test_an_unreadable_file_is_named(without_rights, monkeypatch):
     assert "Permission denied" in refused(lambda: load_dataset(pets), "a/1.png (PermissionError")
     (pets / "b").chmod(0)
     try:
-        refused(lambda: load_dataset(pets), "cannot be listed")
+        refused(lambda: load_dataset(pets), "cannot be read")
     finally:
         (pets / "b").chmod(0o755)
 

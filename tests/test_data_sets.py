@@ -1,14 +1,12 @@
 """Sets, splits, digits, normalisation, batches, and sets that stream."""
 
 import copy
-import gc
 import hashlib
-import threading
 
 import numpy as np
 import pytest
 import torch
-from tests_data import parts, same, sizes, some_set
+from tests_data import parts, same, save_images, sizes, some_set
 
 from kit.data import (
     Batches,
@@ -16,7 +14,6 @@ from kit.data import (
     ImageSets,
     Source,
     Streamed,
-    cache,
     fit,
     load_dataset,
     normalization,
@@ -32,7 +29,7 @@ def digits():
 
 
 def some_sets(**changes):
-    given = {"train": some_set(), "val": some_set(start=10), "test": some_set(start=20), "classes": ("a", "b")}
+    given = {"train": some_set(), "val": some_set(11), "test": some_set(12), "classes": ("a", "b")}
     return ImageSets(**(given | {"name": "fake", "flip": True, "split": "made up"} | changes))
 
 
@@ -52,32 +49,27 @@ def test_unknown_puts_the_nearest_name_first():
 
 def test_image_set_refuses_what_breaks_its_contract():
     images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
-    assert len(ImageSet(images, labels)) == 4 and ImageSet(images, labels).index.tolist() == [0, 1, 2, 3]
+    assert len(ImageSet(images, labels)) == 4
     for bad, message in [
         ((images.float(), labels), "uint8"),
         ((images[0], labels), "uint8"),
         ((images, labels[:3]), "labels must be int64"),
         ((images, labels.int()), "labels must be"),
         ((images[:0], labels[:0]), "empty"),
-        ((images, labels - 1), "start at 0"),
-        ((images, labels, labels[:1]), "index must be"),
-        ((images, labels, labels), "twice"),
+        ((images, labels - 1), "one from 0 up"),
     ]:
         with pytest.raises(KitError, match=message):
             ImageSet(*bad)
 
 
-def test_image_sets_are_disjoint_and_agree():
+def test_image_sets_agree():
     sets = some_sets()
     assert (sets.channels, sets.size, sets.num_classes) == (1, (4, 4), 2) and same(sets, sets.to("cpu"))
     both = sets.train_val()
-    assert both.index.tolist() == list(range(20)) and torch.equal(both.images[10:], sets.val.images)
+    assert torch.equal(both.images[10:], sets.val.images) and torch.equal(both.labels[:10], sets.train.labels)
     for changes, message in [
-        ({"val": some_set(1, start=9)}, r"1 samples are in both train and val \(index \[9\]\)"),
-        ({"test": some_set(start=15)}, "both val and test"),
-        ({"test": some_set(size=5, start=20)}, "agree"),
-        ({"test": some_set(classes=3, start=20)}, "test has label 2, allowed are 0 to 1"),
-        ({"classes": ("a",)}, "two classes"),
+        ({"test": some_set(size=5)}, "agree"),
+        ({"test": some_set(classes=3)}, "test has label 2, allowed are 0 to 1"),
     ]:
         with pytest.raises(KitError, match=message):
             some_sets(**changes)
@@ -110,11 +102,14 @@ def test_stratified_split_is_even_complete_and_the_same_everywhere():
     ],
 )
 def test_parts_are_used_as_given_and_the_rest_is_held_out(given, expected, split):
-    made = [n and (torch.zeros(n, 1, 4, 4, dtype=torch.uint8), torch.arange(n) % 2) for n in given]
+    pixels, start, made = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1).expand(30, 1, 4, 4), 0, []
+    for n in given:
+        made.append(n and (pixels[start : start + n], torch.arange(n) % 2))
+        start += n or 0
     sets = to_sets(Source(("a", "b"), *made), "fake", flip=False)
     assert sizes(sets) == expected and sets.split.startswith(split)
-    index = torch.cat([part.index for part in parts(sets)])
-    assert torch.equal(index.sort().values, torch.arange(sum(expected)))
+    found = torch.cat([part.images[:, 0, 0, 0] for part in parts(sets)])
+    assert found.sort().values.tolist() == list(range(sum(expected))), "each image is in one part"
     said = to_sets(Source(("a", "b"), *made, split="lists of X"), "fake", flip=False).split
     assert said.startswith("lists of X") and ("stratified" in said) == (given[1] is None)
 
@@ -137,9 +132,10 @@ def test_digits_are_those_of_scikit_learn_and_keep_their_split(digits):
     from sklearn.datasets import load_digits
 
     assert sizes(digits) == [1078, 270, 449] and not digits.flip and "60% train, 15% val, 25% test" in digits.split
-    data, row = load_digits(), int(digits.val.index[7])
-    assert np.array_equal(digits.val.images[7, 0].numpy(), np.rint(data.images[row] * 255 / 16))
-    assert digits.val.labels[7] == data.target[row]
+    data = load_digits()
+    known = {image.tobytes(): label for image, label in zip(np.rint(data.images * 255 / 16), data.target)}
+    for image, label in zip(digits.val.images.numpy(), digits.val.labels.tolist()):
+        assert known[image[0].astype(float).tobytes()] == label
     digest = hashlib.sha256(b"".join(p.images.numpy().tobytes() + p.labels.numpy().tobytes() for p in parts(digits)))
     assert digest.hexdigest().startswith("7e1b5d5c09580691"), "results of earlier runs are on this split"
 
@@ -211,25 +207,16 @@ def streamed(n=23, channels=2, size=3):
     """A set over a pool of n + 7 images, and the same set as tensors."""
     pool = some_set(n + 7, channels, size).images
     rows = torch.randperm(n + 7, generator=torch.Generator().manual_seed(1))[:n]
-    labels = torch.arange(n) % 3
-    return ImageSet(Streamed(pool, rows), labels, rows), ImageSet(pool[rows], labels, rows)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("kit-prefetch")]
-
-
-KEYS = [slice(3, 9), slice(5, 5), slice(None, None, 4), 3, -1, torch.tensor([4, 0, 4]), torch.tensor(6)]
-KEYS += [torch.arange(23) % 2 == 0, (slice(None), 1), (slice(2, 5), 0, slice(1, 3)), (7, 1), (-2, 0, 1, 2)]
+    values, labels = pool.to(torch.int64), torch.arange(n) % 3
+    sums = torch.stack([values.sum((2, 3)), (values**2).sum((2, 3))], dim=2)
+    return ImageSet(Streamed(pool, sums, rows), labels), ImageSet(pool[rows], labels)
 
 
 def test_streamed_images_are_read_like_a_tensor():
     lazy, whole = streamed()
-    assert all(torch.equal(lazy.images[key], whole.images[key]) for key in KEYS)
-    assert (lazy.images.shape, lazy.images.ndim, lazy.images.numel()) == ((23, 2, 3, 3), 4, 23 * 18)
+    for rows in (slice(3, 9), slice(None), torch.tensor([4, 0, 4])):
+        assert torch.equal(lazy.images[rows], whole.images[rows])
+    assert (lazy.images.shape, lazy.images.ndim, lazy.device) == ((23, 2, 3, 3), 4, whole.device)
     part, chosen = lazy.take(torch.tensor([5, 1, 22])), whole.take(torch.tensor([5, 1, 22]))
     assert part.images.pool is lazy.images.pool and torch.equal(part.images[:], chosen.images)
     for size in (1, 5, 100):
@@ -237,36 +224,7 @@ def test_streamed_images_are_read_like_a_tensor():
             pieces = list(data.chunks(size))
             assert len(pieces) == -(-23 // size)
             assert equal(map(torch.cat, zip(*pieces, strict=True)), (whole.images, whole.labels))
-
-
-def test_normalization_uses_the_sums_of_the_cache():
-    lazy, whole = streamed(60)
-    values = lazy.images.pool.to(torch.int64)
-    sums = torch.stack([values.sum((2, 3)), (values**2).sum((2, 3))], dim=2)
-    # a black pool: where the sums are known, no image is read
-    known = ImageSet(Streamed(torch.zeros_like(lazy.images.pool), lazy.images.rows, sums=sums), lazy.labels)
-    assert equal(normalization(lazy), normalization(whole)) and equal(normalization(known), normalization(whole))
-
-
-def test_a_budget_decides_what_streams(monkeypatch, digits, capsys):
-    size = sum(sizes(digits)) * 64
-    for gigabytes, streams in (("0", True), (str((size - 1) / 1e9), True), (str(size / 1e9), False), ("1", False)):
-        monkeypatch.setenv("KIT_RESIDENT_GB", gigabytes)
-        moved = digits.to("cpu")
-        assert all(isinstance(part.images, Streamed) == streams for part in parts(moved)) and same(moved, digits)
-        assert same(moved.to("cpu"), digits) and torch.equal(moved.train_val().index, digits.train_val().index)
-    for given in ("much", "-1", "nan", "inf"):
-        monkeypatch.setenv("KIT_RESIDENT_GB", given)
-        with pytest.raises(KitError, match=f"KIT_RESIDENT_GB='{given}' is no number of gigabytes"):
-            digits.to("cpu")
-    monkeypatch.delenv("KIT_RESIDENT_GB")
-    pool, labels = some_set(40).images, torch.arange(40) % 2
-    for free, streams in ((4 * 40 * 16 - 1, True), (4 * 40 * 16, False)):
-        monkeypatch.setattr(cache, "free_memory", lambda device, free=free: free)
-        sets = to_sets(Source(("a", "b"), (Streamed(pool), labels)), "fake", flip=False)
-        assert isinstance(sets.train.images, Streamed) == streams
-        assert not streams or sets.train_val().images.pool is pool, "train and val of one pool copy no image"
-        assert isinstance(some_sets().to("cpu").train.images, torch.Tensor), "what is there already has found room"
+    assert equal(normalization(lazy), normalization(whole))
 
 
 @pytest.mark.parametrize("steps", [0, 2, 4, 5, 11])
@@ -275,46 +233,35 @@ def test_streamed_batches_are_the_resident_ones_and_resume(steps):
     assert all(equal(next(lazy), next(whole)) for _ in range(steps))
     state, expected = lazy.state_dict(), copy.deepcopy(whole.state_dict())
     assert torch.equal(state.pop("generator"), expected["generator"])
-    assert state == {k: v for k, v in expected.items() if k != "generator"}, "what was handed out, not what was read"
+    assert state == {k: v for k, v in expected.items() if k != "generator"}
     following = [next(whole) for _ in range(9)]
     assert all(equal(next(lazy), batch) for batch in following)
     generator = torch.Generator().manual_seed(7)
     for data in streamed():
         resumed = Batches(data, 5, generator)
-        before = generator.get_state()
+        before, others = generator.get_state(), torch.get_rng_state()
         next(resumed)
         resumed.load_state_dict(expected)
         assert all(equal(next(resumed), batch) for batch in following)
         assert torch.equal(generator.get_state(), before), "a generator that others share is not rewound"
+        assert torch.equal(torch.get_rng_state(), others), "nor is torch's own drawn from"
 
 
-def test_prefetching_reads_a_few_batches_ahead_and_raises_what_goes_wrong():
-    asked, lazy = [], streamed()[0]
-
-    def order():
-        for i in range(100):
-            asked.append(i)
-            yield i, torch.tensor([i % 23 if i < 50 else 999])
-
-    ahead = cache.prefetch(lazy.images, lazy.labels, order())
-    assert next(ahead)[0] == 0 and len(asked) == cache.AHEAD + 1
-    first = next(ahead)[1]
-    expected = first.clone()
-    assert [next(ahead)[0] for _ in range(48)] == list(range(2, 50)) and torch.equal(first, expected)
-    with pytest.raises(IndexError):
-        next(ahead)
-
-
-def test_a_search_that_streams_is_the_search_that_does_not(finished, tmp_path, monkeypatch):
+def test_a_search_that_streams_is_the_search_that_does_not(tmp_path, monkeypatch):
     from tests_micro import micro_config
 
     import kit
     from kit.search.progress import Silent
 
+    for i, name in enumerate("ab"):
+        save_images(tmp_path / "pets" / name, 40, size=(8, 8), start=100 * i)
+    monkeypatch.setenv("KIT_DATA", str(tmp_path / "data"))
+    config = micro_config(dataset=str(tmp_path / "pets"), batch_size=8, epochs=1)
+    held = kit.search(config, out=tmp_path / "held", progress=Silent())
     monkeypatch.setenv("KIT_RESIDENT_GB", "0")
-    run = kit.search(micro_config(), out=tmp_path, progress=Silent())
-    assert run.history.equals(finished.history) and run.metrics["test_loss"] == finished.metrics["test_loss"]
-    assert equal(run.model().state_dict().values(), finished.model().state_dict().values())
+    run = kit.search(config, out=tmp_path / "streamed", progress=Silent())
+    assert run.history.equals(held.history) and run.metrics["test_loss"] == held.metrics["test_loss"]
+    assert equal(run.model().state_dict().values(), held.model().state_dict().values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: streaming to a GPU is not tested here")
@@ -324,5 +271,5 @@ def test_streaming_to_a_gpu_gives_the_same_batches():
     for _ in range(40):
         batch, expected = next(lazy), next(whole)
         assert batch[0].device == expected[0].device and equal(batch, expected)
-    assert torch.equal(data.to("cuda").images.resident("cuda").cpu(), data.images[:])
+    assert torch.equal(data.to("cuda").images[:].cpu(), data.images[:])
     assert sum(len(images) for images, _ in data.to("cuda").chunks(33)) == 200

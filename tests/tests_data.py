@@ -8,10 +8,10 @@ from PIL import Image
 from kit.data import ImageSet, ImageSets
 
 
-def some_set(n=10, channels=1, size=4, classes=2, start=0):
+def some_set(n=10, channels=1, size=4, classes=2):
     generator = torch.Generator().manual_seed(n)
     images = torch.randint(0, 256, (n, channels, size, size), dtype=torch.uint8, generator=generator)
-    return ImageSet(images, torch.arange(n) % classes, torch.arange(start, start + n))
+    return ImageSet(images, torch.arange(n) % classes)
 
 
 def save_images(folder: Path, n: int, size=(6, 6), mode="RGB", start=0):
@@ -33,5 +33,5 @@ def same(a: ImageSets, b: ImageSets) -> bool:
     return all(
         torch.equal(getattr(x, name)[:], getattr(y, name)[:])
         for x, y in zip(parts(a), parts(b), strict=True)
-        for name in ("images", "labels", "index")
+        for name in ("images", "labels")
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from dataclasses import dataclass, replace
-from hashlib import md5
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,12 @@ from scipy.io import savemat
 from tests_rar import write_rar
 from torchvision import datasets as tv
 
-from kit.data import named, own
-
 
 @dataclass
 class Published:
     """files: what is offered, name → content; where: the folder under root in which kit looks for them; sizes: images
     in train + val and in test; split: how its sentence begins or ends; label: of an image by its number (its grey
-    value); optional: files without which kit goes on."""
+    value)."""
 
     name: str
     files: dict[str, bytes]
@@ -31,7 +28,6 @@ class Published:
     sizes: tuple[int, int]
     split: str
     label: dict[int, str]
-    optional: tuple[str, ...] = ()
 
 
 class Maker:
@@ -81,11 +77,7 @@ def struct_array(rows: list[dict]) -> np.ndarray:
     return array
 
 
-def counts(patch, name: str, *images: int) -> None:
-    patch.setitem(own.REGISTRY, name, replace(own.REGISTRY[name], images=images))
-
-
-def benchmark(patch, lists: dict[str, dict[str, list[str]]], numbered: str = "train") -> dict[str, bytes]:
+def benchmark(lists: dict[str, dict[str, list[str]]], numbered: str = "train") -> dict[str, bytes]:
     """Lists of NAS-Benchmark: numbered columns, and in the lists of training images of two sets a row number first."""
     files = {}
     for file, rows in lists.items():
@@ -93,21 +85,22 @@ def benchmark(patch, lists: dict[str, dict[str, list[str]]], numbered: str = "tr
         lines = [",".join(["", *map(str, range(12))])]
         lines += [",".join([*[str(i)] * first, name, *images, "", ""]) for i, (name, images) in enumerate(rows.items())]
         files[file] = "\n".join(lines).encode() + b"\n"
-    patch.setattr(named, "BENCHMARK_LISTS", {name: md5(content).hexdigest() for name, content in files.items()})
     return files
+
+
+SPORTS = ("RockClimbing", "badminton", "bocce", "croquet", "polo", "rowing", "sailing", "snowboarding")
 
 
 def sport8(patch, tmp: Path) -> Published:
     maker, entries, train, test = Maker(), {"event_img": None}, {}, {}
-    for sport in named.SPORTS:
+    for sport in SPORTS:
         names = [f"Easy_Mid_{sport}_{i}.{'JPG' if i == 1 else 'jpg'}" for i in range(5)]
         entries |= {f"event_img/{sport}": None, f"event_img/{sport}/Thumbs.db": b"\xd0\xcf"}
         entries |= {f"event_img/{sport}/{name}": maker.image(sport) for name in names}
         train[sport], test[sport] = names[1:], names[:1]
-    counts(patch, "sport8", 40)
-    lists = benchmark(patch, {"Sport8_train.csv": train, "Sport8_test.csv": test}, numbered="none")
+    lists = benchmark({"Sport8_train.csv": train, "Sport8_test.csv": test}, numbered="none")
     files = {"event_dataset.rar": write_rar(tmp / "made.rar", entries).read_bytes()} | lists
-    return Published("sport8", files, "sport8", named.SPORTS, (32, 8), "80:20", maker.label, tuple(lists))
+    return Published("sport8", files, "sport8", SPORTS, (32, 8), "80:20", maker.label)
 
 
 SCENES = ("airport_inside", "bar", "tv_studio")
@@ -130,7 +123,6 @@ def mit67(patch, tmp: Path) -> Published:
     ):  # one image of each class is in neither, as there
         lines = "\r\n".join(f"{scene}/{name}" for scene in SCENES for name in names[scene][rows])
         files[f"{part}Images.txt"] = lines.encode()
-    counts(patch, "mit67", 21, 6)
     return Published("mit67", files, "mit67", SCENES, (21, 6), "TrainImages.txt and TestImages.txt of", maker.label)
 
 
@@ -139,8 +131,7 @@ def mit67_nas(patch, tmp: Path) -> Published:
     lists = {f"MIT67_train{i}.csv": {scene: names[scene][:8]} for i, scene in enumerate(SCENES, 1)}
     lists |= {"MIT67_train4.csv": {SCENES[0]: names[SCENES[0]][8:9]}}
     lists |= {"MIT67_test.csv": {scene: names[scene][9:] for scene in SCENES}}
-    counts(patch, "mit67_nas", 25, 3)
-    files = {"indoorCVPR_09.tar": archive} | benchmark(patch, lists)
+    files = {"indoorCVPR_09.tar": archive} | benchmark(lists)
     return Published("mit67_nas", files, "mit67", SCENES, (25, 3), "80:20 lists", maker.label)
 
 
@@ -161,7 +152,6 @@ def _flowers(patch) -> tuple[Maker, dict[str, bytes], list[int]]:
 
 def flowers102(patch, tmp: Path) -> Published:
     maker, files, _ = _flowers(patch)
-    counts(patch, "flowers102", 6, 6, 18)
     return Published("flowers102", files, "flowers-102", FLOWERS, (12, 18), "setid.mat of Nilsback", maker.label)
 
 
@@ -173,8 +163,7 @@ def flowers102_nas(patch, tmp: Path) -> Published:
         "flowers102_train2.csv": {c: names[c][:8] for c in ("flower_3", "flower_1")},
         "flowers102_test.csv": {c: images[8:] for c, images in names.items()},
     }
-    counts(patch, "flowers102_nas", 24, 6)
-    files |= benchmark(patch, lists)
+    files |= benchmark(lists)
     return Published("flowers102_nas", files, "flowers-102", FLOWERS, (24, 6), "80:20 lists", maker.label)
 
 
@@ -188,10 +177,9 @@ def sun397(patch, tmp: Path) -> Published:
         for part, rows in (("Training", slice(0, 5)), ("Testing", slice(5, 10)))
         for k in (1, 2)
     }
-    counts(patch, "sun397", 15, 15)
     files = {"SUN397.tar.gz": make_tar(entries, "w:gz"), "Partitions.zip": make_zip(lists)}
-    classes, optional = tuple(scene[3:] for scene in scenes), ("Partitions.zip",)
-    return Published("sun397", files, ".", classes, (15, 15), "first of the ten", maker.label, optional)
+    classes = tuple(scene[3:] for scene in scenes)
+    return Published("sun397", files, ".", classes, (15, 15), "first of the ten", maker.label)
 
 
 def places365(patch, tmp: Path) -> Published:
@@ -211,7 +199,6 @@ def places365(patch, tmp: Path) -> Published:
         "train_256_places365standard.tar": make_tar(images),
         "val_256.tar": make_tar(held),
     }
-    counts(patch, "places365", 30, 6)
     classes = tuple(scene[3:] for scene in scenes)
     return Published("places365", files, "places365", classes, (30, 6), "test is the published", maker.label)
 

@@ -25,7 +25,7 @@ def register_micro() -> str:
     labels = torch.cat([part.labels for part in (pool.train, pool.val, pool.test)])
     rows = torch.cat([(labels == c).nonzero().flatten()[:30] for c in range(10)])
     source = Source(pool.classes, (images[rows], labels[rows]), val_fraction=0.16, test_fraction=0.2)
-    register(NAME, lambda root, image_size: source, flip=False, title="300 of the digits, for the tests", replace=True)
+    register(NAME, lambda root, image_size: source, flip=False, title="300 of the digits, for the tests")
     return NAME
 
 

@@ -1,7 +1,5 @@
 """Reading one image file: what the file holds decides, not its name, and a file that cannot be used has one reason."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import warnings
@@ -24,17 +22,12 @@ class BadImage(Exception):
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
-    """One image file as uint8 [1 or 3, H, W]; see `from_pil`.
-
-    Raises BadImage with the reason for what is not a regular file, cannot be opened, is none of `FORMATS`, is cut
-    short, has more than 8 bits a channel or more than `MAX_PIXELS` pixels (by its header, before memory is taken).
-    """
+    """One image file as uint8 [1 or 3, H, W]; see `from_pil`. Raises BadImage with the reason for what is no regular
+    file, cannot be opened, is none of `FORMATS`, or is cut short."""
     file = Path(file)
     try:
         if file.exists() and not file.is_file():  # opening a named pipe that nobody writes to would wait for ever
             raise BadImage("not a regular file")
-        if os.path.getsize(file) == 0:
-            raise BadImage("the file is empty (0 bytes)")
         with Image.open(file, formats=FORMATS) as image:
             return from_pil(image, image_size)
     except BadImage:
@@ -42,20 +35,31 @@ def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray
     except UnidentifiedImageError:
         raise BadImage(f"not an image that can be read ({', '.join(FORMATS)})") from None
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error and more on broken files
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise BadImage(f"{type(error).__name__}: {reason.replace(str(file), file.name)}") from None
+        raise BadImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
 def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
     """A PIL image as uint8 [C, H, W]: grey images keep one channel (C = 1), all others become RGB (C = 3).
 
     The first frame of an animation counts, transparency is laid on white, and the image is turned as its EXIF data
-    says. image_size: the shorter side is resized to it and the centre cropped, as `fit` does. Raises BadImage where the
-    header promises more than 8 bits a channel or too many pixels.
+    says. image_size: as in `fit`. Raises BadImage where the header, before memory is taken, promises more than 8 bits a
+    channel or more than `MAX_PIXELS` pixels.
     """
-    _check(image, image_size)
-    pixels = torch.from_numpy(np.array(_plain(image)))
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    width, height = image.size
+    if image.mode.startswith(("I", "F")):
+        raise BadImage(f"mode {image.mode}: more than 8 bits a channel; save it with 8 bits")
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"its header says {width}x{height} pixels, allowed are {MAX_PIXELS:,} in all")
+    if image_size is not None and image_size**2 * max(width, height) > MAX_PIXELS * min(width, height):
+        raise BadImage(f"{width}x{height} is too narrow to resize its shorter side to {image_size} pixels; crop it")
+    grey = image.mode in ("1", "L", "LA", "La")
+    image.load()
+    with contextlib.suppress(Exception):  # broken EXIF data beside sound pixels: the image stays as it lies
+        image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    pixels = torch.from_numpy(np.atleast_3d(image.convert("L" if grey else "RGB"))).permute(2, 0, 1)
     return np.ascontiguousarray(pixels if image_size is None else fit(pixels[None], image_size)[0])
 
 
@@ -69,28 +73,6 @@ def fit(images: Tensor, size: int) -> Tensor:
     # In chunks: the resize may work in floats, four times the images' memory.
     chunks = (F.center_crop(F.resize(chunk, [size], antialias=True), [size, size]) for chunk in images.split(1024))
     return torch.cat(list(chunks))
-
-
-def _check(image: Image.Image, image_size: int | None) -> None:
-    width, height = image.size
-    if image.mode.startswith(("I", "F")):
-        raise BadImage(f"mode {image.mode}: more than 8 bits a channel; save it with 8 bits")
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"its header says {width}x{height} pixels, allowed are {MAX_PIXELS:,} in all")
-    if image_size is not None and image_size**2 * max(width, height) > MAX_PIXELS * min(width, height):
-        raise BadImage(f"{width}x{height} is too narrow to resize its shorter side to {image_size} pixels; crop it")
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Grey (mode L) or RGB, upright."""
-    grey = image.mode in ("1", "L", "LA", "La")
-    image.load()
-    with contextlib.suppress(Exception):  # broken EXIF data beside sound pixels: the image stays as it lies
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("L" if grey else "RGB")
 
 
 @contextlib.contextmanager

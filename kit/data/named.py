@@ -1,46 +1,36 @@
 """The data sets that kit knows by name: how each is read, and below in one table what is known about it.
 
-torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums (and what an old
-torchvision left in FashionMNIST/processed, with weights_only); nothing else is ever unpickled. Archives are unpacked so
-that nothing is written outside their folder.
+torchvision fetches and checks what it has. It unpickles CIFAR's files, after comparing their checksums; nothing else is
+ever unpickled. Archives are unpacked so that nothing is written outside their folder.
 """
-
-from __future__ import annotations
 
 import csv
 import gzip
 import importlib.util
 import os
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
 import torch
-from torch import Tensor
 from torchvision import datasets as tv
 from torchvision.datasets.utils import extract_archive
 
-from kit.data.own import Entry, class_files, read_folder
+from kit.data.own import Entry, class_folders, folders
 from kit.data.sets import SPLIT_SEED, Part, Source, stratified_split
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist; read only
+Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 EVENTS = "http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar"
 INDOOR = "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar"
 INDOOR_LISTS = "http://web.mit.edu/torralba/www"
 SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
-# NAS-Benchmark (Yang, Esperança and Carlucci 2020): the commit that holds the 80:20 lists, and the lists' MD5.
+# the commit of NAS-Benchmark (Yang, Esperança and Carlucci 2020) that holds its 80:20 lists
 BENCHMARK = "https://raw.githubusercontent.com/antoyang/NAS-Benchmark/c2758da73192d408aad458768f26d3537dd78c40/data"
-BENCHMARK_LISTS = {
-    "Sport8_train.csv": "b877c9076013110bceedd809467e469b", "Sport8_test.csv": "5388c4011880a511e8d72763c618c7d8",
-    "MIT67_train1.csv": "99fbe2fbba2a0f36decbe656a48b48f2", "MIT67_train2.csv": "0c053beb2744d8bba95ce6e02a896b1b",
-    "MIT67_train3.csv": "654d4aa3feea6fe7f8db1e4114d7ef97", "MIT67_train4.csv": "f243d825dddd33c1f4ed5a520fb7a28f",
-    "MIT67_test.csv": "2458ce25423a87bf23ff2c28bf275932", "flowers102_train1.csv": "6baf446cd28aaa7cf5d8c9ef1b320d38",
-    "flowers102_train2.csv": "0113e209ad289080b6785dd5282dd548",
-    "flowers102_test.csv": "b50825a4aa2588f9a29b5d95f46798b9",
-}  # fmt: skip
-SPORTS = ("RockClimbing", "badminton", "bocce", "croquet", "polo", "rowing", "sailing", "snowboarding")
 # DADA's reduced ImageNet (Li et al. 2020, its search code), which DAAS follows: classes in the order of WordNet ids.
 DADA_CLASSES = (
     16, 23, 52, 57, 76, 93, 95, 96, 99, 121, 122, 128, 148, 172, 181, 189, 202, 210, 232, 238, 257, 258, 259, 277,
@@ -52,9 +42,6 @@ DADA_CLASSES = (
 )  # fmt: skip
 
 
-# ---- small images, or sets that a package brings -------------------------------------------------
-
-
 def digits(root: Path, image_size: int | None = None) -> Source:
     """From the table in scikit-learn's folder: importing scikit-learn takes longer than a run's whole start."""
     package = Path(importlib.util.find_spec("sklearn").origin).parent
@@ -64,287 +51,208 @@ def digits(root: Path, image_size: int | None = None) -> Source:
     return Source(tuple("0123456789"), (images, labels), val_fraction=0.15, test_fraction=0.25)
 
 
-def fashion_mnist(root: Path, image_size: int | None = None) -> Source:
-    """From root, from Debian's package, else downloaded."""
-
-    def packaged(name: str, header: int) -> Tensor:
-        content = gzip.decompress((DEBIAN_FASHION_MNIST / name).read_bytes())
-        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
-
-    if (root / "FashionMNIST").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
-        data = [tv.FashionMNIST(root, train=train, download=True) for train in (True, False)]
-        train, test = ((part.data[:, None].contiguous(), part.targets) for part in data)
-    else:
-        images = [packaged(f"{part}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28) for part in ("train", "t10k")]
-        labels = [packaged(f"{part}-labels-idx1-ubyte.gz", 8).long() for part in ("train", "t10k")]
-        train, test = zip(images, labels, strict=True)
-    return Source(tuple(tv.FashionMNIST.classes), train, test=test)
+def arrays(make: Callable[[Path, bool], Any], root: Path) -> Read:
+    """A set that torchvision holds in memory; make(root, training) gives each of its parts."""
+    data, parts = {"train": make(root, True), "test": make(root, False)}, {}
+    for name, part in data.items():
+        images = torch.as_tensor(part.data)
+        images = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
+        labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets)
+        parts[name] = images.reshape(len(images), -1, *images.shape[-2:]).contiguous(), labels
+    return getattr(data["train"], "classes", "0123456789"), parts
 
 
-def cifar(kind: type[tv.CIFAR10], root: Path, image_size: int | None = None) -> Source:
-    data = [kind(root, train=train, download=True) for train in (True, False)]
-    images = [torch.from_numpy(part.data.transpose(0, 3, 1, 2).copy()) for part in data]
-    train, test = ((x, torch.tensor(part.targets)) for x, part in zip(images, data, strict=True))
-    return Source(tuple(data[0].classes), train, test=test)
+def fashion_mnist(root: Path, training: bool) -> tv.FashionMNIST:
+    raw = root / "FashionMNIST" / "raw"
+    if DEBIAN_FASHION_MNIST.is_dir() and not raw.is_dir():
+        raw.mkdir(parents=True)
+        for file in DEBIAN_FASHION_MNIST.glob("*.gz"):
+            (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    return tv.FashionMNIST(root, training, download=True)
 
 
-def svhn(root: Path, image_size: int | None = None) -> Source:
-    """The extra images are not used."""
-    data = [tv.SVHN(root / "svhn", split=part, download=True) for part in ("train", "test")]
-    train, test = ((torch.from_numpy(part.data.copy()), torch.from_numpy(part.labels)) for part in data)
-    return Source(tuple("0123456789"), train, test=test)
+def elpv(classes: tuple[str, ...], root: Path) -> Read:
+    """Classes by the published defect probabilities: 0 and 1 where the experts were sure, else 1/3 or 2/3.
 
-
-def elpv(classes: tuple[str, ...], root: Path, image_size: int | None = None) -> Source:
-    """Two or four classes, by the published defect probabilities: 0 and 1 where the experts were sure, else 1/3 or 2/3.
-
-    Stratified by probability and by module type (mono- or polycrystalline), a quarter for test as in the paper, whose
-    own draw is not published. Nor is which of the 44 modules a cell is of: cells of one module may be in both parts.
+    The paper's own draw of its test set is not published. Nor is which of the 44 modules a cell is of: cells of one
+    module may be in both parts.
     """
     package, folder = importlib.util.find_spec("elpv_dataset"), root / "elpv"
     if package is not None and not folder.is_dir():
         folder = Path(package.origin).parent / "data"
-    cells = [line.split() for line in (folder / "labels.csv").read_text().splitlines() if line.strip()]
-    level = [round(3 * float(probability)) for _, probability, _ in cells]  # 0, 1, 2, 3
-    groups = torch.tensor([2 * level[i] + (kind == "poly") for i, (_, _, kind) in enumerate(cells)])
-    kept, test = (
-        [(folder / cells[i][0], level[i] * len(classes) // 4) for i in part.tolist()]
-        for part in stratified_split(groups, 0.25)
-    )
-    split = "the source has no split: a quarter for test, stratified by defect probability and cell type"
-    split = f"{split} (split seed {SPLIT_SEED})"
-    return Source(classes, kept, test=test, val_fraction=0.1 / 0.75, split=split)
+    cells = [line.split() for line in _lines(folder / "labels.csv")]
+    thirds = [round(3 * float(probability)) for _, probability, _ in cells]
+    files = [(folder / cell[0], level * len(classes) // 4) for cell, level in zip(cells, thirds)]
+    strata = torch.tensor([2 * level + (cell[2] == "poly") for cell, level in zip(cells, thirds)])
+    parts = zip(("train", "test"), stratified_split(strata, 0.25))
+    return classes, {part: [files[i] for i in rows.tolist()] for part, rows in parts}
 
 
-# ---- photographs ---------------------------------------------------------------------------------
+def listed(make: Callable[[Path, str], Any], parts: dict[str, str], root: Path) -> Read:
+    """Photographs of which torchvision knows the files: make(root, its name of a part), its `loader` being Path."""
+    data = {part: make(root, theirs) for part, theirs in parts.items()}
+    files = {name: [part[i] for i in range(len(part))] for name, part in data.items()}
+    return data["train"].classes, files
 
 
-def sport8(root: Path, image_size: int | None = None) -> Source:
-    """<class>/ or event_img/<class>/. The lists are fetched with the images; without them kit splits."""
-    folder = root / "sport8"
-    lists = [folder / name for name in ("Sport8_train.csv", "Sport8_test.csv")]
-    base = folder if (folder / SPORTS[0]).is_dir() else folder / "event_img"
-    if not base.is_dir():
-        _unpack(_fetch(EVENTS, folder), base)
-        try:
-            _benchmark_lists(folder, "Sport8")
-        except (OSError, ValueError) as error:
-            print(f"sport8: goes on without {lists[0].name} and {lists[1].name} ({error})", flush=True)
-    if all(file.is_file() for file in lists):
-        return _benchmark(base, lists, SPORTS)
-    found = class_files(base)
-    return Source(SPORTS, [(file, label) for label, name in enumerate(SPORTS) for file in found[name]])
+def places365(root: Path, part: str) -> tv.Places365:
+    data = tv.Places365(root / "places365", part, small=True, download=True, loader=Path)
+    data.classes = [name[3:] for name in sorted(data.class_to_idx, key=data.class_to_idx.get)]  # /a/airfield
+    return data
 
 
-def _indoor(root: Path) -> tuple[Path, tuple[str, ...]]:
-    base = root / "mit67" / "Images"
-    if not base.is_dir():
-        _unpack(_fetch(INDOOR, base.parent), base)
-    return base, tuple(sorted(item.name for item in base.iterdir() if item.is_dir() and not item.name.startswith(".")))
+def sun397(root: Path) -> Read:
+    data, folder = tv.SUN397(root, download=True, loader=Path), root / "SUN397"
+    lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
+
+    def part(file: str) -> Part:  # lines of /a/abbey/sun_abc.jpg, of class abbey
+        return [(folder / line[1:], data.class_to_idx[line[3:].rpartition("/")[0]]) for line in _lines(lists / file)]
+
+    return data.classes, {"train": part("Training_01.txt"), "test": part("Testing_01.txt")}
 
 
-def mit67(root: Path, image_size: int | None = None) -> Source:
-    """Images/<class>/, TrainImages.txt and TestImages.txt (lines of class/file)."""
-    base, classes = _indoor(root)
-    lists = [_fetch(f"{INDOOR_LISTS}/{part}Images.txt", base.parent) for part in ("Train", "Test")]
-    train, test = ([(base / line, classes.index(line.split("/")[0])) for line in _lines(file)] for file in lists)
-    split = "TrainImages.txt and TestImages.txt of Quattoni and Torralba (2009), about 80 and 20 a class"
-    return Source(classes, train, test=test, split=split)
+def imagenet(chosen: tuple[int, ...], root: Path) -> Read:
+    """train/<WordNet id>/ and val/<WordNet id>/; the chosen classes of them, by number."""
+    (classes, train), (_, val) = (class_folders(root / "imagenet" / part) for part in ("train", "val"))
+    label = {old: new for new, old in enumerate(chosen or range(len(classes)))}
+    parts = {"train": train, "test": val}
+    parts = {name: [(file, label[old]) for file, old in part if old in label] for name, part in parts.items()}
+    return [classes[old] for old in label], parts
 
 
-def mit67_nas(root: Path, image_size: int | None = None) -> Source:
-    base, classes = _indoor(root)
-    return _benchmark(base, _benchmark_lists(base.parent, "MIT67"), classes)
+def sport8(root: Path) -> dict[str, Path]:
+    return folders(_unpacked(EVENTS, root / "sport8" / "event_img"))
 
 
-def flowers102(root: Path, image_size: int | None = None) -> Source:
-    parts = {part: _listed(tv.Flowers102(root, part, download=True, loader=Path)) for part in ("train", "val", "test")}
-    split = "setid.mat of Nilsback and Zisserman (2008): 10 training and 10 validation images a class, the rest is test"
-    return Source(tuple(tv.Flowers102.classes), **parts, split=split)
+def indoor(root: Path) -> dict[str, Path]:
+    return folders(_unpacked(INDOOR, root / "mit67" / "Images"))
 
 
-def flowers102_nas(root: Path, image_size: int | None = None) -> Source:
-    data, folder = tv.Flowers102(root, download=True), root / "flowers-102"
-    return _benchmark(folder / "jpg", _benchmark_lists(folder, "flowers102"), tuple(data.classes), "flower_{}")
+def flowers(root: Path) -> dict[str, Path]:
+    classes = tv.Flowers102(root, download=True).classes
+    return {f"flower_{i}": root / "flowers-102" / "jpg" for i in range(1, len(classes) + 1)}
 
 
-def stanford_cars(root: Path, image_size: int | None = None) -> Source:
-    """As torchvision reads it, or train/<class>/ and test/<class>/."""
-    folder = root / "stanford_cars"
-    if (folder / "train").is_dir():
-        source = read_folder(folder)
-        classes, parts = source.classes, source.parts
-    else:
-        read = {part: tv.StanfordCars(root, part, loader=Path) for part in ("train", "test")}
-        classes, parts = read["train"].classes, {part: _listed(data) for part, data in read.items()}
-    split = "training and test images of Krause et al. (2013)"
-    # The training images that AutoHAS holds out (its Table 1), here and in the three sets below.
-    return Source(tuple(classes), **parts, val_fraction=1650 / 8144, split=split)
+def mit67(root: Path) -> Read:
+    found, parts = indoor(root), {}
+    classes = list(found)
+    for part in ("train", "test"):
+        lines = _lines(_fetch(f"{INDOOR_LISTS}/{part.title()}Images.txt", root / "mit67"))  # of class/file
+        names = [line.split("/") for line in lines]
+        parts[part] = [(found[name] / file, classes.index(name)) for name, file in names]
+    return classes, parts
 
 
-def sun397(root: Path, image_size: int | None = None) -> Source:
-    """The first of the authors' partitions, which is fetched with the images; without it kit splits."""
-    folder = root / "SUN397"
-    lists = [folder / "Partitions" / f"{part}_01.txt" for part in ("Training", "Testing")]
-    there = folder.is_dir()
-    data = tv.SUN397(root, download=True, loader=Path)
-    if not there:
-        try:
-            _unpack(_fetch(SUN_PARTITIONS, root), folder / "Partitions")
-        except OSError as error:
-            print(f"sun397: goes on without Partitions.zip ({error})", flush=True)
-    if not lists[0].is_file():
-        return Source(tuple(data.classes), sorted(_listed(data), key=lambda pair: (pair[1], pair[0])))
-    label = data.class_to_idx  # lines of /a/abbey/sun_abc.jpg, of class abbey
-    train, test = ([(folder / line[1:], label[line[3:].rpartition("/")[0]]) for line in _lines(file)] for file in lists)
-    split = "first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class"
-    return Source(tuple(data.classes), train, test=test, val_fraction=3970 / 19850, split=split)
-
-
-def places365(root: Path, image_size: int | None = None) -> Source:
-    options = {"root": root / "places365", "small": True, "download": True, "loader": Path}
-    train, test = (tv.Places365(split=part, **options) for part in ("train-standard", "val"))
-    split = "test is the published validation set of Places365-Standard (labels of its test set are not published)"
-    classes = tuple(name[3:] for name in sorted(train.class_to_idx, key=train.class_to_idx.get))  # /a/airfield
-    return Source(classes, _listed(train), test=_listed(test), val_fraction=112_000 / 1_803_460, split=split)
-
-
-def imagenet(root: Path, image_size: int | None = None) -> Source:
-    """train/<WordNet id>/ and val/<WordNet id>/, or a flat val/ with Kaggle's LOC_val_solution.csv."""
-    folder = root / "imagenet"
-    train, solution = class_files(folder / "train"), folder / "LOC_val_solution.csv"
-    if solution.is_file():  # ImageId,PredictionString: ILSVRC2012_val_00000001,n01751748 111 108 ...
-        with open(solution, newline="") as rows:
-            ids = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(rows)}
-        val = {name: [] for name in train}
-        for file in sorted((folder / "val").glob("*.JPEG")):
-            val[ids[file.stem]].append(file)
-    else:
-        val = class_files(folder / "val")
-    parts = [[(file, label) for label, name in enumerate(train) for file in part[name]] for part in (train, val)]
-    split = "test is the published validation set of ILSVRC 2012 (labels of its test set are not published)"
-    return Source(tuple(train), parts[0], test=parts[1], val_fraction=50_000 / 1_281_167, split=split)
-
-
-def imagenet120(root: Path, image_size: int | None = None) -> Source:
-    """The images of imagenet in DADA's 120 classes."""
-    whole, label = imagenet(root), {old: new for new, old in enumerate(DADA_CLASSES)}
-    parts = {name: [(file, label[old]) for file, old in part if old in label] for name, part in whole.parts.items()}
-    classes = tuple(whole.classes[old] for old in DADA_CLASSES)
-    return Source(classes, **parts, val_fraction=whole.val_fraction, split=whole.split)
-
-
-# ---- what they share -----------------------------------------------------------------------------
-
-
-def _listed(data) -> Part:
-    """The files and labels of a torchvision set whose `loader` is Path."""
-    return [(file, int(label)) for file, label in (data[i] for i in range(len(data)))]
-
-
-def _fetch(url: str, folder: Path, md5: str | None = None) -> Path:
-    """The file in `folder`, downloaded if it is not there."""
-    name = url.rpartition("/")[2]
-    return Path(pooch.retrieve(url, md5 and f"md5:{md5}", name, folder, progressbar=True))
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack so that `target`, the archive's folder of that name (or all of it), appears whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent) as folder:
-        if archive.suffix == ".rar":
-            import rarfile
-
-            with rarfile.RarFile(archive) as packed:
-                packed.extractall(folder)
-        else:
-            extract_archive(archive, folder)
-        found = Path(folder) / target.name
-        os.replace(found if found.is_dir() else folder, target)
-        os.makedirs(folder, exist_ok=True)
-
-
-def _benchmark_lists(folder: Path, prefix: str) -> list[Path]:
-    names = [name for name in BENCHMARK_LISTS if name.startswith(prefix)]
-    return [_fetch(f"{BENCHMARK}/{name}", folder, BENCHMARK_LISTS[name]) for name in names]
-
-
-def _benchmark(base: Path, lists: list[Path], classes: tuple[str, ...], flat: str = "") -> Source:
-    """lists: those of the training images, then that of the test images. A row for each class: its name (in some lists
-    after a row number) and its files; the first row is a header. flat: what the lists call a class by its number, where
-    the images are not in folders of classes."""
-    label = {flat.format(i + 1) if flat else name: i for i, name in enumerate(classes)}
-    parts = {"train": [], "test": []}
-    for file in lists:
-        with open(file, newline="", encoding="utf-8") as content:
-            for row in list(csv.reader(content))[1:]:
-                name, *images = row[1:] if row[0].isdigit() else row
-                pairs = [(base / ("" if flat else name) / image, label[name]) for image in images if image]
-                parts["test" if file == lists[-1] else "train"] += pairs
-    return Source(classes, **parts, split="the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)")
+def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root: Path) -> Read:
+    """By NAS-Benchmark's lists; of(root): its name of each class, and where the class's images lie. A list has a row
+    for each class: its name (in some lists after a row number) and its files; the first row is a header."""
+    found, parts = of(root), {"train": [], "test": []}
+    label = {name: i for i, name in enumerate(found)}
+    for name in lists.split():
+        part = parts["test" if name.endswith("test") else "train"]
+        for row in list(csv.reader(_lines(_fetch(f"{BENCHMARK}/{name}.csv", root / home))))[1:]:
+            kind, *files = row[1:] if row[0].isdigit() else row
+            part += [(found[kind] / file, label[kind]) for file in files if file]
+    return (tv.Flowers102.classes if "flower_1" in found else found), parts
 
 
 def _lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").strip().splitlines()
 
 
-# ---- what is known about them --------------------------------------------------------------------
+def _fetch(url: str, folder: Path) -> Path:
+    """The file in `folder`, downloaded if it is not there."""
+    return Path(pooch.retrieve(url, None, url.rpartition("/")[2], folder, progressbar=True))
 
-PUBLISHED, AS_VAL = "published train and test", "published train; test is the published validation set"
-NAS = "80:20 lists of NAS-Benchmark (Yang et al. 2020)"
-UNSTATED, RESEARCH, BROUGHT = "none stated", "non-commercial research, by its terms", "brought by the user"
-CIFAR, ELPV = "cs.toronto.edu/~kriz/cifar.html", "pip install elpv-dataset"
-SCENES, INDOOR_SITE = "photographs of indoor scenes", "web.mit.edu/torralba/www/indoor.html"
-FLOWERS, FLOWERS_SITE = "photographs of flowers (Oxford)", "robots.ox.ac.uk/~vgg/data/flowers/102"
-ELPV2, ELPV4 = ("functional", "defective"), ("functional", "possibly defective", "likely defective", "defective")
+
+def _unpacked(url: str, target: Path) -> Path:
+    """`target`: the archive's folder of that name, or all of the archive. It appears whole or not at all."""
+    if target.is_dir():
+        return target
+    archive = _fetch(url, target.parent)
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent, ignore_cleanup_errors=True) as folder:
+        if archive.suffix == ".rar":
+            import rarfile  # of the extra `data`
+
+            rarfile.RarFile(archive).extractall(folder)
+        else:
+            extract_archive(archive, folder)
+        found = Path(folder) / target.name
+        os.replace(found if found.is_dir() else folder, target)
+    return target
+
+
+def _known(
+    title: str, read: Callable[..., Read], *how: Any, split: str | None = None, val: float = 0.1, **about: Any
+) -> Entry:
+    """An entry of the table: read(*how, root). val: the share of the training images to hold out where no part is
+    published."""
+
+    def load(root: Path, image_size: int | None = None) -> Source:
+        classes, parts = read(*how, root)
+        return Source(tuple(classes), **parts, val_fraction=val, split=split)
+
+    return Entry(load, f"{title}; {split}" if split else title, **about)
+
+
+NAS = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
+AS_VAL = "test is the published validation set (labels of its test set are not published)"
+OF_ELPV = f"a quarter for test, stratified by defect probability and cell type, drawn by kit (split seed {SPLIT_SEED})"
+OPEN, RESEARCH, ELPV = "no licence stated", "non-commercial research by its terms", "300x300 grey, CC BY-NC-SA 4.0"
+OBJECTS, TEST = "50,000 + 10,000 photographs of objects, 32x32", {"train": "train", "test": "test"}
+CIFAR, FLOWERS_SITE = f"{OPEN}, cs.toronto.edu/~kriz/cifar.html", "robots.ox.ac.uk/~vgg/data/flowers/102"
+SCENES_SITE = "web.mit.edu/torralba/www/indoor.html"
 BRING_ELPV = "pip install elpv-dataset (91 MB), or put labels.csv and images/ of its repository into {root}/elpv"
+BRING_SCENES = "put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and the lists into {root}/mit67"
 BRING_FLOWERS = "put 102flowers.tgz, imagelabels.mat and setid.mat into {root}/flowers-102"
-BRING_INDOOR = "put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and the lists into {root}/mit67"
-BRING_IMAGENET = (
-    "fetch it with an account at image-net.org and lay it out as {root}/imagenet/train/<WordNet id>/*.JPEG and "
-    "val/<WordNet id>/*.JPEG (or val/*.JPEG, with LOC_val_solution.csv beside it); a link will do"
-)
+BRING_IMAGENET = "fetch it from image-net.org to {root}/imagenet/train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG"
 
 NAMED = {
-    "digits": Entry(digits, "handwritten digits", 10, (1797,), "8x8 grey", "stratified 60:15:25 by kit", "CC BY 4.0",
-        "with scikit-learn", flip=False),
-    "fashion_mnist": Entry(fashion_mnist, "pieces of clothing", 10, (60_000, 10_000), "28x28 grey", PUBLISHED, "MIT",
-        "github.com/zalandoresearch/fashion-mnist", bring="apt install dataset-fashion-mnist, or put "
+    "digits": Entry(digits, "1,797 handwritten digits, 8x8 grey, CC BY 4.0, scikit-learn", flip=False),
+    "fashion_mnist": _known("60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/"
+        "fashion-mnist", arrays, fashion_mnist, bring="apt install dataset-fashion-mnist, or put "
         "train-images-idx3-ubyte.gz and its three neighbours into {root}/FashionMNIST/raw"),
-    "cifar10": Entry(partial(cifar, tv.CIFAR10), "photographs of objects", 10, (50_000, 10_000), "32x32", PUBLISHED,
-        UNSTATED, CIFAR, bring="put cifar-10-python.tar.gz into {root}"),
-    "cifar100": Entry(partial(cifar, tv.CIFAR100), "photographs of objects", 100, (50_000, 10_000), "32x32", PUBLISHED,
-        UNSTATED, CIFAR, bring="put cifar-100-python.tar.gz into {root}"),
-    "svhn": Entry(svhn, "house-number digits", 10, (73_257, 26_032), "32x32", PUBLISHED + ", without extra", RESEARCH,
-        "ufldl.stanford.edu/housenumbers", flip=False, bring="put train_32x32.mat and test_32x32.mat into {root}/svhn"),
-    "elpv": Entry(partial(elpv, ELPV2), "solar cells, functional or defective (probability 2/3 or 1)", 2, (2624,),
-        "300x300 grey", "a quarter test as in Deitsch et al. 2019, drawn by kit, stratified by probability and cell "
-        "type", "CC BY-NC-SA 4.0", ELPV, bring=BRING_ELPV),
-    "elpv4": Entry(partial(elpv, ELPV4), "solar cells by defect probability 0, 1/3, 2/3, 1", 4, (2624,), "300x300 grey",
-        "as elpv", "CC BY-NC-SA 4.0", ELPV, bring=BRING_ELPV),
-    "sport8": Entry(sport8, "photographs of sports events (UIUC)", 8, (1579,), "vary", NAS + "; without them "
-        "stratified by kit", UNSTATED, "vision.stanford.edu/lijiali/event_dataset, a RAR", size=224, bring="put "
-        "event_dataset.rar, or its class folders, into {root}/sport8 (a RAR needs: pip install rarfile, apt install "
-        "unar or unrar or 7zip), and beside it NAS-Benchmark's Sport8_train.csv and Sport8_test.csv for its split"),
-    "mit67": Entry(mit67, SCENES, 67, (5360, 1340), "vary", "TrainImages.txt and TestImages.txt of Quattoni and "
-        "Torralba 2009", UNSTATED, INDOOR_SITE, size=224, bring=BRING_INDOOR + ": TrainImages.txt and TestImages.txt"),
-    "mit67_nas": Entry(mit67_nas, SCENES, 67, (12_466, 3153), "vary", NAS, UNSTATED, INDOOR_SITE, size=224,
-        bring=BRING_INDOOR + ": NAS-Benchmark's MIT67_*.csv"),
-    "flowers102": Entry(flowers102, FLOWERS, 102, (1020, 1020, 6149), "vary", "setid.mat of Nilsback and Zisserman "
-        "2008", UNSTATED, FLOWERS_SITE, size=224, bring=BRING_FLOWERS),
-    "flowers102_nas": Entry(flowers102_nas, FLOWERS, 102, (6507, 1682), "vary", NAS, UNSTATED, FLOWERS_SITE, size=224,
-        bring=BRING_FLOWERS + ", and NAS-Benchmark's flowers102_*.csv"),
-    "stanford_cars": Entry(stanford_cars, "photographs of cars by make and model", 196, (8144, 8041), "vary", PUBLISHED,
-        UNSTATED, BROUGHT, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) "
+    "cifar10": _known(f"{OBJECTS}, 10 classes, {CIFAR}", arrays, partial(tv.CIFAR10, download=True),
+        bring="put cifar-10-python.tar.gz into {root}"),
+    "cifar100": _known(f"{OBJECTS}, 100 classes, {CIFAR}", arrays, partial(tv.CIFAR100, download=True),
+        bring="put cifar-100-python.tar.gz into {root}"),
+    "svhn": _known(f"73,257 + 26,032 house-number digits, 32x32, {RESEARCH}, ufldl.stanford.edu/housenumbers", arrays,
+        lambda root, training: tv.SVHN(root / "svhn", "train" if training else "test", download=True), flip=False,
+        bring="put train_32x32.mat and test_32x32.mat into {root}/svhn"),
+    "elpv": _known(f"1,968 + 656 solar cells, 2 classes by defect probability, {ELPV}", elpv, ("functional",
+        "defective"), split=OF_ELPV, val=0.1 / 0.75, bring=BRING_ELPV),
+    "elpv4": _known(f"1,968 + 656 solar cells, 4 classes by defect probability, {ELPV}", elpv, ("functional",
+        "possibly defective", "likely defective", "defective"), split=OF_ELPV, val=0.1 / 0.75, bring=BRING_ELPV),
+    "sport8": _known(f"1,579 photographs of sports, 8 classes, {OPEN}, vision.stanford.edu/lijiali/event_dataset",
+        benchmark, "sport8", "Sport8_train Sport8_test", sport8, split=NAS, size=224, bring="put event_dataset.rar (it "
+        "needs: pip install rarfile, apt install unar or unrar or 7zip), or its folder event_img/, into {root}/sport8, "
+        "and beside it NAS-Benchmark's Sport8_train.csv and Sport8_test.csv"),
+    "mit67": _known(f"5,360 + 1,340 photographs of indoor scenes, 67 classes, {OPEN}, {SCENES_SITE}", mit67, size=224,
+        split="TrainImages.txt and TestImages.txt of Quattoni and Torralba (2009)", bring=BRING_SCENES),
+    "mit67_nas": _known(f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}, {SCENES_SITE}", benchmark,
+        "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test", indoor, split=NAS, size=224,
+        bring=BRING_SCENES),
+    "flowers102": _known(f"1,020 + 1,020 + 6,149 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}", listed,
+        partial(tv.Flowers102, download=True, loader=Path), TEST | {"val": "val"}, size=224, bring=BRING_FLOWERS,
+        split="setid.mat of Nilsback and Zisserman (2008): 10 training and 10 validation images a class"),
+    "flowers102_nas": _known(f"6,507 + 1,682 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}", benchmark,
+        "flowers-102", "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
+        bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv"),
+    # from here on the shares of training images that AutoHAS holds out (its Table 1)
+    "stanford_cars": _known(f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", listed,
+        partial(tv.StanfordCars, loader=Path), TEST, split="training and test images of Krause et al. (2013)",
+        val=1650 / 8144, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) "
         "and lay them out as {root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, "
-        "devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat, or as train/<class>/ and test/<class>/"),
-    "sun397": Entry(sun397, "photographs of scenes", 397, (19_850, 19_850), "vary", "first partition of Xiao et al. "
-        "2010; without it stratified by kit", UNSTATED, "vision.princeton.edu/projects/2010/SUN", size=224,
-        bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}"),
-    "places365": Entry(places365, "photographs of scenes", 365, (1_803_460, 36_500), "256x256", AS_VAL, RESEARCH,
-        "places2.csail.mit.edu", size=224, bring="put filelist_places365-standard.tar, "
-        "train_256_places365standard.tar and val_256.tar (26 GB) into {root}/places365"),
-    "imagenet": Entry(imagenet, "photographs of objects (ILSVRC 2012)", 1000, (1_281_167, 50_000), "vary", AS_VAL,
-        RESEARCH, BROUGHT, size=224, bring=BRING_IMAGENET),
-    "imagenet120": Entry(imagenet120, "imagenet's images in the 120 classes of DADA's search (Li et al. 2020)", 120,
-        "about 154,000 + 6,000", "vary", "as imagenet", RESEARCH, BROUGHT, size=224, bring=BRING_IMAGENET),
+        "devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat"),
+    "sun397": _known(f"19,850 + 19,850 photographs of 397 scenes, {OPEN}, vision.princeton.edu/projects/2010/SUN",
+        sun397, split="first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class",
+        val=3970 / 19_850, size=224, bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}"),
+    "places365": _known(f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu", listed,
+        places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460, size=224,
+        bring="put filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) into "
+        "{root}/places365"),
+    "imagenet": _known(f"1,281,167 + 50,000 photographs of objects (ILSVRC 2012), 1000 classes, {RESEARCH}", imagenet,
+        (), split=AS_VAL, val=50_000 / 1_281_167, size=224, bring=BRING_IMAGENET),
+    "imagenet120": _known(f"imagenet's photographs in the 120 classes of DADA's search (Li et al. 2020), {RESEARCH}",
+        imagenet, DADA_CLASSES, split=AS_VAL, val=50_000 / 1_281_167, size=224, bring=BRING_IMAGENET),
 }  # fmt: skip

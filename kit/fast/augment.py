@@ -3,8 +3,6 @@
 Needs numba (the extra `fast`). What is not taken here goes the way of torch, which is the reference.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -25,14 +23,13 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     """
     if not _taken(images, draw, basics):
         return None
-    n, channels, height, width = images.shape
-    images, k = images.contiguous(), draw.ops.shape[1]
-    magnitude, sign, center = (t.double().contiguous() for t in (draw.magnitude, draw.sign, draw.center))
+    (n, channels, height, width), k = images.shape, draw.ops.shape[1]
+    magnitude, sign, center = draw.magnitude.double(), draw.sign.double(), draw.center.double()
     matrices = torch.empty(len(WARPS), n, k, 2, 3, dtype=torch.float64)
     if k:
         flat = Parameters(magnitude.flatten(), sign.flatten(), center.flatten(0, 1))
-        found = [OPERATIONS[name].make(flat, height, width) for name in WARPS]
-        torch.stack(found, out=matrices.view(len(WARPS), n * k, 2, 3))
+        made = [OPERATIONS[name].make(flat, height, width) for name in WARPS]
+        torch.stack(made, out=matrices.view(len(WARPS), n * k, 2, 3))
     shift = torch.empty(0, 2, dtype=torch.int64) if draw.shift is None else draw.shift
     flip = torch.empty(0, dtype=torch.bool) if draw.flip is None else draw.flip
     hole = torch.empty(0, 2, dtype=torch.float32) if draw.hole is None else draw.hole
@@ -40,34 +37,20 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     tensors = (draw.ops, magnitude, sign, center, matrices, shift, flip, hole)
     drawn = Drawn(*(t.contiguous().numpy() for t in tensors))
     recipe = Recipe(WIDEST, basics.pad, basics.cutout, fill.contiguous().numpy())
-    out = torch.empty_like(images)
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
     # not split over threads: a batch takes a few milliseconds, and two threads took no less (on two busy cores)
-    done = run_compiled(images.flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
+    done = run_compiled(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
     return out if done else None
 
 
 def _taken(images: Tensor, draw, basics) -> bool:
-    if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4:
+    if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or draw.ops.ndim != 2:
         return False
-    (n, channels, height, width), k = images.shape, draw.ops.shape[1]
-    expected = (
-        (draw.ops, (n, k), torch.int64),
-        (draw.magnitude, (n, k), None),
-        (draw.sign, (n, k), None),
-        (draw.center, (n, k, 2), None),
-        (draw.shift, (n, 2), torch.int64),
-        (draw.flip, (n,), torch.bool),
-        (draw.hole, (n, 2), torch.float32),
-        (basics.fill, (channels,), torch.uint8),
+    (n, k), on_cpu = draw.ops.shape, images.device.type == "cpu"
+    shapes = {"ops": (n, k), "magnitude": (n, k), "sign": (n, k), "center": (n, k, 2)}
+    shapes |= {"shift": (n, 2), "flip": (n,), "hole": (n, 2)}
+    given = [(getattr(draw, name), shape) for name, shape in shapes.items()]
+    fits = (draw.shift is None) == (draw.flip is None) and all(
+        t is None or (t.shape == shape and t.device == images.device) for t, shape in given
     )
-    return (
-        images.numel() > 0
-        and images.device.type == "cpu"
-        and (height + 2) * (width + 2) < 2**24
-        and (k == 0 or channels in (1, 3))
-        and (draw.shift is None) == (draw.flip is None)
-        and all(
-            t is None or (t.device.type == "cpu" and t.shape == shape and dtype in (None, t.dtype))
-            for t, shape, dtype in expected
-        )
-    )
+    return on_cpu and fits and n == len(images) and images.numel() > 0 and (k == 0 or images.shape[1] in (1, 3))

@@ -6,8 +6,6 @@ of a vector register's 16 lanes unused. Here every gradient is put in terms of t
 reference is autograd's own way.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 
@@ -57,8 +55,14 @@ class _Depthwise(torch.autograd.Function):
             spread = torch.zeros_like(x)
             spread[:, :, ::2, ::2] = g
             g, stride = spread, 1
-        grad_x = _input_gradient(g, x, weight, stride, dilation) if for_x else None
-        return grad_x, _weight_gradient(g, x, weight, stride, dilation) if for_weight else None, None, None
+        grad_x = grad_weight = None
+        if for_x and stride == 1:  # a forward convolution of g with the kernel turned by 180°
+            grad_x = _convolve(g, weight.flip(2, 3), 1, dilation)
+        elif for_x:
+            grad_x = _by_autograd(g, x, weight, stride, dilation, (True, False))[0]
+        if for_weight:
+            grad_weight = _weight_gradient(g, x, weight, stride, dilation)
+        return grad_x, grad_weight, None, None
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -74,20 +78,13 @@ def _by_autograd(
     return _backward(g, x, weight, None, *geometry, [*wanted, False])[:2]
 
 
-def _input_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """At stride 1 a forward convolution of g with the kernel turned by 180°."""
-    if stride == 1:
-        return _convolve(g, weight.flip(2, 3), 1, dilation)
-    return _by_autograd(g, x, weight, stride, dilation, (True, False))[0]
-
-
 def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     """Dilation 2 on the four grids of every second pixel; 5×5 and more as the 3×3 parts that cover it."""
     kernel = weight.shape[-1]
     if stride == 1 and kernel > 3 and dilation <= 2:
         return _by_parts(g, x, weight, dilation)
     if stride == 1 and kernel == 3 and dilation == 2:
-        return _small(_grids(g, 2), _grids(x, 2), weight)
+        return _small(*(_split(t, 2).permute(0, 3, 1, 2) for t in (g, x)), weight)
     return _by_autograd(g, x, weight, stride, dilation, (False, True))[1]
 
 
@@ -97,21 +94,15 @@ def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
 
 
 def _split(t: Tensor, d: int) -> Tensor:
-    """[N, C, H, W] seen as [d, d, N, H/d, W/d, C]: the d² grids of every d-th pixel.
+    """[N, C, H, W] as [d² N, H/d, W/d, C]: the d² grids of every d-th pixel as images of a larger batch.
 
     A side that d does not divide gains rows or columns of zeros.
     """
+    if t.shape[2] % d or t.shape[3] % d:
+        t = F.pad(t, (0, -t.shape[3] % d, 0, -t.shape[2] % d))
     n, c, h, w = t.shape
-    if h % d or w % d:
-        t = F.pad(t, (0, -w % d, 0, -h % d))
-        h, w = t.shape[2:]
-    return t.permute(0, 2, 3, 1).reshape(n, h // d, d, w // d, d, c).permute(2, 4, 0, 1, 3, 5)
-
-
-def _grids(t: Tensor, d: int) -> Tensor:
-    """The d² grids as images of a larger batch: channels_last [d² N, C, H/d, W/d]."""
-    split = _split(t, d)
-    return split.reshape(-1, *split.shape[3:]).permute(0, 3, 1, 2)
+    grids = t.permute(0, 2, 3, 1).reshape(n, h // d, d, w // d, d, c).permute(2, 4, 0, 1, 3, 5)
+    return grids.reshape(-1, h // d, w // d, c)
 
 
 def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[int, ...], int]:
@@ -120,11 +111,11 @@ def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[in
     Returns the flat buffer, the framed batch's shape [d² N, h + 2 frame, w + 2 frame, C] and the length of the room.
     """
     split = _split(t, d)
-    n, h, w, c = split.shape[2:]
-    shape = (d * d * n, h + 2 * frame, w + 2 * frame, c)
+    n, h, w, c = split.shape
+    shape = (n, h + 2 * frame, w + 2 * frame, c)
     room = shift * (shape[2] + 1) * c
     flat = t.new_zeros(prod(shape) + 2 * room)
-    flat[room:-room].view(d, d, n, *shape[1:])[:, :, :, frame:-frame, frame:-frame].copy_(split)
+    flat[room:-room].view(shape)[:, frame:-frame, frame:-frame].copy_(split)
     return flat, shape, room
 
 

@@ -1,13 +1,10 @@
 """BatchNorm in training on the CPU, at the cost of its passes over memory; the reference is torch's own.
 
-torch's channels-last kernels go through a pixel's channels by the width of a vector register, and let each thread add
-into sums of its own that lie side by side. With 36 channels (DHA's CIFAR size) both go wrong: remainder loops, and two
-threads that write to one cache line, so that two threads take longer than one. The same kernels run well on wider
-pixels. Here k neighbouring pixels are seen as one of k·C channels, k·C a multiple of 16, and the statistics of the k
-groups are put together.
+torch's channels-last kernels go through a pixel's channels by the width of a vector register, and their threads add
+into sums that lie side by side. With 36 channels (DHA's CIFAR size) that means remainder loops, and threads that write
+to one cache line. Here k neighbouring pixels are seen as one of k·C channels, k·C a multiple of 16, and the statistics
+of the k groups are put together.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any

@@ -5,13 +5,10 @@ fused with sums where torch's kernels fuse them. All that is compiled stands in 
 changes in one file only.
 """
 
-from __future__ import annotations
-
 from collections import namedtuple
 from collections.abc import Callable
 
 import numpy as np
-from llvmlite import ir
 from numba import config, njit, types
 from numba.extending import intrinsic
 
@@ -41,14 +38,6 @@ def fma(typing, a, b, c):
     return types.float32(*[types.float32] * 3), lambda context, builder, signature, arguments: builder.fma(*arguments)
 
 
-@intrinsic
-def rint(typing, value):
-    """To the nearest whole number, halves to the even one."""
-    return types.float32(types.float32), lambda context, builder, signature, arguments: builder.call(
-        builder.module.declare_intrinsic("llvm.rint", [ir.FloatType()]), arguments
-    )
-
-
 # ---- one image: from uint8 [C, H*W] into `done` of the same shape
 
 
@@ -62,9 +51,8 @@ def to_uint8(value):
 def gray_of(image, i):
     if len(image) == 1:
         return np.float32(image[0, i])
-    return np.float32(
-        np.int32(fma(np.float32(image[2, i]), BLUE, fma(np.float32(image[1, i]), GREEN, np.float32(image[0, i]) * RED)))
-    )
+    red, green, blue = np.float32(image[0, i]), np.float32(image[1, i]), np.float32(image[2, i])
+    return np.float32(np.int32(fma(blue, BLUE, fma(green, GREEN, red * RED))))
 
 
 @inner
@@ -75,53 +63,52 @@ def copy(image, done):
 
 
 @inner
-def autocontrast(image, done):
-    for c in range(len(image)):
-        plane, to = image[c], done[c]
-        low, high = np.uint8(255), np.uint8(0)
-        for i in range(plane.size):
-            low, high = min(low, plane[i]), max(high, plane[i])
-        base = ZERO if low == high else np.float32(low)
-        scale = ONE if low == high else np.float32(high - low) * PER_LEVEL
-        for i in range(plane.size):
-            to[i] = to_uint8((np.float32(plane[i]) - base) / scale)
+def equalized(plane, table):
+    counts, before = np.zeros(256, np.int64), 0
+    for i in range(plane.size):
+        counts[plane[i]] += 1
+    # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
+    step = (plane.size - counts[plane.max()]) // 255
+    for level in range(256):
+        table[level] = min((before + step // 2) // step, 255) if step else level
+        before += counts[level]
 
 
 @inner
-def equalize(image, done):
-    even, odd, before = np.empty(256, np.int32), np.empty(256, np.int32), np.empty(256, np.int32)
-    table = np.empty(256, np.uint8)
-    for c in range(len(image)):
-        plane, to = image[c], done[c]
-        for level in range(256):
-            even[level] = odd[level] = 0
-        for i in range(plane.size // 2):  # neighbours are often equal: two counts do not wait for one another
-            even[plane[2 * i]] += 1
-            odd[plane[2 * i + 1]] += 1
-        if plane.size % 2:
-            even[plane[plane.size - 1]] += 1
-        total = last = 0
-        for level in range(256):
-            before[level] = total
-            count = even[level] + odd[level]
-            total, last = total + count, count if count else last
-        # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
-        step = (plane.size - last) // 255
-        for level in range(256):  # quotients in float64 vectorise, and cut off they are the integers' quotients
-            table[level] = np.int32(min(np.float64(before[level] + step // 2) / step, 255.0)) if step else level
-        for i in range(plane.size):
-            to[i] = table[plane[i]]
+def tabulated(plane, table, op, magnitude, factor, added):
+    """What each level becomes. added: (1 - factor) and the mean gray, for Contrast."""
+    low, high = np.float32(plane.min()), np.float32(plane.max())
+    base, scale = (ZERO, ONE) if low == high else (low, (high - low) * PER_LEVEL)
+    kept = (255 << min(int(np.rint(4 * magnitude / 10)), 8)) & 255
+    threshold = np.float32(255 * (1 - magnitude / 10)) if op == OP.Solarize else ZERO
+    for level in range(256):
+        value = np.float32(level)
+        if op == OP.AutoContrast:
+            table[level] = to_uint8((value - base) / scale)
+        elif op == OP.Contrast:
+            table[level] = to_uint8(fma(added[1], added[0], value * factor))
+        elif op == OP.Brightness:
+            table[level] = to_uint8(value * factor)
+        elif op == OP.Posterize:
+            table[level] = level & kept
+        else:  # Solarize, Invert
+            table[level] = level if value < threshold else 255 - level
 
 
 @inner
-def contrast(image, done, factor, rest):
-    total = 0
-    for i in range(image.shape[1]):
-        total += np.int32(gray_of(image, i))
+def by_table(image, done, op, magnitude, factor, rest):
+    total, table = 0, np.empty(256, np.uint8)
+    if op == OP.Contrast:
+        for i in range(image.shape[1]):
+            total += np.int32(gray_of(image, i))
     mean = np.float32(total / image.shape[1])
-    values, out = image.reshape(image.size), done.reshape(image.size)
-    for i in range(values.size):
-        out[i] = to_uint8(fma(mean, rest, np.float32(values[i]) * factor))
+    for c in range(len(image)):
+        if op == OP.Equalize:
+            equalized(image[c], table)
+        else:
+            tabulated(image[c], table, op, magnitude, factor, (rest, mean))
+        for i in range(image.shape[1]):
+            done[c, i] = table[image[c, i]]
 
 
 @inner
@@ -134,107 +121,58 @@ def color(image, done, factor, rest):
 
 @inner
 def sharpness(image, done, width, rest):
-    copy(image, done)  # for the first and last row
-    size, sums = image.shape[1], np.empty(image.shape[1], np.float32)
+    copy(image, done)  # the border stays
     for c in range(len(image)):
-        # all rows as one, longer runs than inside a border, which is put back at the end
-        above, plane, below = image[c, : size - 2 * width], image[c, width : size - width], image[c, 2 * width :]
-        for i in range(plane.size):
-            sums[i] = np.float32(above[i]) + np.float32(plane[i]) + np.float32(below[i])
-        left, middle, right = sums[: plane.size - 2], sums[1 : plane.size - 1], sums[2 : plane.size]
-        centers, out = plane[1 : plane.size - 1], done[c, width + 1 : size - width - 1]
-        for i in range(out.size):
-            center = np.float32(centers[i])
-            total = left[i] + middle[i] + right[i] + np.float32(4) * center
-            out[i] = to_uint8(fma(rint(total * THIRTEENTH) - center, rest, center))
-        for start in range(0, size, width):
-            done[c, start], done[c, start + width - 1] = image[c, start], image[c, start + width - 1]
-
-
-@inner
-def bytewise(image, done, op, magnitude, factor):
-    """Posterize, Solarize, Invert and Brightness."""
-    values, out = image.reshape(image.size), done.reshape(image.size)
-    if op == OP.Posterize:
-        kept = np.uint8((255 << min(int(np.rint(4 * magnitude / 10)), 8)) & 255)
-        for i in range(values.size):
-            out[i] = values[i] & kept
-    elif op == OP.Brightness:
-        for i in range(values.size):
-            out[i] = to_uint8(np.float32(values[i]) * factor)
-    else:
-        threshold = np.float32(255 * (1 - magnitude / 10)) if op == OP.Solarize else ZERO
-        first = np.uint8(max(np.ceil(threshold), ZERO))
-        for i in range(values.size):
-            out[i] = values[i] if values[i] < first else 255 - values[i]
+        for y in range(1, image.shape[1] // width - 1):
+            above, row = image[c, (y - 1) * width : y * width], image[c, y * width : (y + 1) * width]
+            below, out = image[c, (y + 1) * width : (y + 2) * width], done[c, y * width : (y + 1) * width]
+            for x in range(1, width - 1):
+                total = np.int32(4) * row[x]  # and each of the nine once; whole numbers are exact in any order
+                for k in range(x - 1, x + 2):
+                    total += np.int32(above[k]) + np.int32(row[k]) + np.int32(below[k])
+                center = np.float32(row[x])
+                out[x] = to_uint8(fma(np.rint(np.float32(total) * THIRTEENTH) - center, rest, center))
 
 
 @inner
 def move(image, done, width, down, right, mirrored):
     """By whole pixels, zeros where nothing comes from; then mirrored or not."""
-    size, offset = image.shape[1], down * width + right
-    height, first, last = size // width, min(max(right, 0), width), max(min(width + right, width), 0)
     for c in range(len(image)):
-        to, start, stop = done[c], min(max(offset, 0), size), max(min(size + offset, size), 0)
-        if start < stop:  # the whole plane in one go; what this brings round the border is taken away below
-            part, into = image[c, start - offset : stop - offset], to[start:stop]
-            for i in range(part.size):
-                into[i] = part[i]
-        for y in range(height):
-            outside = y - down < 0 or y - down >= height
-            for x in range(width if outside else first):
-                to[y * width + x] = 0
-            for x in range(width if outside else last, width):
-                to[y * width + x] = 0
-            if mirrored:
-                for x in range(width // 2):
-                    left, right_end = y * width + x, (y + 1) * width - 1 - x
-                    to[left], to[right_end] = to[right_end], to[left]
+        for y in range(image.shape[1] // width):
+            start = (y - down) * width
+            inside = 0 <= start < image.shape[1]
+            for x in range(width):
+                column = x - right
+                to = y * width + (width - 1 - x if mirrored else x)
+                done[c, to] = image[c, start + column] if inside and 0 <= column < width else 0
 
 
 @inner
 def source(coefficients, x, y, side):
     """Nearest source column (or row), as in `kernels`; -1 or `side` is outside the image."""
     half = np.float32(0.5 * side)
-    value = rint((((x * coefficients[0] + y * coefficients[1]) + coefficients[2]) + ONE) * half - HALF)
+    value = np.rint((((x * coefficients[0] + y * coefficients[1]) + coefficients[2]) + ONE) * half - HALF)
     value = value if value > -ONE else -ONE
-    return value if value < np.float32(side) else np.float32(side)
+    return np.int32(value if value < np.float32(side) else np.float32(side))
 
 
 @inner
-def warp(image, done, width, matrix, frame):
-    """frame: uint32 [(H+2)*(W+2)], the channels of a pixel side by side; its border is zero and stands for the
-    outside.
-    """
-    height, across = image.shape[1] // width, width + 2
-    from_middle, index, found = np.empty(width, np.float32), np.empty(width, np.uint32), np.empty(width, np.uint32)
+def warp(image, done, width, matrix):
+    height, index = image.shape[1] // width, np.empty(width, np.int32)
     to_column, to_row = np.empty(3, np.float32), np.empty(3, np.float32)
     for k in range(3):
         to_column[k] = np.float64(np.float32(matrix[0, k])) / (0.5 * width)
         to_row[k] = np.float64(np.float32(matrix[1, k])) / (0.5 * height)
-    for x in range(width):
-        from_middle[x] = x - 0.5 * (width - 1)
-    for y in range(height):
-        row, inside = image[:, y * width : (y + 1) * width], frame[(y + 1) * across + 1 : (y + 2) * across - 1]
-        if len(image) == 1:
-            for x in range(width):
-                inside[x] = row[0, x]
-        else:
-            for x in range(width):
-                inside[x] = np.uint32(row[0, x]) | np.uint32(row[1, x]) << 8 | np.uint32(row[2, x]) << 16
     for y in range(height):
         down = np.float32(y - 0.5 * (height - 1))
         for x in range(width):
-            place = source(to_row, from_middle[x], down, height) * np.float32(across) + source(
-                to_column, from_middle[x], down, width
-            )
-            index[x] = np.int32(place + np.float32(across + 1))
-        for x in range(width):
-            found[x] = frame[index[x]]
+            right = np.float32(x - 0.5 * (width - 1))
+            row, column = source(to_row, right, down, height), source(to_column, right, down, width)
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index[x] = row * width + column if inside else -1
         for c in range(len(image)):
-            out = done[c, y * width : (y + 1) * width]
             for x in range(width):
-                out[x] = found[x] >> np.uint32(8 * c)
+                done[c, y * width + x] = image[c, index[x]] if index[x] >= 0 else 0
 
 
 @inner
@@ -248,18 +186,12 @@ def cut(image, width, top, left, side, fill):
 
 
 @inner
-def operate(image, done, width, drawn, i, k, frame):
+def operate(image, done, width, drawn, i, k):
     """Image i's operation k, of any kind."""
     op, magnitude, sign, center = drawn.ops[i, k], drawn.magnitude[i, k], drawn.sign[i, k], drawn.center[i, k]
     height, double = image.shape[1] // width, 1.0 + sign * (0.9 * magnitude / 10)
     factor, rest = np.float32(double), np.float32(1 - double)
-    if op == OP.AutoContrast:
-        autocontrast(image, done)
-    elif op == OP.Equalize:
-        equalize(image, done)
-    elif op == OP.Contrast:
-        contrast(image, done, factor, rest)
-    elif op == OP.Color and len(image) == 3:
+    if op == OP.Color and len(image) == 3:
         color(image, done, factor, rest)
     elif op == OP.Sharpness and min(height, width) > 2:
         sharpness(image, done, width, rest)
@@ -267,15 +199,15 @@ def operate(image, done, width, drawn, i, k, frame):
         pixels = int(sign * np.floor(150.0 / 331.0 * (width if op == OP.TranslateX else height) * magnitude / 10))
         move(image, done, width, pixels if op == OP.TranslateY else 0, pixels if op == OP.TranslateX else 0, False)
     elif op == OP.Rotate or op == OP.ShearX or op == OP.ShearY:
-        warp(image, done, width, drawn.matrices[0 if op == OP.Rotate else 1 if op == OP.ShearX else 2, i, k], frame)
-    elif op == OP.Color or op == OP.Sharpness or op == OP.Cutout:
+        warp(image, done, width, drawn.matrices[0 if op == OP.Rotate else 1 if op == OP.ShearX else 2, i, k])
+    elif op == OP.Color or op == OP.Sharpness or op == OP.Cutout or op == OP.Identity:
         copy(image, done)
         if op == OP.Cutout:
             side = int(np.rint(60.0 / 331.0 * min(height, width) * magnitude / 10))
             row, column = int(np.floor(center[0] * height)), int(np.floor(center[1] * width))
             cut(done, width, row - side // 2, column - side // 2, side, np.zeros(3, np.uint8))
     else:
-        bytewise(image, done, op, magnitude, factor)
+        by_table(image, done, op, magnitude, factor, rest)
 
 
 # ---- the batch -----------------------------------------------------------------------------------
@@ -287,13 +219,8 @@ def valid(drawn, recipe, i):
         return False
     for k in range(drawn.ops.shape[1]):
         row, column = drawn.center[i, k]
-        if not (
-            0 <= drawn.ops[i, k] < KNOWN
-            and 0 <= drawn.magnitude[i, k] <= recipe.widest
-            and abs(drawn.sign[i, k]) == 1
-            and 0 <= row < 1
-            and 0 <= column < 1
-        ):
+        known = 0 <= drawn.ops[i, k] < KNOWN and abs(drawn.sign[i, k]) == 1
+        if not (known and 0 <= drawn.magnitude[i, k] <= recipe.widest and 0 <= row < 1 and 0 <= column < 1):
             return False
     return True
 
@@ -301,27 +228,23 @@ def valid(drawn, recipe, i):
 def run(images, out, width, drawn, recipe):
     """Images [n, C, H*W] into `out`. False, with some of the images done, where a number of the draw is not allowed."""
     n, channels, size = images.shape
-    height = size // width
-    spare, frame = np.empty((channels, size), np.uint8), np.zeros((height + 2) * (width + 2), np.uint32)
+    image, done = np.empty((channels, size), np.uint8), np.empty((channels, size), np.uint8)
     for i in range(n):
         if not valid(drawn, recipe, i):
             return False
-        image, result, at_result = images[i], out[i], False
         if len(drawn.shift):
             down, right = drawn.shift[i]
-            move(image, result, width, recipe.pad - down, recipe.pad - right, drawn.flip[i])
-            image, at_result = result, True
+            move(images[i], image, width, recipe.pad - down, recipe.pad - right, drawn.flip[i])
+        else:
+            copy(images[i], image)
         for k in range(drawn.ops.shape[1]):
-            if drawn.ops[i, k] != OP.Identity:
-                done, at_result = (spare, False) if at_result else (result, True)
-                operate(image, done, width, drawn, i, k, frame)
-                image = done
-        if not at_result:
-            copy(image, result)
+            operate(image, done, width, drawn, i, k)
+            image, done = done, image
+        copy(image, out[i])
         if len(drawn.hole):
             row, column = drawn.hole[i]
-            top, left = np.int64(row * np.float32(height)), np.int64(column * np.float32(width))
-            cut(result, width, top - recipe.side // 2, left - recipe.side // 2, recipe.side, recipe.fill)
+            top, left = np.int64(row * np.float32(size // width)), np.int64(column * np.float32(width))
+            cut(out[i], width, top - recipe.side // 2, left - recipe.side // 2, recipe.side, recipe.fill)
     return True
 
 

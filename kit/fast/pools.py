@@ -1,9 +1,5 @@
 """3×3 pools for training on the CPU, as fast as depthwise convolutions; the reference is torch's own."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,43 +20,17 @@ def average_pool(x: Tensor, stride: int) -> Tensor:
     """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride),
     ceil(W/stride)], H and W at least 2.
 
-    A depthwise convolution by 1/9 sums the pixels; border outputs, whose windows hold fewer than nine pixels, are then
-    scaled up. In bfloat16 this takes a tenth of the time of torch's average pooling with its gradient. There 1/9 is
-    rounded, too (by 0.2%), which the BatchNorm that follows takes out again.
+    A depthwise convolution by 1/9 sums the pixels. A window at an edge holds 6 of its 9 pixels, so there the mean is
+    9/6 = 3/2 of that; in a corner it holds 4, and row and column together give 3/2 · 3/2 = 9/4. In bfloat16 this takes
+    a tenth of the time of torch's average pooling with its gradient. There 1/9 is rounded, too (by 0.2%), which the
+    BatchNorm that follows takes out again.
     """
-    channels, *sides = x.shape[1:]
-    ninth = x.new_full((channels, 1, 3, 3), 1 / 9)
-    # with stride 2 and an even side, the last window ends at the last pixel and does not hang over the border
-    last_row, last_column = (stride == 1 or side % 2 == 1 for side in sides)
-    return _ScaledBorder.apply(depthwise(x, ninth, stride, 1), last_row, last_column)
-
-
-class _ScaledBorder(torch.autograd.Function):
-    """Multiplies the rows and columns at the border by 3/2, in place.
-
-    A window at an edge holds 6 of its 9 pixels, so its mean is 9/6 = 3/2 of its sum over 9; in a corner it holds 4, and
-    row and column together give 3/2 · 3/2 = 9/4. The first row and column are always at the border, the last ones where
-    `last_row` and `last_column` say so.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, last_row: bool, last_column: bool) -> Tensor:
-        ctx.last = last_row, last_column
-        ctx.mark_dirty(y)
-        return _scale_border(y, last_row, last_column)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        if torch.is_grad_enabled():  # a second derivative is asked for
-            return _ScaledBorder.apply(g.clone(), *ctx.last), None, None
-        return _scale_border(g.clone(memory_format=torch.channels_last), *ctx.last), None, None
-
-
-def _scale_border(y: Tensor, last_row: bool, last_column: bool) -> Tensor:
-    y[:, :, 0] *= 1.5
-    y[:, :, :, 0] *= 1.5
-    if last_row:
-        y[:, :, -1] *= 1.5
-    if last_column:
-        y[:, :, :, -1] *= 1.5
+    y = depthwise(x, x.new_full((x.shape[1], 1, 3, 3), 1 / 9), stride, 1)
+    for axis, view in ((2, (-1, 1)), (3, (-1,))):
+        scale = y.new_ones(y.shape[axis])
+        scale[0] = 1.5
+        # with stride 2 and an even side, the last window ends at the last pixel and does not hang over the border
+        if stride == 1 or x.shape[axis] % 2 == 1:
+            scale[-1] = 1.5
+        y = y.mul_(scale.view(view))
     return y
