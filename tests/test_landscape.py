@@ -118,8 +118,7 @@ def test_a_quadratic_rises_by_half_its_curvature_times_the_radius_squared(data):
     for r in (0.25, 0.5, 1.0):
         rises = along * r**2 / 2
         expected = (rises.mean(), *stats.t.interval(0.95, 4, rises.mean(), stats.sem(rises)))
-        assert lines.rise(r) == pytest.approx(expected, rel=1e-9)
-        assert lines.rises()[f"rise@{r:g}/low"] == lines.rise(r)[1]
+        assert [lines.rises()[f"rise@{r:g}{end}"] for end in ENDS] == pytest.approx(expected, rel=1e-9)
     mean, low, high = lines.band()
     assert low[3] == mean[3] == high[3] == lines.centre and low[0] < mean[0] == lines.values[:, 0].mean() < high[0]
 
@@ -135,8 +134,7 @@ def test_sharpness_is_the_mean_rise_over_the_lines_and_the_first_two_span_the_pl
     net = network()
     result = landscape.sharpness(net, data, directions=3, seed=2, eigenvalue_images=30)
     lines = landscape.line(net, data, directions=3, steps=5, seed=2)
-    for r in (0.25, 0.5, 1.0):
-        assert tuple(result[f"rise@{r:g}{end}"] for end in ("", "/low", "/high")) == pytest.approx(lines.rise(r))
+    assert lines.rises() == pytest.approx({name: value for name, value in result.items() if name in lines.rises()})
     _, part = kit.data.stratified_split(data.labels, 0.5)
     eigenvalue = landscape.largest_eigenvalue(net, data.images[part], data.labels[part])
     assert result["directions"] == 3 and result["eigenvalue"] == pytest.approx(eigenvalue, rel=1e-6)
@@ -175,6 +173,7 @@ def test_what_makes_no_grid_is_refused(data):
 
 # ---- several runs --------------------------------------------------------------------------------
 
+ENDS = ("", "/low", "/high")
 SMALL = {"steps": 3, "directions": 3, "radius": 0.5}
 
 
@@ -237,7 +236,7 @@ def test_the_report_says_the_numbers_and_is_made_again_from_its_summary(measured
     kinds = flatness.PICTURES if not figures.why_no_png() else ()
     ends = (".md", ".csv", ".json", ".html", ".tex", *(f"-{kind}.png" for kind in kinds))
     assert {file.name for file in tmp_path.iterdir()} == {f"landscape-micro_digits{end}" for end in ends}
-    mean, low, high = measured[0].lines.rise(0.5)
+    mean, low, high = (measured[0].lines.rises()[f"rise@0.5{end}"] for end in ENDS)
     for said in (f"{mean:.3g} [{low:.3g}, {high:.3g}]", "`channels` 4", "Alone.", "at most 0 nats", "60 test images"):
         assert said in text
     assert "`ista` − `dha` = +0.11 [" in text and "over 2 seeds: not distinguishable." in text

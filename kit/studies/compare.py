@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,6 @@ NOTE = (
     "Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it "
     "by the luck of its seed. To choose one, use validation accuracy."
 )
-# cost → the columns in which runs must agree to stand on one front
-SAME = ["data", "split", "budget"]
-FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
 # what runs may differ in, and what follows where they do
 ASPECTS = {
     "data": "accuracy is not comparable between them, and multiply-adds are of other images",
@@ -36,17 +32,17 @@ ASPECTS = {
     "trained_on": "a method that reads validation data has fewer images to train on",
     "commit": "the code differs",
 }
+FRONTS = ("seconds", "params", "macs")
 SHOWN = ["run", "data", "space", "method", "seed", "test_accuracy", "val_accuracy", *tables.COSTS]
-SHOWN += [f"front_{cost}" for cost in FRONTS]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Finished runs, and what can be said about them together. In a notebook it is a table that sorts and filters.
 
-    table: one row per run: the columns of `tables.per_run`, run, space, the columns of ASPECTS, and front_seconds,
-    front_params, front_macs (bool). agreement: one row per two runs of one space: run, other, and of how many choices
-    their architectures share how many (of, shared). notes: what is comparable and what is not, in sentences.
+    table: one row per run: the columns of `tables.per_run`, run, those of ASPECTS, and front_seconds, front_params,
+    front_macs (bool: no run of the same data and budget reaches as much for less). agreement: run × run, the share of
+    choices that two architectures have in common. notes: what is comparable and what is not, in sentences.
     """
 
     table: pd.DataFrame
@@ -55,7 +51,7 @@ class Comparison:
 
     def html(self) -> Markup:
         """The table that sorts and filters, and the notes; no network, no file beside it."""
-        shown = self.table[SHOWN].round({"test_accuracy": 4, "val_accuracy": 4, "seconds": 1, "memory_mb": 0})
+        shown = self.table[[*SHOWN, *(f"front_{cost}" for cost in FRONTS)]].round({"test_accuracy": 4, "seconds": 1})
         look = {"paging": False, "maxBytes": 0, "layout": {"top1": "searchBuilder"}, "connected": False}
         table = itables.to_html_datatable(shown, showIndex=False, text_in_header_can_be_selected=False, **look)
         notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in self.notes)
@@ -64,9 +60,9 @@ class Comparison:
 
     def save(self, folder: str | Path) -> Path:
         """Write compare.csv and compare.html (self-contained, interactive) to a folder; returns the latter's path."""
-        drawn = [figures.tradeoffs(self.table), figures.agreement(self.agreement, self.table)]
         render.write_text(Path(folder) / "compare.csv", self.table.to_csv(index=False))
-        page = render.page(f"{len(self.table)} runs compared", self.html(), *drawn)
+        agreement = Markup(self.agreement.to_html(float_format="{:.2f}".format))
+        page = render.page(f"{len(self.table)} runs compared", self.html(), figures.tradeoffs(self.table), agreement)
         return render.write_text(Path(folder) / "compare.html", page)
 
     def _repr_html_(self) -> str:
@@ -89,23 +85,21 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
         except KitError as error:
             aside.append(f"Left out: {error}.")
     if not found:
-        where = f" on dataset {dataset!r}" if dataset else ""
-        raise KitError(
-            f"no finished runs{where} to compare: give a folder of runs, such as compare('runs'); kit.search("
-            f"kit.Config(...)) makes one. {' '.join(aside)}"
-        )
+        raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
     table = tables.per_run(found).join(pd.DataFrame(rows))
-    for cost, within in FRONTS.items():
-        table[f"front_{cost}"] = False
-        for _, group in table.groupby(within, dropna=False):
-            table.loc[group.index, f"front_{cost}"] = pareto(group[cost], group["test_accuracy"])
-    return Comparison(table, _agreement(found, table), [*_notes(table), *aside, NOTE])
+    for cost in FRONTS:
+        within = ["data", "split", "budget", *(["machine"] if cost == "seconds" else [])]
+        fronts = [pareto(group, cost) for _, group in table.groupby(within, dropna=False)]
+        table[f"front_{cost}"] = pd.concat(fronts)
+    chosen = [choices(run) for run in found]
+    shares = [[len(a & b) / max(len(a), len(b), 1) for b in chosen] for a in chosen]
+    return Comparison(table, pd.DataFrame(shares, table["run"], table["run"]), [*_notes(table), *aside, NOTE])
 
 
 def _paths(runs: str | Path | Sequence[Run | str | Path]) -> list[Path]:
     """The run directories meant, each once."""
     if isinstance(runs, str) and not Path(runs).is_dir():
-        runs = [part.strip() for part in runs.split(",") if part.strip()]
+        runs = [part.strip() for part in runs.split(",")]
     found = []
     for entry in [runs] if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(entry).expanduser()
@@ -122,49 +116,38 @@ def _row(run: Run) -> dict[str, str]:
     return {
         "run": run.path.name,
         "data": f"{config.dataset} {size}, {run.metrics['test_images']} test images",
-        "split": place["split"],
         "budget": f"{config.epochs} epochs{limit}",
         "machine": f"{place['device']}, {place['processor']}, {place['threads']} thread(s)",
         "space": config.space,
         "network": f"{config.channels} channels, {config.cells} cells",
-        "trained_on": place["trained_on"],
-        "commit": str(place["commit"]),
+        **{name: str(place[name]) for name in ("split", "trained_on", "commit")},
     }
 
 
-def pareto(cost: Sequence[float], gain: Sequence[float]) -> np.ndarray:
-    """bool [N]: True where no other costs no more and gains no less, with one of the two strictly better."""
-    cost, gain = np.asarray(cost), np.asarray(gain)
-    no_worse = (cost[:, None] <= cost) & (gain[:, None] >= gain)  # [other, one]
-    better = (cost[:, None] < cost) | (gain[:, None] > gain)
-    return ~(no_worse & better).any(axis=0)
+def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
+    """bool by row: True where no other costs no more and has no less test accuracy, with one of the two better."""
+    costs, gains = rows[cost].to_numpy(), rows["test_accuracy"].to_numpy()
+    no_worse = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [other, one]
+    better = (costs[:, None] < costs) | (gains[:, None] > gains)
+    return pd.Series(~np.any(no_worse & better, axis=0), rows.index)
 
 
-def choices(genotype: dict) -> set[str]:
-    """What a genotype chose, place by place; empty for a fixed network."""
-    places = {
-        f"{kind} {i}": place for kind, of in genotype.items() if isinstance(of, list) for i, place in enumerate(of)
-    }
-    return {
-        f"{name} {one}" for name, place in places.items() for one in (place if isinstance(place, list) else [place])
-    }
-
-
-def _agreement(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (i, a), (j, b) in itertools.combinations(enumerate(choices(run.genotype) for run in runs), 2):
-        if a and b and table["space"][i] == table["space"][j]:
-            rows.append((table["run"][i], table["run"][j], len(a & b), max(len(a), len(b))))
-    return pd.DataFrame(rows, columns=["run", "other", "shared", "of"])
+def choices(run: Run) -> set[str]:
+    """What an architecture chose, place by place; empty for a fixed network."""
+    found = set()
+    for kind, places in run.genotype.items():
+        for i, place in enumerate(places if isinstance(places, list) else ()):
+            found |= {f"{run.config.space}/{kind}/{i}/{one}" for one in (place if isinstance(place, list) else [place])}
+    return found
 
 
 def _notes(table: pd.DataFrame) -> list[str]:
     same, different = [], []
-    for column, consequence in ASPECTS.items():
-        counts = table[column].value_counts(sort=False)
+    for aspect, consequence in ASPECTS.items():
+        counts = table[aspect].value_counts(sort=False)
         values = "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
         if len(counts) > 1:
-            different.append(f"Different {column}: {values}: {consequence}.")
+            different.append(f"Different {aspect}: {values}: {consequence}.")
         else:
-            same.append(f"{column}: {counts.index[0]}")
+            same.append(f"{aspect}: {counts.index[0]}")
     return [f"The same in all runs: {'; '.join(same)}.", *different]

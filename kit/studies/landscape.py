@@ -73,14 +73,15 @@ class LossLines:
         """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
         return interval(self.values)
 
-    def rise(self, radius: float) -> tuple[float, float, float]:
-        """Mean over the directions of (f(r) + f(−r)) / 2 − f(0) and its 95% interval: mean, low, high."""
-        low, high = (self.values[:, self.coordinates == r][:, 0] for r in (-radius, radius))
-        return tuple(float(value) for value in interval((high + low) / 2 - self.centre))
-
     def rises(self) -> dict[str, float]:
-        """`rise` at each of RADII: "rise@r", "rise@r/low" and "rise@r/high"."""
-        return {f"rise@{r:g}{end}": v for r in RADII for end, v in zip(("", "/low", "/high"), self.rise(r))}
+        """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
+        "rise@r/low" and "rise@r/high"."""
+        found = {}
+        for r in RADII:
+            low, high = (self.values[:, self.coordinates == at][:, 0] for at in (-r, r))
+            ends = map(float, interval((high + low) / 2 - self.centre))
+            found |= zip((f"rise@{r:g}", f"rise@{r:g}/low", f"rise@{r:g}/high"), ends)
+        return found
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
     metrics among them), in place of the cross-entropy; label, of a progress bar. Raises KitError for what is no grid.
     """
     coordinates = _coordinates(steps, radius)
-    points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(1, -1, 2)
-    values = _evaluate(model, data, points, [("δ", "η")], seed, **options)
+    points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(-1, 2)
+    values = _evaluate(model, data, points, ("δ", "η"), seed, **options)
     return Plane(coordinates, values.reshape(steps, steps, *values.shape[2:]), seed)
 
 
@@ -143,9 +144,9 @@ def line(
     and at ± RADII. The rest as for `plane`."""
     check(directions=directions)
     coordinates = np.unique([*_coordinates(steps, radius), *RADII, *(-r for r in RADII)])
-    points = np.broadcast_to(coordinates[:, None], (directions, len(coordinates), 1))
-    names = [("δ",), ("η",), *((f"direction {k + 1}",) for k in range(2, directions))][:directions]
-    return LossLines(coordinates, _evaluate(model, data, points, names, seed, **options), seed)
+    names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
+    values = [_evaluate(model, data, coordinates[:, None], (name,), seed, **options) for name in names]
+    return LossLines(coordinates, np.stack(values), seed)
 
 
 def check(*, steps: int = 21, radius: float = 1.0, directions: int = 10, images: int = 0) -> None:
@@ -167,14 +168,14 @@ def _evaluate(
     model: nn.Module,
     data: ImageSet,
     points: np.ndarray,
-    names: Sequence[tuple[str, ...]],
+    which: Sequence[str],
     seed: int,
     *,
     batch_size: int = 256,
     metric: Callable[[Any], Any] | None = None,
     label: str = "",
 ) -> np.ndarray:
-    """Values at points [groups, n, axes], each group along the directions that it names: float64 [groups, n, …]."""
+    """Values at points [n, axes] along the directions that `which` names: float64 [n, …]."""
     from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
     def mean_loss(wrapper: SimpleModelWrapper) -> float:
@@ -182,35 +183,27 @@ def _evaluate(
         scored = ((wrapper.modules[0](x), y) for x, y in data.chunks(batch_size))
         return float(sum(F.cross_entropy(z, y, reduction="none").sum() for z, y in scored)) / len(data)
 
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
-    values, bar = [], tqdm(total=points[..., 0].size, desc=label, leave=False, disable=not (label and interactive()))
-    for which, group in zip(names, points):
-        axes = [direction(model, seed, name) for name in which]
-        for point in group:
-            with torch.no_grad():
-                for name, weight in model.named_parameters():
-                    moved = twin.get_parameter(name).copy_(weight)  # all of them: a metric may move them, too
-                    for axis, c in zip(axes, point):
-                        moved.add_(axis[name], alpha=float(c))
-                values.append(np.asarray((metric or mean_loss)(SimpleModelWrapper(twin)), dtype=float))
-            bar.update()
-    bar.close()
-    return np.stack(values).reshape(*points.shape[:2], *values[0].shape)
+    twin, values = copy.deepcopy(model).eval().requires_grad_(False), []
+    axes = [direction(model, seed, name) for name in which]
+    for point in tqdm(points, desc=label, leave=False, disable=not (label and interactive())):
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                moved = twin.get_parameter(name).copy_(weight)  # all of them: a metric may move them, too
+                for axis, c in zip(axes, point):
+                    moved.add_(axis[name], alpha=float(c))
+            values.append(np.asarray((metric or mean_loss)(SimpleModelWrapper(twin)), dtype=float))
+    return np.stack(values)
 
 
 def sharpness(
     model: nn.Module, data: ImageSet, *, directions: int = 10, eigenvalue_images: int = 512, **options
 ) -> dict[str, float]:
-    """How fast the loss rises around the model; options as for `plane`.
-
-    "rise@r" for each of RADII: mean over the directions d of (L(θ* + r d) + L(θ* − r d)) / 2 − L(θ*), in nats;
-    "rise@r/low", "rise@r/high": Student's 95% interval of that mean; "directions": how many; "eigenvalue": the largest
-    of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
-    """
-    lines = line(model, data, directions=directions, steps=3, **options)
+    """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
+    largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
+    Options as for `plane`."""
     part = part_of(data, min(eigenvalue_images, len(data)))
-    top = largest_eigenvalue(model, part.images, part.labels)
-    return lines.rises() | {"directions": directions, "eigenvalue": top}
+    found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
+    return found | {"eigenvalue": largest_eigenvalue(model, part.images, part.labels)}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
@@ -302,16 +295,14 @@ def _test_images(runs: Sequence[Run]) -> ImageSet:
     """The test images of all runs. Raises KitError where they are not one set, or not what a run was tested on."""
     if not runs:
         raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
-    test = load_dataset(runs[0].config.dataset, runs[0].config.root, runs[0].config.image_size).test
-    here = f"{len(test):,} images of {runs[0].config.dataset} ({list(test.images.shape[1:])})"
+    config = runs[0].config
+    test = load_dataset(config.dataset, config.root, config.image_size).test
+    here = f"{len(test):,} images of {config.dataset} ({list(test.images.shape[1:])})"
     for run in runs:
-        image = run.found()["network"]["image"]
-        there = f"{run.metrics['test_images']:,} images of {run.config.dataset} ({image})"
+        image, number = run.found()["network"]["image"], run.metrics["test_images"]
+        there = f"{number:,} images of {run.config.dataset} ({image})"
         if there != here:
-            raise KitError(
-                f"{run.path} was tested on {there}, here are {here}: landscapes are compared on the same test images; "
-                "give runs of one data set, whose images have not changed since"
-            )
+            raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
     return test
 
 

@@ -49,12 +49,12 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
         ("-time", "Test accuracy against the time of a run", time),
         ("-loss", loss, figures.overlay(list(runs), "loss")),
     ]
-    for run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.values():
-        title = f"one run of {METHODS[run.config.method].title.partition(':')[0]} (seed {run.config.seed})"
-        drawn.append((f"-{run.config.method}-curves", f"α, τ and η of {title}", figures.curves(run)))
+    for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
+        title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
+        drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))
         if "probabilities" in run.policy:
-            drawn.append((f"-{run.config.method}-policy", f"τ at the end of {title}", figures.policy(run)))
-        drawn.append((f"-{run.config.method}-cell", f"The architecture that {title} found", figures.cells(run)))
+            drawn.append((f"-{method}-policy", f"τ at the end of {title}", figures.policy(run)))
+        drawn.append((f"-{method}-cell", f"The architecture that {title} found", figures.cells(run)))
     return drawn, {}
 
 

@@ -137,7 +137,10 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     for row in summary.to_dict("records"):
         apart = bounded(row["difference"], row["difference_low"], row["difference_high"], "+.2f", 100)
         shown = {"method": f"{row['title']} (`{row['method']}`)", "n": str(row["n"])}
-        shown |= {"test accuracy, % [95%]": accuracy(row), "std": bounded(row["accuracy_std"], math.nan, math.nan)}
+        shown |= {
+            "test accuracy, % [95%]": accuracy(row),
+            "std": bounded(row["accuracy_std"], math.nan, math.nan, factor=100),
+        }
         shown |= {"difference to DHA, points [95%]": apart, "p, Holm": _p(row["p_holm"])}
         shown |= {"seconds": f"{row['seconds']:.0f}", "memory, MB": f"{row['memory_mb']:.0f}"}
         shown |= {"parameters": f"{row['params']:,.0f}", "multiply-adds": f"{row['macs']:,.0f}"}
