@@ -1,10 +1,9 @@
 """What a grid point of the loss landscape costs: python benchmarks/landscape.py [--image 32 --channels 16 --cells 8
 --images 256]
 
-Four things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
-grid point of `kit.landscape`, a grid point of a loop over `loss_landscapes.random_plane` with its Loss metric, and,
-where the device takes several points in a pass, a grid point of such a pass. Figures are medians over the rounds,
-ratios medians of the rounds' ratios, with quartiles.
+Three things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
+grid point of `kit.landscape`, and one of a loop over `loss_landscapes.random_plane` with its Loss metric. Figures are
+medians over the rounds, ratios medians of the rounds' ratios, with quartiles.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
                 model(x)
         return side * side
 
-    def kit(points_per_pass: int | None = 1) -> int:
-        landscape.plane(model, data, steps=side, radius=0.5, batch_size=a.batch, points_per_pass=points_per_pass)
+    def kit() -> int:
+        landscape.plane(model, data, steps=side, radius=0.5, batch_size=a.batch)
         return side * side
 
     def library() -> int:
@@ -60,9 +59,7 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
             random_plane(model, metric, distance=1, steps=side, normalization=None, deepcopy_model=True)
         return side * side
 
-    several = a.points_per_pass > 1 or data.device.type == "cuda"
-    passes = {"kit, several a pass": lambda: kit(a.points_per_pass or None)} if several else {}
-    return {"bare forward": bare, "kit": kit, "loss_landscapes": library} | passes
+    return {"bare forward": bare, "kit": kit, "loss_landscapes": library}
 
 
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
@@ -90,9 +87,8 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
     ]
     return (
         f"## landscape: {a.images} images {a.image_channels}×{a.image}×{a.image}, C={a.channels}, {a.cells} cells\n\n"
-        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, a grid point of a loop over "
-        "`loss_landscapes.random_plane` with its Loss metric, and, where the device takes several points in a pass, a "
-        "point of such a pass.\n\n"
+        "A bare forward pass of the model (no loss), a grid point of `kit.landscape`, and one of a loop over "
+        "`loss_landscapes.random_plane` with its Loss metric.\n\n"
         + common.table(
             ("what", "ms a grid point, median", "÷ bare forward (median, quartiles)", "÷ loss_landscapes"), rows
         )
@@ -112,7 +108,6 @@ def parser() -> argparse.ArgumentParser:
         ("points", 9),
         ("rounds", 15),
         ("threads", 1),
-        ("points_per_pass", 0),
     ):
         found.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     found.add_argument("--device", default="auto")

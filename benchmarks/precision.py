@@ -41,7 +41,7 @@ def main() -> None:
     rows = []
     for precision, runs in found.items():
         accuracy = [100 * run.metrics["test_accuracy"] for run in runs.values()]
-        low, high = interval(accuracy)
+        _, low, high = interval(accuracy)
         rows.append(
             (
                 precision,
@@ -55,7 +55,7 @@ def main() -> None:
         100 * (found["bfloat16"][s].metrics["test_accuracy"] - found["float32"][s].metrics["test_accuracy"])
         for s in found["float32"]
     ]
-    low, high = interval(apart)
+    _, low, high = interval(apart)
     verdict = "not distinguishable" if low <= 0 <= high else "different"
     where, images = result.runs[0].provenance, result.runs[0].metrics["test_images"]
     text = "\n\n".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from kit.studies.planted import OPERATIONS, Planted, learn_rate
+from benchmarks.planted import OPERATIONS, Planted, learn_rate
 
 SEEDS = range(3)
 

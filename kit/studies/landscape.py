@@ -1,0 +1,311 @@
+"""Loss landscape around trained models (Li et al. 2018; DHA Fig. 3; METHOD section 5), and numbers for its flatness.
+
+`plane`, `line` and `sharpness` take any model and images, and never move it: a copy is. `compare` takes runs and keeps
+the results in their directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from kit.data import ImageSet, load_dataset, stratified_split
+from kit.errors import KitError
+from kit.methods import METHODS
+from kit.run import store
+from kit.run.run import Run
+from kit.search.engine import pick_device
+from kit.search.learner import generator
+from kit.search.progress import interactive
+from kit.studies.tables import interval
+
+RADII = (0.25, 0.5, 1.0)  # at which lines give the rise; METHOD section 5
+
+
+@dataclass(frozen=True)
+class Plane:
+    """f(a, b) = L(θ* + a δ + b η). coordinates: float64 [n], of both axes, 0 in the middle. values: float64 [n, n], row
+    a, column b (and further axes where a metric gives arrays). seed: of the directions.
+    """
+
+    coordinates: np.ndarray
+    values: np.ndarray
+    seed: int
+
+    @property
+    def centre(self) -> float:
+        """The trained model's own value."""
+        return self.values[len(self.coordinates) // 2, len(self.coordinates) // 2]
+
+
+@dataclass(frozen=True)
+class LossLines:
+    """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
+    coordinates: float64 [n], ascending, 0 and ± RADII among them. values: float64 [directions, n] (and further axes).
+    """
+
+    coordinates: np.ndarray
+    values: np.ndarray
+    seed: int
+
+    @property
+    def centre(self) -> float:
+        """The trained model's own value."""
+        return self.values[0, np.flatnonzero(self.coordinates == 0)[0]]
+
+    @property
+    def directions(self) -> int:
+        return len(self.values)
+
+    def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
+        return interval(self.values)
+
+    def rises(self) -> dict[str, float]:
+        """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
+        "rise@r/low" and "rise@r/high"."""
+        found = {}
+        for r in RADII:
+            low, high = (self.values[:, self.coordinates == at][:, 0] for at in (-r, r))
+            ends = map(float, interval((high + low) / 2 - self.centre))
+            found |= zip((f"rise@{r:g}", f"rise@{r:g}/low", f"rise@{r:g}/high"), ends)
+        return found
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What was measured around one run's model. images, eigenvalue_images: how many test images it was measured on."""
+
+    run: Run
+    label: str
+    plane: Plane
+    lines: LossLines
+    eigenvalue: float
+    images: int
+    eigenvalue_images: int
+
+
+# ---- one model -----------------------------------------------------------------------------------
+
+
+def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tensor]:
+    """A Gaussian direction by parameter name, each filter (row of a weight) scaled to the norm of the model's own; zero
+    for biases and BatchNorm. A parameter's numbers follow from its name: models that share a layer get the same.
+    """
+    drawn = {}
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach()
+        drawn[name] = torch.zeros_like(weight)
+        if weight.ndim < 2:
+            continue
+        noise = torch.randn(weight.shape, generator=generator(seed, f"{which}/{name}"), dtype=weight.dtype).to(weight)
+        rows = noise.flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
+        drawn[name] += noise * (weight.flatten(1).norm(dim=1) / rows).view(-1, *[1] * (weight.ndim - 1))
+    return drawn
+
+
+def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 1.0, seed: int = 0, **options) -> Plane:
+    """Evaluate the model on a steps × steps grid of a, b ∈ [−radius, radius], in evaluation mode.
+
+    model: images → scores, on the device of its parameters. data: the images whose mean cross-entropy is taken. steps:
+    odd, so that the centre is the trained model itself. Options, of `line` as well: batch_size, images of a forward
+    pass (256); metric, a function of a loss_landscapes model wrapper to a number or an array of numbers (the package's
+    metrics among them), in place of the cross-entropy; label, of a progress bar. Raises KitError for what is no grid.
+    """
+    coordinates = _coordinates(steps, radius)
+    points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(-1, 2)
+    values = _evaluate(model, data, points, ("δ", "η"), seed, **options)
+    return Plane(coordinates, values.reshape(steps, steps, *values.shape[2:]), seed)
+
+
+def line(
+    model: nn.Module,
+    data: ImageSet,
+    *,
+    directions: int = 10,
+    steps: int = 21,
+    radius: float = 1.0,
+    seed: int = 0,
+    **options,
+) -> LossLines:
+    """Evaluate the model along independent filter-normalised lines through it, at `steps` points of [−radius, radius]
+    and at ± RADII. The rest as for `plane`."""
+    check(directions=directions)
+    coordinates = np.unique([*_coordinates(steps, radius), *RADII, *(-r for r in RADII)])
+    names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
+    values = [_evaluate(model, data, coordinates[:, None], (name,), seed, **options) for name in names]
+    return LossLines(coordinates, np.stack(values), seed)
+
+
+def check(*, steps: int = 21, radius: float = 1.0, directions: int = 10, images: int = 0) -> None:
+    """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
+    if steps < 3 or steps % 2 == 0:
+        raise KitError(f"steps={steps}: give an odd number from 3, for the trained model to be the centre")
+    if not 0 < radius < math.inf:
+        raise KitError(f"radius={radius}: give a positive number; 1 moves every filter by its own norm")
+    if directions < 1 or images < 0:
+        raise KitError(f"directions={directions}, images={images}: give 1 or more directions; 0 takes all images")
+
+
+def _coordinates(steps: int, radius: float) -> np.ndarray:
+    check(steps=steps, radius=radius)
+    return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
+
+
+def _evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    points: np.ndarray,
+    which: Sequence[str],
+    seed: int,
+    *,
+    batch_size: int = 256,
+    metric: Callable[[Any], Any] | None = None,
+    label: str = "",
+) -> np.ndarray:
+    """Values at points [n, axes] along the directions that `which` names: float64 [n, …]."""
+    from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
+
+    def mean_loss(wrapper: SimpleModelWrapper) -> float:
+        # batch by batch as a run sums its test loss: the centre is that number to the last bit
+        scored = ((wrapper.modules[0](x), y) for x, y in data.chunks(batch_size))
+        return float(sum(F.cross_entropy(z, y, reduction="none").sum() for z, y in scored)) / len(data)
+
+    twin, values = copy.deepcopy(model).eval().requires_grad_(False), []
+    axes = [direction(model, seed, name) for name in which]
+    for point in tqdm(points, desc=label, leave=False, disable=not (label and interactive())):
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                moved = twin.get_parameter(name).copy_(weight)  # all of them: a metric may move them, too
+                for axis, c in zip(axes, point):
+                    moved.add_(axis[name], alpha=float(c))
+            values.append(np.asarray((metric or mean_loss)(SimpleModelWrapper(twin)), dtype=float))
+    return np.stack(values)
+
+
+def sharpness(
+    model: nn.Module, data: ImageSet, *, directions: int = 10, eigenvalue_images: int = 512, **options
+) -> dict[str, float]:
+    """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
+    largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
+    Options as for `plane`."""
+    part = part_of(data, min(eigenvalue_images, len(data)))
+    found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
+    return found | {"eigenvalue": largest_eigenvalue(model, part.images, part.labels)}
+
+
+def part_of(data: ImageSet, n: int) -> ImageSet:
+    """About n images with the classes' shares kept, the same ones every time; 0: all of them."""
+    if not 0 <= n <= len(data):
+        raise KitError(f"images={n:,}: there are {len(data):,}; 0 takes them all")
+    return data if n in (0, len(data)) else data.take(stratified_split(data.labels, n / len(data))[1])
+
+
+def largest_eigenvalue(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    batch_size: int = 256,
+) -> float:
+    """The Hessian's eigenvalue of largest magnitude, over all parameters, in evaluation mode, by Lanczos' method on
+    Hessian-vector products to four digits. loss: mean over a batch, of (scores, targets).
+    """
+    twin = copy.deepcopy(model).eval()
+    parameters = [p.requires_grad_() for p in twin.parameters()]
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        v = torch.from_numpy(vector).to(parameters[0])
+        total = torch.zeros_like(v)
+        for x, y in zip(images.split(batch_size), targets.split(batch_size)):
+            share = loss(twin(x), y) * (len(x) / len(images))
+            gradient = torch.autograd.grad(share, parameters, create_graph=True, materialize_grads=True)
+            slope = nn.utils.parameters_to_vector(gradient) @ v
+            second = torch.autograd.grad(slope, parameters, materialize_grads=True)
+            total += torch.cat([tensor.flatten() for tensor in second])
+        return total.double().cpu().numpy()
+
+    n = sum(p.numel() for p in parameters)
+    start = np.random.default_rng(0).standard_normal(n)
+    (top,) = eigsh(LinearOperator((n, n), product), k=1, v0=start, tol=1e-4, return_eigenvectors=False)
+    return float(top)
+
+
+# ---- several runs --------------------------------------------------------------------------------
+
+
+def compare(
+    runs: Sequence[Run | str | Path],
+    *,
+    steps: int = 21,
+    radius: float = 1.0,
+    directions: int = 10,
+    seed: int = 0,
+    images: int = 0,
+    device: str = "auto",
+) -> list[Landscape]:
+    """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
+
+    steps, radius: of plane and lines; directions: lines per run; images: so many test images, drawn evenly from the
+    classes (0: all), at most 512 of them for the Hessian. What is measured lies in the run's directory, in landscape/,
+    and is read the next time. Raises KitError before any compute for a path that is no run, a run without a model, and
+    runs that were not tested on the same images.
+    """
+    check(steps=steps, radius=radius, directions=directions, images=images)
+    opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
+    # in the memory format that the runs evaluated them in: kernels may round by it
+    models = [run.model(pick_device(device)).to(memory_format=torch.channels_last) for run in opened]
+    part = part_of(_test_images(opened), images).to(pick_device(device))
+    curved = part_of(part, min(512, len(part)))
+    grid, measured = {"steps": steps, "radius": radius, "seed": seed}, []
+    for run, model in zip(opened, models):
+        label = f"{METHODS[run.config.method].title.split(':')[0]} · seed {run.config.seed}"
+        path = run.path / "landscape" / f"{steps}-{radius:g}-{seed}-{directions}-{len(part)}.npz"
+        if path.is_file():
+            kept = store.read_arrays(path)
+        else:
+            lines = line(model, part, directions=directions, **grid, label=f"{label}: lines")
+            kept = {"lines": lines.values, "at": lines.coordinates}
+            kept["plane"] = plane(model, part, **grid, label=f"{label}: plane").values
+            kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved.images, curved.labels))
+            with contextlib.suppress(KitError):  # in somebody else's run: measured anew each time
+                store.write_arrays(path, kept)
+        flat, lines = (
+            Plane(_coordinates(steps, radius), kept["plane"], seed),
+            LossLines(kept["at"], kept["lines"], seed),
+        )
+        measured.append(Landscape(run, label, flat, lines, float(kept["eigenvalue"]), len(part), len(curved)))
+    return measured
+
+
+def _test_images(runs: Sequence[Run]) -> ImageSet:
+    """The test images of all runs. Raises KitError where they are not one set, or not what a run was tested on."""
+    if not runs:
+        raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
+    config = runs[0].config
+    test = load_dataset(config.dataset, config.root, config.image_size).test
+    here = f"{len(test):,} images of {config.dataset} ({list(test.images.shape[1:])})"
+    for run in runs:
+        image, number = run.found()["network"]["image"], run.metrics["test_images"]
+        there = f"{number:,} images of {run.config.dataset} ({image})"
+        if there != here:
+            raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
+    return test
+
+
+def one_each(landscapes: Sequence[Landscape]) -> list[Landscape]:
+    """The first run of each method: what a figure shows of many."""
+    return list({item.run.config.method: item for item in reversed(landscapes)}.values())[::-1]

@@ -1,0 +1,103 @@
+"""Methods beside each other at equal budgets: the studies of the papers' tables, their grids and their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kit import figures
+from kit.config import Config
+from kit.errors import KitError
+from kit.lab import sweep
+from kit.methods import METHODS
+from kit.run.run import Run
+from kit.studies import tables
+
+TEMPLATE = "study.md.j2"
+TITLES = {"ablation": "Joint search beside other methods", "methods": "Methods side by side"}
+ROWS = {
+    # DHA's Table 3, and the rows every ablation needs beside it
+    "ablation": "dha,seq-dha,nas+da,seq-nas+da,nas+hpo,seq-nas+hpo,ista,random,plain",
+    "methods": "dha,diffautoml,daas,autohas,ista,dsnas,gdas,darts,snas,daas-independent,autohas-phase,autohas-hpo,"
+    "autohas-diff,random-search,bayesian,hgd,ift,random,plain",
+}
+SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of each in detail
+
+
+def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
+    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: a number of
+    them (from 0) or a list with commas; values: fields of `Config` for all runs. Raises KitError."""
+    rows = (ROWS[study] if methods == "all" else methods).split(",")
+    try:
+        chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise KitError(f"seeds={seeds!r}: give a number of seeds or a list, -p seeds 5 or -p seeds 0,3,7") from None
+    return sweep.grid(seed=chosen, method=[name.strip() for name in rows if name.strip()], **values)
+
+
+def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
+    """The report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs."""
+    name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
+    accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
+    time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
+    loss = "Training loss (on augmented images, so not comparable between policies)"
+    drawn = [
+        ("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy),
+        ("-time", "Test accuracy against the time of a run", time),
+        ("-loss", loss, figures.overlay(list(runs), "loss")),
+    ]
+    for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
+        title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
+        drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))
+        if "probabilities" in run.policy:
+            drawn.append((f"-{method}-policy", f"τ at the end of {title}", figures.policy(run)))
+        drawn.append((f"-{method}-cell", f"The architecture that {title} found", figures.cells(run)))
+    return drawn, {}
+
+
+def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """What fills the template, and the rows for the CSV file."""
+    name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
+    return {
+        "title": f"{TITLES[kept['study']]}: {name}",
+        "rows": tables.per_run(runs),
+        "table": tables.formatted(summary, name),
+        "findings": tables.findings(summary.set_index("method"), tables.REFERENCE),
+    }
+
+
+def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
+    """DAAS's mixing experiment (its Table 7): configurations that train the architecture of each run with the policy of
+    each, for as long as those runs retrained theirs. searched: two or more finished runs that learned a policy; raises
+    KitError otherwise."""
+    learned = [run for run in searched if run.finished and "probabilities" in run.policy]
+    if len(learned) < 2:
+        raise KitError(
+            f"mixing needs two finished runs that learned a policy, got {len(learned)} of {len(searched)}: run "
+            "method='daas' with seeds=2 or more"
+        )
+    shared = (
+        "dataset root image_size train_images preset device batch_size channels cells reductions lr weight_decay "
+        "momentum clip drop_path auxiliary space precision deterministic out"
+    ).split()
+    first = learned[0].config
+    return sweep.grid(
+        genotype=[str(run.path) for run in learned],
+        policy=[str(run.path) for run in learned],
+        augment=learned[0].policy["name"],
+        method="plain",
+        seed=seed,
+        epochs=first.epochs - first.search_epochs,
+        **{name: getattr(first, name) for name in shared},
+    )
+
+
+def mixed_table(mixed: Sequence[Run]) -> pd.DataFrame:
+    """Test accuracy of the runs of `mixed_grid`: a row per architecture, a column per policy, n = 1 each."""
+    names = [(Path(run.config.genotype).name, Path(run.config.policy).name) for run in mixed]
+    accuracy = [run.metrics["test_accuracy"] for run in mixed]
+    index = pd.MultiIndex.from_tuples(names, names=["architecture", "policy"])
+    return pd.Series(accuracy, index).unstack(sort=False)
