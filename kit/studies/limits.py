@@ -15,8 +15,8 @@ from kit import data, errors, figures, space
 from kit.config import Config
 from kit.errors import KitError
 from kit.methods import METHODS
-from kit.run.provenance import pick_device
 from kit.run.run import Run
+from kit.search.engine import pick_device
 from kit.space import latency
 from kit.space.limits import Limits
 from kit.studies import render, report, summaries

@@ -14,7 +14,7 @@ from kit import figures
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import provenance
-from kit.run.provenance import pick_device
+from kit.search.engine import pick_device
 from kit.studies import render, summaries
 from kit.studies.landscape.runs import Landscape, one_each
 from kit.studies.landscape.surface import RADII, LossLines, Plane, bounded, interval

@@ -17,8 +17,8 @@ from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import store
 from kit.run.predict import TrainedModel
-from kit.run.provenance import pick_device
 from kit.run.run import Run, open_all
+from kit.search.engine import pick_device
 from kit.search.progress import interactive
 from kit.studies.landscape.surface import RADII, LossLines, Plane, check, largest_eigenvalue, line, part_of, plane
 
