@@ -123,31 +123,21 @@ class Config(BaseModel):
                 f"{_names(ARCH, 'searches')}; to train one network, arch='given' and method='da+hpo' or 'plain'"
             )
         if self.arch != "given" and not space.searchable:
-            raise KitError(
-                f"{network} is one fixed network and {learner} needs choices: use method='da+hpo' or 'plain' with it, "
-                f"or one of the spaces {_names(SPACES, 'searchable')}"
-            )
+            use = f"one of {_names(SPACES, 'searchable')}, or method='plain' with this one"
+            raise KitError(f"{network} is one fixed network and {learner} needs choices: use {use}")
         if arch.weighs and not space.absorbs_gates:
-            raise KitError(
-                f"{learner} weighs operations, and {network} cannot take the weights over when they are fixed: use "
-                "space='cell', or arch='dsnas'"
-            )
+            use = "space='cell', or arch='dsnas'"
+            raise KitError(f"{learner} weighs operations, and {network} cannot take the weights over: use {use}")
         if arch.retrain and not self.stages[-1].restart:
-            raise KitError(
-                f"{learner} trains weights that do not fit its derived child, and {method} does not train that anew: "
-                "use method='seq-dha' or 'gdas', or arch='dsnas'"
-            )
+            use = "method='seq-dha' or 'gdas', or arch='dsnas'"
+            raise KitError(f"{learner} has to train its derived child anew, and {method} does not: use {use}")
         if hyper.trials != any(stage.repeat for stage in self.stages):
             runs, has = ("runs", "has none") if hyper.trials else ("does not run", "is made of them")
-            raise KitError(
-                f"hyper={self.hyper!r} {runs} whole trials, and {method} {has}: use method='random-search' or "
-                "'bayesian' with them, and another hyper without"
-            )
+            use = "method='random-search' or 'bayesian' with them, and another hyper without"
+            raise KitError(f"hyper={self.hyper!r} {runs} whole trials, and {method} {has}: use {use}")
         if self.policy is not None and not AUGMENT[self.augment].make.learns:
-            raise KitError(
-                f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set augment to what that "
-                f"run learned ({_names(AUGMENT, 'learns')})"
-            )
+            use = f"augment as that run did ({_names(AUGMENT, 'learns')})"
+            raise KitError(f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set {use}")
 
     @property
     def composition(self) -> Method:
@@ -258,4 +248,4 @@ for _parts in (*PARTS.values(), STEPS):
     for _part in _parts.values():
         _adopt(_parts, _part)
 KIT_FIELDS = frozenset(Config.model_fields)
-Registry.listener = staticmethod(_adopt)
+Registry.listener = _adopt

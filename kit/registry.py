@@ -42,7 +42,7 @@ class Part:
     make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
     configuration wherever this part is chosen, each one value or {preset: value}. declared: options of a function,
     which has no `Options` of its own. settings: keyword arguments that tell apart the names under which one class is
-    registered. source: the file and line that registered it.
+    registered.
     """
 
     name: str
@@ -52,7 +52,6 @@ class Part:
     brings: Mapping[str, Any] = field(default_factory=dict)
     declared: type[Options] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
 
     @property
     def options(self) -> type[Options] | None:
@@ -99,13 +98,11 @@ class Registry(dict[str, Part]):
         """
 
         def add(make: T) -> T:
-            part = Part(name, make, title or name, colour, brings or {}, options, settings, _source(make))
-            taken = self.get(name, part)
-            if (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
-                raise KitError(
-                    f"{self.kind} {name!r} of {part.source} is already registered by {taken.source}: give it another "
-                    "name"
-                )
+            part = Part(name, make, title or name, colour, brings or {}, options, settings)
+            taken = self.get(name, part).make
+            if (taken.__module__, taken.__qualname__) != (make.__module__, make.__qualname__):
+                where = f"of {_source(make)} is already registered by {_source(taken)}"
+                raise KitError(f"{self.kind} {name!r} {where}: give it another name")
             if Registry.listener is not None:
                 Registry.listener(self, part)
             self[name] = part

@@ -109,8 +109,8 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
             {"method": "dha", "space": "choice"},
             "'sparse-coding' weighs operations, and space 'choice' cannot take the weights over.*arch='dsnas'",
         ),
-        ({"method": "dha", "arch": "darts"}, "'darts' trains weights that do not fit its derived child.*'seq-dha'"),
-        ({"method": "dsnas", "arch": "gdas"}, "'gdas' trains weights that do not fit"),
+        ({"method": "dha", "arch": "darts"}, "'darts' has to train its derived child anew.*'seq-dha'"),
+        ({"method": "dsnas", "arch": "gdas"}, "'gdas' has to train its derived child anew"),
         ({"method": "dha", "hyper": "bayesian"}, "'bayesian' runs whole trials, and method 'dha' has none"),
         (
             {"method": "bayesian", "hyper": "lookahead"},

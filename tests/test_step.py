@@ -9,7 +9,7 @@ import torch
 from tests_micro import micro_config
 
 from kit import data
-from kit.search import build, grads
+from kit.search import build, grads, signals
 from kit.search.learner import Derived, WarmUp, generator
 from kit.search.step import Learners, one_level
 from kit.space import Child
@@ -196,6 +196,22 @@ def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
         outcome.values.weight_decay
     ) == pytest.approx(config.weight_decay)
+
+
+def test_autohas_rewards_what_the_step_gives(micro: str, monkeypatch):
+    """Its temporary weights W* are those that the step leaves; one validation batch serves both controllers."""
+    config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
+    sets = data.load_dataset(config.dataset)
+    parts = build.compose(build.Plan(config, 0, sets, torch.device("cpu")))
+    batches = {name: data.Batches(sets.train, 6, generator(0, name)) for name in ("train", "val")}
+    before, seen = [p.detach().clone() for p in parts.net.train().parameters()], []
+    monkeypatch.setattr(
+        signals, "accuracy", lambda net, held_out, child: seen.append([p.clone() for p in net.parameters()]) or 0.5
+    )
+    one_level(parts.net, batches, parts.learners, parts.sgd, 1.0)
+    (rewarded,) = seen
+    assert all(torch.equal(a, b) for a, b in zip(rewarded, parts.net.parameters()))
+    assert not all(torch.equal(a, b) for a, b in zip(rewarded, before))
 
 
 # ---- wrappers of learners ------------------------------------------------------------------------

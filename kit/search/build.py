@@ -38,21 +38,15 @@ def schedule_of(config: Config, index: int) -> range:
     return range(first, min([i for i in starts if i > index], default=len(config.stages)))
 
 
-def needs(config: Config, index: int) -> frozenset[str]:
-    """Batches that the stages of this one's schedule read beside the training ones: "fresh", "val"."""
-    read = frozenset[str]()
-    for stage in (config.stages[i] for i in schedule_of(config, index)):
-        read |= {"val"} if stage.step == "bi-level" else set()
-        read |= ARCH[config.arch].make.needs if stage.search else set()
-        read |= AUGMENT[config.augment].make.needs if stage.augment == "learn" else set()
-        read |= HYPER[config.hyper].make.needs if stage.hyper == "learn" else set()
-    return read
-
-
 def holds_out(config: Config, index: int) -> bool:
     """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
     else they are trained on. Raises KitError where they are needed and hold_out is False."""
-    read = "val" in needs(config, index)
+    read = False
+    for stage in (config.stages[i] for i in schedule_of(config, index)):
+        learning = [ARCH[config.arch]] if stage.search else []
+        learning += [AUGMENT[config.augment]] if stage.augment == "learn" else []
+        learning += [HYPER[config.hyper]] if stage.hyper == "learn" else []
+        read |= stage.step == "bi-level" or any("val" in part.make.needs for part in learning)
     if read and config.hold_out is False:
         raise KitError(
             f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
@@ -87,12 +81,13 @@ class StageData:
             raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
         if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
             train = train.take(data.stratified_split(train.labels, n / len(train))[1])
-        first, batches = schedule_of(config, index).start, {}
-        for name in ("train", *sorted(needs(config, index))):
-            images = sets.val if name == "val" else train
-            size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
-            suffix = f"/{_key(config, first)}" if first else ""
-            batches[name] = Batches(images, size, generator(config.seed, f"batches/{name}{suffix}"))
+        sizes, first = {"train": config.batch_size, "fresh": config.batch_size}, schedule_of(config, index).start
+        if hold_out:
+            sizes["val"] = min(config.batch_size, len(sets.val))
+        batches = {}
+        for name, size in sizes.items():
+            stream = f"batches/{name}/{_key(config, first)}" if first else f"batches/{name}"
+            batches[name] = Batches(sets.val if name == "val" else train, size, generator(config.seed, stream))
         return cls(hold_out, train, batches)
 
 

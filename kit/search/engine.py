@@ -124,8 +124,8 @@ class Search:
         average_statistics(norms(parts.net))
         ranks.check_agreement([tensor for tensors in parts.variables().values() for tensor in tensors])
         over = self.epoch + 1 - self.entered >= self._longest()
-        if self.stage.search:
-            self._freeze(parts.arch.end_epoch(last=over))
+        if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
+            self._freeze(settled)
         self.epoch += 1
         numbers = {"stage": float(self.stage_index), "loss": record[:, 0].mean().item()}
         numbers |= {"train_accuracy": record[:, 1].mean().item(), "lr": record[-1, 2].item()}
@@ -204,15 +204,15 @@ class Search:
         """A step can break a variable while its own loss is finite; such a state must not be saved. record: of the
         epoch's steps so far, on the CPU."""
         bad = (~torch.isfinite(record[:, 0])).nonzero().flatten().tolist()
-        variables = self.parts.variables().items()
-        broken = [letter for letter, tensors in variables if not all(torch.isfinite(t).all() for t in tensors)]
+        finite = lambda tensors: not tensors or torch.stack([t.isfinite().all() for t in tensors]).all()
+        broken = [letter for letter, tensors in self.parts.variables().items() if not finite(tensors)]
         if not bad and not broken:
             return
         step = bad[0] + 1 if bad else len(record)
         what = f"the loss is {record[step - 1, 0].item()} at" if bad else f"{broken[0]} is not finite after"
         # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
-        finite = record[:step][torch.isfinite(record[:step, 2:]).all(1)]
-        lr, decay = (finite if len(finite) else record)[-1, 2:].tolist()
+        sound = record[:step][record[:step, 2:].isfinite().all(1)]
+        lr, decay = (sound if len(sound) else record)[-1, 2:].tolist()
         saved = self._checkpoints()
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
         raise NonFinite(

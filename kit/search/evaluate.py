@@ -57,56 +57,51 @@ def score(search: Search, part: data.ImageSet) -> Score:
 
 def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    config, parts, sets, folder = search.config, search.parts, search.sets, search.folder
-    child, policy = parts.arch.derived(), parts.augment
+    parts, sets, folder, policy = search.parts, search.sets, search.folder, search.parts.augment
+    child, memory = parts.arch.derived(), provenance.peak_memory_mb(search.device)
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
         "network": parts.net.spec(child.picks),
         "genotype": parts.net.genotype(child.picks),
         "classes": list(sets.classes),
-        "policy": {"name": config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
+        "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.found(),
         "preprocessing": predict.preprocessing(parts.net.image),
     }
-    cost, memory = parts.net.cost(child.picks), provenance.peak_memory_mb(search.device)
     metrics = {
         **{f"test_{name}": value for name, value in test._asdict().items()},
         "test_images": len(sets.test),
         **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
         "val_images": len(sets.val) if val else 0,
         "train_images": len(search.data.train),
-        "params": cost.params,
-        "macs": cost.macs,
+        **parts.net.cost(child.picks)._asdict(),
         "epochs": search.epoch,
         "steps": search.step,
         "seconds": search.seconds,
         "peak_memory_mb": memory,
     }
-    exact = search.device.type == "cpu" or config.deterministic
-    about = {
-        **provenance.describe(search.device),
-        "ranks": ranks.count(),
-        "backend": None if ranks.count() == 1 else "nccl" if search.device.type == "cuda" else "gloo",
-        "seconds": search.seconds,
-        "peak_memory_mb": memory,
-        "seed": config.seed,
-        "dataset": sets.name,
-        "split": sets.split,
-        "trained_on": _trained_on(search),
-        "determinism": "bit-identical on resume" if exact else "not deterministic (GPU)",
-    }
+    about = _provenance(search) | {"seconds": search.seconds, "peak_memory_mb": memory}
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, child.picks))
     store.write_json(folder / "model" / "model.json", model)
     store.write_json(folder / "provenance.json", about)
     store.write_json(folder / "metrics.json", metrics)
 
 
-def _trained_on(search: Search) -> str:
-    if search.data.hold_out:
-        return "train"
-    earlier = any(build.holds_out(search.config, i) for i in range(search.stage_index))
-    searched = "; searched on train, with val held out" if earlier else ""
-    return f"train and val together (this stage needs no validation data){searched}"
+def _provenance(search: Search) -> dict:
+    config, gpu = search.config, search.device.type == "cuda"
+    trained_on = "train" if search.data.hold_out else "train and val together (this stage needs no validation data)"
+    if not search.data.hold_out and any(build.holds_out(config, i) for i in range(search.stage_index)):
+        trained_on += "; searched on train, with val held out"
+    return {
+        **provenance.describe(search.device),
+        "ranks": ranks.count(),
+        "backend": None if ranks.count() == 1 else "nccl" if gpu else "gloo",
+        "seed": config.seed,
+        "dataset": search.sets.name,
+        "split": search.sets.split,
+        "trained_on": trained_on,
+        "determinism": "not deterministic (GPU)" if gpu and not config.deterministic else "bit-identical on resume",
+    }
 
 
 def write_failure(search: Search, error: Exception) -> None:

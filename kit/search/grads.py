@@ -168,7 +168,7 @@ class Momentum:
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
         self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in MOMENTS}
-        self.trace: Trace | None = None
+        self.trace: Trace | None = None  # of the last step, if that was SGD's
 
     @torch.no_grad()
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
@@ -180,8 +180,9 @@ class Momentum:
         direction = {"sgd": self._sgd, "adam": self._adam, "rmsprop": self._rmsprop}[optimizer](parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
-        self.trace = Trace(parameters, direction, rate, weight_decay)
-        return self.trace
+        trace = Trace(parameters, direction, rate, weight_decay)
+        self.trace = trace if optimizer == "sgd" else None
+        return trace
 
     def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
         velocity = self._moments("sgd/velocity", parameters)
@@ -214,13 +215,11 @@ class Momentum:
         return [moments[name] for name in names]
 
     def state_dict(self) -> dict:
-        """Moments, and the last step's trace where its direction is SGD's velocity: look-ahead needs it after a
-        resume."""
-        last, trace, velocity = None, self.trace, self.moments["sgd/velocity"]
-        if trace is not None:
-            names = [self.names[id(p)] for p in trace.parameters]
-            if all(v is velocity.get(name) for name, v in zip(names, trace.momentum)):
-                last = {"names": names, "lr": trace.lr, "weight_decay": trace.weight_decay}
+        """Moments, and the last step's trace: look-ahead needs it after a resume."""
+        last = None
+        if self.trace is not None:
+            names = [self.names[id(p)] for p in self.trace.parameters]
+            last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
         return {"moments": {kind: dict(moments) for kind, moments in self.moments.items()}, "trace": last}
 
     def load_state_dict(self, state: dict) -> None:

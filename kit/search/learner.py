@@ -43,17 +43,14 @@ class Learner(ABC):
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
         """The gradient of the variables, one tensor each, from what the step measured for `drawn`, which `sample` gave;
-        empty where there is nothing to learn. Steps that average over several draws call this and `move`."""
+        empty where there is nothing to learn."""
         return []
 
     def move(self, gradient: list[Tensor]) -> None:
         """Take the step along `gradient`, as `estimate` gives it."""
 
     def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`.
-
-        On several ranks all compute the same gradient but for rounding; its mean keeps them together.
-        """
+        """Move the variables by what the step measured for `drawn`; the ranks' mean keeps them alike to the bit."""
         self.move(ranks.mean(self.estimate(drawn, **signals)))
 
     def derived(self, *args: Any) -> Any:
