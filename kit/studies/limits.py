@@ -80,7 +80,7 @@ def _shares(text: str) -> list[float]:
 
 def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
     """One row per finished run: method, title, seed, bound (NaN: no limit), cost (of the network found), test_accuracy,
-    kept (bool). A latency is the one that the run's own limit was confirmed by; without a limit it is taken now."""
+    kept (bool). A latency is the one that the run's own limit was kept by; without a limit it is taken now."""
     rows = []
     for run in runs:
         limit = getattr(run.config, BOUNDS[cost], None)
@@ -100,7 +100,7 @@ def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
 
 
 def run_latency(run: Run) -> float:
-    """Milliseconds for latency_batch images: what the run's limit was confirmed by; without one, taken now on the run's
+    """Milliseconds for latency_batch images: what the run's limit was kept by; without one, taken now on the run's
     device."""
     net = run.model().network
     recorded = latency.recorded(run.path / "latency.json", net.picks_of(run.genotype))
