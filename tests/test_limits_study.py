@@ -81,27 +81,19 @@ class breaking:
         self.metrics = run.metrics | {"params": run.config.max_params + 1}
 
 
-def test_a_latency_is_the_one_that_the_limit_was_confirmed_by(runs: list[Run], tmp_path):
+def test_a_latency_is_the_one_that_the_limit_was_kept_by(runs: list[Run], tmp_path):
     shutil.copytree(runs[0].path, tmp_path / runs[0].path.name)
     run = Run.load(tmp_path / runs[0].path.name)
     assert limits.run_latency(run) > 0  # no table: taken now
-    picks = space.picks_of(run.genotype)
-    store.write_json(
-        run.path / "latency.json",
-        {
-            "device": "cpu",
-            "batch": 1,
-            "hardware": "a clock",
-            "threads": 3,
-            "timed": [{"picks": picks, "ms": 12.5}],
-        },
-    )
+    rows = [[1.0] * len(slot.candidates) for slot in space.cell.cell_slots()]
+    about = {"batch": 1, "hardware": "a clock", "threads": 3}
+    store.write_json(run.path / "latency.json", {**about, "fixed_ms": -3.5, "candidates_ms": rows})
     assert (
         limits.run_latency(run) == 12.5
-        and "| latency that the limit was confirmed by | 12.5 ms, batch 1, a clock, 3 thread(s) |" in run.card()
+        and "| latency that the limit was kept by | 12.5 ms, batch 1, a clock, 3 thread(s) |" in run.card()
     )
     assert limits.table([run], "latency_ms")["cost"][0] == 12.5
-    store.write_json(run.path / "latency.json", {"timed": 3})
+    store.write_json(run.path / "latency.json", {"batch": 3})
     with pytest.raises(KitError, match="is not a latency table"):
         limits.run_latency(run)
 

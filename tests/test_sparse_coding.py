@@ -232,7 +232,7 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
             for cell in net.cells
             if cell.first_slot == 4 * (slot >= 4)
             for c in picks[slot]
-            for m in cell.operation(slot % 4, c)[0].modules()
+            for m in cell.operation(slot, c)[0].modules()
             if isinstance(m, torch.nn.BatchNorm2d)
         ]
         for slot in range(8)

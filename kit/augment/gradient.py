@@ -69,12 +69,9 @@ class PolicyGradient(LearnedPolicy):
         applied = torch.rand(draws, 2, generator=g, device=device) < self.apply_logit.sigmoid()[place]
         scores = self.delta[place] + (0.0 if best_magnitude else _gumbel((draws, 2, self.bins), g))
         place, applied, bins = (x.expand(n, 2) for x in (place, applied, scores.argmax(2)))
-        return self.complete(
-            torch.where(applied, self.places[place], IDENTITY),
-            bins * (10 / (self.bins - 1)),
-            index=place[:, 0] * k + place[:, 1],
-            choices=torch.stack([place, applied.long(), bins], dim=2),
-        )
+        ops, magnitude = torch.where(applied, self.places[place], IDENTITY), bins * (10 / (self.bins - 1))
+        choices = torch.stack([place, applied.long(), bins], dim=2)
+        return self.complete(ops, magnitude, index=place[:, 0] * k + place[:, 1], choices=choices)
 
     def log_probability(self, draw: Draw) -> Tensor:
         """log p(Γ) of each image's own transformation Γ, two operations in order (eq. 4): float [n], differentiable."""

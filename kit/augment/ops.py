@@ -3,7 +3,6 @@
 Ranges are AutoAugment's as torchvision uses them, and pixels equal `torchvision.transforms.v2.functional` on uint8
 tensors. Grids are float32, one rounding per operation, so that a draw gives the same picture on every device;
 torchvision takes them from the machine's BLAS, which may round a pixel on the edge of two cells the other way.
-DHA and DiffAutoML use `OPS`, DAAS `DAAS_OPS`; draws hold indices into `operations()`.
 """
 
 import functools
@@ -16,7 +15,7 @@ from kit.augment.kernels import OPERATIONS, Parameters, matrix_of, warp
 from kit.errors import KitError
 from kit.registry import Part
 
-OPS = tuple(OPERATIONS)[:14]
+OPS = tuple(OPERATIONS)[:14]  # DHA's and DiffAutoML's
 DAAS_OPS = (*OPS[:13], "Invert", "Cutout")
 WIDEST = 60  # the largest magnitude of a batch: 10 is the papers' range, TrivialAugment's reach 45
 
@@ -75,8 +74,7 @@ def apply_mixed(
     images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. magnitude, sign, center: as for `apply_op`, but magnitudes
     may go on to 60, and ranges go on linearly: TrivialAugment's wide ones need it. grouped: True computes each
     operation for its own samples, but waits for the device; False computes all of them for all samples, and never
-    waits; None is True on the CPU, False elsewhere. Raises as `apply_op`; on a GPU an index of no operation acts as
-    Identity.
+    waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
     """
     parameters = _checked(images, magnitude, sign, center, largest=WIDEST, channels=True)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64 or ops.shape != images.shape[:1]:

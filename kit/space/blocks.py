@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.child import picked
-from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm
+from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, norms
 from kit.space.network import Child, Network, Picks, Slot, checked_reductions, mixture, register
 
 
@@ -23,11 +23,7 @@ class BlockStage(NamedTuple):
 
 
 def shares(blocks: int, weights: Sequence[int]) -> list[int]:
-    """`blocks` dealt out in proportion to `weights`, at least one each: every next one where most is missing.
-
-    >>> shares(20, (1, 1, 2, 1)), shares(6, (1, 1, 2, 1))
-    ([4, 4, 8, 4], [1, 1, 3, 1])
-    """
+    """`blocks` dealt out in proportion to `weights`, at least one each: every next one where most is missing."""
     dealt = [1] * len(weights)
     while sum(dealt) < blocks:
         missing = [blocks * w / sum(weights) - have for w, have in zip(weights, dealt)]
@@ -81,19 +77,18 @@ class BlockNetwork(Network):
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
         self.stem, c = self.build_stem(2 if self.stem_kind == "imagenet" else 1)
-        self.strides = []  # of each block: channels in and out, stride
+        self.strides, halving = [], halving[len(halving) - self.reductions :]  # channels in and out, stride
         for i, (stage, count) in enumerate(zip(stages, counts)):
             for b in range(count):
-                stride = 2 if b == 0 and i in halving[len(halving) - self.reductions :] else 1
-                self.strides.append((c, rounded(stage.width * channels), stride))
-                c = self.strides[-1][1]
+                c_in, c = c, rounded(stage.width * channels)
+                self.strides.append((c_in, c, 2 if b == 0 and i in halving else 1))
         self.blocks = nn.ModuleList(
             nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
             for slot, size in zip(self.slots, self.strides)
         )
         c_head = self.head_width(c)
         self.head, self.classifier = ConvNorm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
-        for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+        for norm in norms(self):
             norm.eps = self.eps
 
     @staticmethod

@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.space.child import picked
 from kit.space.layers import ConvNorm, dense_gradient, gated, last_norm, norms
 from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, register
-from kit.space.operations import OPERATIONS, FactorizedReduce
+from kit.space.operations import OPERATIONS, factorized_reduce
 
 NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
@@ -54,7 +54,7 @@ class Cell(nn.Module):
         c_before, c_last, c = channels
         self.first_slot, self.slots = NODES * KINDS.index(kind), slots
         self.mine = range(self.first_slot, self.first_slot + NODES)
-        self.before = FactorizedReduce(c_before, c) if halved else ConvNorm(c_before, c)
+        self.before = factorized_reduce(c_before, c) if halved else ConvNorm(c_before, c)
         self.last = ConvNorm(c_last, c)
         self.ops = nn.ModuleDict()
         for node, slot in enumerate(self.mine):

@@ -45,28 +45,27 @@ class LatencyTable(BaseModel):
 
 def table(network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None) -> LatencyTable:
     """The table in `path` if there is one, else measured now and written there: a table measured again has other
-    numbers, and a resumed search would decide otherwise. Raises KitError for a file that is not a table of this
-    network."""
+    numbers, and a resumed search would decide otherwise. Raises KitError for a file that is no table."""
     if path is None or not path.is_file():
         made = _measured(network, torch.device(device), batch, torch.get_num_threads())
         if path is None:
             return made
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.model_dump_json(indent=2))
-    try:
-        found = LatencyTable.model_validate_json(path.read_text())
-        fits = [len(row) for row in found.candidates_ms] == [len(slot.candidates) for slot in network.slots]
-    except ValidationError:
-        fits = False
-    if not fits:
-        raise KitError(f"{path} is not a latency table of this network: remove the file, and it is measured anew")
-    return found
+    return _read(path)
 
 
 def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
     """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    found = LatencyTable.model_validate_json(path.read_text()) if path.is_file() else None
+    found = _read(path) if path.is_file() else None
     return None if found is None else (found.predict(picks), str(found))
+
+
+def _read(path: Path) -> LatencyTable:
+    try:
+        return LatencyTable.model_validate_json(path.read_text())
+    except ValidationError:
+        raise KitError(f"{path} is not a latency table: remove the file, and it is measured anew") from None
 
 
 def _measured(network: Network, device: torch.device, batch: int, threads: int) -> LatencyTable:

@@ -39,11 +39,9 @@ class HalvingConv(nn.Conv2d):
         return F.conv2d(x, kernel, stride=2)
 
 
-class FactorizedReduce(Operation):
+def factorized_reduce(c_in: int, c_out: int, trained: bool = True) -> Operation:
     """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart."""
-
-    def __init__(self, c_in: int, c_out: int, trained: bool = True):
-        super().__init__(HalvingConv(c_in, c_out), batch_norm(c_out, trained), reads_relu=True)
+    return Operation(HalvingConv(c_in, c_out), batch_norm(c_out, trained), reads_relu=True)
 
 
 def _depthwise(c: int, kernel: int, stride: int, dilation: int, trained: bool) -> list[nn.Module]:
@@ -67,7 +65,7 @@ def _pool(kind: type[nn.Module], c: int, stride: int, trained: bool) -> Operatio
 def _skip(c: int, stride: int, trained: bool) -> Operation:
     if stride == 1:
         return Operation(nn.Identity(), batch_norm(c, trained), reads_relu=False)
-    return FactorizedReduce(c, c, trained)
+    return factorized_reduce(c, c, trained)
 
 
 #: name → (channels, stride, trained) → module: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)]
