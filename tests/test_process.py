@@ -56,27 +56,23 @@ def start(folder: Path, **values: Any) -> tuple[ChildProcess, Path]:
     return ChildProcess(config.model_dump(), folder / config.name, threads=1), folder / config.name
 
 
-def test_stopped_and_started_again_it_is_the_same_run(tmp_path):
+def test_killed_and_started_again_it_is_the_same_run(tmp_path):
     child, folder = start(tmp_path)
-    assert child.state == "running"
     process = process_at_work(folder)
-    child.stop()
-    assert child.state in ("stopping", "ended") and child.end() == "" and child.state == "ended" and gone(process)
+    assert not child.ended
+    child.kill()
+    assert child.ended and child.end() == "" and gone(process)
     run = Run.load(folder)
-    assert run.status == "interrupted" and not (folder / "failure.json").exists() and not list(folder.rglob("*.tmp"))
+    assert run.status == "interrupted"
     assert start(tmp_path)[0].end() == ""
     assert_same_run(Run.load(folder), kit.search(run.config, out=tmp_path / "here", progress=Silent()))
 
 
-def test_a_kill_is_told(tmp_path):
+def test_a_kill_from_elsewhere_is_told(tmp_path):
     child, folder = start(tmp_path, **ENDLESS)
     process_at_work(folder).kill()
     cause = child.end()
     assert "killed by signal 9 (SIGKILL)" in cause and "memory" in cause
-    child, folder = start(tmp_path, **ENDLESS)
-    process = process_at_work(folder)
-    child.kill()  # by its own hand: no failure
-    assert gone(process) and child.end() == "" and Run.load(folder).status == "interrupted"
 
 
 def test_what_is_refused_is_told_in_one_line(tmp_path, micro):

@@ -101,8 +101,8 @@ class Dashboard(widgets.VBox):
 
     @property
     def state(self) -> str:
-        """idle, running, stopping, ended (not yet noticed), or elsewhere: in the hands of another process."""
-        return self.child.state if self.child else "elsewhere" if store.in_use(self.folder) else "idle"
+        """idle, running, or elsewhere: in the hands of another process."""
+        return "running" if self.child else "elsewhere" if store.in_use(self.folder) else "idle"
 
     def start(self) -> None:
         """Run the form's configuration beside the kernel, or go on with it; a finished run is only shown."""
@@ -118,17 +118,16 @@ class Dashboard(widgets.VBox):
             self._watch()
 
     def stop(self) -> None:
-        """End the search once the epoch under way is saved; a second time: at once. `start` goes on from there."""
+        """End the search now; `start` goes on from its last complete epoch."""
         if self.child:
-            self.child.kill() if self.child.stopping else self.child.stop()
+            self.child.kill()
             self.refresh()
 
     def refresh(self) -> None:
         """Bring line, buttons and figures up to date."""
-        if self.state == "ended":
+        if self.child and self.child.ended:
             CHILDREN.pop(self.folder, None)
-            stopped = "Stopped; start goes on from the last epoch." if self.child.stopping else ""
-            self._say(self.child.end() or stopped)
+            self._say(self.child.end())
             self.child = None
         files = (self.folder / name for name in ("config.json", "history.parquet", "metrics.json"))
         if (mark := [file.stat().st_mtime_ns for file in files if file.exists()]) != self.seen:
@@ -169,7 +168,7 @@ class Dashboard(widgets.VBox):
         run = self.run
         self.buttons["start"].description = "resume" if run and not run.finished else "start"
         self.buttons["start"].disabled = state != "idle"
-        self.buttons["stop"].disabled = state not in ("running", "stopping")
+        self.buttons["stop"].disabled = state != "running"
         for widget in (*self.form.fields.values(), self.form.more):
             widget.disabled = state != "idle"
         words = [state if state != "idle" else run.status if run else "ready", self.folder.name]

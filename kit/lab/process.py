@@ -1,4 +1,4 @@
-"""A run in a process of its own: started, stopped or killed from here, and what became of it.
+"""A run in a process of its own: started and killed from here, and what became of it.
 
 A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
 exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe, and the
@@ -54,7 +54,7 @@ class ChildProcess:
         cards: str | None = None,
         notebook: str | None = None,
     ):
-        self.stopping = False
+        self.killed = False
         environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
@@ -73,31 +73,25 @@ class ChildProcess:
         ALIVE.add(self)
 
     @property
-    def state(self) -> str:
-        """running, stopping or ended."""
-        return "ended" if not self.process.is_alive() else "stopping" if self.stopping else "running"
-
-    def stop(self) -> None:
-        """Ask the search to end once the epoch under way is saved; started again, it goes on from there."""
-        self.stopping = True
-        self.process.terminate()
+    def ended(self) -> bool:
+        return not self.process.is_alive()
 
     def kill(self) -> None:
-        """End it now; what has been saved stays."""
-        self.stopping = True
+        """End it now; what has been saved stays, and started again it goes on from its last complete epoch."""
+        self.killed = True
         self.process.kill()
         self.end()
 
     def end(self) -> str:
         """Wait for the end, leave no process behind, and say why there is no result: "" where the run has finished or
-        was told to end.
+        was killed from here.
         """
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # what the run has started itself
         code = self.process.exitcode
-        if code == 0 or self.stopping:
+        if code == 0 or self.killed:
             return ""
         with contextlib.suppress(EOFError, OSError):
             return self.link.recv()
@@ -117,7 +111,6 @@ def kill_all() -> None:
 
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str | None, place: tuple) -> None:
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
-    progress = UntilTerminated()
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     environment, cwd, threads = place
     os.environ.clear()
@@ -129,7 +122,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
         time.sleep(0.2)
     try:
         if notebook is None:
-            search(Config(**values), out=folder.parent, progress=progress)
+            search(Config(**values), out=folder.parent, progress=Silent())
         else:
             _papermill(values, folder, notebook)
     except Exception as error:
@@ -141,18 +134,6 @@ def _die_with(link: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         link.recv()  # nothing is ever sent down: this returns when the other end is gone
     os.killpg(0, signal.SIGKILL)
-
-
-class UntilTerminated(Silent):
-    """Ends a search once an epoch is saved, when SIGTERM has asked for it."""
-
-    def __init__(self):
-        self.asked = False
-        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
-
-    def epoch(self, *_: object) -> None:
-        if self.asked:
-            sys.exit()
 
 
 def _said(error: Exception) -> str:
