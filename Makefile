@@ -60,12 +60,13 @@ SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epo
 report: $(INSTALLED)
 	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
-# pytest and nbval together; the notebooks run on real data, only smaller and shorter
+# pytest and nbval together, a file a worker, one thread each; the notebooks run on real data, only smaller and shorter
 SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 3, "search_cells": 3, "batch_size": 256, \
 	"methods": "dha,seq-dha,ista,plain", "seeds": 2, "steps": 5, "directions": 2, "images": 64, "updates": 38, "out": "build/test/runs", "reports": "build/test/reports"}
 
 test: $(INSTALLED)
-	KIT_PARAMETERS='$(SMALL)' $(BIN)/python -m pytest tests --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests \
+		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
 
 # format, lint, and the shape of the code: lines of each room, no import circle, nothing that points upward
 lint: $(INSTALLED)
