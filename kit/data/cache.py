@@ -1,10 +1,10 @@
 """Image files decoded once into a memory-mapped array, and sets that are read from it batch by batch.
 
-    <root>/cache/NAME-SIZE-PLACE/images.npy   uint8 [N, C, H, W]
-                                 sums.npy     int64 [N, C, 2], `pixel_sums` of each image, for the normalization
-                                 about.json   a digest of the files' paths, sizes and times, and which hold no image
+    <root>/cache/NAME-SIZE-PLACE-DIGEST/images.npy   uint8 [N, C, H, W]
+                                        sums.npy     int64 [N, C, 2], `pixel_sums` of each, for the normalization
+                                        bad.json     which files hold no image, and why
 
-The folder appears as a whole or not at all. Nothing is unpickled.
+DIGEST is of the files' paths, sizes and times. The folder appears as a whole or not at all. Nothing is unpickled.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,38 +60,36 @@ def pixel_sums(images: Tensor) -> Tensor:
     return torch.stack([pixels.sum(2), pixels.int().square().sum(2)], 2)
 
 
-def decoded(files: Sequence[Path], folder: Path, image_size: int | None = None) -> tuple[Streamed, dict[int, str]]:
-    """The images of all files, mapped from this folder of the cache; it is made if it does not hold them as they are.
+def decoded(files: Sequence[Path], name: Path, image_size: int | None = None) -> tuple[Streamed, dict[int, str]]:
+    """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there.
 
     Images become RGB, or one grey channel if all are grey. Beside them the rows that hold no image (they are black),
     and why. Raises KitError where no image can be read, where they differ in size and no image_size is given, and where
     there is no room for them.
     """
-    digest = hashlib.sha256(str(image_size).encode())
+    digest = hashlib.sha256()
     for file in files:
         digest.update(os.fsencode(file))
         with contextlib.suppress(OSError):
             state = os.stat(file)  # ctime moves with the content and with the rights to read it
             digest.update(f"\0{state.st_size} {state.st_ctime_ns}\0".encode())
+    folder = name.with_name(f"{name.name}-{digest.hexdigest()[:16]}")
     try:
-        with alone(folder):
-            if _about(folder).get("digest") != digest.hexdigest():
-                _write(folder, digest.hexdigest(), files, image_size)
+        with alone(name):
+            if not folder.is_dir():
+                for old in name.parent.iterdir():
+                    if old.name.startswith(f"{name.name}-"):
+                        shutil.rmtree(old)
+                _make(folder, files, image_size)
             # mode c: what somebody writes into the images stays in memory
-            images, sums = (torch.from_numpy(np.load(folder / f"{name}.npy", "c")) for name in ("images", "sums"))
-            return Streamed(images, sums, torch.arange(len(files))), {row: why for row, _, why in _about(folder)["bad"]}
+            images, sums = (torch.from_numpy(np.load(folder / f"{part}.npy", "c")) for part in ("images", "sums"))
+            bad = json.loads((folder / "bad.json").read_text())
+        return Streamed(images, sums, torch.arange(len(files))), {row: why for row, _, why in bad}
     except KitError:
         raise
     except (OSError, ValueError) as error:
         mend = "remove it, or set root= or KIT_DATA to a folder with room"
         raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
-
-
-def _about(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "about.json").read_text())
-    except (OSError, ValueError):  # none, or altered: the folder is made anew
-        return {}
 
 
 @contextlib.contextmanager
@@ -108,20 +105,18 @@ def alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _write(folder: Path, digest: str, files: Sequence[Path], image_size: int | None) -> None:
-    new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+def _make(folder: Path, files: Sequence[Path], image_size: int | None) -> None:
+    new = folder.with_name(f"{folder.name}.new")
     try:
-        bad = _decode(files, new, image_size)
-        about = {"digest": digest, "bad": [(row, str(files[row]), reason) for row, reason in bad.items()]}
-        (new / "about.json").write_text(json.dumps(about, indent=0))
-        shutil.rmtree(folder, ignore_errors=True)
+        new.mkdir()
+        _decode(files, new, image_size)
         os.replace(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _decode(files: Sequence[Path], folder: Path, image_size: int | None, channels: int = 0) -> dict[int, str]:
-    """Write the arrays; returns the rows without an image and why. The first image says what shape the others have."""
+def _decode(files: Sequence[Path], folder: Path, image_size: int | None, channels: int = 0) -> None:
+    """Write all images. The first one says what shape the others have."""
     images, bad, target = None, {}, folder / "images.npy"
     for row, image in enumerate(_images(files, image_size)):
         if isinstance(image, str):
@@ -141,7 +136,8 @@ def _decode(files: Sequence[Path], folder: Path, image_size: int | None, channel
     if images is None:
         raise KitError(f"none of the {len(files)} images can be read: {listed(bad, files)}")
     np.save(folder / "sums.npy", np.concatenate([pixel_sums(part) for part in torch.from_numpy(images).split(256)]))
-    return bad
+    reasons = [(row, str(files[row]), why) for row, why in bad.items()]
+    (folder / "bad.json").write_text(json.dumps(reasons, indent=0))
 
 
 def _images(files: Sequence[Path], image_size: int | None) -> Iterator[np.ndarray | str]:

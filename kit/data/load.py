@@ -78,14 +78,13 @@ def _decoded(source: Source, name: str, cache: Path, image_size: int | None, ski
     if n > 1:
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
     place = zlib.crc32(os.fsencode(os.path.commonpath(files)))
-    folder = cache / f"{name[:40]}-{image_size or 'own'}-{place:08x}"
-    images, bad = decoded(files, folder, image_size)
+    images, bad = decoded(files, cache / f"{name[:40]}-{image_size or 'own'}-{place:08x}", image_size)
     if bad:
         said = f"{name}: {len(bad)} of {len(files)} images are unreadable"
         if not skip:
             mend = "replace or remove them, or pass on_bad_image='skip' to leave them out"
             raise KitError(f"{said}: {listed(bad, files)}: {mend}")
-        print(f"{said} and left out; {folder / 'about.json'} lists them with the reasons", flush=True)
+        print(f"{said} and left out; bad.json in {cache} lists them: {listed(bad, files)}", flush=True)
     parts, good, start = {}, {}, 0
     for part, pairs in source.parts.items():
         good[part] = [(row, label) for row, (_, label) in enumerate(pairs, start) if row not in bad]

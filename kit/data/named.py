@@ -51,15 +51,19 @@ def digits(root: Path, image_size: int | None = None) -> Source:
     return Source(tuple("0123456789"), (images, labels), val_fraction=0.15, test_fraction=0.25)
 
 
-def arrays(make: Callable[[Path, bool], Any], root: Path) -> Read:
-    """A set that torchvision holds in memory; make(root, training) gives each of its parts."""
-    data, parts = {"train": make(root, True), "test": make(root, False)}, {}
+def torchvision(make: Callable[[Path, Any], Any], parts: dict[str, Any], root: Path) -> Read:
+    """A set of torchvision's; make(root, torchvision's name of a part), with `loader=Path` where it reads files."""
+    data = {name: make(root, theirs) for name, theirs in parts.items()}
+    classes = getattr(data["train"], "classes", "0123456789")
+    if not hasattr(data["train"], "data"):
+        return classes, {name: [part[i] for i in range(len(part))] for name, part in data.items()}
+    arrays = {}
     for name, part in data.items():
         images = torch.as_tensor(part.data)
         images = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
         labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets)
-        parts[name] = images.reshape(len(images), -1, *images.shape[-2:]).contiguous(), labels
-    return getattr(data["train"], "classes", "0123456789"), parts
+        arrays[name] = images.reshape(len(images), -1, *images.shape[-2:]).contiguous(), labels
+    return classes, arrays
 
 
 def fashion_mnist(root: Path, training: bool) -> tv.FashionMNIST:
@@ -88,27 +92,10 @@ def elpv(classes: tuple[str, ...], root: Path) -> Read:
     return classes, {part: [files[i] for i in rows.tolist()] for part, rows in parts}
 
 
-def listed(make: Callable[[Path, str], Any], parts: dict[str, str], root: Path) -> Read:
-    """Photographs of which torchvision knows the files: make(root, its name of a part), its `loader` being Path."""
-    data = {part: make(root, theirs) for part, theirs in parts.items()}
-    files = {name: [part[i] for i in range(len(part))] for name, part in data.items()}
-    return data["train"].classes, files
-
-
 def places365(root: Path, part: str) -> tv.Places365:
     data = tv.Places365(root / "places365", part, small=True, download=True, loader=Path)
     data.classes = [name[3:] for name in sorted(data.class_to_idx, key=data.class_to_idx.get)]  # /a/airfield
     return data
-
-
-def sun397(root: Path) -> Read:
-    data, folder = tv.SUN397(root, download=True, loader=Path), root / "SUN397"
-    lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
-
-    def part(file: str) -> Part:  # lines of /a/abbey/sun_abc.jpg, of class abbey
-        return [(folder / line[1:], data.class_to_idx[line[3:].rpartition("/")[0]]) for line in _lines(lists / file)]
-
-    return data.classes, {"train": part("Training_01.txt"), "test": part("Testing_01.txt")}
 
 
 def imagenet(chosen: tuple[int, ...], root: Path) -> Read:
@@ -133,14 +120,26 @@ def flowers(root: Path) -> dict[str, Path]:
     return {f"flower_{i}": root / "flowers-102" / "jpg" for i in range(1, len(classes) + 1)}
 
 
+def sun397(root: Path) -> Read:
+    """Lines of /a/abbey/sun_abc.jpg, of class abbey."""
+    tv.SUN397(root, download=True)
+    lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
+    classes, parts = _listed(root / "SUN397", lists / "Training_01.txt", lists / "Testing_01.txt")
+    return [name.partition("/")[2] for name in classes], parts
+
+
 def mit67(root: Path) -> Read:
-    found, parts = indoor(root), {}
-    classes = list(found)
-    for part in ("train", "test"):
-        lines = _lines(_fetch(f"{INDOOR_LISTS}/{part.title()}Images.txt", root / "mit67"))  # of class/file
-        names = [line.split("/") for line in lines]
-        parts[part] = [(found[name] / file, classes.index(name)) for name, file in names]
-    return classes, parts
+    indoor(root)
+    lists = (_fetch(f"{INDOOR_LISTS}/{part}Images.txt", root / "mit67") for part in ("Train", "Test"))
+    return _listed(root / "mit67" / "Images", *lists)
+
+
+def _listed(base: Path, train: Path, test: Path) -> Read:
+    """By lists of class/file."""
+    names = {"train": [line.strip("/") for line in _lines(train)], "test": [line.strip("/") for line in _lines(test)]}
+    classes = sorted({os.path.dirname(name) for name in names["train"]})
+    label = {name: i for i, name in enumerate(classes)}
+    return classes, {part: [(base / name, label[os.path.dirname(name)]) for name in names[part]] for part in names}
 
 
 def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root: Path) -> Read:
@@ -199,7 +198,8 @@ NAS = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
 AS_VAL = "test is the published validation set (labels of its test set are not published)"
 OF_ELPV = f"a quarter for test, stratified by defect probability and cell type, drawn by kit (split seed {SPLIT_SEED})"
 OPEN, RESEARCH, ELPV = "no licence stated", "non-commercial research by its terms", "300x300 grey, CC BY-NC-SA 4.0"
-OBJECTS, TEST = "50,000 + 10,000 photographs of objects, 32x32", {"train": "train", "test": "test"}
+OBJECTS = "50,000 + 10,000 photographs of objects, 32x32"
+TEST, WHETHER = {"train": "train", "test": "test"}, {"train": True, "test": False}  # what torchvision calls the parts
 CIFAR, FLOWERS_SITE = f"{OPEN}, cs.toronto.edu/~kriz/cifar.html", "robots.ox.ac.uk/~vgg/data/flowers/102"
 SCENES_SITE = "web.mit.edu/torralba/www/indoor.html"
 BRING_ELPV = "pip install elpv-dataset (91 MB), or put labels.csv and images/ of its repository into {root}/elpv"
@@ -210,14 +210,14 @@ BRING_IMAGENET = "fetch it from image-net.org to {root}/imagenet/train/<WordNet 
 NAMED = {
     "digits": Entry(digits, "1,797 handwritten digits, 8x8 grey, CC BY 4.0, scikit-learn", flip=False),
     "fashion_mnist": _known("60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/"
-        "fashion-mnist", arrays, fashion_mnist, bring="apt install dataset-fashion-mnist, or put "
+        "fashion-mnist", torchvision, fashion_mnist, WHETHER, bring="apt install dataset-fashion-mnist, or put "
         "train-images-idx3-ubyte.gz and its three neighbours into {root}/FashionMNIST/raw"),
-    "cifar10": _known(f"{OBJECTS}, 10 classes, {CIFAR}", arrays, partial(tv.CIFAR10, download=True),
-        bring="put cifar-10-python.tar.gz into {root}"),
-    "cifar100": _known(f"{OBJECTS}, 100 classes, {CIFAR}", arrays, partial(tv.CIFAR100, download=True),
-        bring="put cifar-100-python.tar.gz into {root}"),
-    "svhn": _known(f"73,257 + 26,032 house-number digits, 32x32, {RESEARCH}, ufldl.stanford.edu/housenumbers", arrays,
-        lambda root, training: tv.SVHN(root / "svhn", "train" if training else "test", download=True), flip=False,
+    "cifar10": _known(f"{OBJECTS}, 10 classes, {CIFAR}", torchvision, partial(tv.CIFAR10, download=True),
+        WHETHER, bring="put cifar-10-python.tar.gz into {root}"),
+    "cifar100": _known(f"{OBJECTS}, 100 classes, {CIFAR}", torchvision, partial(tv.CIFAR100, download=True),
+        WHETHER, bring="put cifar-100-python.tar.gz into {root}"),
+    "svhn": _known(f"73,257 + 26,032 house-number digits, 32x32, {RESEARCH}, ufldl.stanford.edu/housenumbers",
+        torchvision, lambda root, part: tv.SVHN(root / "svhn", part, download=True), TEST, flip=False,
         bring="put train_32x32.mat and test_32x32.mat into {root}/svhn"),
     "elpv": _known(f"1,968 + 656 solar cells, 2 classes by defect probability, {ELPV}", elpv, ("functional",
         "defective"), split=OF_ELPV, val=0.1 / 0.75, bring=BRING_ELPV),
@@ -232,14 +232,14 @@ NAMED = {
     "mit67_nas": _known(f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}, {SCENES_SITE}", benchmark,
         "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test", indoor, split=NAS, size=224,
         bring=BRING_SCENES),
-    "flowers102": _known(f"1,020 + 1,020 + 6,149 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}", listed,
-        partial(tv.Flowers102, download=True, loader=Path), TEST | {"val": "val"}, size=224, bring=BRING_FLOWERS,
-        split="setid.mat of Nilsback and Zisserman (2008): 10 training and 10 validation images a class"),
+    "flowers102": _known(f"1,020 + 1,020 + 6,149 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}",
+        torchvision, partial(tv.Flowers102, download=True, loader=Path), TEST | {"val": "val"}, size=224,
+        bring=BRING_FLOWERS, split="setid.mat of Nilsback and Zisserman (2008): 10 images a class in train and in val"),
     "flowers102_nas": _known(f"6,507 + 1,682 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}", benchmark,
         "flowers-102", "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
         bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv"),
     # from here on the shares of training images that AutoHAS holds out (its Table 1)
-    "stanford_cars": _known(f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", listed,
+    "stanford_cars": _known(f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", torchvision,
         partial(tv.StanfordCars, loader=Path), TEST, split="training and test images of Krause et al. (2013)",
         val=1650 / 8144, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) "
         "and lay them out as {root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, "
@@ -247,10 +247,10 @@ NAMED = {
     "sun397": _known(f"19,850 + 19,850 photographs of 397 scenes, {OPEN}, vision.princeton.edu/projects/2010/SUN",
         sun397, split="first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class",
         val=3970 / 19_850, size=224, bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}"),
-    "places365": _known(f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu", listed,
-        places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460, size=224,
-        bring="put filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) into "
-        "{root}/places365"),
+    "places365": _known(f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu",
+        torchvision, places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460,
+        size=224, bring="put filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) "
+        "into {root}/places365"),
     "imagenet": _known(f"1,281,167 + 50,000 photographs of objects (ILSVRC 2012), 1000 classes, {RESEARCH}", imagenet,
         (), split=AS_VAL, val=50_000 / 1_281_167, size=224, bring=BRING_IMAGENET),
     "imagenet120": _known(f"imagenet's photographs in the 120 classes of DADA's search (Li et al. 2020), {RESEARCH}",

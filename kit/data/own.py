@@ -47,8 +47,9 @@ def register(name: str, loader: Callable[[Path, int | None], Source], **about) -
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise KitError(f"dataset name {name!r} must be made of a-z, 0-9 and _")
-    there = REGISTRY.get(name)  # the cell of a notebook may run twice
-    if there and getattr(there.loader, "__qualname__", "") != loader.__qualname__:
+    there = REGISTRY[name].loader if name in REGISTRY else loader
+    # the cell of a notebook may run twice: the same function again
+    if any(getattr(there, mark, "") != getattr(loader, mark, "") for mark in ("__module__", "__qualname__")):
         raise KitError(f"dataset {name!r} is registered already: choose another name")
     REGISTRY[name] = Entry(loader, **about)
 

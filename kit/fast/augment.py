@@ -19,9 +19,8 @@ FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PRO
 
 def apply(images: Tensor, draw, basics) -> Tensor | None:
     """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken
-    here, or not valid.
-    """
-    if not _taken(images, draw, basics):
+    here, or not valid."""
+    if not _taken(images, draw):
         return None
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]
     magnitude, sign, center = draw.magnitude.double(), draw.sign.double(), draw.center.double()
@@ -43,14 +42,13 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     return out if done else None
 
 
-def _taken(images: Tensor, draw, basics) -> bool:
+def _taken(images: Tensor, draw) -> bool:
     if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or draw.ops.ndim != 2:
         return False
-    (n, k), on_cpu = draw.ops.shape, images.device.type == "cpu"
+    (n, k), channels = draw.ops.shape, images.shape[1]
     shapes = {"ops": (n, k), "magnitude": (n, k), "sign": (n, k), "center": (n, k, 2)}
     shapes |= {"shift": (n, 2), "flip": (n,), "hole": (n, 2)}
-    given = [(getattr(draw, name), shape) for name, shape in shapes.items()]
-    fits = (draw.shift is None) == (draw.flip is None) and all(
-        t is None or (t.shape == shape and t.device == images.device) for t, shape in given
-    )
-    return on_cpu and fits and n == len(images) and images.numel() > 0 and (k == 0 or images.shape[1] in (1, 3))
+    given = [(t, shape) for name, shape in shapes.items() if (t := getattr(draw, name)) is not None]
+    fits = all(t.shape == shape and t.device.type == "cpu" for t, shape in given)
+    whole = (draw.shift is None) == (draw.flip is None) and n == len(images) and images.numel() > 0
+    return fits and whole and images.device.type == "cpu" and (k == 0 or channels in (1, 3))

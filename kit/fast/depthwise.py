@@ -94,10 +94,8 @@ def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
 
 
 def _split(t: Tensor, d: int) -> Tensor:
-    """[N, C, H, W] as [d² N, H/d, W/d, C]: the d² grids of every d-th pixel as images of a larger batch.
-
-    A side that d does not divide gains rows or columns of zeros.
-    """
+    """[N, C, H, W] as [d² N, H/d, W/d, C]: the d² grids of every d-th pixel as images of a larger batch. A side that d
+    does not divide gains zeros."""
     if t.shape[2] % d or t.shape[3] % d:
         t = F.pad(t, (0, -t.shape[3] % d, 0, -t.shape[2] % d))
     n, c, h, w = t.shape
@@ -106,10 +104,8 @@ def _split(t: Tensor, d: int) -> Tensor:
 
 
 def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[int, ...], int]:
-    """The d² grids, each image in a frame of zeros, end to end, with room before and after for `shift` rows and pixels.
-
-    Returns the flat buffer, the framed batch's shape [d² N, h + 2 frame, w + 2 frame, C] and the length of the room.
-    """
+    """The d² grids, each image in a frame of zeros, end to end in a flat buffer, which has room before and after for
+    `shift` rows and pixels; their shape [d² N, h + 2 frame, w + 2 frame, C], and the length of the room."""
     split = _split(t, d)
     n, h, w, c = split.shape
     shape = (n, h + 2 * frame, w + 2 * frame, c)

@@ -31,8 +31,7 @@ def pixels_at_once(x: Tensor) -> int:
 
 def wide_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, k: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """BatchNorm of x [N, C, H, W], channels last, k pixels at once: y, and the batch's mean and biased variance [C],
-    which are not differentiable.
-    """
+    which are not differentiable."""
     return _Wide.apply(x, weight, bias, k, eps)
 
 
@@ -89,10 +88,8 @@ def _widen(x: Tensor, k: int) -> Tensor:
 
 
 def _normalize(wide: Tensor, per_channel: Iterable[Tensor], eps: float, like: Tensor) -> Tensor:
-    """weight · (x − mean) / √(var + eps) + bias, those four in `per_channel` in the order weight, bias, mean, var.
-
-    Returns a new tensor, laid out as `like`; it is no view, so that it may be changed in place.
-    """
+    """weight · (x − mean) / √(var + eps) + bias, per_channel being weight, bias, mean, var. A new tensor, laid out as
+    `like`; no view, so that it may be changed in place."""
     out = torch.empty_like(like)
     weight, bias, mean, var = per_channel
     unused = {name: weight.new_empty(0) for name in ("save_mean", "save_invstd")}

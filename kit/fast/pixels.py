@@ -1,8 +1,7 @@
 """kit's image operations, compiled by numba: an image goes through all of a draw while it lies in the cache.
 
-The same pixels as in torch (`kit.augment`), to the bit: float32 and float64 round in the same places, and products are
-fused with sums where torch's kernels fuse them. All that is compiled stands in this file, for numba's cache sees what
-changes in one file only.
+The same pixels as in torch (`kit.augment`), to the bit: numbers round in the same places, and products are fused with
+sums where torch's kernels fuse them. All of it stands in one file, since numba's cache sees changes in one file only.
 """
 
 from collections import namedtuple
@@ -27,8 +26,7 @@ Recipe = namedtuple("Recipe", "widest pad side fill")
 ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
 
-# A division by zero gives inf, as in torch: without a branch, loops vectorise. Called from compiled code only, which
-# spares compiling wrappers for Python.
+# Divisions by zero give inf, as in torch: without a branch, loops vectorise. Without wrappers to call it from Python.
 inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
