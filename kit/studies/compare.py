@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import itables
 import numpy as np
 import pandas as pd
-from itables.javascript import generate_init_offline_itables_html
-from markupsafe import Markup
 
-from kit import figures
 from kit.errors import KitError
 from kit.run.run import Run
-from kit.studies import render, tables
+from kit.studies import tables
 
 NOTE = (
     "Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it "
@@ -33,12 +29,10 @@ ASPECTS = {
     "commit": "the code differs",
 }
 FRONTS = ("seconds", "params", "macs")
-SHOWN = ["run", "data", "space", "method", "seed", "test_accuracy", "val_accuracy", *tables.COSTS]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Finished runs, and what can be said about them together. In a notebook it is a table that sorts and filters.
+class Comparison(NamedTuple):
+    """Finished runs, and what can be said about them together.
 
     table: one row per run: the columns of `tables.per_run`, run, those of ASPECTS, and front_seconds, front_params,
     front_macs (bool: no run of the same data and budget reaches as much for less). agreement: run × run, the share of
@@ -48,25 +42,6 @@ class Comparison:
     table: pd.DataFrame
     agreement: pd.DataFrame
     notes: list[str]
-
-    def html(self) -> Markup:
-        """The table that sorts and filters, and the notes; no network, no file beside it."""
-        shown = self.table[[*SHOWN, *(f"front_{cost}" for cost in FRONTS)]].round({"test_accuracy": 4, "seconds": 1})
-        look = {"paging": False, "maxBytes": 0, "layout": {"top1": "searchBuilder"}, "connected": False}
-        table = itables.to_html_datatable(shown, showIndex=False, text_in_header_can_be_selected=False, **look)
-        notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in self.notes)
-        scripts = generate_init_offline_itables_html(itables.options.dt_bundle)
-        return Markup(scripts + table) + Markup("<ul>{}</ul>").format(notes)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write compare.csv and compare.html (self-contained, interactive) to a folder; returns the latter's path."""
-        render.write_text(Path(folder) / "compare.csv", self.table.to_csv(index=False))
-        agreement = Markup(self.agreement.to_html(float_format="{:.2f}".format))
-        page = render.page(f"{len(self.table)} runs compared", self.html(), figures.tradeoffs(self.table), agreement)
-        return render.write_text(Path(folder) / "compare.html", page)
-
-    def _repr_html_(self) -> str:
-        return self.html()
 
 
 def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
@@ -92,7 +67,7 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
         fronts = [pareto(group, cost) for _, group in table.groupby(within, dropna=False)]
         table[f"front_{cost}"] = pd.concat(fronts)
     chosen = [choices(run) for run in found]
-    shares = [[len(a & b) / max(len(a), len(b), 1) for b in chosen] for a in chosen]
+    shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
     return Comparison(table, pd.DataFrame(shares, table["run"], table["run"]), [*_notes(table), *aside, NOTE])
 
 

@@ -97,9 +97,6 @@ class Landscape:
     eigenvalue_images: int
 
 
-# ---- one model -----------------------------------------------------------------------------------
-
-
 def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tensor]:
     """A Gaussian direction by parameter name, each filter (row of a weight) scaled to the norm of the model's own; zero
     for biases and BatchNorm. A parameter's numbers follow from its name: models that share a layer get the same.
@@ -127,7 +124,7 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
     coordinates = _coordinates(steps, radius)
     points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(-1, 2)
     values = _evaluate(model, data, points, ("δ", "η"), seed, **options)
-    return Plane(coordinates, values.reshape(steps, steps, *values.shape[2:]), seed)
+    return Plane(coordinates, values.reshape(steps, steps, *values.shape[1:]), seed)
 
 
 def line(
@@ -140,8 +137,8 @@ def line(
     seed: int = 0,
     **options,
 ) -> LossLines:
-    """Evaluate the model along independent filter-normalised lines through it, at `steps` points of [−radius, radius]
-    and at ± RADII. The rest as for `plane`."""
+    """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
+    rest as for `plane`."""
     check(directions=directions)
     coordinates = np.unique([*_coordinates(steps, radius), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
@@ -203,7 +200,7 @@ def sharpness(
     Options as for `plane`."""
     part = part_of(data, min(eigenvalue_images, len(data)))
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
-    return found | {"eigenvalue": largest_eigenvalue(model, part.images, part.labels)}
+    return found | {"eigenvalue": largest_eigenvalue(model, part)}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
@@ -213,25 +210,17 @@ def part_of(data: ImageSet, n: int) -> ImageSet:
     return data if n in (0, len(data)) else data.take(stratified_split(data.labels, n / len(data))[1])
 
 
-def largest_eigenvalue(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    batch_size: int = 256,
-) -> float:
-    """The Hessian's eigenvalue of largest magnitude, over all parameters, in evaluation mode, by Lanczos' method on
-    Hessian-vector products to four digits. loss: mean over a batch, of (scores, targets).
-    """
+def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
+    """The eigenvalue of largest magnitude of the mean cross-entropy's Hessian, over all parameters, in evaluation mode:
+    by Lanczos' method on Hessian-vector products, to four digits."""
     twin = copy.deepcopy(model).eval()
     parameters = [p.requires_grad_() for p in twin.parameters()]
 
     def product(vector: np.ndarray) -> np.ndarray:
         v = torch.from_numpy(vector).to(parameters[0])
         total = torch.zeros_like(v)
-        for x, y in zip(images.split(batch_size), targets.split(batch_size)):
-            share = loss(twin(x), y) * (len(x) / len(images))
+        for x, y in data.chunks(batch_size):
+            share = F.cross_entropy(twin(x), y, reduction="sum") / len(data)
             gradient = torch.autograd.grad(share, parameters, create_graph=True, materialize_grads=True)
             slope = nn.utils.parameters_to_vector(gradient) @ v
             second = torch.autograd.grad(slope, parameters, materialize_grads=True)
@@ -242,9 +231,6 @@ def largest_eigenvalue(
     start = np.random.default_rng(0).standard_normal(n)
     (top,) = eigsh(LinearOperator((n, n), product), k=1, v0=start, tol=1e-4, return_eigenvectors=False)
     return float(top)
-
-
-# ---- several runs --------------------------------------------------------------------------------
 
 
 def compare(
@@ -259,10 +245,9 @@ def compare(
 ) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
 
-    steps, radius: of plane and lines; directions: lines per run; images: so many test images, drawn evenly from the
-    classes (0: all), at most 512 of them for the Hessian. What is measured lies in the run's directory, in landscape/,
-    and is read the next time. Raises KitError before any compute for a path that is no run, a run without a model, and
-    runs that were not tested on the same images.
+    images: so many test images, drawn evenly from the classes (0: all), at most 512 of them for the Hessian. What is
+    measured lies in the run's directory, in landscape/, and is read the next time. Raises KitError before any compute
+    for a path that is no run, a run without a model, and runs that were not tested on the same images.
     """
     check(steps=steps, radius=radius, directions=directions, images=images)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
@@ -280,7 +265,7 @@ def compare(
             lines = line(model, part, directions=directions, **grid, label=f"{label}: lines")
             kept = {"lines": lines.values, "at": lines.coordinates}
             kept["plane"] = plane(model, part, **grid, label=f"{label}: plane").values
-            kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved.images, curved.labels))
+            kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved))
             with contextlib.suppress(KitError):  # in somebody else's run: measured anew each time
                 store.write_arrays(path, kept)
         flat, lines = (

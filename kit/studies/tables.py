@@ -41,10 +41,13 @@ PAPER = {
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over axis 0 and Student's 95% interval of it: mean, low, high. The bounds of a single value are NaN."""
     mean, n = np.mean(values, axis=0), len(values)
-    if n < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf(0.975, n - 1) * np.std(values, axis=0, ddof=1) / math.sqrt(n)
+    half = half_width(np.std(values, axis=0, ddof=1), n) if n > 1 else np.nan * mean
     return mean, mean - half, mean + half
+
+
+def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Of Student's 95% interval of a mean, from the standard deviation of n values; NaN for one value."""
+    return stats.t.ppf(0.975, n - 1) * std / n**0.5
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -71,21 +74,14 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def grouped(rows: pd.DataFrame, by: Sequence[str], **more: tuple[str, str]) -> pd.DataFrame:
+def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
     """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
     _high (95% interval of the mean), and `more` as in `DataFrameGroupBy.agg`."""
-    accuracy = "test_accuracy"
-    groups = rows.groupby(list(by), sort=False, dropna=False)
-    table = groups.agg(
-        title=("title", "first"),
-        n=(accuracy, "size"),
-        accuracy_mean=(accuracy, "mean"),
-        accuracy_std=(accuracy, "std"),
-        accuracy_low=(accuracy, lambda values: interval(values.to_numpy())[1]),
-        accuracy_high=(accuracy, lambda values: interval(values.to_numpy())[2]),
-        **more,
-    )
-    return table.reset_index()
+    names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
+    groups = rows.groupby(by, sort=False, dropna=False)
+    table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
+    mean, half = table["accuracy_mean"], half_width(table["accuracy_std"], table["n"])
+    return table.assign(accuracy_low=mean - half, accuracy_high=mean + half).reset_index()
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
@@ -93,19 +89,14 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     pairs, difference, difference_low, difference_high (Student's t, 95%), p (paired t-test), p_holm (adjusted over the
     table); NaN where the seeds' differences do not vary."""
     by_seed = rows.pivot_table(value, "seed", "method", sort=False)
-    found = {}
-    for method in by_seed if reference in by_seed else ():
-        apart = (by_seed[method] - by_seed[reference]).dropna().to_numpy()
-        if method == reference or not len(apart):
-            continue
-        # seeds that all differ by the same number of test images have no spread to take an interval from
-        varies = len(apart) > 1 and np.ptp(apart) > 1e-12
-        mean, low, high = interval(apart if varies else apart[:1])
-        p = stats.ttest_1samp(apart, 0.0).pvalue if varies else math.nan
-        found[method] = (len(apart), mean, low, high, p)
-    columns = ["pairs", "difference", "difference_low", "difference_high", "p"]
-    table = pd.DataFrame.from_dict(found, orient="index", columns=columns)
-    return table.assign(p_holm=holm(table["p"]))
+    base = by_seed.pop(reference) if reference in by_seed else np.nan
+    apart = by_seed.sub(base, axis=0).dropna(axis=1, how="all")
+    n, mean = apart.count(), apart.mean()
+    # seeds that all differ by the same number of test images have no spread to take an interval from
+    std = apart.std().where(apart.max() - apart.min() > 1e-12)
+    half, p = half_width(std, n), 2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1)
+    table = {"pairs": n, "difference": mean, "difference_low": mean - half, "difference_high": mean + half, "p": p}
+    return pd.DataFrame(table).assign(p_holm=holm(p))
 
 
 def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
@@ -113,9 +104,6 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
     rows = per_run(runs)
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in COSTS})
     return summary.join(against(rows, "test_accuracy", reference), on="method")
-
-
-# ---- as text -------------------------------------------------------------------------------------
 
 
 def bounded(mean: float, low: float, high: float, form: str = ".2f", factor: float = 1.0) -> str:
