@@ -33,7 +33,7 @@ FIGURES: dict[str, tuple[Callable[[Run], go.Figure], ...]] = {
     "α, τ and η over the epochs": (figures.evolution,),
     "τ: the augmentation policy at the end": (figures.policy,),
     "α: the architecture": (figures.architecture,),
-    "The cells": (figures.cells_animated, figures.cells),
+    "The cells": (figures.cells,),
 }
 
 
