@@ -40,9 +40,9 @@ def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Fi
 def surfaces(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
     """The plane of each run as a surface over (a, b): the same heights, colours and camera in all; cut off at `top`."""
     figure = _planes(landscapes, go.Surface, top, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
-    bar, plain = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
-    z = {"title": {"text": ""}, "tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2], "tickfont": {"size": 10}}
-    x, y = {**plain, "title": {"text": "a · δ"}}, {**plain, "title": {"text": "b · η"}}
+    bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
+    x, y, z = ({"title": {"text": text}, **small} for text in ("a · δ", "b · η", ""))
+    z |= {"tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2]}
     ratio = {"aspectmode": "manual", "aspectratio": {"x": 1, "y": 1, "z": 0.75}}
     return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
 
@@ -102,7 +102,7 @@ def _span(landscapes: Sequence[Landscape], top: float | None) -> tuple[float, fl
     """The lowest and the highest loss that all panels show: what lies far above guessing says that the network is
     broken, not how much."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
-    lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
+    lowest, highest = max(float(np.nanmin(values)), 1e-9), float(np.nanmax(values))
     return lowest, max(min(10 * _guess(landscapes) if top is None else top, highest), lowest * 1.001)
 
 

@@ -92,7 +92,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     cost: params, macs or latency_ms."""
     if summary.empty:
         return blank("no run is finished: there is no test accuracy yet", title)
-    figure = _means(summary, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
+    found = summary.sort_values("cost_mean")
+    figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
         words = {"annotation_text": f"≤ {round(bound, 2):,.10g}", "annotation_yshift": 14 * (k % 2)}
@@ -103,18 +104,20 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     return _legend_below(figure.update_xaxes(title_text=f"{COSTS[cost]}; dotted: the limits"), 560)
 
 
-def tradeoffs(table: pd.DataFrame, title: str = "Test accuracy against cost") -> go.Figure:
+def tradeoffs(table: pd.DataFrame) -> go.Figure:
     """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
 
     table: `kit.studies.compare.compare(runs).table`."""
     finished = table.dropna(subset=["test_accuracy"])
     if finished.empty:
-        return blank(f"none of the {len(table)} runs is finished: there is no test accuracy yet", title)
+        return blank("no run is finished: there is no test accuracy yet")
     kept, costs = ["run", "data", "method", "test_accuracy"], ["seconds", "params", "macs"]
     points = _percent(finished).melt([*kept, ACCURACY], costs, "cost", "paid").replace({"cost": COSTS})
     rows = points["data"].nunique()
     facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "hover_name": "run"}
-    figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, title=title, **facets, **_looks(points)))
+    figure = name_facets(
+        px.scatter(points, x="paid", y=ACCURACY, title="Test accuracy against cost", **facets, **_looks(points))
+    )
     figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
     return _legend_below(figure, 170 + 330 * rows)
 
@@ -123,6 +126,8 @@ def agreement(pairs: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
     """Choices that two runs' architectures have in common, of all; blank between search spaces.
 
     pairs, table: `kit.studies.compare.compare(runs).agreement` and `.table`."""
+    if pairs.empty:
+        return blank("no two runs have architectures of one search space")
     names = dict(zip(table["run"], table["method"] + " " + table["seed"].astype(int).astype(str)))
     both = pd.concat([pairs, pairs.rename(columns={"run": "other", "other": "run"})])
     shares = both.assign(share=100 * both["shared"] / both["of"]).pivot_table("share", "run", "other")

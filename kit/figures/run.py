@@ -40,7 +40,6 @@ ONE_RUN = {"color": "line", "color_discrete_map": COLORS}
 DASHES = {"validation": "dash", "effective": "dash"}
 RUNS = {"color": "run", "line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
 EPOCHS = 60  # in α's figure, at most
-COLLAPSE = 0.5  # of the chosen operations: more skips are DARTS's collapse (Zela et al., ICLR 2020)
 
 
 def standing(run: Run) -> str:
@@ -50,7 +49,7 @@ def standing(run: Run) -> str:
     parts += [f"{name} to epoch {last}" for name, _, last in _stages(run)]
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
     skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
-    for share in skips[skips > COLLAPSE]:
+    for share in skips[skips > 0.5]:
         parts.append(f"collapse: {share:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
     return "; ".join(parts)
 
@@ -232,8 +231,7 @@ def architecture(run: Run) -> go.Figure:
     alpha = run.alpha
     if not alpha:
         raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    count = len(alpha["epoch"])
-    at = np.unique(np.linspace(0, count - 1, min(count, EPOCHS)).round().astype(int))
+    at = np.unique(np.linspace(0, len(alpha["epoch"]) - 1, EPOCHS).round().astype(int))
     few = {name: values[at] for name, values in alpha.items()}
     frame = pd.concat([_competition(few, k, slot) for k, slot in enumerate(supernet(run.config).slots)])
     rows = -(-frame["slot"].nunique() // 4)

@@ -22,7 +22,7 @@ from kit.run.run import Prediction
 MIME = "application/vnd.plotly.v1+json"
 # JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
 FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
-PER_ROW, LONGEST = 8, 16  # pictures, and letters of a class name
+PER_ROW = 8  # pictures
 INSTALL = "install a browser with `plotly_get_chrome`, or the system's chromium package"
 
 
@@ -99,10 +99,10 @@ def predictions(
 
     images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
-    words = [f"{_short(name)} {p:.0%}" for name, p in zip(prediction.names, likely)]
+    words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):
         if name != prediction.names[k]:
-            words[k] = f'<span style="color:{PALETTE["vermillion"]}">{words[k]}<br>✗ is {_short(name)}</span>'
+            words[k] = f'<span style="color:{PALETTE["vermillion"]}">{words[k]}<br>✗ is {name:.16}</span>'
     pixels = torch.as_tensor(images).cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     rows = -(-len(images) // PER_ROW)
     gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}
@@ -112,7 +112,3 @@ def predictions(
     figure.update_traces(hovertemplate=None, hoverinfo="skip")
     margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}
     return figure.update_layout(template=TEMPLATE, title_text=title, height=110 + 175 * rows, margin=margin)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

@@ -47,7 +47,6 @@ ABLATION = ("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista")  # 
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
 TEMPLATE.layout.update(colorway=SERIES, font={"color": "#222222", "size": 13}, hovermode="closest")
 TEMPLATE.layout.title.update(x=0.01, font={"size": 18})
-TEMPLATE.layout.legend.title.text = ""
 TEMPLATE.layout.yaxis.update(exponentformat="power", nticks=5)
 
 
