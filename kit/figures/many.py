@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from kit.figures.style import GREY, SERIES, SHARE, TEMPLATE, Look, blank, look, name_facets
+from kit.figures.style import GREY, SERIES, TEMPLATE, Look, blank, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -120,22 +120,6 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     )
     figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
     return _legend_below(figure, 170 + 330 * rows)
-
-
-def agreement(pairs: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
-    """Choices that two runs' architectures have in common, of all; blank between search spaces.
-
-    pairs, table: `kit.studies.compare.compare(runs).agreement` and `.table`."""
-    if pairs.empty:
-        return blank("no two runs have architectures of one search space")
-    names = dict(zip(table["run"], table["method"] + " " + table["seed"].astype(int).astype(str)))
-    both = pd.concat([pairs, pairs.rename(columns={"run": "other", "other": "run"})])
-    shares = both.assign(share=100 * both["shared"] / both["of"]).pivot_table("share", "run", "other")
-    labels = {"x": "run: method, seed", "y": "run: method, seed", "color": "shared [%]"}
-    looks = {"labels": labels, "text_auto": ".0f", "template": TEMPLATE, "color_continuous_scale": SHARE}
-    figure = px.imshow(shares, title="Choices that two architectures share", zmin=0, zmax=100, **looks)
-    axis = {"tickvals": shares.columns, "ticktext": shares.columns.map(names)}
-    return figure.update_xaxes(axis).update_yaxes(axis, nticks=0).update_layout(height=240 + 40 * len(shares))
 
 
 def _percent(rows: pd.DataFrame) -> pd.DataFrame:

@@ -117,7 +117,6 @@ class Comparison:
         """Write <name>.md, .csv, .png and .html (self-contained, interactive) to a folder; returns the HTML's path."""
         folder = Path(folder)
         shown = [figures.tradeoffs(self.table)]
-        shown += [figures.agreement(self.agreement, self.table)] if len(self.agreement) else []
         pictures = render.save_all([("", "test accuracy against cost", shown[0])], folder, name)
         markdown = "".join(f"\n![{caption}]({file})\n" for file, caption in pictures)
         render.write_text(folder / f"{name}.md", f"# Runs compared\n\n{self.markdown()}{markdown}")
