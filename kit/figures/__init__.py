@@ -1,15 +1,14 @@
 # ruff: noqa: F401
 """Figures from runs and tables. They draw what the run directory holds and compute no results.
 
-Every function returns a plotly figure: `show` displays it in a notebook, `save` writes it as PNG.
+Every function returns a plotly figure: `show` displays it in a notebook, `save_all` writes figures as PNG.
 """
 
-from kit.figures.cells import cell, cells, cells_animated, cells_compared
+from kit.figures.cells import cell, cells, cells_compared
 from kit.figures.landscape import contours as landscape_contours
 from kit.figures.landscape import lines as landscape_lines
 from kit.figures.landscape import surfaces as landscape_surfaces
-from kit.figures.many import ablation, accuracy_against_time, agreement, overlay, planted, tradeoffs, under_limits
-from kit.figures.record import standing
-from kit.figures.run import architecture, comparable, curves, evolution, policy, tau_evolution
-from kit.figures.show import pictures, png, predictions, save, save_all, show, why_no_png
-from kit.figures.style import TEMPLATE, blank, look, op_title
+from kit.figures.many import ablation, accuracy_against_time, overlay, planted, tradeoffs, under_limits
+from kit.figures.run import architecture, curves, evolution, policy, standing, tau_evolution
+from kit.figures.show import png, predictions, save_all, show, why_no_png
+from kit.figures.style import TEMPLATE, blank, look
