@@ -16,7 +16,7 @@ TABLES = (
     "data/named.py",
     "space/cell.py",
     "augment/fixed.py",
-)  # files with tables of data, which the formatter would tear apart
+)  # tables of data: the formatter would tear them
 # a room may import those of its own tier and of the tiers before it; kit/__init__ and __main__ may import all
 CORE = ("config", "methods", "errors", "registry", "search", "augment", "space", "arch", "hyper", "data", "run", "fast")
 TIERS = (CORE, ("figures",), ("lab",), ("studies",))
