@@ -256,7 +256,10 @@ def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int |
     if reductions is None:
         reductions = max(0, min(most, 4 if stem else 3, fit - stem))
     if not 0 <= reductions <= most:
-        raise KitError(f"reductions={reductions}: set reductions to 0…{most}, or leave it out, or set more cells")
+        raise KitError(
+            f"reductions={reductions}: at most {most} cells or stages can halve the resolution; set reductions to "
+            f"0…{most}, or leave it out, or set more cells"
+        )
     if stem + reductions > fit:
         mend = f"reductions={fit - stem}" if fit >= stem else "stem='small'"
         raise KitError(
