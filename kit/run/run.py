@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if (path / "config.json").is_file():
             return cls(path)
         roots = (path, *path.absolute().parents[:2], Path("runs"))
