@@ -114,10 +114,9 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     kept, costs = ["run", "data", "method", "test_accuracy"], ["seconds", "params", "macs"]
     points = _percent(finished).melt([*kept, ACCURACY], costs, "cost", "paid").replace({"cost": COSTS})
     rows = points["data"].nunique()
-    facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "hover_name": "run"}
-    figure = name_facets(
-        px.scatter(points, x="paid", y=ACCURACY, title="Test accuracy against cost", **facets, **_looks(points))
-    )
+    facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "facet_col_spacing": 0.06}
+    looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}
+    figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks))
     figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
     return _legend_below(figure, 170 + 330 * rows)
 
