@@ -92,7 +92,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     cost: params, macs or latency_ms."""
     if summary.empty:
         return blank("no run is finished: there is no test accuracy yet", title)
-    found = summary.sort_values("cost_mean")
+    found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
