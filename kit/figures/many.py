@@ -92,7 +92,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     cost: params, macs or latency_ms."""
     if summary.empty:
         return blank("no run is finished: there is no test accuracy yet", title)
-    found = summary.sort_values("cost_mean")
+    found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
@@ -114,10 +114,9 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     kept, costs = ["run", "data", "method", "test_accuracy"], ["seconds", "params", "macs"]
     points = _percent(finished).melt([*kept, ACCURACY], costs, "cost", "paid").replace({"cost": COSTS})
     rows = points["data"].nunique()
-    facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "hover_name": "run"}
-    figure = name_facets(
-        px.scatter(points, x="paid", y=ACCURACY, title="Test accuracy against cost", **facets, **_looks(points))
-    )
+    facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "facet_col_spacing": 0.06}
+    looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}
+    figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks))
     figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
     return _legend_below(figure, 170 + 330 * rows)
 

@@ -237,7 +237,8 @@ def architecture(run: Run) -> go.Figure:
     rows = -(-frame["slot"].nunique() // 4)
     height = 110 + 210 * rows
     looks = {"x": "epoch", "facet_col": "slot", "facet_col_wrap": 4, "facet_row_spacing": min(70 / height, 1 / rows)}
-    looks |= {"color": "operation", "color_discrete_map": dict(zip(frame["operation"], frame["color"]))}
+    colors = dict(zip(frame["operation"], frame["color"]))
+    looks |= {"facet_col_spacing": 0.05, "color": "operation", "color_discrete_map": colors}
     figure = px.line(frame, y="|α|", template=TEMPLATE, **looks).update_traces(line_width=1, opacity=0.5)
     used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
     name_facets(figure.add_traces(used.data)).update_layout(height=height, legend_title_text="")
