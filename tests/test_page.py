@@ -66,7 +66,7 @@ def test_a_run_without_an_epoch_has_a_page(tmp_path, quick):
 
 
 def test_nothing_from_a_runs_files_becomes_markup(finished, tmp_path, quick):
-    evil = "</script><script src=http://evil/x.js>alert(1)</script><img src=x onerror=alert(1)>"
+    evil = "</script><script src=http://evil/x.js>alert(1)</script><img src=x onerror=alert(1)>![](http://evil/x.png)"
     run = kit.Run.load(shutil.copytree(finished.path, tmp_path / finished.path.name))
     before = Fetched(page.page(run))
     for name, key in (("model/model.json", "classes"), ("provenance.json", "split")):
@@ -75,7 +75,7 @@ def test_nothing_from_a_runs_files_becomes_markup(finished, tmp_path, quick):
     text = page.page(kit.Run.load(run.path))
     after = Fetched(text)
     assert after.fetched == [] and "<script src" not in text and "<img src=x" not in text
-    assert len(after.scripts) <= len(before.scripts) and any(evil in said for said in after.words)
+    assert len(after.scripts) <= len(before.scripts) and any(evil.partition("![")[0] in said for said in after.words)
     drawn = render.page("t", go.Figure(layout={"title": {"text": evil}}))
     assert Fetched(drawn).fetched == [] and "<script src" not in drawn
 

@@ -49,14 +49,16 @@ def write_text(path: Path, text: str, **mend: str) -> Path:
     return path
 
 
-def html(markdown: str, folder: Path = Path()) -> Markup:
-    """Markdown as HTML with the pictures of `folder` inside; what is markup in it is shown as text."""
+def html(markdown: str, folder: Path | None = None) -> Markup:
+    """Markdown as HTML with the pictures of `folder` inside, none by default; what is markup is shown as text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    if folder is None:
+        return Markup(parser.disable("image").render(markdown))
 
     def embedded(found: re.Match) -> str:
         return f'src="{_data_uri((folder / found[1]).read_bytes())}"'
 
-    text = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    return Markup(re.sub(r'src="([\w.+-]+\.png)"', embedded, text))
+    return Markup(re.sub(r'src="([\w.+-]+\.png)"', embedded, parser.render(markdown)))
 
 
 def page(title: str, *parts: Markup | go.Figure) -> str:

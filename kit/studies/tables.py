@@ -14,6 +14,7 @@ from kit.methods import METHODS
 from kit.run.run import Run
 
 REFERENCE = "dha"  # the method that the others are compared with
+DIFFERENCE = ("difference", "difference_low", "difference_high")  # mean and 95% interval
 COSTS = {"seconds": "seconds", "memory_mb": "peak_memory_mb", "params": "params", "macs": "macs"}  # column → metric
 
 # Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
@@ -95,8 +96,8 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     # seeds that all differ by the same number of test images have no spread to take an interval from
     std = apart.std().where(apart.max() - apart.min() > 1e-12)
     half, p = half_width(std, n), 2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1)
-    table = {"pairs": n, "difference": mean, "difference_low": mean - half, "difference_high": mean + half, "p": p}
-    return pd.DataFrame(table).assign(p_holm=holm(p))
+    values = (mean, mean - half, mean + half)
+    return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
 def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
@@ -121,18 +122,22 @@ def accuracy(row: dict) -> str:
 def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The columns of `summarize` as a report shows them, and the papers' figures: strings, accuracies in percent."""
     paper = "cifar100" if dataset == "cifar100" else "cifar10"
-    rows = []
-    for row in summary.to_dict("records"):
-        apart = bounded(row["difference"], row["difference_low"], row["difference_high"], "+.2f", 100)
-        shown = {"method": f"{row['title']} (`{row['method']}`)", "n": str(row["n"])}
-        shown |= {
+    rows = [
+        {
+            "method": f"{row['title']} (`{row['method']}`)",
+            "n": str(row["n"]),
             "test accuracy, % [95%]": accuracy(row),
             "std": bounded(row["accuracy_std"], math.nan, math.nan, factor=100),
+            "difference to DHA, points [95%]": bounded(*(row[name] for name in DIFFERENCE), "+.2f", 100),
+            "p, Holm": _p(row["p_holm"]),
+            "seconds": f"{row['seconds']:.0f}",
+            "memory, MB": f"{row['memory_mb']:.0f}",
+            "parameters": f"{row['params']:,.0f}",
+            "multiply-adds": f"{row['macs']:,.0f}",
+            f"paper, {paper} (V100)": PAPER.get(row["method"], {}).get(paper, "–"),
         }
-        shown |= {"difference to DHA, points [95%]": apart, "p, Holm": _p(row["p_holm"])}
-        shown |= {"seconds": f"{row['seconds']:.0f}", "memory, MB": f"{row['memory_mb']:.0f}"}
-        shown |= {"parameters": f"{row['params']:,.0f}", "multiply-adds": f"{row['macs']:,.0f}"}
-        rows.append(shown | {f"paper, {paper} (V100)": PAPER.get(row["method"], {}).get(paper, "–")})
+        for row in summary.to_dict("records")
+    ]
     return pd.DataFrame(rows)
 
 
