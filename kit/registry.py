@@ -39,10 +39,10 @@ class Options(BaseModel):
 class Part:
     """What is registered under a name.
 
-    make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
-    configuration wherever this part is chosen, each one value or {preset: value}. declared: options of a function,
-    which has no `Options` of its own. settings: keyword arguments that tell apart the names under which one class is
-    registered.
+    make: the class or function; its classmethod `check(config)`, where it has one, may refuse a configuration. title,
+    colour: how figures and tables show it. brings: values for fields of the configuration wherever this part is chosen,
+    each one value or {preset: value}. declared: options of a function, which has no `Options` of its own. settings:
+    keyword arguments that tell apart the names under which one class is registered.
     """
 
     name: str
@@ -57,15 +57,10 @@ class Part:
     def options(self) -> type[Options] | None:
         return self.declared or getattr(self.make, "Options", None)
 
-    def check(self, config: Any) -> None:
-        """Let the part refuse a configuration: its classmethod `check(config)`, where it has one, raises KitError."""
-        if hasattr(self.make, "check"):
-            self.make.check(config)
-
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
-        by_preset = {name: v if isinstance(v, Mapping) else {preset: v} for name, v in self.brings.items()}
-        return {name: values[preset] for name, values in by_preset.items() if preset in values}
+        brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in self.brings.items()}
+        return {name: value for name, value in brought.items() if value is not None}
 
 
 class Registry(dict[str, Part]):
@@ -130,16 +125,17 @@ def load_plugins(files: str) -> str:
     files: paths with commas between them. Raises KitError, with the file and the line, for one that is missing or
     raises.
     """
-    digests = []
+    whole = hashlib.sha256()
     for name in map(str.strip, files.split(",")):
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
-        digests.append(hashlib.sha256(path.read_bytes()).digest())
-        if _loaded.get(path) != digests[-1]:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        whole.update(digest)
+        if _loaded.get(path) != digest:
             _run(path)
-            _loaded[path] = digests[-1]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+            _loaded[path] = digest
+    return whole.hexdigest()
 
 
 def _run(path: Path) -> None:

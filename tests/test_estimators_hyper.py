@@ -22,7 +22,7 @@ from kit.search import build, grads, signals
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import Baseline, WarmUp, generator
 from kit.search.signals import beta, mixed
-from kit.search.step import STEPS, Learners
+from kit.search.step import STEPS
 from kit.space import Child
 
 BASES = {
@@ -126,7 +126,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     moved = []
     for _ in range(6):
         before = [v.detach().clone() for v in (*parts.arch.variables(), *parts.hyper.variables())]
-        STEPS["reward"].make(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
+        STEPS["reward"].make(parts, batches, 1.0)
         moved.append(
             [bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)]
         )
@@ -209,7 +209,7 @@ def test_curvature_through_batch_norm_is_the_slope_of_the_gradient():
     found = grads.curvature(net, (x, y), Child(child.picks, gates, unit=True), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
-        with grads.ahead(Gradient(parameters, v), -h), net.still_statistics(child.picks):
+        with grads.ahead(Gradient(parameters, v), -h), net.frozen_statistics(child.picks):
             theta = torch.autograd.grad(net.losses(x, y, child)[0].mean(), parameters)
         return torch.cat([g.flatten() for g in theta])
 

@@ -22,9 +22,10 @@ from kit.hyper.base import HYPER, Searched
 from kit.methods import METHODS
 from kit.run import store
 from kit.search import engine, evaluate
-from kit.search.build import Parts, holds_out, horizon
+from kit.search.build import holds_out, horizon
 from kit.search.engine import Search
 from kit.search.grads import Gradient
+from kit.search.parts import Parts
 from kit.search.progress import Silent
 from kit.space import picks_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,13 +20,12 @@ from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator
-from kit.search.step import Learners, TwoLevelOptions
+from kit.search.parts import Parts, TwoLevelOptions
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import synchronize
 from kit.space.limits import Limits, Target
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
-PARTS = ("net", "arch", "augment", "hyper", "sgd")
 
 # ---- what a stage trains on, and for how long ----------------------------------------------------
 
@@ -48,9 +47,9 @@ def holds_out(config: Config, index: int) -> bool:
         learning += [HYPER[config.hyper]] if stage.hyper == "learn" else []
         read |= stage.step == "bi-level" or any("val" in part.make.needs for part in learning)
     if read and config.hold_out is False:
+        learners = f"arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r}"
         raise KitError(
-            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
-            "reads validation batches: leave hold_out out, or set it to True"
+            f"method {config.method!r} with {learners} reads validation batches: leave hold_out out, or set it to True"
         )
     return read or bool(config.hold_out)
 
@@ -81,13 +80,15 @@ class StageData:
             raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
         if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
             train = train.take(data.stratified_split(train.labels, n / len(train))[1])
-        sizes, first = {"train": config.batch_size, "fresh": config.batch_size}, schedule_of(config, index).start
+        first = schedule_of(config, index).start
+        stage = f"/{_key(config, first)}" if first else ""
+
+        def stream(name: str, images: ImageSet, size: int = config.batch_size) -> Batches:
+            return Batches(images, size, generator(config.seed, f"batches/{name}{stage}"))
+
+        batches = {name: stream(name, train) for name in ("train", "fresh")}
         if hold_out:
-            sizes["val"] = min(config.batch_size, len(sets.val))
-        batches = {}
-        for name, size in sizes.items():
-            stream = f"batches/{name}/{_key(config, first)}" if first else f"batches/{name}"
-            batches[name] = Batches(sets.val if name == "val" else train, size, generator(config.seed, stream))
+            batches["val"] = stream("val", sets.val, min(config.batch_size, len(sets.val)))
         return cls(hold_out, train, batches)
 
 
@@ -100,70 +101,12 @@ def _key(config: Config, index: int) -> str:
 # ---- its parts -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Parts:
-    """What a stage works with. draws: how often a two-level step draws."""
-
-    net: Network
-    arch: ArchLearner
-    augment: Policy
-    hyper: HyperLearner
-    sgd: Momentum
-    draws: TwoLevelOptions = field(default_factory=TwoLevelOptions)
-
-    def __post_init__(self) -> None:
-        owner: dict[int, str] = {}
-        for letter, tensors in self.variables().items():
-            for tensor in tensors:
-                if owner.setdefault(id(tensor), letter) != letter:
-                    raise KitError(
-                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
-                        "each trainable tensor belongs to exactly one of θ, α, τ, η"
-                    )
-
-    @property
-    def learners(self) -> Learners:
-        return Learners(self.arch, self.augment, self.hyper, self.draws)
-
-    def variables(self) -> dict[str, list[Tensor]]:
-        """All that is trained, by its letter."""
-        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
-        return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
-
-    def state_dict(self) -> dict:
-        chance = {"drop_path": self.net.generator.get_state(), "mixup": self.net.mixer.get_state()}
-        return chance | {name: getattr(self, name).state_dict() for name in PARTS}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.net.generator.set_state(state["drop_path"].cpu())
-        self.net.mixer.set_state(state["mixup"].cpu())
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.empty(0)).tolist()):
-            if frozen:
-                self.net.freeze_slot(slot, self.arch.picks[slot], None)
-
-    def take_over(self, before: Parts) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
-        state = before.state_dict()
-        weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
-
-    def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
-        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
-        for name in ("augment", "hyper"):
-            if getattr(was, name) != "default" and getattr(now, name) != "default":
-                learner, learned = getattr(self, name), getattr(before, name)
-                getattr(learner, "inner", learner).load_state_dict(getattr(learned, "inner", learned).state_dict())
-
-
 @dataclass(frozen=True)
 class Plan:
     """What the parts of one stage are built from.
 
-    index: of the stage in config.stages. folder: the run's, which keeps the latency table if there is a limit on it;
-    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part
-    of.
+    index: of the stage in config.stages. folder: the run's, for the latency table; None keeps none. steps: of the
+    stage, at most. horizon: steps of the learning-rate schedule that the stage is part of.
     """
 
     config: Config
@@ -245,10 +188,7 @@ def _limits(plan: Plan, deployed: Network) -> Limits:
     config, timed = plan.config, None
     if config.max_latency_ms is not None:
         if ranks.count() > 1:
-            raise KitError(
-                "max_latency_ms is kept by timing children, and ranks would time them differently: search in one "
-                "process, or limit max_macs"
-            )
+            raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
         kept = plan.folder / "latency.json" if plan.folder is not None else None
         timed = latency.table(deployed, plan.device, config.latency_batch, kept)
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)

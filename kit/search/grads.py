@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,11 +34,6 @@ class Gradient:
     gates: list[Tensor | None] = field(default_factory=list)
 
     @functools.cached_property
-    def flat(self) -> Tensor:
-        """theta end to end: norms and scalar products of it are one kernel, not one per tensor."""
-        return _flat(self.theta)
-
-    @functools.cached_property
     def of(self) -> dict[int, Tensor]:
         """theta by the parameter's id."""
         return dict(zip(map(id, self.parameters), self.theta))
@@ -51,6 +46,10 @@ class Gradient:
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
         terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
+
+    def dot(self, other: Gradient) -> Tensor:
+        """Over the weights that both have: 0-dim."""
+        return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
@@ -65,8 +64,8 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
     rest = iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
-    used = [(p, g) for p, g in zip(parameters, grads) if g is not None]
-    return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
+    used = {p: g for p, g in zip(parameters, grads) if g is not None}
+    return Gradient(list(used), list(used.values()), by_slot)
 
 
 @contextlib.contextmanager
@@ -103,8 +102,8 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    losses = lambda parameters: torch.func.functional_call(_Losses(net), parameters, (x, y, child.still()))
-    with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
+    losses = lambda parameters: torch.func.functional_call(_Losses(net), parameters, (x, y, child.detached()))
+    with warnings.catch_warnings(), torch.no_grad(), net.frozen_statistics(child.picks):
         # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
@@ -114,8 +113,8 @@ def curvature(
     net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
 ) -> list[Tensor]:
     """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
-    with net.still_statistics(child.picks):
-        loss = net.losses(*batch, child.still())[0].mean()
+    with net.frozen_statistics(child.picks):
+        loss = net.losses(*batch, child.detached())[0].mean()
     first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
     return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
@@ -140,19 +139,15 @@ class Trace:
         Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them
         (another child).
         """
+        moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
-        if list(map(id, outer.parameters)) == list(map(id, self.parameters)):
-            g, velocity, theta = outer.flat, self.momentum, self.parameters
-        else:
-            both = [(v, p) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
-            velocity, theta = [v for v, _ in both], [p for _, p in both]
-            g = _flat([outer.of[id(p)] for p in theta])
-        along_v = torch.dot(g, _flat(velocity))
-        along_theta = torch.dot(g, _flat([p.detach() for p in theta])) + self.lr * along_v
+        g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
+        along_v = torch.dot(g, velocity)
+        along_theta = torch.dot(g, theta) + self.lr * along_v
         return -along_v, -self.lr * along_theta
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
@@ -174,7 +169,7 @@ class Momentum:
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
         parameters, grads = gradient.parameters, gradient.theta
         if self.clip > 0:
-            grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
+            grads = torch._foreach_mul(grads, (self.clip / (_flat(grads).norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
         direction = {"sgd": self._sgd, "adam": self._adam, "rmsprop": self._rmsprop}[optimizer](parameters, decayed)
@@ -225,9 +220,9 @@ class Momentum:
     def load_state_dict(self, state: dict) -> None:
         """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
         for kind, moments in state["moments"].items():
-            here = {name: self.named[name] for name in moments if name in self.named}
             self.moments[kind] = {}
-            for moment, name in zip(self._moments(kind, list(here.values())), here):
+            names = [name for name in moments if name in self.named]
+            for moment, name in zip(self._moments(kind, [self.named[name] for name in names]), names):
                 moment.copy_(moments[name])
         self.trace, last = None, state["trace"]
         if last is not None:
