@@ -125,9 +125,7 @@ class Config(BaseModel):
         elif arch.weighs and not space.absorbs_gates:
             why = f"{learner} weighs operations, and {network} cannot take the weights over: use arch='dsnas'"
         elif arch.retrain and not anew:
-            why = (
-                f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
-            )
+            why = f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
         elif trials and not repeats:
             why = f"{hyper} runs whole trials, and {method} has none: use method='random-search' or 'bayesian'"
         elif repeats and not trials:

@@ -362,6 +362,6 @@ def test_refused_before_training_and_before_the_folder_exists(
 
 
 def test_the_largest_batch_that_fits_is_accepted(micro: str, tmp_path):
-    assert Search(micro_config(batch_size=240), tmp_path / "x").data.batches["train"].steps_per_epoch == 1
-    assert len(Search(micro_config(train_images=100), tmp_path / "x").data.train) == 100
+    assert Search(micro_config(batch_size=240), tmp_path / "x").batches["train"].steps_per_epoch == 1
+    assert len(Search(micro_config(train_images=100), tmp_path / "x").batches["train"].data) == 100
     assert not (tmp_path / "x").exists()

@@ -12,7 +12,7 @@ from kit import arch, augment, data, hyper, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import AUGMENT, Policy
 from kit.config import Config
-from kit.data import Batches, ImageSet, ImageSets, normalization
+from kit.data import Batches, ImageSets, normalization
 from kit.errors import KitError
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
@@ -63,33 +63,22 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
     return sum(config.stage_epochs[i] for i in schedule)
 
 
-@dataclass
-class StageData:
-    """train: the images that the weights learn from; hold_out: whether the validation images are kept from them."""
-
-    hold_out: bool
-    train: ImageSet
-    batches: dict[str, Batches]
-
-    @classmethod
-    def of(cls, config: Config, index: int, sets: ImageSets) -> StageData:
-        """Of the stage and those that share its schedule."""
-        hold_out = holds_out(config, index)
-        train, n = sets.train if hold_out else sets.train_val(), config.train_images
-        if n is not None and n > len(train):
-            raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
-        if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
-            train = train.take(data.stratified_split(train.labels, n / len(train))[1])
-        first = schedule_of(config, index).start
-        stage = f"/{_key(config, first)}" if first else ""
-
-        def stream(name: str, images: ImageSet, size: int = config.batch_size) -> Batches:
-            return Batches(images, size, generator(config.seed, f"batches/{name}{stage}"))
-
-        batches = {name: stream(name, train) for name in ("train", "fresh")}
-        if hold_out:
-            batches["val"] = stream("val", sets.val, min(config.batch_size, len(sets.val)))
-        return cls(hold_out, train, batches)
+def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
+    """The batches of the stage and of those that share its schedule: "train" and "fresh" from the images that the
+    weights learn from, "val" where validation images are kept from them."""
+    hold_out = holds_out(config, index)
+    train, n = sets.train if hold_out else sets.train_val(), config.train_images
+    if n is not None and n > len(train):
+        raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
+    if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
+        train = train.take(data.stratified_split(train.labels, n / len(train))[1])
+    sources = {"train": train, "fresh": train} | ({"val": sets.val} if hold_out else {})
+    first, made = schedule_of(config, index).start, {}
+    for name, images in sources.items():
+        size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
+        purpose = f"batches/{name}/{_key(config, first)}" if first else f"batches/{name}"
+        made[name] = Batches(images, size, generator(config.seed, purpose))
+    return made
 
 
 def _key(config: Config, index: int) -> str:

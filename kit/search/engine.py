@@ -62,11 +62,11 @@ class Search:
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
         where = (config.dataset, config.root, config.image_size)
         read = lambda: data.load_dataset(*where, on_bad_image=config.on_bad_image)
-        self.sets = ranks.in_turn(read).to(self.device)
+        self.sets = ranks.together(read).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and not ranks.rank())
         for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
-            build.StageData.of(config, index, self.sets)  # a batch too large for a later stage's images is refused now
+            build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
 
     # ---- from epoch to epoch ---------------------------------------------------------------------
@@ -88,7 +88,7 @@ class Search:
                 self._save()
                 reporter.epoch(self.epoch, stage, numbers)
             test = score(self, self.sets.test)  # the one look at the test set
-            val = score(self, self.sets.val) if self.data.hold_out else None
+            val = score(self, self.sets.val) if "val" in self.batches else None
             self.seconds = time.perf_counter() - began
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
@@ -100,8 +100,7 @@ class Search:
 
     def train_epoch(self) -> dict[str, float]:
         """One epoch of steps, then what happens between epochs; returns its numbers."""
-        parts, net, batches = self.parts, self.parts.net.train(), self.data.batches
-        steps = batches["train"].steps_per_epoch
+        parts, net, steps = self.parts, self.parts.net.train(), self.batches["train"].steps_per_epoch
         since, epochs = self.epoch - self.began, build.horizon(self.config, self.stage_index, self.began)
         net.drop_path = self.config.drop_path * since / epochs
         net.dropout, net.mixup = self.config.dropout, self.config.mixup
@@ -109,7 +108,7 @@ class Search:
         curves = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
         for i in range(steps):
             schedule = 0.5 * (1 + math.cos(math.pi * (since * steps + i) / (epochs * steps)))
-            outcome = self.take_step(parts, batches, schedule)
+            outcome = self.take_step(parts, self.batches, schedule)
             accuracy = outcome.correct / len(outcome.losses)
             curves[i] = torch.stack([outcome.losses.mean(), accuracy, *outcome.values[:2]])
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
@@ -147,7 +146,7 @@ class Search:
         numbers |= {"lr": lr, "weight_decay": decay}
         for learner in (self.parts.hyper, self.parts.augment, self.parts.arch):
             numbers |= learner.summary()
-        if self.data.hold_out:
+        if "val" in self.batches:
             numbers["val_loss"], numbers["val_accuracy"], _ = score(self, self.sets.val)
         return numbers
 
@@ -189,9 +188,9 @@ class Search:
         self.stage_index, self.stage, self.entered = index, self.stages[index], self.epoch
         if index == 0 or self.stage.restart:
             self.began = self.epoch  # the epoch at which the schedule began
-            self.data = build.StageData.of(self.config, index, self.sets)
+            self.batches = build.streams(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
-        each = self.data.batches["train"].steps_per_epoch
+        each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
         plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
         self.parts = build.compose(plan, picks)
@@ -253,15 +252,15 @@ class Search:
             "stage": self.stage_index,
             "picks": [list(p) for p in self._picks()],
             "parts": self.parts.state_dict(),
-            "batches": {name: batches.state_dict() for name, batches in self.data.batches.items()},
+            "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
         }
 
     def load_state_dict(self, state: dict) -> None:
         if state["stage"]:
-            self.data = build.StageData.of(self.config, state["stage"], self.sets)
+            self.batches = build.streams(self.config, state["stage"], self.sets)
             self._enter(state["stage"], tuple(tuple(p) for p in state["picks"]))
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.parts.load_state_dict(state["parts"])
-        for name, batches in self.data.batches.items():
+        for name, batches in self.batches.items():
             batches.load_state_dict(state["batches"][name])

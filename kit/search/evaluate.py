@@ -36,7 +36,7 @@ def score(search: Search, part: data.ImageSet) -> Score:
     """
     net, child, device = search.parts.net, search.parts.arch.derived(), search.device
     if search.stage.search:
-        size, images = search.config.batch_size, search.data.train.images
+        size, images = search.config.batch_size, search.batches["train"].data.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
         average_statistics(net.norms_of(child.picks))
@@ -73,7 +73,7 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
         "test_images": len(sets.test),
         **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
         "val_images": len(sets.val) if val else 0,
-        "train_images": len(search.data.train),
+        "train_images": len(search.batches["train"].data),
         **parts.net.cost(picks)._asdict(),
         "epochs": search.epoch,
         "steps": search.step,
@@ -87,9 +87,11 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
 
 def _provenance(search: Search) -> dict:
     config, gpu = search.config, search.device.type == "cuda"
-    trained_on = "train" if search.data.hold_out else "train and val together (this stage needs no validation data)"
-    if not search.data.hold_out and any(build.holds_out(config, i) for i in range(search.stage_index)):
-        trained_on += "; searched on train, with val held out"
+    trained_on = "train"
+    if "val" not in search.batches:
+        trained_on = "train and val together (this stage needs no validation data)"
+        if any(build.holds_out(config, i) for i in range(search.stage_index)):
+            trained_on += "; searched on train, with val held out"
     return {
         **provenance.describe(search.device),
         "ranks": ranks.count(),

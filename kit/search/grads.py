@@ -6,11 +6,13 @@ parameters alone. What it did is returned as a `Trace`, from which the hyper-gra
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,6 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
-MOMENTS = ("sgd/velocity", "adam/first", "adam/second", "adam/steps", "rmsprop/second")
 
 
 @dataclass
@@ -81,15 +82,11 @@ def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
             torch._foreach_copy_(gradient.parameters, before)
 
 
-class _Losses(nn.Module):
-    """`torch.func.functional_call` calls a module; this one's result is the per-sample losses."""
+class _Losses(nn.ModuleDict):
+    """A module whose forward pass gives the per-sample losses, for `torch.func.functional_call`."""
 
-    def __init__(self, net: Network):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, y: Tensor, child: Child) -> Tensor:
-        return self.net.losses(x, y, child)[0]
+    def forward(self, *given: Any) -> Tensor:
+        return self["net"].losses(*given)[0]
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
@@ -102,7 +99,7 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    losses = lambda parameters: torch.func.functional_call(_Losses(net), parameters, (x, y, child.detached()))
+    losses = lambda parameters: torch.func.functional_call(_Losses({"net": net}), parameters, (x, y, child.detached()))
     with warnings.catch_warnings(), torch.no_grad(), net.frozen_statistics(child.picks):
         # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
@@ -162,7 +159,7 @@ class Momentum:
         self.momentum, self.clip = momentum, clip
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
-        self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in MOMENTS}
+        self.moments: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)  # by kind and parameter
         self.trace: Trace | None = None  # of the last step, if that was SGD's
 
     @torch.no_grad()
@@ -172,34 +169,32 @@ class Momentum:
             grads = torch._foreach_mul(grads, (self.clip / (_flat(grads).norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
-        direction = {"sgd": self._sgd, "adam": self._adam, "rmsprop": self._rmsprop}[optimizer](parameters, decayed)
+        direction = self._direction(optimizer, parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
         trace = Trace(parameters, direction, rate, weight_decay)
         self.trace = trace if optimizer == "sgd" else None
         return trace
 
-    def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        velocity = self._moments("sgd/velocity", parameters)
-        torch._foreach_mul_(velocity, self.momentum)
-        torch._foreach_add_(velocity, decayed)
-        return velocity
-
-    def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """Kingma & Ba with β = (0.9, 0.999); a weight's bias correction counts its own steps."""
+    def _direction(self, optimizer: str, parameters: list[nn.Parameter], g: list[Tensor]) -> list[Tensor]:
+        """Of the gradients g, weight decay included, after each moment has taken them in."""
+        if optimizer == "sgd":
+            velocity = self._moments("sgd/velocity", parameters)
+            torch._foreach_mul_(velocity, self.momentum)
+            torch._foreach_add_(velocity, g)
+            return velocity
+        if optimizer == "rmsprop":  # as torch's with α = 0.99, without momentum
+            second = self._moments("rmsprop/second", parameters)
+            torch._foreach_mul_(second, 0.99)
+            torch._foreach_addcmul_(second, g, g, 0.01)
+            return [d / (v.sqrt() + EPS) for d, v in zip(g, second)]
+        # Adam (Kingma & Ba) with β = (0.9, 0.999); a weight's bias correction counts its own steps
         first, second, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "second", "steps"))
         torch._foreach_add_(steps, 1.0)
-        torch._foreach_lerp_(first, decayed, 0.1)
+        torch._foreach_lerp_(first, g, 0.1)
         torch._foreach_mul_(second, 0.999)
-        torch._foreach_addcmul_(second, decayed, decayed, 0.001)
+        torch._foreach_addcmul_(second, g, g, 0.001)
         return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
-
-    def _rmsprop(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """As torch's RMSprop with α = 0.99, without momentum."""
-        second = self._moments("rmsprop/second", parameters)
-        torch._foreach_mul_(second, 0.99)
-        torch._foreach_addcmul_(second, decayed, decayed, 0.01)
-        return [g / (v.sqrt() + EPS) for g, v in zip(decayed, second)]
 
     def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Zeros where there are none yet; counts of steps are scalars."""
@@ -219,8 +214,8 @@ class Momentum:
 
     def load_state_dict(self, state: dict) -> None:
         """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
+        self.moments.clear()
         for kind, moments in state["moments"].items():
-            self.moments[kind] = {}
             names = [name for name in moments if name in self.named]
             for moment, name in zip(self._moments(kind, [self.named[name] for name in names]), names):
                 moment.copy_(moments[name])
