@@ -142,17 +142,14 @@ class Config(BaseModel):
 
     @property
     def stages(self) -> list[Stage]:
-        """The method's stages in order, repeated ones as often as they run."""
         return self.composition.unrolled(self.trials)
 
     @property
     def stage_epochs(self) -> list[int]:
         """Of each stage, at most: search_epochs are shared by those before the last, which has the rest."""
         before = len(self.stages) - 1
-        if not before:
-            return [self.epochs]
-        share, more = divmod(self.search_epochs, before)
-        return [share + (i < more) for i in range(before)] + [self.epochs - self.search_epochs]
+        share, more = divmod(self.search_epochs, before or 1)
+        return [share + (i < more) for i in range(before)] + [self.epochs - (self.search_epochs if before else 0)]
 
     @property
     def name(self) -> str:
@@ -217,13 +214,13 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readable(error: ValidationError) -> str:
-    lines = []
+    said = []
     for entry in error.errors():
         if entry["type"] != "missing":  # it follows from a field that is wrong itself and has a line of its own
             name = str(entry["loc"][0])
             about = Config.model_fields[name].description
-            lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
-    return "; ".join(lines)
+            said.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
+    return "; ".join(said)
 
 
 def _adopt(parts: Registry, part: Part) -> None:
@@ -231,11 +228,9 @@ def _adopt(parts: Registry, part: Part) -> None:
     for name, field in (part.options.model_fields if part.options else {}).items():
         there = Config.__pydantic_fields__.setdefault(name, copy.copy(field))
         if any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
-            raise KitError(
-                f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
-                f"{field.default!r}, which kit.Config has as {there.annotation} with default {there.default!r}: "
-                "declare it alike, or under another name"
-            )
+            own, other = (f"{it.annotation} with default {it.default!r}" for it in (field, there))
+            which = f"{parts.kind} {part.name!r} declares the option {name!r} as {own}, which kit.Config has as {other}"
+            raise KitError(f"{which}: declare it alike, or under another name")
         Config.__annotations__[name] = there.annotation
     Config.model_rebuild(force=True)
 

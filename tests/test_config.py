@@ -204,9 +204,8 @@ def test_stages_share_the_epochs_before_the_last():
     assert Config(method="daas-independent", epochs=10, search_epochs=5).stage_epochs == [3, 2, 5]
     assert Config(method="plain", epochs=10, search_epochs=4).stage_epochs == [10]
     trials = Config(method="bayesian", epochs=20, search_epochs=7, trials=3)
-    assert trials.stage_epochs == [3, 2, 2, 13] and [stage.name for stage in trials.stages] == ["trial"] * 3 + [
-        "training"
-    ]
+    assert trials.stage_epochs == [3, 2, 2, 13]
+    assert [stage.name for stage in trials.stages] == ["trial-0", "trial-1", "trial-2", "training"]
     assert Config(method="bayesian", epochs=6, trials=5).search_epochs == 5
 
 

@@ -76,15 +76,9 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     first, made = schedule_of(config, index).start, {}
     for name, images in sources.items():
         size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
-        purpose = f"batches/{name}/{_key(config, first)}" if first else f"batches/{name}"
+        purpose = f"batches/{name}/{config.stages[first].name}" if first else f"batches/{name}"
         made[name] = Batches(images, size, generator(config.seed, purpose))
     return made
-
-
-def _key(config: Config, index: int) -> str:
-    """A name for the stage's random streams; stages that repeat differ."""
-    stage = config.stages[index]
-    return f"{stage.name}-{index}" if stage.repeat else stage.name
 
 
 # ---- its parts -----------------------------------------------------------------------------------
@@ -94,8 +88,8 @@ def _key(config: Config, index: int) -> str:
 class Plan:
     """What the parts of one stage are built from.
 
-    index: of the stage in config.stages. folder: the run's, for the latency table; None keeps none. steps: of the
-    stage, at most. horizon: steps of the learning-rate schedule that the stage is part of.
+    index: of the stage. folder: the run's, for the latency table; None keeps none. steps: of the stage, at most.
+    horizon: steps of the learning-rate schedule that the stage is part of.
     """
 
     config: Config
@@ -112,7 +106,7 @@ class Plan:
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random stream for one purpose in this stage."""
-        return generator(self.config.seed, f"{_key(self.config, self.index)}/{purpose}", device)
+        return generator(self.config.seed, f"{self.stage.name}/{purpose}", device)
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
@@ -156,11 +150,14 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         limits = _limits(plan, plan.network(full=True))
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
-        chosen = picks or _given(plan.config, supernet, limits)
-        if not limits.allow(chosen):
-            raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
+        if picks is None and plan.config.arch == "random":
+            picks = random_picks(supernet.slots, generator(plan.config.seed, "random/α"), limits)
+        elif picks is None:
+            picks = supernet.picks_of(read_genotype(plan.config)) if supernet.slots else ()
+        if not limits.allow(picks):
+            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
         torch.manual_seed(seed)
-        net = plan.network(genotype=supernet.spec(chosen).get("genotype"))
+        net = plan.network(genotype=supernet.spec(picks).get("genotype"))
         return net, Given(net.slots, net.only_child().picks)
 
 
@@ -181,12 +178,6 @@ def _limits(plan: Plan, deployed: Network) -> Limits:
         kept = plan.folder / "latency.json" if plan.folder is not None else None
         timed = latency.table(deployed, plan.device, config.latency_batch, kept)
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
-
-
-def _given(config: Config, net: Network, limits: Limits) -> Picks:
-    if config.arch == "random":
-        return random_picks(net.slots, generator(config.seed, "random/α"), limits)
-    return net.picks_of(read_genotype(config)) if net.slots else ()
 
 
 def read_genotype(config: Config) -> dict:

@@ -42,8 +42,6 @@ class Gradient:
     @classmethod
     def mean(cls, gradients: list[Gradient]) -> Gradient:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
-        if len(gradients) == 1:
-            return gradients[0]
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
         terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
@@ -55,11 +53,8 @@ class Gradient:
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
-    over the batch; on several ranks, over this one's share of it, and the gradients are the whole batch's.
-
-    Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
-    nor weight decay moves them.
-    """
+    over this rank's share of the batch, of which the gradients are the whole's. Weights without a part in the loss (the
+    auxiliary head in evaluation) are left out, so that neither momentum nor weight decay moves them."""
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
     grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))

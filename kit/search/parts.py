@@ -44,11 +44,9 @@ class Parts:
         owner: dict[int, str] = {}
         for letter, tensors in self.variables().items():
             for tensor in tensors:
-                if owner.setdefault(id(tensor), letter) != letter:
-                    raise KitError(
-                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
-                        "each trainable tensor belongs to exactly one of θ, α, τ, η"
-                    )
+                if (other := owner.setdefault(id(tensor), letter)) != letter:
+                    shape = list(tensor.shape)
+                    raise KitError(f"a trainable tensor of shape {shape} belongs to both {other} and {letter}, not one")
 
     def variables(self) -> dict[str, list[Tensor]]:
         """All that is trained, by its letter."""
