@@ -381,7 +381,7 @@ def test_a_resumed_search_asks_the_same(sampler: str):
     whole = trials(sampler)
     for score in (0.3, 0.8, 0.5):
         whole.sample()
-        whole.tell(score)
+        whole.record_score(score)
     resumed = trials(sampler)
     resumed.load_state_dict(whole.state_dict())
     assert resumed.sample() == whole.sample() and resumed.draw() == whole.draw()
@@ -410,10 +410,10 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_w
     settings = []
     for score in (0.3, 0.9, 0.9, 0.5):
         settings.append((learner.sample(), learner.draw()))
-        learner.tell(score)
+        learner.record_score(score)
     assert learner.derived() == settings[1][0] and learner.derived_draw() == settings[1][1]  # the earliest of equals
     assert (
-        learner.found()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
+        learner.result()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
         and learner.summary()["trials/best"] == 0.9
     )
     assert learner.sample() not in [s for s, _ in settings]
@@ -428,5 +428,5 @@ def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():
         for score in (0.2, 0.9, 0.4, 0.5, 0.6):
             learner.sample()
             asked[sampler].append(dict(learner.current()))
-            learner.tell(score)
+            learner.record_score(score)
     assert asked["random"][:3] == asked["tpe"][:3] and asked["random"][3:] != asked["tpe"][3:]

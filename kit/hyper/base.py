@@ -93,16 +93,16 @@ class HyperLearner(Learner):
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
         """The step's own gradient before it is used, and the trace of the step before (None at the first)."""
 
-    def tell(self, score: float | None) -> None:
+    def record_score(self, score: float | None) -> None:
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
 
-    def found(self) -> dict[str, float | str]:
+    def result(self) -> dict[str, float | str]:
         """The current hyper-parameters, by name."""
         lr, decay = self.log.detach().exp().tolist()
         return {"lr": lr, "weight_decay": decay if self.learns_decay else 0.0}
 
     def summary(self) -> dict[str, float]:
-        return {f"eta/{name}": value for name, value in self.found().items() if not isinstance(value, str)}
+        return {f"eta/{name}": value for name, value in self.result().items() if not isinstance(value, str)}
 
 
 @register("fixed", title="Fixed hyper-parameters")
@@ -153,11 +153,11 @@ class Searched(HyperLearner):
     def derived(self, schedule: float = 1.0) -> Values:
         return self._values(self.best(), schedule)
 
-    def found(self) -> dict[str, float | str]:
-        return super().found() | self.best()
+    def result(self) -> dict[str, float | str]:
+        return super().result() | self.best()
 
     def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        values = super().found() | chosen
+        values = super().result() | chosen
         lr, decay = (
             torch.tensor(values[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay")
         )
@@ -170,5 +170,5 @@ class DerivedHyper(Derived):
     def draw(self) -> dict[str, float]:
         return self.inner.derived_draw()
 
-    def tell(self, score: float | None) -> None:
+    def record_score(self, score: float | None) -> None:
         pass

@@ -85,7 +85,7 @@ class Trials(Searched):
                 space[name] = kinds.FloatDistribution(low, high, log=name in LOGARITHMIC and low > 0)
         return space
 
-    def tell(self, score: float | None) -> None:
+    def record_score(self, score: float | None) -> None:
         self.finished.append({"params": self.current(), "score": float(score)})
         self.asked = None
 

@@ -198,7 +198,7 @@ class Search:
     def _next_stage(self, val_accuracy: float | None) -> None:
         """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
         before, was = self.parts, self.stage
-        before.hyper.tell(val_accuracy)
+        before.hyper.record_score(val_accuracy)
         self._enter(self.stage_index + 1, self._picks())
         if self.stage.restart:
             self.parts.inherit(before, was, self.stage)

@@ -64,7 +64,7 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
         "genotype": parts.net.genotype(picks),
         "classes": list(sets.classes),
         "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
-        "hyper": parts.hyper.found(),
+        "hyper": parts.hyper.result(),
         "preprocessing": predict.preprocessing(parts.net.image),
     }
     spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
