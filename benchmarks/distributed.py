@@ -62,7 +62,7 @@ def passes(config: Config, sets: ImageSets, device: torch.device, batch: int) ->
     def children() -> Callable[[], Child]:  # a sequence for each way, all of them the same
         own = copy.deepcopy(learner)
         own.load_state_dict(start)
-        return lambda: own.sample().still()
+        return lambda: own.sample().detached()
 
     sequences = [children() for _ in range(3)]
 

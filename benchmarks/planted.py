@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from kit import arch, augment, hyper
-from kit.search.build import Parts
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.step import STEPS, Learners, TwoLevelOptions
+from kit.search.parts import Parts, TwoLevelOptions
+from kit.search.step import STEPS
 from kit.space import Child, Cost, Network, Picks, Slot
 from kit.space.limits import Limits
 from kit.space.network import gate_output
@@ -166,7 +166,7 @@ class Planted:
         p.net.train()
         losses = []
         for _ in range(steps):
-            outcome = STEPS[self.step].make(p.net, self.batches, p.learners, p.sgd, 1.0)
+            outcome = STEPS[self.step].make(p, self.batches, 1.0)
             losses.append(float(outcome.losses.mean()))
         return losses
 
@@ -225,15 +225,15 @@ def watch(
 def learn_rate(steps: int, seed: int = 0) -> float:
     """AutoHAS's controller over `RATES`, every step from the same weights: the probability of the planted learning rate
     at the end."""
-    net = Threshold()
+    net = Threshold().train()
     net.mixer = generator(seed, "mixup")
     rates = "lr=" + ":".join(map(str, RATES))
     learner = hyper.Controller(0.1, 0.0, generator(seed, "η"), hyper_space=rates, hyper_lr=0.1)
     policy = augment.build("none", generator(seed, "τ"), (SIDE, SIDE))
-    learners, sgd = Learners(arch.Given((), ()), policy, learner), Momentum(net, 0.0, 0.0)
+    parts = Parts(net, arch.Given((), ()), policy, learner, Momentum(net, 0.0, 0.0))
     batches = {name: brightness(generator(seed, name)) for name in ("train", "val")}
     for _ in range(steps):
         with torch.no_grad():
             net.threshold.zero_()
-        STEPS["reward"].make(net.train(), batches, learners, sgd, 1.0)
+        STEPS["reward"].make(parts, batches, 1.0)
     return float(learner.probabilities("lr")[RATES.index(PLANTED["lr"])])

@@ -24,7 +24,7 @@ from kit.search.engine import Search
 from pathlib import Path
 search = Search(kit.Config(device={device!r}), Path("unused"))
 built = time.perf_counter()
-parts, batches = search.parts, search.data.batches
+parts, batches = search.parts, search.batches
 search.take_step(parts.net.train(), batches, parts.arch, parts.augment, parts.hyper, parts.sgd, 1.0, search.samples)
 print(imported - began, built - imported, time.perf_counter() - built)
 """

@@ -24,10 +24,10 @@ from kit.data import Batches, ImageSet, ImageSets
 from kit.hyper import Fixed
 from kit.run.provenance import pick_device
 from kit.search import build, grads
-from kit.search.build import Parts
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.step import Learners, one_level
+from kit.search.parts import Parts
+from kit.search.step import one_level
 from kit.space.layers import keep_freed
 
 SIZES = (
@@ -68,7 +68,7 @@ def plain_twin(parts: Parts, config: Config, sets: ImageSets, device: torch.devi
 
 
 def take(parts: Parts, batches: dict[str, Any]) -> None:
-    one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
+    one_level(parts, batches, 1.0)
 
 
 def peak_mb(parts: Parts, batches: dict, device: torch.device) -> float:

@@ -93,51 +93,48 @@ class Config(BaseModel):
         except ValidationError as error:
             raise KitError(_readable(error)) from None
         parts = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
-        if not _stored and self.dataset not in data.datasets():
-            if not os.path.exists(os.path.expanduser(self.dataset)):
-                data.load_dataset(self.dataset)  # raises the error that names the valid ones
-        self._check_epochs()
+        if not (_stored or self.dataset in data.datasets() or os.path.exists(os.path.expanduser(self.dataset))):
+            data.load_dataset(self.dataset)  # raises the error that names the valid ones
         self._check_fit()
         for part in parts:
-            part.check(self)
-
-    def _check_epochs(self) -> None:
-        before, own = len(self.stages) - 1, f"search_epochs={self.search_epochs}"
-        if self.search_epochs > self.epochs:
-            raise KitError(f"{own} is more than epochs={self.epochs}: the search stage is part of the run")
-        if self.stages[-1].restart and self.search_epochs == self.epochs:
-            raise KitError(f"method {self.method!r} trains the found network from scratch: {own} leaves no epoch")
-        if self.search_epochs < before:
-            raise KitError(
-                f"{own} is less than one for each of the {before} stages before the last: set {before} or more"
-            )
+            if hasattr(part.make, "check"):
+                part.make.check(self)
 
     def _check_fit(self) -> None:
-        """Whether the method, the space and the learners can work together."""
-        space, arch, hyper = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make
-        method, learner, network = f"method {self.method!r}", f"arch={self.arch!r}", f"space {self.space!r}"
-        if any(stage.search for stage in self.stages) != arch.searches:
-            does, needs = ("does not search", "does") if arch.searches else ("searches", "does not")
-            raise KitError(
-                f"{method} {does} and {learner} {needs}: to search, use method='dha' and one of "
-                f"{_names(ARCH, 'searches')}; to train one network, arch='given' and method='da+hpo' or 'plain'"
-            )
-        if self.arch != "given" and not space.searchable:
-            use = f"one of {_names(SPACES, 'searchable')}, or method='plain' with this one"
-            raise KitError(f"{network} is one fixed network and {learner} needs choices: use {use}")
-        if arch.weighs and not space.absorbs_gates:
-            use = "space='cell', or arch='dsnas'"
-            raise KitError(f"{learner} weighs operations, and {network} cannot take the weights over: use {use}")
-        if arch.retrain and not self.stages[-1].restart:
-            use = "method='seq-dha' or 'gdas', or arch='dsnas'"
-            raise KitError(f"{learner} has to train its derived child anew, and {method} does not: use {use}")
-        if hyper.trials != any(stage.repeat for stage in self.stages):
-            runs, has = ("runs", "has none") if hyper.trials else ("does not run", "is made of them")
-            use = "method='random-search' or 'bayesian' with them, and another hyper without"
-            raise KitError(f"hyper={self.hyper!r} {runs} whole trials, and {method} {has}: use {use}")
-        if self.policy is not None and not AUGMENT[self.augment].make.learns:
+        """Whether the epochs, the method, the space and the learners can work together."""
+        space, arch, trials = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make.trials
+        before, anew, own = len(self.stages) - 1, self.stages[-1].restart, f"search_epochs={self.search_epochs}"
+        searches, repeats = (any(getattr(stage, what) for stage in self.stages) for what in ("search", "repeat"))
+        method, network = f"method {self.method!r}", f"space {self.space!r}"
+        learner, augment, hyper = (f"{kind}={getattr(self, kind)!r}" for kind in ("arch", "augment", "hyper"))
+        why = None
+        if self.search_epochs > self.epochs:
+            why = f"{own} is more than epochs={self.epochs}: the search is part of the run"
+        elif anew and self.search_epochs == self.epochs:
+            why = f"{method} trains the found network from scratch: {own} leaves no epoch"
+        elif self.search_epochs < before:
+            why = f"{own} is less than one for each of the {before} stages before the last"
+        elif searches and not arch.searches:
+            use = f"one of {_names(ARCH, 'searches')}, or method='da+hpo' or 'plain'"
+            why = f"{method} searches and {learner} does not: use {use}"
+        elif arch.searches and not searches:
+            why = f"{method} does not search and {learner} does: use method='dha', or arch='given'"
+        elif self.arch != "given" and not space.searchable:
+            use = f"one of {_names(SPACES, 'searchable')}, or method='plain'"
+            why = f"{network} is one fixed network and {learner} needs choices: use {use}"
+        elif arch.weighs and not space.absorbs_gates:
+            why = f"{learner} weighs operations, and {network} cannot take the weights over: use arch='dsnas'"
+        elif arch.retrain and not anew:
+            why = f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
+        elif trials and not repeats:
+            why = f"{hyper} runs whole trials, and {method} has none: use method='random-search' or 'bayesian'"
+        elif repeats and not trials:
+            why = f"{hyper} does not run whole trials, and {method} is made of them: use 'random-search' or 'bayesian'"
+        elif self.policy is not None and not AUGMENT[self.augment].make.learns:
             use = f"augment as that run did ({_names(AUGMENT, 'learns')})"
-            raise KitError(f"policy={self.policy!r} is a learned τ and augment={self.augment!r} is not: set {use}")
+            why = f"policy={self.policy!r} is a learned τ and {augment} is not: set {use}"
+        if why is not None:
+            raise KitError(why)
 
     @property
     def composition(self) -> Method:
@@ -145,17 +142,14 @@ class Config(BaseModel):
 
     @property
     def stages(self) -> list[Stage]:
-        """The method's stages in order, repeated ones as often as they run."""
         return self.composition.unrolled(self.trials)
 
     @property
     def stage_epochs(self) -> list[int]:
         """Of each stage, at most: search_epochs are shared by those before the last, which has the rest."""
         before = len(self.stages) - 1
-        if not before:
-            return [self.epochs]
-        share, more = divmod(self.search_epochs, before)
-        return [share + (i < more) for i in range(before)] + [self.epochs - self.search_epochs]
+        share, more = divmod(self.search_epochs, before or 1)
+        return [share + (i < more) for i in range(before)] + [self.epochs - (self.search_epochs if before else 0)]
 
     @property
     def name(self) -> str:
@@ -177,9 +171,8 @@ class Config(BaseModel):
             if not (plugins := values.get("plugins")):
                 raise
             raise KitError(
-                f"this run was made with the plug-in {plugins} (sha256 {str(values.get('plugin_digest'))[:12]}), "
-                f"which opening a run never executes: if you trust it, kit.registry.load_plugins('{plugins}') first "
-                f"({error})"
+                f"opening a run never executes its plug-in {plugins}: if you trust it, call "
+                f"kit.registry.load_plugins('{plugins}') first ({error})"
             ) from None
 
     def model_dump(self, **how: Any) -> dict[str, Any]:
@@ -221,13 +214,13 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _readable(error: ValidationError) -> str:
-    lines = []
+    said = []
     for entry in error.errors():
         if entry["type"] != "missing":  # it follows from a field that is wrong itself and has a line of its own
             name = str(entry["loc"][0])
             about = Config.model_fields[name].description
-            lines.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
-    return "; ".join(lines)
+            said.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
+    return "; ".join(said)
 
 
 def _adopt(parts: Registry, part: Part) -> None:
@@ -235,11 +228,9 @@ def _adopt(parts: Registry, part: Part) -> None:
     for name, field in (part.options.model_fields if part.options else {}).items():
         there = Config.__pydantic_fields__.setdefault(name, copy.copy(field))
         if any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):
-            raise KitError(
-                f"{parts.kind} {part.name!r} declares the option {name!r} as {field.annotation} with default "
-                f"{field.default!r}, which kit.Config has as {there.annotation} with default {there.default!r}: "
-                "declare it alike, or under another name"
-            )
+            own, other = (f"{it.annotation} with default {it.default!r}" for it in (field, there))
+            which = f"{parts.kind} {part.name!r} declares the option {name!r} as {own}, which kit.Config has as {other}"
+            raise KitError(f"{which}: declare it alike, or under another name")
         Config.__annotations__[name] = there.annotation
     Config.model_rebuild(force=True)
 

@@ -10,10 +10,8 @@ class KitError(ValueError):
 
 def unknown(kind: str, given: object, allowed: Iterable[object]) -> KitError:
     """The error for a name that is not among the valid ones, nearest names first. The caller raises it."""
-    names = [str(name) for name in allowed]
-    # compared without case, so that "DHA" finds "dha"
-    folded = [name.casefold() for name in names]
-    close = difflib.get_close_matches(str(given).casefold(), folded, n=3)
-    nearest = list(dict.fromkeys(name for fold in close for name in names if name.casefold() == fold))
+    folded = {str(name).casefold(): str(name) for name in allowed}  # so that "DHA" finds "dha"
+    nearest = [folded[close] for close in difflib.get_close_matches(str(given).casefold(), folded, n=3)]
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return KitError(f"unknown {kind} {given!r}.{hint} Valid: {', '.join(dict.fromkeys(nearest + names)) or '(none)'}")
+    names = ", ".join(dict.fromkeys([*nearest, *folded.values()]))
+    return KitError(f"unknown {kind} {given!r}.{hint} Valid: {names or '(none)'}")

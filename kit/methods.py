@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -67,8 +67,9 @@ class Method:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def unrolled(self, trials: int) -> list[Stage]:
-        """The stages in order, repeated ones as often as they run."""
-        return [stage for stage in self.stages for _ in range(trials if stage.repeat else 1)]
+        """The stages in order, repeated ones numbered and as often as they run."""
+        every = [stage for stage in self.stages for _ in range(trials if stage.repeat else 1)]
+        return [replace(stage, name=f"{stage.name}-{i}") if stage.repeat else stage for i, stage in enumerate(every)]
 
     @property
     def searches(self) -> str:

@@ -1,15 +1,12 @@
 """Parts by name: a learner, a policy, an operation or a space is one class (or function) that owns everything about
-itself, and one call registers it.
-
-A user's own file makes the same call as kit's files do, and is loaded by name: `kit.Config(plugins="my_file.py")`,
-`papermill … -p plugins my_file.py`, or simply by being run in a notebook.
+itself, and one call registers it. A user's own file makes the same call as kit's files do, and is loaded by name:
+`kit.Config(plugins="my_file.py")`, `papermill … -p plugins my_file.py`, or simply by being run in a notebook.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,11 +23,8 @@ T = TypeVar("T")
 
 
 class Options(BaseModel):
-    """Base of a part's own options: annotated fields with a default, a range and a description, as in pydantic.
-
-    Each becomes a field of the flat `kit.Config`, from which the part reads it. Parts may share an option's name where
-    type, range and default agree.
-    """
+    """Base of a part's own options: annotated fields with a default, a range and a description, as in pydantic. Each
+    becomes a field of the flat `kit.Config`. Parts may share an option's name where type, range and default agree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,10 +33,10 @@ class Options(BaseModel):
 class Part:
     """What is registered under a name.
 
-    make: the class or function. title, colour: how figures and tables show it. brings: values for fields of the
-    configuration wherever this part is chosen, each one value or {preset: value}. declared: options of a function,
-    which has no `Options` of its own. settings: keyword arguments that tell apart the names under which one class is
-    registered.
+    make: the class or function; its classmethod `check(config)`, where it has one, may refuse a configuration. title,
+    colour: how figures and tables show it. brings: values for fields of the configuration wherever this part is chosen,
+    each one value or {preset: value}. declared: options of a function, which has no `Options` of its own. settings:
+    keyword arguments that tell apart the names under which one class is registered.
     """
 
     name: str
@@ -57,15 +51,10 @@ class Part:
     def options(self) -> type[Options] | None:
         return self.declared or getattr(self.make, "Options", None)
 
-    def check(self, config: Any) -> None:
-        """Let the part refuse a configuration: its classmethod `check(config)`, where it has one, raises KitError."""
-        if hasattr(self.make, "check"):
-            self.make.check(config)
-
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
-        by_preset = {name: v if isinstance(v, Mapping) else {preset: v} for name, v in self.brings.items()}
-        return {name: values[preset] for name, values in by_preset.items() if preset in values}
+        brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in self.brings.items()}
+        return {name: value for name, value in brought.items() if value is not None}
 
 
 class Registry(dict[str, Part]):
@@ -91,18 +80,16 @@ class Registry(dict[str, Part]):
         options: type[Options] | None = None,
         **settings: Any,
     ) -> Callable[[T], T]:
-        """A decorator that registers a class or function under `name`; see `Part`.
-
-        Raises KitError for a name that is taken by another definition. Running the same definition again, as a notebook
-        cell is, replaces it.
-        """
+        """A decorator that registers a class or function under `name`; see `Part`. The same definition again, as of a
+        notebook's cell, replaces it; another one of the name raises KitError."""
 
         def add(make: T) -> T:
             part = Part(name, make, title or name, colour, brings or {}, options, settings)
             taken = self.get(name, part).make
             if (taken.__module__, taken.__qualname__) != (make.__module__, make.__qualname__):
-                where = f"of {_source(make)} is already registered by {_source(taken)}"
-                raise KitError(f"{self.kind} {name!r} {where}: give it another name")
+                raise KitError(
+                    f"{self.kind} {name!r} is already registered by {taken.__module__}: give yours another name"
+                )
             if Registry.listener is not None:
                 Registry.listener(self, part)
             self[name] = part
@@ -111,35 +98,25 @@ class Registry(dict[str, Part]):
         return add
 
 
-def _source(make: Any) -> str:
-    try:
-        make = inspect.unwrap(make)  # a decorator of the kit's may stand around the user's function
-        return f"{inspect.getsourcefile(make)}:{inspect.getsourcelines(make)[1]}"
-    except (OSError, TypeError):
-        return getattr(make, "__module__", "?")
-
-
 # ---- plug-ins: files of a user's own -------------------------------------------------------------
 
 _loaded: dict[Path, bytes] = {}
 
 
 def load_plugins(files: str) -> str:
-    """Run plug-in files, once each, so that they register their parts; returns a sha256 of their contents.
-
-    files: paths with commas between them. Raises KitError, with the file and the line, for one that is missing or
-    raises.
-    """
-    digests = []
+    """Run plug-in files, once each, so that they register their parts; returns a sha256 of their contents. files: paths
+    with commas between them. Raises KitError, with the file and the line, for one that is missing or raises."""
+    whole = hashlib.sha256()
     for name in map(str.strip, files.split(",")):
         path = Path(name).expanduser().absolute()
         if not path.is_file():
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
-        digests.append(hashlib.sha256(path.read_bytes()).digest())
-        if _loaded.get(path) != digests[-1]:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        whole.update(digest)
+        if _loaded.get(path) != digest:
             _run(path)
-            _loaded[path] = digests[-1]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+            _loaded[path] = digest
+    return whole.hexdigest()
 
 
 def _run(path: Path) -> None:

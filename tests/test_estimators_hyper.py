@@ -22,7 +22,7 @@ from kit.search import build, grads, signals
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import WarmUp, generator
 from kit.search.signals import beta, mixed
-from kit.search.step import STEPS, Learners
+from kit.search.step import STEPS
 from kit.space import Child
 
 SPACE = "lr=0.01:0.1,mixup=0:0.1:0.2,optimizer=sgd:adam"
@@ -121,7 +121,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     moved = []
     for _ in range(6):
         before = [v.detach().clone() for v in (*parts.arch.variables(), *parts.hyper.variables())]
-        STEPS["reward"].make(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
+        STEPS["reward"].make(parts, batches, 1.0)
         moved.append(
             [bool((v.detach() != b).any()) for v, b in zip((*parts.arch.variables(), *parts.hyper.variables()), before)]
         )
@@ -204,7 +204,7 @@ def test_curvature_through_batch_norm_is_the_slope_of_the_gradient():
     found = grads.curvature(net, (x, y), Child(child.picks, gates, unit=True), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
-        with grads.ahead(Gradient(parameters, v), -h), net.still_statistics(child.picks):
+        with grads.ahead(Gradient(parameters, v), -h), net.frozen_statistics(child.picks):
             theta = torch.autograd.grad(net.losses(x, y, child)[0].mean(), parameters)
         return torch.cat([g.flatten() for g in theta])
 
@@ -379,7 +379,7 @@ def test_a_resumed_search_asks_the_same(sampler: str):
     whole = trials(sampler)
     for score in (0.3, 0.8, 0.5):
         whole.sample()
-        whole.tell(score)
+        whole.record_score(score)
     resumed = trials(sampler)
     resumed.load_state_dict(whole.state_dict())
     assert resumed.sample() == whole.sample() and resumed.draw() == whole.draw()
@@ -408,12 +408,12 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_w
     settings = []
     for score in (0.3, 0.9, 0.9, 0.5):
         settings.append((learner.sample(), learner.draw()))
-        learner.tell(score)
+        learner.record_score(score)
     assert (
         learner.derived() == settings[1][0] and DerivedHyper(learner).draw() == settings[1][1]
     )  # the earliest of equals
     assert (
-        learner.found()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
+        learner.result()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
         and learner.summary()["trials/best"] == 0.9
     )
     assert learner.sample() not in [s for s, _ in settings]
@@ -428,6 +428,6 @@ def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():
         for score in (0.2, 0.9, 0.4, 0.5, 0.6):
             learner.sample()
             asked[sampler].append(dict(learner.current()))
-            learner.tell(score)
+            learner.record_score(score)
     by_chance, by_model = asked.values()
     assert by_chance[:3] == by_model[:3] and by_chance[3:] != by_model[3:]

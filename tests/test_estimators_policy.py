@@ -219,8 +219,8 @@ def test_both_forms_draw_and_learn_alike_over_many_samples():
 
 def explicit(net, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
     """One backward pass for every image."""
-    with net.still_statistics(child.picks):
-        losses, _ = net.losses(x, y, child.still())
+    with net.frozen_statistics(child.picks):
+        losses, _ = net.losses(x, y, child.detached())
     return torch.stack(
         [
             sum(
@@ -233,7 +233,7 @@ def explicit(net, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Te
 
 
 def gradient_of(net, child: Child, seed: int) -> Gradient:
-    with net.still_statistics(child.picks):
+    with net.frozen_statistics(child.picks):
         return grads.backward(net.losses(*batch(seed, n=3), child)[0].mean(), net, child)
 
 
@@ -256,7 +256,7 @@ def test_one_forward_derivative_is_every_images_inner_product(where: str, kind: 
     """BatchNorm in training mode, where images depend on each other: to 1e-10; running statistics are left alone."""
     net = supernet(where, auxiliary=0.4) if where == "cell" else supernet(where)
     child = gated(net, child_of(net), kind)
-    direction = gradient_of(net, child.still(), 1)
+    direction = gradient_of(net, child.detached(), 1)
     x, y = batch(2, n=3)
     buffers = {name: b.clone() for name, b in net.named_buffers()}
     expected = explicit(net, x, y, child, direction)
@@ -264,8 +264,8 @@ def test_one_forward_derivative_is_every_images_inner_product(where: str, kind: 
     assert all(torch.equal(b, buffers[name]) for name, b in net.named_buffers()) and net.training
     assert all(m.track_running_stats for m in net.norms_of(child.picks))
     assert expected.abs().min() > 1e-6 and len(set(expected.tolist())) == 3
-    mean = gradient_of(net, child.still(), 2)  # and their mean is ⟨v, ∇L⟩, the paper's reward of a shared draw
-    assert float(expected.mean()) == pytest.approx(float(signals.product(direction, mean)), rel=1e-10)
+    mean = gradient_of(net, child.detached(), 2)  # and their mean is ⟨v, ∇L⟩, the paper's reward of a shared draw
+    assert float(expected.mean()) == pytest.approx(float(direction.dot(mean)), rel=1e-10)
 
 
 @pytest.mark.parametrize("where", ["cell", "choice", "mobile"])

@@ -21,9 +21,10 @@ from kit.hyper import HYPER, Searched, read_bases
 from kit.methods import METHODS
 from kit.run import store
 from kit.search import engine, evaluate
-from kit.search.build import Parts, holds_out, horizon
+from kit.search.build import holds_out, horizon
 from kit.search.engine import Search
 from kit.search.grads import Gradient
+from kit.search.parts import Parts
 from kit.search.progress import Silent
 from kit.space import picks_of
 
@@ -356,7 +357,8 @@ def test_joint_methods_go_on_with_the_childs_own_weights(variant: str, micro: st
     velocity, before = new.sgd.moments["sgd/velocity"], old.sgd.moments["sgd/velocity"]
     assert velocity and all(torch.equal(v, before[k]) for k, v in velocity.items())
     # the same function of the same images, draws and drop-paths as the supernet's child
-    x, y = search.data.train.images[:20], search.data.train.labels[:20]
+    train = search.batches["train"].data
+    x, y = train.images[:20], train.labels[:20]
     new.net.generator.set_state(old.net.generator.get_state())
     old.net.drop_path = new.net.drop_path = 0.3
     (a, _), (b, _) = (part.net.train().losses(x, y, part.arch.sample()) for part in (old, new))

@@ -135,11 +135,11 @@ def test_the_output_may_be_changed_in_place(wide):
     assert torch.equal(ours, theirs)
 
 
-def test_still_statistics_stay(wide):
+def test_frozen_statistics_stay(wide):
     x = data((4, 36, 6, 6), torch.float32)[0].requires_grad_()
     made = trained(36)
     before = {name: value.clone() for name, value in made.named_buffers()}
-    made.track_running_stats = False  # as `Network.still_statistics` has it
+    made.track_running_stats = False  # as `Network.frozen_statistics` has it
     made(x)
     assert all(torch.equal(value, before[name]) for name, value in made.named_buffers())
     made.track_running_stats = True

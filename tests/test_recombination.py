@@ -14,9 +14,9 @@ from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import build, signals
+from kit.search import build, parts, signals
 from kit.search.learner import generator
-from kit.search.step import STEPS, Learners, TwoLevelOptions
+from kit.search.step import STEPS
 from kit.space import SPACES as NETWORKS
 
 ARCHES = [name for name, entry in ARCH.items() if entry.make.searches]
@@ -66,21 +66,18 @@ class Scene:
             for name, part in (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))
         }
 
-    def _parts(self) -> build.Parts:
-        parts = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
-        parts.net.train()
-        return parts
+    def _parts(self) -> parts.Parts:
+        made = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
+        made.net.train()
+        made.draws = parts.TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
+        return made
 
     def take(self, times: int) -> list[torch.Tensor]:
-        p, draws = self.parts, TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
-        learners = Learners(p.arch, p.augment, p.hyper, draws)
-        return [self.step(p.net, self.batches, learners, p.sgd, 0.9).losses for _ in range(times)]
+        return [self.step(self.parts, self.batches, 0.9).losses for _ in range(times)]
 
 
-def variables(parts: build.Parts) -> dict[str, list[torch.Tensor]]:
-    return {
-        name: [v.detach().clone() for v in getattr(parts, name).variables()] for name in ("arch", "augment", "hyper")
-    }
+def variables(of: parts.Parts) -> dict[str, list[torch.Tensor]]:
+    return {name: [v.detach().clone() for v in getattr(of, name).variables()] for name in ("arch", "augment", "hyper")}
 
 
 @pytest.mark.parametrize("chosen", scenes(), ids=lambda chosen: "-".join(chosen.values()))

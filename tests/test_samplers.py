@@ -30,7 +30,8 @@ from kit.augment import Basics
 from kit.augment.fixed import NoOps
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.step import STEPS, Learners, TwoLevelOptions
+from kit.search.parts import Parts, TwoLevelOptions
+from kit.search.step import STEPS
 from kit.space.limits import Limits
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws
@@ -224,8 +225,9 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = TwoLevelOptions(children=2, arch_samples=2, policies=0, first_order=False)
-    learners = Learners(arch, NoOps(Basics(), stream()), Fixed(0.05, 1e-3), samples)
-    return Kept(*net.parameters()).of(lambda: STEPS[step].make(net, streams, learners, Momentum(net, 0.9, 5.0), 1.0))
+    policy, hyper, sgd = NoOps(Basics(), stream()), Fixed(0.05, 1e-3), Momentum(net, 0.9, 5.0)
+    parts = Parts(net, arch, policy, hyper, sgd, samples)
+    return Kept(*net.parameters()).of(lambda: STEPS[step].make(parts, streams, 1.0))
 
 
 def searcher(name: str, net: space.Network):

@@ -79,7 +79,7 @@ def test_unit_gates_change_nothing_but_receive_gradients(name: str):
     x, y, gradients = images_for(net), torch.tensor([0, 1, 2, 0]), []
     picks = tuple((i % 4, 7 + i % 4)[: slot.takes] for i, slot in enumerate(net.slots))  # of cells: from either input
     gates = tuple(torch.ones(slot.takes, dtype=torch.float64, requires_grad=True) for slot in net.slots)
-    with net.still_statistics(picks):
+    with net.frozen_statistics(picks):
         for unit in (True, False):
             child = Child(picks, gates, unit)
             gradients.append(grads.backward(net.losses(x, y, child)[0].mean(), net, child))
@@ -100,7 +100,7 @@ def test_the_last_block_of_a_stage_has_a_gate_gradient_through_eps_alone():
         for norm in net.norms_of(picks):
             norm.eps = eps
         child = Child(picks, gates, unit=True)
-        with net.still_statistics(picks):
+        with net.frozen_statistics(picks):
             size = torch.cat(grads.backward(net.losses(x, y, child)[0].mean(), net, child).gates).abs()
         found[eps] = float(size[[3, 7, 15, 19]].max() / size.max())
     assert found[1e-12] < 1e-9 and found[1e-2] > 1e-4
@@ -112,7 +112,7 @@ def test_unit_gates_under_autocast():
     x, picks = images_for(net, 32), child_of(net).picks
     for unit in (True, False):
         child = Child(picks, tuple(torch.ones(1, requires_grad=True) for _ in net.slots), unit)
-        with net.still_statistics(picks):
+        with net.frozen_statistics(picks):
             found.append(torch.cat(grads.backward(net.losses(x, y, child)[0].mean(), net, child).gates))
     assert found[0].dtype == torch.float32 and float(found[0].norm()) > 0
     assert float(F.cosine_similarity(*found, dim=0)) > 0.99
@@ -126,7 +126,7 @@ def classified(net: space.Network, x: torch.Tensor, child: Child, seed: int) -> 
     linear, seen = [m for m in net.modules() if isinstance(m, nn.Linear)][-1], []
     handle = linear.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
     net.generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad(), net.still_statistics(child.picks):
+    with torch.no_grad(), net.frozen_statistics(child.picks):
         net(x, child)
     handle.remove()
     return seen[0]
@@ -171,7 +171,7 @@ def test_drop_path_acts_on_residual_blocks_alone():
             same.append(x.shape == output.shape and bool((x == output).flatten(1).all(1).any()))
 
         handles = [net.block(slot, c).register_forward_hook(note) for slot, (c,) in enumerate(child.picks)]
-        with torch.no_grad(), net.still_statistics(child.picks):
+        with torch.no_grad(), net.frozen_statistics(child.picks):
             net(x, child)
         [h.remove() for h in handles]
         return same
@@ -202,7 +202,7 @@ def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_ski
     net.drop_path = 0.5
     assert torch.equal(net(x, child), plain)
     net.train()
-    with net.still_statistics(child.picks), net.still_statistics(skipping.picks):
+    with net.frozen_statistics(child.picks), net.frozen_statistics(skipping.picks):
         outputs = []
         for seed in (1, 1, 2):
             net.generator = torch.Generator().manual_seed(seed)
@@ -216,7 +216,7 @@ def test_auxiliary_head_counts_in_training_only():
     net = supernet(auxiliary=0.4)
     x, y, child = images_for(net), torch.tensor([0, 1, 2, 0]), child_of(net, 0)
     net.train()
-    with torch.no_grad(), net.still_statistics(child.picks):
+    with torch.no_grad(), net.frozen_statistics(child.picks):
         scores, auxiliary = net.scores(net.prepare(x), child)
         expected = F.cross_entropy(scores, y, reduction="none") + 0.4 * F.cross_entropy(auxiliary, y, reduction="none")
         losses, predicted = net.losses(x, y, child)

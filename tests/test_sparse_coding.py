@@ -209,7 +209,7 @@ def test_freezing_absorbs_the_gate(training: bool, affine: bool):
     for images, _ in (batch(i) for i in range(3)):
         net(images, child)  # statistics away from their start
     net.train(training)
-    with torch.no_grad(), net.still_statistics(child.picks):
+    with torch.no_grad(), net.frozen_statistics(child.picks):
         before = net(x, child)
         for slots in ([2, 6], [0, 1, 3, 4, 5, 7]):
             for slot in slots:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tests_micro import micro_config
 from kit import data
 from kit.search import build, grads, signals
 from kit.search.learner import Derived, WarmUp, generator
-from kit.search.step import Learners, one_level
+from kit.search.step import one_level
 from kit.space import Child
 
 # Algorithm 1 as printed: eq. 2 by plain SGD, which its own bound does not touch, and rates that are given
@@ -120,7 +121,7 @@ def test_joint_step_equals_algorithm_one_written_out(kind: str, micro: str):
     reference = AlgorithmOne(*theirs)
     parts = ours[1]
     for i, schedule in enumerate((1.0, 0.7, 0.4, 0.9)):
-        outcome = one_level(parts.net, ours[2], Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, schedule)
+        outcome = one_level(parts, ours[2], schedule)
         torch.testing.assert_close(outcome.losses, reference.step(schedule), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(parts.augment.tau, reference.tau.detach(), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(parts.arch.b.detach(), reference.b.detach(), rtol=1e-3, atol=1e-4)
@@ -156,7 +157,7 @@ def test_weights_train_on_the_plain_mean_and_the_policy_on_detached_losses(micro
     monkeypatch.setattr(
         parts.augment, "update", lambda draw, **s: seen.setdefault("signals", []).append(s) or real_update(draw, **s)
     )
-    outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 1.0)
+    outcome = one_level(parts, batches, 1.0)
     assert len(seen["loss"]) == len(seen["losses"]) == len(seen["signals"]) == 1  # look-ahead: one pass, one backward
     assert torch.equal(seen["loss"][0], seen["losses"][0].detach().mean())
     given = seen["signals"][0]["losses"]
@@ -174,7 +175,7 @@ def test_passes_and_batches_of_each_hyper_gradient(kind: str, passes: int, val: 
         batches[name] = _Counting(batches[name])
     steps = 3
     for _ in range(steps):
-        outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 0.5)
+        outcome = one_level(parts, batches, 0.5)
     assert len(calls) == passes * steps
     assert batches["val"].taken == val * steps and batches["fresh"].taken == (kind == "fresh") * steps
     assert float(outcome.values.lr) == pytest.approx(0.5 * float(parts.hyper.sample(1.0).lr), rel=0.2)
@@ -191,7 +192,7 @@ class _Counting:
 
 def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     config, parts, batches = parts_for(hyper="fixed")
-    outcome = one_level(parts.net, batches, Learners(parts.arch, parts.augment, parts.hyper), parts.sgd, 0.25)
+    outcome = one_level(parts, batches, 0.25)
     assert outcome.losses.shape == (12,) and 0 <= int(outcome.correct) <= 12 and not outcome.losses.requires_grad
     assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
         outcome.values.weight_decay
@@ -208,7 +209,7 @@ def test_autohas_rewards_what_the_step_gives(micro: str, monkeypatch):
     monkeypatch.setattr(
         signals, "accuracy", lambda net, held_out, child: seen.append([p.clone() for p in net.parameters()]) or 0.5
     )
-    one_level(parts.net, batches, parts.learners, parts.sgd, 1.0)
+    one_level(parts, batches, 1.0)
     (rewarded,) = seen
     assert all(torch.equal(a, b) for a, b in zip(rewarded, parts.net.parameters()))
     assert not all(torch.equal(a, b) for a, b in zip(rewarded, before))
@@ -222,7 +223,7 @@ def test_derived_goes_on_being_sampled_and_learns_no_more(micro: str):
     policy, arch, hyper = (Derived(part) for part in (parts.augment, parts.arch, parts.hyper))
     before = copy.deepcopy((parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     first = policy.sample(5)
-    one_level(parts.net, batches, Learners(arch, policy, hyper), parts.sgd, 1.0)
+    one_level(dataclasses.replace(parts, arch=arch, augment=policy, hyper=hyper), batches, 1.0)
     assert all(
         torch.equal(a, b) for a, b in zip(before, (parts.augment.tau, parts.arch.b.detach(), parts.hyper.log.detach()))
     )
@@ -237,7 +238,7 @@ def test_derived_look_ahead_does_not_learn_either(micro: str):
     _, parts, batches = parts_for(hyper="lookahead")
     before = parts.hyper.log.detach().clone()
     for _ in range(3):
-        one_level(parts.net, batches, Learners(parts.arch, parts.augment, Derived(parts.hyper)), parts.sgd, 1.0)
+        one_level(dataclasses.replace(parts, hyper=Derived(parts.hyper)), batches, 1.0)
     assert torch.equal(parts.hyper.log.detach(), before)
 
 
@@ -246,7 +247,7 @@ def test_warm_up_holds_look_ahead_back_too(micro: str):
     hyper, moved = WarmUp(parts.hyper, 2), []
     before = parts.hyper.log.detach().clone()
     for _ in range(5):
-        one_level(parts.net, batches, Learners(parts.arch, parts.augment, hyper), parts.sgd, 1.0)
+        one_level(dataclasses.replace(parts, hyper=hyper), batches, 1.0)
         moved.append(not torch.equal(parts.hyper.log.detach(), before))
     assert moved == [False, False, False, True, True]  # the third step's own gradient arrives with the fourth
 
@@ -260,7 +261,7 @@ def test_warm_up_starts_after_its_steps_and_resumes(micro: str):
             state = copy.deepcopy(policy.state_dict())
             policy = WarmUp(parts.augment, 2)
             policy.load_state_dict(state)
-        one_level(parts.net, batches, Learners(parts.arch, policy, parts.hyper), parts.sgd, 1.0)
+        one_level(dataclasses.replace(parts, augment=policy), batches, 1.0)
         moved.append(float(parts.augment.tau.abs().sum()))
     assert moved[:2] == [0, 0] and 0 < moved[2] != moved[3] > 0
     assert policy.passed == 4

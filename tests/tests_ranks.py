@@ -85,7 +85,7 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
         parts.arch.sample = sample
         for i in range(steps):
-            outcome = engine.take_step(net, engine.data.batches, parts.learners, parts.sgd, 1 - i / 40)
+            outcome = engine.take_step(parts, engine.batches, 1 - i / 40)
             losses.append(outcome.losses)
         return {
             "theta": [p.detach() for p in net.parameters()],

@@ -86,7 +86,7 @@ class SparseCoding(Searcher):
 
     def derived(self) -> Child:
         """The current architecture, with the gates that the weights are trained with."""
-        return self.child().still()
+        return self.child().detached()
 
     def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
         """gates: ∂L/∂w per slot [picks]."""

@@ -64,16 +64,16 @@ class HyperLearner(Learner):
         lr, decay = self.log.detach().exp().float()
         return Values(lr * schedule, decay if self.learns_decay else decay * 0)
 
-    def tell(self, score: float | None) -> None:
+    def record_score(self, score: float | None) -> None:
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
 
-    def found(self) -> dict[str, float | str]:
+    def result(self) -> dict[str, float | str]:
         """The current hyper-parameters, by name."""
         lr, decay = self.log.detach().exp().tolist()
         return {"lr": lr, "weight_decay": decay if self.learns_decay else 0.0}
 
     def summary(self) -> dict[str, float]:
-        return {f"eta/{name}": value for name, value in self.found().items() if not isinstance(value, str)}
+        return {f"eta/{name}": value for name, value in self.result().items() if not isinstance(value, str)}
 
 
 @register("fixed", title="Fixed hyper-parameters")
@@ -85,4 +85,4 @@ class DerivedHyper(Derived):
     """Training with the hyper-parameters that an earlier stage found."""
 
     def draw(self) -> dict[str, float]:
-        return regular(self.inner.found())
+        return regular(self.inner.result())

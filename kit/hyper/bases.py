@@ -89,10 +89,10 @@ class Searched(HyperLearner):
     def derived(self, schedule: float = 1.0) -> Values:
         return self._values(self.best(), schedule)
 
-    def found(self) -> dict[str, float | str]:
-        return super().found() | self.best()
+    def result(self) -> dict[str, float | str]:
+        return super().result() | self.best()
 
     def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        values = super().found() | chosen
+        values = super().result() | chosen
         lr, decay = torch.tensor([values["lr"], values["weight_decay"]], dtype=torch.float32, device=self.log.device)
         return Values(lr * schedule, decay, values.get("optimizer", "sgd"))

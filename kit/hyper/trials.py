@@ -60,7 +60,7 @@ class Trials(Searched):
             study.add_trial(optuna.create_trial(distributions=space, params=trial["params"], value=trial["score"]))
         return dict(study.ask(space).params)
 
-    def tell(self, score: float | None) -> None:
+    def record_score(self, score: float | None) -> None:
         self.finished.append({"params": self.current(), "score": float(score)})
         self.asked = None
 

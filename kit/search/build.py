@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from kit import augment, data, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import AUGMENT, Policy
 from kit.config import Config
-from kit.data import Batches, ImageSet, ImageSets, normalization
+from kit.data import Batches, ImageSets, normalization
 from kit.errors import KitError
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
@@ -22,13 +22,12 @@ from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator
-from kit.search.step import Learners, TwoLevelOptions
+from kit.search.parts import Parts, TwoLevelOptions
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import synchronize
 from kit.space.limits import Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
-PARTS = ("net", "arch", "augment", "hyper", "sgd")
 
 # ---- what a stage trains on, and for how long ----------------------------------------------------
 
@@ -50,9 +49,9 @@ def holds_out(config: Config, index: int) -> bool:
         learning += [HYPER[config.hyper]] if stage.hyper == "learn" else []
         read |= stage.step == "bi-level" or any("val" in part.make.needs for part in learning)
     if read and config.hold_out is False:
+        learners = f"arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r}"
         raise KitError(
-            f"method {config.method!r} with arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r} "
-            "reads validation batches: leave hold_out out, or set it to True"
+            f"method {config.method!r} with {learners} reads validation batches: leave hold_out out, or set it to True"
         )
     return read or bool(config.hold_out)
 
@@ -66,106 +65,33 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
     return sum(config.stage_epochs[i] for i in schedule)
 
 
-@dataclass
-class StageData:
-    """train: the images that the weights learn from; hold_out: whether the validation images are kept from them."""
-
-    hold_out: bool
-    train: ImageSet
-    batches: dict[str, Batches]
-
-    @classmethod
-    def of(cls, config: Config, index: int, sets: ImageSets) -> StageData:
-        """Of the stage and those that share its schedule."""
-        hold_out = holds_out(config, index)
-        train, n = sets.train if hold_out else sets.train_val(), config.train_images
-        if n is not None and n > len(train):
-            raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
-        if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
-            train = train.take(data.stratified_split(train.labels, n / len(train))[1])
-        sizes, first = {"train": config.batch_size, "fresh": config.batch_size}, schedule_of(config, index).start
-        if hold_out:
-            sizes["val"] = min(config.batch_size, len(sets.val))
-        batches = {}
-        for name, size in sizes.items():
-            stream = f"batches/{name}/{_key(config, first)}" if first else f"batches/{name}"
-            batches[name] = Batches(sets.val if name == "val" else train, size, generator(config.seed, stream))
-        return cls(hold_out, train, batches)
-
-
-def _key(config: Config, index: int) -> str:
-    """A name for the stage's random streams; stages that repeat differ."""
-    stage = config.stages[index]
-    return f"{stage.name}-{index}" if stage.repeat else stage.name
+def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
+    """The batches of the stage and of those that share its schedule: "train" and "fresh" from the images that the
+    weights learn from, "val" where validation images are kept from them."""
+    hold_out = holds_out(config, index)
+    train, n = sets.train if hold_out else sets.train_val(), config.train_images
+    if n is not None and n > len(train):
+        raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
+    if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
+        train = train.take(data.stratified_split(train.labels, n / len(train))[1])
+    sources = {"train": train, "fresh": train} | ({"val": sets.val} if hold_out else {})
+    first, made = schedule_of(config, index).start, {}
+    for name, images in sources.items():
+        size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
+        purpose = f"batches/{name}/{config.stages[first].name}" if first else f"batches/{name}"
+        made[name] = Batches(images, size, generator(config.seed, purpose))
+    return made
 
 
 # ---- its parts -----------------------------------------------------------------------------------
-
-
-@dataclass
-class Parts:
-    """What a stage works with. draws: how often a two-level step draws."""
-
-    net: Network
-    arch: ArchLearner
-    augment: Policy
-    hyper: HyperLearner
-    sgd: Momentum
-    draws: TwoLevelOptions = field(default_factory=TwoLevelOptions)
-
-    def __post_init__(self) -> None:
-        owner: dict[int, str] = {}
-        for letter, tensors in self.variables().items():
-            for tensor in tensors:
-                if owner.setdefault(id(tensor), letter) != letter:
-                    raise KitError(
-                        f"a tensor of shape {list(tensor.shape)} belongs to both {owner[id(tensor)]} and {letter}; "
-                        "each trainable tensor belongs to exactly one of θ, α, τ, η"
-                    )
-
-    @property
-    def learners(self) -> Learners:
-        return Learners(self.arch, self.augment, self.hyper, self.draws)
-
-    def variables(self) -> dict[str, list[Tensor]]:
-        """All that is trained, by its letter."""
-        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
-        return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
-
-    def state_dict(self) -> dict:
-        chance = {"drop_path": self.net.generator.get_state(), "mixup": self.net.mixer.get_state()}
-        return chance | {name: getattr(self, name).state_dict() for name in PARTS}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.net.generator.set_state(state["drop_path"].cpu())
-        self.net.mixer.set_state(state["mixup"].cpu())
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.empty(0)).tolist()):
-            if frozen:
-                self.net.freeze_slot(slot, self.arch.picks[slot], None)
-
-    def take_over(self, before: Parts) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
-        state = before.state_dict()
-        weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
-
-    def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
-        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
-        for name in ("augment", "hyper"):
-            if getattr(was, name) != "default" and getattr(now, name) != "default":
-                learner, learned = getattr(self, name), getattr(before, name)
-                getattr(learner, "inner", learner).load_state_dict(getattr(learned, "inner", learned).state_dict())
 
 
 @dataclass(frozen=True)
 class Plan:
     """What the parts of one stage are built from.
 
-    index: of the stage in config.stages. folder: the run's, which keeps the latency table if there is a limit on it;
-    None keeps none. steps: of the stage, at most. horizon: steps of the learning-rate schedule that the stage is part
-    of.
+    index: of the stage. folder: the run's, for the latency table; None keeps none. steps: of the stage, at most.
+    horizon: steps of the learning-rate schedule that the stage is part of.
     """
 
     config: Config
@@ -182,7 +108,7 @@ class Plan:
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random stream for one purpose in this stage."""
-        return generator(self.config.seed, f"{_key(self.config, self.index)}/{purpose}", device)
+        return generator(self.config.seed, f"{self.stage.name}/{purpose}", device)
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
@@ -226,11 +152,14 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
         limits = _limits(plan, plan.network(full=True))
         if plan.stage.search:
             return supernet, _searcher(plan, supernet, limits)
-        chosen = picks or _given(plan.config, supernet, limits)
-        if not limits.allow(chosen):
-            raise KitError(f"the given architecture costs {limits.costs(chosen)} and breaks {limits}")
+        if picks is None and plan.config.arch == "random":
+            picks = random_picks(supernet.slots, generator(plan.config.seed, "random/α"), limits)
+        elif picks is None:
+            picks = supernet.picks_of(read_genotype(plan.config)) if supernet.slots else ()
+        if not limits.allow(picks):
+            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
         torch.manual_seed(seed)
-        net = plan.network(genotype=supernet.spec(chosen).get("genotype"))
+        net = plan.network(genotype=supernet.spec(picks).get("genotype"))
         return net, Given(net.slots, net.only_child().picks)
 
 
@@ -250,19 +179,10 @@ def _limits(plan: Plan, deployed: Network) -> Limits:
     config, timed = plan.config, None
     if config.max_latency_ms is not None:
         if ranks.count() > 1:
-            raise KitError(
-                "max_latency_ms is kept by timing children, and ranks would time them differently: search in one "
-                "process, or limit max_macs"
-            )
+            raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
         kept = plan.folder / "latency.json" if plan.folder is not None else None
         timed = latency.table(deployed, plan.device, config.latency_batch, kept)
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
-
-
-def _given(config: Config, net: Network, limits: Limits) -> Picks:
-    if config.arch == "random":
-        return random_picks(net.slots, generator(config.seed, "random/α"), limits)
-    return net.picks_of(read_genotype(config)) if net.slots else ()
 
 
 def read_genotype(config: Config) -> dict:

@@ -61,15 +61,13 @@ class Search:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
-        read = lambda: data.load_dataset(
-            config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image
-        )
-        self.sets = ranks.in_turn(read).to(self.device)
+        where = (config.dataset, config.root, config.image_size)
+        read = lambda: data.load_dataset(*where, on_bad_image=config.on_bad_image)
+        self.sets = ranks.together(read).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and not ranks.rank())
-        held_out = {build.holds_out(config, index): index for index in range(len(self.stages))}
-        for index in held_out.values():  # a batch that is too large for a later stage's images is refused now
-            build.StageData.of(config, index, self.sets)
+        for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
+            build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
 
     # ---- from epoch to epoch ---------------------------------------------------------------------
@@ -91,7 +89,7 @@ class Search:
                 self._save()
                 reporter.epoch(self.epoch, stage, numbers)
             test = score(self, self.sets.test)  # the one look at the test set
-            val = score(self, self.sets.val) if self.data.hold_out else None
+            val = score(self, self.sets.val) if "val" in self.batches else None
             self.seconds = time.perf_counter() - began
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
@@ -103,68 +101,86 @@ class Search:
 
     def train_epoch(self) -> dict[str, float]:
         """One epoch of steps, then what happens between epochs; returns its numbers."""
-        parts, batches = self.parts, self.data.batches
-        net, steps = parts.net.train(), batches["train"].steps_per_epoch
+        parts, net, steps = self.parts, self.parts.net.train(), self.batches["train"].steps_per_epoch
         since, epochs = self.epoch - self.began, build.horizon(self.config, self.stage_index, self.began)
         net.drop_path = self.config.drop_path * since / epochs
         net.dropout, net.mixup = self.config.dropout, self.config.mixup
         parts.arch.anneal((self.epoch - self.entered) / max(1, self._longest() - 1))
-        record = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
+        curves = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
         for i in range(steps):
             schedule = 0.5 * (1 + math.cos(math.pi * (since * steps + i) / (epochs * steps)))
-            outcome = self.take_step(net, batches, parts.learners, parts.sgd, schedule)
+            outcome = self.take_step(parts, self.batches, schedule)
             accuracy = outcome.correct / len(outcome.losses)
-            record[i] = torch.stack([outcome.losses.mean(), accuracy, *outcome.values[:2]])
+            curves[i] = torch.stack([outcome.losses.mean(), accuracy, *outcome.values[:2]])
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
-                self._check_finite(record[: i + 1].cpu())
-        return self._end_epoch(record.cpu())
+                self._check_finite(curves[: i + 1].cpu())
+        return self._end_epoch(curves.cpu())
 
-    def _end_epoch(self, record: torch.Tensor) -> dict[str, float]:
-        """Freeze what has settled, note the epoch's numbers, and go on to the next stage where this one is over."""
+    def _end_epoch(self, curves: torch.Tensor) -> dict[str, float]:
+        """Freeze what has settled, record the epoch, and go on to the next stage where this one is over."""
         parts = self.parts
         average_statistics(norms(parts.net))
         ranks.check_agreement([tensor for tensors in parts.variables().values() for tensor in tensors])
         over = self.epoch + 1 - self.entered >= self._longest()
         if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
-            self._freeze(settled)
+            child = parts.arch.derived()
+            for slot in settled:  # the network takes their gates over
+                gate = child.gate(slot)
+                parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
+            parts.arch.freeze(settled)
         self.epoch += 1
-        numbers = {"stage": float(self.stage_index), "loss": record[:, 0].mean().item()}
-        numbers |= {"train_accuracy": record[:, 1].mean().item(), "lr": record[-1, 2].item()}
-        numbers |= {"weight_decay": record[-1, 3].item()}
-        for learner in (parts.hyper, parts.augment, parts.arch):
-            numbers |= learner.summary()
-        if self.data.hold_out:
-            numbers["val_loss"], numbers["val_accuracy"], _ = score(self, self.sets.val)
-        self._note(record, numbers)
+        numbers = self._numbers(curves)
+        steps, names = len(curves), ("step/loss", "step/lr", "step/weight_decay")
+        for i in range(0, steps, max(1, steps // CURVE_POINTS)):
+            self.records.add(self.step + i + 1, self.epoch, dict(zip(names, curves[i, [0, 2, 3]].tolist())))
+        self.step += steps
+        self.records.add(self.step, self.epoch, numbers)
+        self._snapshot()
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
             self._next_stage(numbers.get("val_accuracy"))
         return numbers
 
-    def _freeze(self, settled: list[int]) -> None:
-        """These slots stay as they are: the network takes their gates over."""
-        child = self.parts.arch.derived()
-        for slot in settled:
-            gate = child.gate(slot)
-            self.parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
-        self.parts.arch.freeze(settled)
+    def _numbers(self, curves: torch.Tensor) -> dict[str, float]:
+        loss, accuracy = (curves[:, i].mean().item() for i in (0, 1))
+        lr, decay = curves[-1, 2:].tolist()
+        numbers = {"stage": float(self.stage_index), "loss": loss, "train_accuracy": accuracy}
+        numbers |= {"lr": lr, "weight_decay": decay}
+        for learner in (self.parts.hyper, self.parts.augment, self.parts.arch):
+            numbers |= learner.summary()
+        if "val" in self.batches:
+            numbers["val_loss"], numbers["val_accuracy"], _ = score(self, self.sets.val)
+        return numbers
 
-    def _note(self, record: torch.Tensor, numbers: dict[str, float]) -> None:
-        """The epoch's steps and numbers, α and τ, for the history."""
-        steps = len(record)
-        for i in range(0, steps, max(1, steps // CURVE_POINTS)):
-            names = ("step/loss", "step/lr", "step/weight_decay")
-            self.records.add(self.step + i + 1, self.epoch, dict(zip(names, record[i, [0, 2, 3]].tolist())))
-        self.step += steps
-        self.records.add(self.step, self.epoch, numbers)
-        self.records.snapshot(self.epoch, self._alpha(), self.parts.augment.snapshot())
-
-    def _alpha(self) -> dict[str, torch.Tensor]:
-        """α over the slots of the supernet; constant in later stages, which train the chosen child alone."""
+    def _snapshot(self) -> None:
+        """α and τ, for the history. α is over the slots of the supernet: constant in later stages, which train the
+        chosen child alone."""
         if self.stage_index:
-            return {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
-        arch = self.parts.arch
-        frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-        return {**arch.snapshot(), "frozen": frozen.clone()}
+            alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
+        else:
+            arch = self.parts.arch
+            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
+            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
+        self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
+
+    def _check_finite(self, curves: torch.Tensor) -> None:
+        """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
+        epoch's steps so far, on the CPU."""
+        bad = (~curves[:, 0].isfinite()).nonzero().flatten().tolist()
+        finite = lambda tensors: not tensors or torch.stack([t.isfinite().all() for t in tensors]).all()
+        broken = [letter for letter, tensors in self.parts.variables().items() if not finite(tensors)]
+        if not bad and not broken:
+            return
+        step = bad[0] + 1 if bad else len(curves)
+        what = f"the loss is {curves[step - 1, 0].item()} at" if bad else f"{broken[0]} is not finite after"
+        # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
+        sound = [values for values in curves[:step, 2:].tolist() if all(map(math.isfinite, values))]
+        lr, decay = sound[-1] if sound else (math.nan, math.nan)
+        saved = self._checkpoints()
+        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
+        raise NonFinite(
+            f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
+            f"{kept}. Try a smaller lr, hyper_lr or clip"
+        )
 
     # ---- from stage to stage ---------------------------------------------------------------------
 
@@ -173,18 +189,17 @@ class Search:
         self.stage_index, self.stage, self.entered = index, self.stages[index], self.epoch
         if index == 0 or self.stage.restart:
             self.began = self.epoch  # the epoch at which the schedule began
-            self.data = build.StageData.of(self.config, index, self.sets)
+            self.batches = build.streams(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
-        each = self.data.batches["train"].steps_per_epoch
+        each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
-        self.parts = build.compose(
-            build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned), picks
-        )
+        plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
+        self.parts = build.compose(plan, picks)
 
     def _next_stage(self, val_accuracy: float | None) -> None:
         """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
         before, was = self.parts, self.stage
-        before.hyper.tell(val_accuracy)
+        before.hyper.record_score(val_accuracy)
         self._enter(self.stage_index + 1, self._picks())
         if self.stage.restart:
             self.parts.inherit(before, was, self.stage)
@@ -200,26 +215,6 @@ class Search:
         """The architecture as the supernet's candidates."""
         net = self.parts.net
         return net.picks_of(net.genotype(self.parts.arch.picks))
-
-    def _check_finite(self, record: torch.Tensor) -> None:
-        """A step can break a variable while its own loss is finite; such a state must not be saved. record: of the
-        epoch's steps so far, on the CPU."""
-        bad = (~torch.isfinite(record[:, 0])).nonzero().flatten().tolist()
-        finite = lambda tensors: not tensors or torch.stack([t.isfinite().all() for t in tensors]).all()
-        broken = [letter for letter, tensors in self.parts.variables().items() if not finite(tensors)]
-        if not bad and not broken:
-            return
-        step = bad[0] + 1 if bad else len(record)
-        what = f"the loss is {record[step - 1, 0].item()} at" if bad else f"{broken[0]} is not finite after"
-        # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
-        sound = record[:step][record[:step, 2:].isfinite().all(1)]
-        lr, decay = (sound if len(sound) else record)[-1, 2:].tolist()
-        saved = self._checkpoints()
-        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
-        raise NonFinite(
-            f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
-            f"{kept}. Try a smaller lr, hyper_lr or clip"
-        )
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
@@ -242,7 +237,7 @@ class Search:
                 if ranks.rank() == 0:
                     print(f"{self.folder.name}: {error}; the checkpoint before it is used", flush=True)
                     path.unlink()
-        self.records.snapshot(0, self._alpha(), self.parts.augment.snapshot())
+        self._snapshot()
 
     def _save(self) -> None:
         """The history, and a checkpoint of this epoch; the oldest goes."""
@@ -258,15 +253,15 @@ class Search:
             "stage": self.stage_index,
             "picks": [list(p) for p in self._picks()],
             "parts": self.parts.state_dict(),
-            "batches": {name: batches.state_dict() for name, batches in self.data.batches.items()},
+            "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
         }
 
     def load_state_dict(self, state: dict) -> None:
         if state["stage"]:
-            self.data = build.StageData.of(self.config, state["stage"], self.sets)
+            self.batches = build.streams(self.config, state["stage"], self.sets)
             self._enter(state["stage"], tuple(tuple(p) for p in state["picks"]))
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.parts.load_state_dict(state["parts"])
-        for name, batches in self.data.batches.items():
+        for name, batches in self.batches.items():
             batches.load_state_dict(state["batches"][name])

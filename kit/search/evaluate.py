@@ -21,8 +21,7 @@ CHUNK = 256  # images of an evaluation pass
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy, share of right predictions, and its mean over the classes (a rare class moves it as much as a
-    common one)."""
+    """Mean cross-entropy, share of right predictions, and the mean of that share over the classes."""
 
     loss: float
     accuracy: float
@@ -37,7 +36,7 @@ def score(search: Search, part: data.ImageSet) -> Score:
     """
     net, child, device = search.parts.net, search.parts.arch.derived(), search.device
     if search.stage.search:
-        size, images = search.config.batch_size, search.data.train.images
+        size, images = search.config.batch_size, search.batches["train"].data.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
         average_statistics(net.norms_of(child.picks))
@@ -58,40 +57,41 @@ def score(search: Search, part: data.ImageSet) -> Score:
 def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
     parts, sets, folder, policy = search.parts, search.sets, search.folder, search.parts.augment
-    child, memory = parts.arch.derived(), provenance.peak_memory_mb(search.device)
+    picks = parts.arch.derived().picks
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
-        "network": parts.net.spec(child.picks),
-        "genotype": parts.net.genotype(child.picks),
+        "network": parts.net.spec(picks),
+        "genotype": parts.net.genotype(picks),
         "classes": list(sets.classes),
         "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
-        "hyper": parts.hyper.found(),
+        "hyper": parts.hyper.result(),
         "preprocessing": predict.preprocessing(parts.net.image),
     }
+    spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
     metrics = {
         **{f"test_{name}": value for name, value in test._asdict().items()},
         "test_images": len(sets.test),
         **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
         "val_images": len(sets.val) if val else 0,
-        "train_images": len(search.data.train),
-        **parts.net.cost(child.picks)._asdict(),
+        "train_images": len(search.batches["train"].data),
+        **parts.net.cost(picks)._asdict(),
         "epochs": search.epoch,
         "steps": search.step,
-        "seconds": search.seconds,
-        "peak_memory_mb": memory,
+        **spent,
     }
-    about = _provenance(search) | {"seconds": search.seconds, "peak_memory_mb": memory}
-    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, child.picks))
+    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, picks))
     store.write_json(folder / "model" / "model.json", model)
-    store.write_json(folder / "provenance.json", about)
+    store.write_json(folder / "provenance.json", _provenance(search) | spent)
     store.write_json(folder / "metrics.json", metrics)
 
 
 def _provenance(search: Search) -> dict:
     config, gpu = search.config, search.device.type == "cuda"
-    trained_on = "train" if search.data.hold_out else "train and val together (this stage needs no validation data)"
-    if not search.data.hold_out and any(build.holds_out(config, i) for i in range(search.stage_index)):
-        trained_on += "; searched on train, with val held out"
+    trained_on = "train"
+    if "val" not in search.batches:
+        trained_on = "train and val together (this stage needs no validation data)"
+        if any(build.holds_out(config, i) for i in range(search.stage_index)):
+            trained_on += "; searched on train, with val held out"
     return {
         **provenance.describe(search.device),
         "ranks": ranks.count(),
@@ -107,7 +107,7 @@ def _provenance(search: Search) -> dict:
 def write_failure(search: Search, error: Exception) -> None:
     """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
     path = search.folder / "failure.json"
-    if ranks.count() == 1 or not path.is_file():
-        failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}
+    failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}
+    if not path.is_file():
         with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
             store.write_json(path, failure | {"traceback": traceback.format_exc()})

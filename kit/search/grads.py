@@ -6,11 +6,13 @@ parameters alone. What it did is returned as a `Trace`, from which the hyper-gra
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,6 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
-MOMENTS = ("sgd/velocity", "adam/first", "adam/second", "adam/steps", "rmsprop/second")
 
 
 @dataclass
@@ -34,11 +35,6 @@ class Gradient:
     gates: list[Tensor | None] = field(default_factory=list)
 
     @functools.cached_property
-    def flat(self) -> Tensor:
-        """theta end to end: norms and scalar products of it are one kernel, not one per tensor."""
-        return _flat(self.theta)
-
-    @functools.cached_property
     def of(self) -> dict[int, Tensor]:
         """theta by the parameter's id."""
         return dict(zip(map(id, self.parameters), self.theta))
@@ -46,27 +42,26 @@ class Gradient:
     @classmethod
     def mean(cls, gradients: list[Gradient]) -> Gradient:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
-        if len(gradients) == 1:
-            return gradients[0]
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
         terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
+    def dot(self, other: Gradient) -> Tensor:
+        """Over the weights that both have: 0-dim."""
+        return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
+
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
-    over the batch; on several ranks, over this one's share of it, and the gradients are the whole batch's.
-
-    Weights that did not take part in the loss (the auxiliary head in evaluation) are left out, so that neither momentum
-    nor weight decay moves them.
-    """
+    over this rank's share of the batch, of which the gradients are the whole's. Weights without a part in the loss (the
+    auxiliary head in evaluation) are left out, so that neither momentum nor weight decay moves them."""
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
     grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))
     rest = iter(grads[len(parameters) :])
     by_slot = [next(rest) if gate is not None and gate.requires_grad else None for gate in child.gates]
-    used = [(p, g) for p, g in zip(parameters, grads) if g is not None]
-    return Gradient([p for p, _ in used], [g for _, g in used], by_slot)
+    used = {p: g for p, g in zip(parameters, grads) if g is not None}
+    return Gradient(list(used), list(used.values()), by_slot)
 
 
 @contextlib.contextmanager
@@ -82,15 +77,11 @@ def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
             torch._foreach_copy_(gradient.parameters, before)
 
 
-class _Losses(nn.Module):
-    """`torch.func.functional_call` calls a module; this one's result is the per-sample losses."""
+class _Losses(nn.ModuleDict):
+    """A module whose forward pass gives the per-sample losses, for `torch.func.functional_call`."""
 
-    def __init__(self, net: Network):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, y: Tensor, child: Child) -> Tensor:
-        return self.net.losses(x, y, child)[0]
+    def forward(self, *given: Any) -> Tensor:
+        return self["net"].losses(*given)[0]
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
@@ -103,8 +94,8 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
-    losses = lambda parameters: torch.func.functional_call(_Losses(net), parameters, (x, y, child.still()))
-    with warnings.catch_warnings(), torch.no_grad(), net.still_statistics(child.picks):
+    losses = lambda parameters: torch.func.functional_call(_Losses({"net": net}), parameters, (x, y, child.detached()))
+    with warnings.catch_warnings(), torch.no_grad(), net.frozen_statistics(child.picks):
         # torch's own forward-mode rules go through torch.jit.script, which warns of its retirement
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
@@ -114,8 +105,8 @@ def curvature(
     net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
 ) -> list[Tensor]:
     """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
-    with net.still_statistics(child.picks):
-        loss = net.losses(*batch, child.still())[0].mean()
+    with net.frozen_statistics(child.picks):
+        loss = net.losses(*batch, child.detached())[0].mean()
     first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
     return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
@@ -140,19 +131,15 @@ class Trace:
         Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them
         (another child).
         """
+        moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
-        if list(map(id, outer.parameters)) == list(map(id, self.parameters)):
-            g, velocity, theta = outer.flat, self.momentum, self.parameters
-        else:
-            both = [(v, p) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
-            velocity, theta = [v for v, _ in both], [p for _, p in both]
-            g = _flat([outer.of[id(p)] for p in theta])
-        along_v = torch.dot(g, _flat(velocity))
-        along_theta = torch.dot(g, _flat([p.detach() for p in theta])) + self.lr * along_v
+        g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
+        along_v = torch.dot(g, velocity)
+        along_theta = torch.dot(g, theta) + self.lr * along_v
         return -along_v, -self.lr * along_theta
 
 
-def _flat(tensors: list[Tensor]) -> Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
@@ -167,44 +154,42 @@ class Momentum:
         self.momentum, self.clip = momentum, clip
         self.named = dict(network.named_parameters())
         self.names = {id(p): name for name, p in self.named.items()}
-        self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in MOMENTS}
+        self.moments: dict[str, dict[str, Tensor]] = collections.defaultdict(dict)  # by kind and parameter
         self.trace: Trace | None = None  # of the last step, if that was SGD's
 
     @torch.no_grad()
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
         parameters, grads = gradient.parameters, gradient.theta
         if self.clip > 0:
-            grads = torch._foreach_mul(grads, (self.clip / (gradient.flat.norm() + 1e-6)).clamp(max=1.0))
+            grads = torch._foreach_mul(grads, (self.clip / (_flat(grads).norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
         torch._foreach_add_(decayed, grads)
-        direction = {"sgd": self._sgd, "adam": self._adam, "rmsprop": self._rmsprop}[optimizer](parameters, decayed)
+        direction = self._direction(optimizer, parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
         trace = Trace(parameters, direction, rate, weight_decay)
         self.trace = trace if optimizer == "sgd" else None
         return trace
 
-    def _sgd(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        velocity = self._moments("sgd/velocity", parameters)
-        torch._foreach_mul_(velocity, self.momentum)
-        torch._foreach_add_(velocity, decayed)
-        return velocity
-
-    def _adam(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """Kingma & Ba with β = (0.9, 0.999); a weight's bias correction counts its own steps."""
+    def _direction(self, optimizer: str, parameters: list[nn.Parameter], g: list[Tensor]) -> list[Tensor]:
+        """Of the gradients g, weight decay included, after each moment has taken them in."""
+        if optimizer == "sgd":
+            velocity = self._moments("sgd/velocity", parameters)
+            torch._foreach_mul_(velocity, self.momentum)
+            torch._foreach_add_(velocity, g)
+            return velocity
+        if optimizer == "rmsprop":  # as torch's with α = 0.99, without momentum
+            second = self._moments("rmsprop/second", parameters)
+            torch._foreach_mul_(second, 0.99)
+            torch._foreach_addcmul_(second, g, g, 0.01)
+            return [d / (v.sqrt() + EPS) for d, v in zip(g, second)]
+        # Adam (Kingma & Ba) with β = (0.9, 0.999); a weight's bias correction counts its own steps
         first, second, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "second", "steps"))
         torch._foreach_add_(steps, 1.0)
-        torch._foreach_lerp_(first, decayed, 0.1)
+        torch._foreach_lerp_(first, g, 0.1)
         torch._foreach_mul_(second, 0.999)
-        torch._foreach_addcmul_(second, decayed, decayed, 0.001)
+        torch._foreach_addcmul_(second, g, g, 0.001)
         return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
-
-    def _rmsprop(self, parameters: list[nn.Parameter], decayed: list[Tensor]) -> list[Tensor]:
-        """As torch's RMSprop with α = 0.99, without momentum."""
-        second = self._moments("rmsprop/second", parameters)
-        torch._foreach_mul_(second, 0.99)
-        torch._foreach_addcmul_(second, decayed, decayed, 0.01)
-        return [g / (v.sqrt() + EPS) for g, v in zip(decayed, second)]
 
     def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:
         """Zeros where there are none yet; counts of steps are scalars."""
@@ -224,10 +209,10 @@ class Momentum:
 
     def load_state_dict(self, state: dict) -> None:
         """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
+        self.moments.clear()
         for kind, moments in state["moments"].items():
-            here = {name: self.named[name] for name in moments if name in self.named}
-            self.moments[kind] = {}
-            for moment, name in zip(self._moments(kind, list(here.values())), here):
+            names = [name for name in moments if name in self.named]
+            for moment, name in zip(self._moments(kind, [self.named[name] for name in names]), names):
                 moment.copy_(moments[name])
         self.trace, last = None, state["trace"]
         if last is not None:

@@ -18,11 +18,6 @@ class Silent:
     def close(self) -> None: ...
 
 
-def interactive() -> bool:
-    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without this variable)."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-
-
 class Lines(Silent):
     """At most one line per `every` seconds, and always the first and the last."""
 
@@ -36,7 +31,7 @@ class Lines(Silent):
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
         if done == self.epochs or time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
-            print(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}", flush=True)
+            print(f"{self.name}: epoch {done}/{self.epochs} {_text(stage, numbers)}", flush=True)
 
 
 class Bar(Silent):
@@ -44,14 +39,18 @@ class Bar(Silent):
         from tqdm.auto import tqdm
 
         self.bar = tqdm(total=epochs, initial=done, desc=name, unit="epoch")
+        self.close = self.bar.close
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
-        self.bar.set_postfix_str(f"{stage} {_text(numbers)}", refresh=False)
+        self.bar.set_postfix_str(_text(stage, numbers), refresh=False)
         self.bar.update(done - self.bar.n)
 
-    def close(self) -> None:
-        self.bar.close()
+
+def interactive() -> bool:
+    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without this variable)."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
-def _text(numbers: dict[str, float]) -> str:
-    return " ".join(f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)
+def _text(stage: str, numbers: dict[str, float]) -> str:
+    shown = (f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)
+    return " ".join([stage, *shown])

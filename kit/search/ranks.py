@@ -67,10 +67,7 @@ def count() -> int:
 def check(batch_size: int) -> None:
     """Raises KitError where the ranks cannot share a batch evenly."""
     if batch_size % count():
-        raise KitError(
-            f"{count()} ranks do not divide batch_size={batch_size}: start as many as divide it (torchrun "
-            f"--nproc_per_node), or set batch_size to a multiple of {count()}"
-        )
+        raise KitError(f"{count()} ranks do not divide batch_size={batch_size}: start as many as divide it")
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -79,10 +76,8 @@ def own_device(device: torch.device) -> torch.device:
         return device
     there = torch.cuda.device_count()
     if device.index is not None or there <= LOCAL:
-        raise KitError(
-            f"device={str(device)!r}: {count()} ranks need a GPU each, and this machine has {there}: use device='cuda' "
-            f"and torchrun --nproc_per_node={there} at most, or device='cpu'"
-        )
+        use = f"device='cuda' and torchrun --nproc_per_node={there} at most, or device='cpu'"
+        raise KitError(f"device={str(device)!r}: {count()} ranks need a GPU each, of {there} here: use {use}")
     torch.cuda.set_device(LOCAL)
     return torch.device("cuda", LOCAL)
 
@@ -95,22 +90,19 @@ def _exchange(operation: Callable[..., Any], *given: Any, **options: Any) -> Non
     try:
         operation(*given, **options)
     except RuntimeError as error:
-        raise KitError(
-            f"another rank has ended or does not answer ({error}). Its message or torchrun's says why; {AGAIN}"
-        ) from error
+        raise KitError(f"another rank has ended or does not answer ({error}); its message says why: {AGAIN}") from error
 
 
 def together(action: Callable[[], T]) -> T:
     """action() on every rank. A KitError on one is raised on all of them, so that none waits for those that stopped."""
     if count() == 1:
         return action()
-    value, failure, messages = None, None, [None] * count()
+    value, failure, said, messages = None, None, None, [None] * count()
     try:
         value = action()
     except KitError as error:
-        failure = error
-    own_message = None if failure is None or isinstance(failure, RaisedElsewhere) else str(failure)
-    _exchange(dist.all_gather_object, messages, own_message, group=_group)
+        failure, said = error, None if isinstance(error, RaisedElsewhere) else str(error)
+    _exchange(dist.all_gather_object, messages, said, group=_group)
     for failed, message in enumerate(messages):
         if message is not None:
             raise failure if failed == rank() else RaisedElsewhere(message)
@@ -123,12 +115,6 @@ def on_first(action: Callable[[], T]) -> T:
     if count() > 1:
         _exchange(dist.broadcast_object_list, value, src=0, group=_group)
     return value[0]  # type: ignore[return-value]
-
-
-def in_turn(action: Callable[[], T]) -> T:
-    """action() on one rank of each machine and then on its others: what it fetches or decodes is done once."""
-    value = together(lambda: None if LOCAL else action())
-    return together(lambda: action() if LOCAL else value)
 
 
 def whole(n: int) -> int:

@@ -37,18 +37,19 @@ def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
 def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False) -> Pass:
     """On a batch that is not trained on: BatchNorm's running statistics are left alone. gates: whether the child's
     gates get their gradient as well; else they are constants."""
-    child = child if gates else child.still()
-    with net.still_statistics(child.picks):
+    child = child if gates else child.detached()
+    with net.frozen_statistics(child.picks):
         losses, predicted = net.losses(*batch, child)
     return Pass(losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
 
 
 def on_request(
-    net: Network, batches: Batches, augment: Policy, augmented: Batch, child: Child
+    net: Network, batches: Batches, augment: Policy, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor
 ) -> dict[str, Callable[..., Any]]:
-    """The signals that cost a pass, as functions: outer(source), curvature(parameters, v) and reward(), which is
-    measured once at most."""
+    """The signals that cost a pass, as functions: rewards(), outer(source), curvature(parameters, v) and reward(),
+    which is measured once at most. gradient: the child's, of the augmented batch."""
     return {
+        "rewards": functools.partial(alignment, net, batches, augmented, child, gradient, lr),
         "outer": functools.partial(outer_gradient, net, batches, augment, child),
         "curvature": functools.partial(grads.curvature, net, augmented, child),
         "reward": functools.cache(lambda: accuracy(net, next(batches["val"]), child)),
@@ -75,18 +76,10 @@ def accuracy(net: Network, held_out: Batch, child: Child) -> float:
     """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
     fit; without dropout and drop-path."""
     dropped, net.drop_path, net.dropout = (net.drop_path, net.dropout), 0.0, 0.0
-    with torch.no_grad(), net.still_statistics(child.picks):
-        _, predicted = net.losses(*held_out, child.still())
+    with torch.no_grad(), net.frozen_statistics(child.picks):
+        _, predicted = net.losses(*held_out, child.detached())
     net.drop_path, net.dropout = dropped
     return ranks.total((predicted == held_out[1]).float().mean()).item() / ranks.count()
-
-
-def product(a: Gradient, b: Gradient) -> Tensor:
-    """⟨a, b⟩ over the weights that both have: 0-dim."""
-    return sum((g * b.of[id(p)]).sum() for p, g in zip(a.parameters, a.theta) if id(p) in b.of)
-
-
-# ---- regularisation that a method may search -----------------------------------------------------
 
 
 def regularize(net: Network, hyper: HyperLearner) -> None:

@@ -6,22 +6,18 @@ the learning-rate schedule at this step. Every learner gets every signal, so any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from kit import registry
-from kit.arch.base import ArchLearner
-from kit.augment.policy import Policy
-from kit.hyper.base import HyperLearner, Values
+from kit.hyper.base import Values
 from kit.search import grads, ranks, signals
-from kit.search.grads import Gradient, Momentum
-from kit.search.signals import Batch, Batches
-from kit.space.network import Network
+from kit.search.grads import Gradient
+from kit.search.parts import Parts, TwoLevelOptions
+from kit.search.signals import Batch, Batches, on_request
 
 STEPS = registry.Registry("step")
 
@@ -38,34 +34,15 @@ class Outcome(NamedTuple):
         return cls(ranks.gather(measured.losses), ranks.total(measured.right.sum()), values)
 
 
-class TwoLevelOptions(registry.Options):
-    children: int = Field(2, ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
-    arch_samples: int = Field(1, ge=1, le=100, description="two levels: architectures per step of α, τ (DAAS: n_arch)")
-    policies: int = Field(
-        0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: one per image"
-    )
-    first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
-
-
-@dataclass(frozen=True)
-class Learners:
-    """What moves with the weights: α, τ and η, and how often a two-level step draws them."""
-
-    arch: ArchLearner
-    augment: Policy
-    hyper: HyperLearner
-    draws: TwoLevelOptions = TwoLevelOptions()
-
-
 @STEPS.register("reward", title="Reward (AutoHAS)")
 @STEPS.register("one-level", title="One level (DHA, DiffAutoML)")
-def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, schedule: float) -> Outcome:
+def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step.
 
     AutoHAS, Algorithm 1, is the same step: the reward of a drawn (α, h) is the validation accuracy under the weights W*
     that a step with h gives; it moves the controllers of α and η, and the weights keep that step.
     """
-    arch, augment, hyper = learners.arch, learners.augment, learners.hyper
+    net, arch, augment, hyper, sgd = parts.net, parts.arch, parts.augment, parts.hyper, parts.sgd
     # line 2
     x, y = next(batches["train"])
     # line 3
@@ -78,16 +55,15 @@ def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum,
     # look-ahead: this gradient closes the step before
     hyper.observe(sgd.trace, train.gradient)
     values = hyper.sample(schedule)
+    measured = on_request(net, batches, augment, (x, y), child, train.gradient, values.lr)
     # line 6, eq. 2
-    rewards = partial(signals.alignment, net, batches, (x, y), child, train.gradient, values.lr)
-    augment.update(draw, losses=train.losses, rewards=rewards)
+    augment.update(draw, losses=train.losses, **measured)
     # line 7, eq. 3
     trace = sgd.step(train.gradient, *values)
     # line 8, eq. 5–7
-    on_request = signals.on_request(net, batches, augment, (x, y), child)
-    arch.update(child, gates=train.gradient.gates, **on_request)
+    arch.update(child, gates=train.gradient.gates, **measured)
     # line 9, eq. 4
-    hyper.update(trace, **on_request)
+    hyper.update(trace, **measured)
     return Outcome.of_all_ranks(train, values)
 
 
@@ -101,19 +77,20 @@ def one_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum,
         "policies": {"paper": 2, "server": 0, "laptop": 0},
     },
 )
-def bi_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, schedule: float) -> Outcome:
+def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children.
 
     With first_order α's gradient is the one of GDAS and first-order DARTS, at θ itself, and τ learns from the training
     step.
     """
-    arch, augment, hyper, draws = learners.arch, learners.augment, learners.hyper, learners.draws
+    net, arch, augment = parts.net, parts.arch, parts.augment
+    hyper, sgd, draws = parts.hyper, parts.sgd, parts.draws
     x, y = train = next(batches["train"])
     held_out = next(batches["val"])
     signals.regularize(net, hyper)
     lr = hyper.sample(schedule).lr
     # eq. 9 and 13: the mean over n_arch architectures
-    upper = [_upper_level(net, train, held_out, learners, lr) for _ in range(draws.arch_samples)]
+    upper = [_upper_level(parts, train, held_out, lr) for _ in range(draws.arch_samples)]
     arch.move(_mean([of_arch for of_arch, _ in upper]))
     if not draws.first_order:
         augment.move(_mean([estimate for _, of_policies in upper for estimate in of_policies]))
@@ -122,22 +99,20 @@ def bi_level(net: Network, batches: Batches, learners: Learners, sgd: Momentum, 
     x = augment.apply(x, draw)
     children = [arch.drawn() for _ in range(draws.children)]
     passes = [signals.training_pass(net, x, y, child) for child in children]
-    gradient = Gradient.mean([one.gradient for one in passes])
+    gradient, last = Gradient.mean([one.gradient for one in passes]), passes[-1]
+    measured = on_request(net, batches, augment, (x, y), children[-1], last.gradient, lr)
     if draws.first_order:
-        rewards = partial(signals.alignment, net, batches, (x, y), children[-1], passes[-1].gradient, lr)
-        augment.update(draw, losses=passes[-1].losses, rewards=rewards)
+        augment.update(draw, losses=last.losses, **measured)
     hyper.observe(sgd.trace, gradient)
     values = hyper.sample(schedule)
     trace = sgd.step(gradient, *values)
-    hyper.update(trace, **signals.on_request(net, batches, augment, (x, y), children[-1]))
-    return Outcome.of_all_ranks(passes[-1], values)
+    hyper.update(trace, **measured)
+    return Outcome.of_all_ranks(last, values)
 
 
-def _upper_level(
-    net: Network, train: Batch, held_out: Batch, learners: Learners, lr: Tensor
-) -> tuple[list[Tensor], list[list[Tensor]]]:
+def _upper_level(parts: Parts, train: Batch, held_out: Batch, lr: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The gradients of α and of τ, for each of its draws, under one sampled architecture."""
-    (x, y), arch, augment, draws = train, learners.arch, learners.augment, learners.draws
+    (x, y), net, arch, augment, draws = train, parts.net, parts.arch, parts.augment, parts.draws
     child = arch.drawn()
     reward = partial(signals.accuracy, net, held_out, child)
     if draws.first_order:
@@ -156,7 +131,7 @@ def _upper_level(
         # eq. 13: the reward is ⟨∇L_val(θ'), ∇L_train(θ)⟩; the paper's, of a policy that the whole batch shares, is one
         rewards = partial(grads.directional, net, images, y, child, outer)
         if draws.policies:
-            rewards = lambda one=one: signals.product(outer, one.gradient).expand(len(one.losses))
+            rewards = lambda one=one: outer.dot(one.gradient).expand(len(one.losses))
         of_policies.append(augment.estimate(policy, losses=one.losses, rewards=rewards))
     return of_arch, of_policies
 

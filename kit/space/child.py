@@ -44,7 +44,7 @@ class Child:
     def gate(self, slot: int) -> Tensor | None:
         return self.gates[slot] if self.gates else None
 
-    def still(self) -> Child:
+    def detached(self) -> Child:
         """The same function with constant gates."""
         constant = () if self.unit else tuple(None if gate is None else gate.detach() for gate in self.gates)
         return Child(self.picks, constant)

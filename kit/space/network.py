@@ -219,15 +219,15 @@ class Network(nn.Module, ABC):
         return [norm for module in self.modules_of(picks) for norm in norms(module)]
 
     @contextlib.contextmanager
-    def still_statistics(self, picks: Picks) -> Iterator[None]:
+    def frozen_statistics(self, picks: Picks) -> Iterator[None]:
         """Training-mode passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
-        still = self.norms_of(picks)
-        for norm in still:
+        frozen = self.norms_of(picks)
+        for norm in frozen:
             norm.track_running_stats = False
         try:
             yield
         finally:
-            for norm in still:
+            for norm in frozen:
                 norm.track_running_stats = True
 
     @torch.no_grad()
