@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, quietly
+from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, image_files, quietly, say_left_out
 from kit.errors import KitError
 from kit.run.store import summary
 
@@ -128,10 +128,14 @@ def listed(images: Any) -> Any:
     if isinstance(images, (str, os.PathLike)) and not (folder := Path(images).expanduser()).is_dir():
         return [folder]
     if isinstance(images, (str, os.PathLike)):
-        files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.suffix.lower() in EXTENSIONS]
-        if shown := [folder / file for file in files if not any(x.startswith((".", "__MACOSX")) for x in file.parts)]:
-            return shown
-        raise KitError(f"{folder} holds no image files ({', '.join(EXTENSIONS)})")
+        try:
+            files, others = image_files(folder)
+        except OSError as error:
+            raise KitError(f"{folder} cannot be listed: {error}") from None
+        if not files:
+            raise KitError(f"{folder} holds no image files ({', '.join(EXTENSIONS)})")
+        say_left_out(folder, others)
+        return files
     if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
         return [images]
     if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:

@@ -69,11 +69,9 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     """The batches of the stage and of those that share its schedule: "train" and "fresh" from the images that the
     weights learn from, "val" where validation images are kept from them."""
     hold_out = holds_out(config, index)
-    train, n = sets.train if hold_out else sets.train_val(), config.train_images
-    if n is not None and n > len(train):
-        raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
-    if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
-        train = train.take(data.stratified_split(train.labels, n / len(train))[1])
+    train = sets.train if hold_out else sets.train_val()
+    if config.train_images is not None:
+        train = data.drawn(train, config.train_images)
     sources = {"train": train, "fresh": train} | ({"val": sets.val} if hold_out else {})
     first, made = schedule_of(config, index).start, {}
     for name, images in sources.items():
