@@ -8,6 +8,7 @@ The names are the fields of kit.Config:
 
 from __future__ import annotations
 
+import os
 import sys
 
 from kit import Config, KitError, search
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> None:
         fields = (f"  {name:18} {field.description or ''}" for name, field in Config.model_fields.items())
         say("\n".join([__doc__, *fields]))
         sys.exit(0 if arguments else 2)
+    for name in ("stdout", "stderr"):  # some libraries write to them, whether they are there or not
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
     with ranks.joined():
         try:
             run = search(ranks.together(lambda: config(arguments)))

@@ -82,7 +82,7 @@ class Config(BaseModel):
 
     def __init__(self, _stored: bool = False, /, **given: Any):
         """_stored: of a run that is only opened, whose data and plug-ins stay where they are."""
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: _plain(value) for name, value in given.items() if value is not None}
         if isinstance(given.get("plugins"), str) and not _stored:
             given["plugin_digest"] = registry.load_plugins(given["plugins"])
         for name in given:
@@ -192,9 +192,21 @@ class Config(BaseModel):
         kept = KIT_FIELDS.union(*(part.options.model_fields for part in chosen if part and part.options))
         return {name: value for name, value in super().model_dump(**how).items() if name in kept}
 
+    def sets(self) -> data.ImageSets:
+        """The images that the run is about."""
+        size = {"image_size": self.image_size, "photo_size": PRESETS[self.preset]["photo_size"]}
+        return data.load_dataset(self.dataset, self.root, on_bad_image=self.on_bad_image, **size)
+
     def but(self, **changes: Any) -> Config:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
         return Config(**{**self.model_dump(), **changes})
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's scalars as Python's, a path as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _names(parts: Registry, trait: str) -> str:

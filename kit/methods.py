@@ -123,13 +123,15 @@ METHODS: Mapping[str, Method] = {
 }
 
 # Values that a preset fills in; every one of them can be overridden by name. search_share: the longest share of the
-# epochs before the last stage. The options of learners, spaces and steps stand with those.
+# epochs before the last stage. photo_size: what photographs that differ in size are fitted to without an image_size.
+# The options of learners, spaces and steps stand with those.
 #   paper: the papers' settings (DHA's appendix, DARTS, ISTA-NAS); one run is GPU-days
 #   server: one GPU, about an hour on CIFAR-size data
 #   laptop: two CPU cores, minutes, on images of 8 to 28 pixels
 _VALUES: Mapping[str, tuple[Any, Any, Any]] = {
     "epochs": (600, 80, 25),
     "search_share": (1 / 3, 0.3, 0.3),
+    "photo_size": (224, 64, 32),
     "batch_size": (96, 128, 64),
     "channels": (36, 24, 8),
     "cells": (20, 14, 5),

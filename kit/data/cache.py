@@ -2,7 +2,9 @@
 
     <root>/cache/NAME-SIZE-PLACE-DIGEST/images.npy   uint8 [N, C, H, W]
                                         sums.npy     int64 [N, C, 2], `pixel_sums` of each, for the normalization
+                                        marks.npy    uint8 [N, 32], SHA-256 of each
                                         bad.json     which files hold no image, and why
+                                        note.txt     what was done to images that differ in size
 
 DIGEST is of the files' paths, sizes and times. The folder appears as a whole or not at all. Nothing is unpickled.
 """
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,19 +27,29 @@ from tqdm.auto import tqdm
 
 from kit.data.image import BadImage, decode, quietly
 from kit.errors import KitError
+from kit.search.progress import say
 
 AT_ONCE = 512  # images that are decoded before they are written
+STORED = ("images", "sums", "marks")
+VERSION = b"2"  # of what is read from a file: another number makes all caches anew
 
 
 class Streamed:
     """N images of a pool, uint8 [N, C, H, W]; rows of it come to `device` when they are asked for.
 
     pool: uint8 [P, C, H, W] on the CPU; sums: int64 [P, C, 2], its `pixel_sums`; rows: int64 [N], which of the pool's
-    images these are.
+    images these are; marks: uint8 [P, 32], the pool's `pixel_marks`, if they are known.
     """
 
-    def __init__(self, pool: Tensor, sums: Tensor, rows: Tensor, device: torch.device | str = "cpu"):
-        self.pool, self.sums, self.rows = pool, sums, rows.cpu()
+    def __init__(
+        self,
+        pool: Tensor,
+        sums: Tensor,
+        rows: Tensor,
+        device: torch.device | str = "cpu",
+        marks: Tensor | None = None,
+    ):
+        self.pool, self.sums, self.rows, self.marks = pool, sums, rows.cpu(), marks
         self.device = torch.empty(0, device=device).device  # with the number of the GPU, as tensors there say it
         self.shape, self.dtype, self.ndim = torch.Size((len(rows), *pool.shape[1:])), pool.dtype, pool.ndim
 
@@ -47,11 +60,11 @@ class Streamed:
         return self.pool[self.rows[rows]].to(self.device)
 
     def to(self, device: torch.device | str) -> "Streamed":
-        return Streamed(self.pool, self.sums, self.rows, device)
+        return Streamed(self.pool, self.sums, self.rows, device, self.marks)
 
     def take(self, rows: Tensor) -> "Streamed":
         """Some of these images, in the order of rows (int64); nothing is read."""
-        return Streamed(self.pool, self.sums, self.rows[rows.cpu()], self.device)
+        return Streamed(self.pool, self.sums, self.rows[rows.cpu()], self.device, self.marks)
 
 
 def pixel_sums(images: Tensor) -> Tensor:
@@ -60,14 +73,22 @@ def pixel_sums(images: Tensor) -> Tensor:
     return torch.stack([pixels.sum(2), pixels.int().square().sum(2)], 2)
 
 
-def decoded(files: Sequence[Path], name: Path, image_size: int | None = None) -> tuple[Streamed, dict[int, str]]:
+def pixel_marks(images: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] → uint8 [N, 32]: SHA-256 of each image's pixels."""
+    found = [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images.cpu())]
+    return torch.from_numpy(np.frombuffer(bytearray(b"".join(found)), np.uint8).reshape(-1, 32))
+
+
+def decoded(
+    files: Sequence[Path], name: Path, image_size: int | None = None, photo_size: int = 32
+) -> tuple[Streamed, dict[int, str]]:
     """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there.
 
     Images become RGB, or one grey channel if all are grey. Beside them the rows that hold no image (they are black),
-    and why. Raises KitError where no image can be read, where they differ in size and no image_size is given, and where
-    there is no room for them.
+    and why. Where no image_size is given they keep their size, or become squares of photo_size if they differ in it,
+    which is said. Raises KitError where no image can be read, and where there is no room for them.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(VERSION)
     for file in files:
         digest.update(os.fsencode(file))
         with contextlib.suppress(OSError):
@@ -80,11 +101,13 @@ def decoded(files: Sequence[Path], name: Path, image_size: int | None = None) ->
                 for old in name.parent.iterdir():
                     if old.name.startswith(f"{name.name}-"):
                         shutil.rmtree(old)
-                _make(folder, files, image_size)
+                _make(folder, files, image_size, photo_size)
             # mode c: what somebody writes into the images stays in memory
-            images, sums = (torch.from_numpy(np.load(folder / f"{part}.npy", "c")) for part in ("images", "sums"))
-            bad = json.loads((folder / "bad.json").read_text())
-        return Streamed(images, sums, torch.arange(len(files))), {row: why for row, _, why in bad}
+            images, sums, marks = (torch.from_numpy(np.load(folder / f"{part}.npy", "c")) for part in STORED)
+            bad, note = json.loads((folder / "bad.json").read_text()), (folder / "note.txt").read_text()
+        if note:
+            say(note)
+        return Streamed(images, sums, torch.arange(len(files)), marks=marks), {row: why for row, _, why in bad}
     except KitError:
         raise
     except (OSError, ValueError) as error:
@@ -105,17 +128,18 @@ def alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _make(folder: Path, files: Sequence[Path], image_size: int | None) -> None:
+def _make(folder: Path, files: Sequence[Path], image_size: int | None, photo_size: int) -> None:
     new = folder.with_name(f"{folder.name}.new")
     try:
         new.mkdir()
-        _decode(files, new, image_size)
+        (new / "note.txt").touch()
+        _decode(files, new, image_size, photo_size)
         os.replace(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _decode(files: Sequence[Path], folder: Path, image_size: int | None, channels: int = 0) -> None:
+def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_size: int, channels: int = 0) -> None:
     """Write all images. The first one says what shape the others have."""
     images, bad, target = None, {}, folder / "images.npy"
     for row, image in enumerate(_images(files, image_size)):
@@ -128,14 +152,16 @@ def _decode(files: Sequence[Path], folder: Path, image_size: int | None, channel
             with open(target, "r+b") as file:  # a full disk must show now: later it would end the process
                 os.posix_fallocate(file.fileno(), 0, target.stat().st_size)
         if image.shape[1:] != shape[1:]:
-            differ = f"{files[row]} is {image.shape[1:]} (height, width), those before it {shape[1:]}"
-            raise KitError(f"images differ in size: {differ}: pass image_size=32, say, to resize and crop them")
+            done = f"the shorter side resized to {photo_size} pixels, the centre cropped; image_size= sets another size"
+            (folder / "note.txt").write_text(f"{folder.name.partition('-own')[0]}: images differ in size: {done}")
+            return _decode(files, folder, photo_size, photo_size)
         if len(image) > shape[0]:  # the first in colour among grey ones
-            return _decode(files, folder, image_size, channels=3)
+            return _decode(files, folder, image_size, photo_size, channels=3)
         images[row] = image
     if images is None:
         raise KitError(f"none of the {len(files)} images can be read: {listed(bad, files)}")
-    np.save(folder / "sums.npy", np.concatenate([pixel_sums(part) for part in torch.from_numpy(images).split(256)]))
+    for name, of in (("sums", pixel_sums), ("marks", pixel_marks)):
+        np.save(folder / f"{name}.npy", np.concatenate([of(part) for part in torch.from_numpy(images).split(256)]))
     reasons = [(row, str(files[row]), why) for row, why in bad.items()]
     (folder / "bad.json").write_text(json.dumps(reasons, indent=0))
 
@@ -149,8 +175,9 @@ def _images(files: Sequence[Path], image_size: int | None) -> Iterator[np.ndarra
         except BadImage as reason:
             return str(reason)
 
+    silent = getattr(sys.stderr, "closed", True)  # or there is none
     with quietly(), ThreadPoolExecutor() as threads:  # PIL decodes and torch resizes outside Python's lock
-        for start in tqdm(range(0, len(files), AT_ONCE), "decoding images", delay=2, mininterval=2):
+        for start in tqdm(range(0, len(files), AT_ONCE), "decoding images", delay=2, mininterval=2, disable=silent):
             yield from threads.map(attempt, files[start : start + AT_ONCE])
 
 

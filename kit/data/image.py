@@ -1,9 +1,9 @@
-"""Reading one image file: what the file holds decides, not its name, and a file that cannot be used has one reason."""
+"""Finding and reading image files. What a file holds decides, not its name; one that cannot be used has one reason."""
 
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,58 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+from kit.search.progress import say
+
+EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # PIL alone would hand PostScript to an interpreter
+LISTED = ", ".join(EXTENSIONS)
 MAX_PIXELS = 120_000_000  # of one image, as it lies in the file or resized: more is a mistake or an attack
 
 
 class BadImage(Exception):
     """Why one image cannot be used."""
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files in a folder and below it that end as images do, and the others, sorted by path.
+
+    Hidden ones are left out; links are followed, each folder is entered once. Raises OSError where that is not allowed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    images, others = [], []
+    entered = {_place(above) for above in Path(os.path.realpath(folder)).parents}
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if (place := _place(where)) in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders[:] = sorted(filter(visible, folders))
+        for file in (Path(where, name) for name in files if visible(name)):
+            (images if is_image(file) else others).append(file)
+    return sorted(images), sorted(others)
+
+
+def _place(folder: str | Path) -> tuple[int, int]:
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
+
+
+def is_image(file: Path) -> bool:
+    return file.suffix.lower() in EXTENSIONS
+
+
+def visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def say_left_out(folder: Path, files: Sequence[Path]) -> None:
+    """One line, if there are any."""
+    if files:
+        shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + ", …" * (len(files) > 5)
+        say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {LISTED}: {shown}")
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
@@ -46,7 +91,7 @@ def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
     channel or more than `MAX_PIXELS` pixels.
     """
     width, height = image.size
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) or _is_deep(image):
         raise BadImage(f"mode {image.mode}: more than 8 bits a channel; save it with 8 bits")
     if width * height > MAX_PIXELS:
         raise BadImage(f"its header says {width}x{height} pixels, allowed are {MAX_PIXELS:,} in all")
@@ -59,8 +104,19 @@ def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    pixels = torch.from_numpy(np.atleast_3d(image.convert("L" if grey else "RGB"))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.atleast_3d(np.array(image.convert("L" if grey else "RGB")))).permute(2, 0, 1)
     return np.ascontiguousarray(pixels if image_size is None else fit(pixels[None], image_size)[0])
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than PIL's 8 bits of a colour, which PIL cuts without a word, or other than unsigned
+    numbers."""
+    if tags := getattr(image, "tag_v2", None):
+        bits, kinds = tags.get(258, 1), tags.get(339, 1)  # BitsPerSample; SampleFormat: 1 is unsigned, 4 is anything
+        return np.max(bits) > 8 or not np.isin(kinds, (1, 4)).all()
+    read = [(tile[0], tile[3]) for tile in getattr(image, "tile", ())]  # PIL's decoder and what it is told
+    png = image.format == "PNG" and any(";16" in str(how) for _, how in read)
+    return png or any(name.startswith("ppm") and how[1:] > (255,) for name, how in read if isinstance(how, tuple))
 
 
 def fit(images: Tensor, size: int) -> Tensor:

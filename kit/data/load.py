@@ -1,18 +1,22 @@
 """From a data set's name or path to disjoint train, val and test sets."""
 
+import functools
+import operator
 import os
 import zlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kit.data.cache import alone, decoded, listed
 from kit.data.named import NAMED
 from kit.data.own import REGISTRY, Entry, datasets, read_csv, read_folder
-from kit.data.sets import ImageSets, Source, to_sets
+from kit.data.sets import CONTRACT, ImageSets, Source, checked, to_sets
 from kit.errors import KitError, unknown
+from kit.search.progress import say
 
 REGISTRY.update(NAMED)
 
@@ -27,64 +31,77 @@ def load_dataset(
     root: str | os.PathLike | None = None,
     image_size: int | None = None,
     on_bad_image: str = "error",
+    photo_size: int = 32,
 ) -> ImageSets:
     """Disjoint train, val and test sets as uint8 images; the same on every call and machine.
 
     name: one of `datasets()`, or the path of a folder of class folders, of a folder with train/, [val/,] test/ of class
-    folders, or of a CSV file with the columns path, label and, if wanted, split. root: where data sets are kept, see
-    `data_root`. image_size: resize the shorter side and crop the centre to this many pixels; by default images keep
-    their size, or take the one that the data set is read at. on_bad_image: "error" names images that cannot be used,
-    with the reasons, and stops; "skip" goes on without them. Decoded files of more than $KIT_RESIDENT_GB (in 10^9
-    bytes, 4 if not set) are not held in memory but streamed. Raises KitError: unknown name, path that cannot be read,
-    data that is neither here nor to be downloaded.
+    folders, or of a .csv, .tsv or .txt file with the columns path, label and, if wanted, split. root: where data sets
+    are kept, see `data_root`. image_size: resize the shorter side and crop the centre to this many pixels; by default
+    images keep their size, or take the one that the data set is read at, or, where files differ in size, photo_size;
+    that is said. on_bad_image: "error" names images that cannot be used, with the reasons, and stops; "skip" goes on
+    without them. Decoded files of more than $KIT_RESIDENT_GB (in 10^9 bytes, 4 if not set) are not held in memory but
+    streamed. Raises KitError: unknown name, path that cannot be read, data that is neither here nor to be downloaded, a
+    loader that returns no `Source`.
     """
-    if image_size is not None and (type(image_size) is not int or image_size < 1):
-        raise KitError(f"image_size must be a positive integer (pixels) or None, got {image_size!r}")
+    image_size, photo_size = _pixels("image_size", image_size), _pixels("photo_size", photo_size)
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
     name, folder, flip = os.fspath(name), data_root(root), True
     if name in REGISTRY:
         entry = REGISTRY[name]
-        image_size, flip = image_size or entry.size, entry.flip
-        source = _fetched(name, entry, folder, image_size) if entry.bring else entry.loader(folder, image_size)
+        image_size, flip = image_size or _pixels("size", entry.size), entry.flip
+        source = (_fetched if entry.bring else _loaded)(name, entry, folder, image_size)
     else:
         path = Path(os.path.expanduser(name))
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, datasets())
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
-        is_csv = path.suffix.lower() == ".csv"
-        source = read_csv(path) if is_csv else read_folder(path)
-        name = path.resolve().stem if is_csv else path.resolve().name
+        is_list = path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.is_dir()
+        source = checked(read_csv(path) if is_list else read_folder(path))
+        name = path.resolve().stem if is_list else path.resolve().name
     if isinstance(source.train, list):
-        source = _decoded(source, name, folder / "cache", image_size, on_bad_image == "skip")
+        source = _decoded(source, folder / "cache" / name[:40], (image_size, photo_size), on_bad_image == "skip")
     return to_sets(source, name, flip, image_size)
+
+
+def _pixels(name: str, given: Any) -> int | None:
+    """A whole number, also one of numpy's, or None."""
+    if given is None or (hasattr(given, "__index__") and not isinstance(given, bool) and operator.index(given) > 0):
+        return given and operator.index(given)
+    raise KitError(f"{name} must be a positive integer (pixels) or None, got {given!r}")
+
+
+def _loaded(name: str, entry: Entry, root: Path, image_size: int | None) -> Source:
+    try:
+        return checked(entry.loader(root, image_size))
+    except KitError as error:
+        raise KitError(f"the loader of dataset {name!r}: {error}; it must return {CONTRACT}") from error
 
 
 def _fetched(name: str, entry: Entry, root: Path, image_size: int | None) -> Source:
     try:
         with alone(root / f".{name}"):
-            return entry.loader(root, image_size)
+            return checked(entry.loader(root, image_size))
     except Exception as error:  # urllib, requests, tarfile, rarfile, scipy, torchvision have each their own
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         mend = f"{entry.bring.format(root=root)}; or set root= or KIT_DATA to a folder that has it"
         raise KitError(f"dataset {name!r} is not in {root} and was not fetched ({reason}): {mend}") from error
 
 
-def _decoded(source: Source, name: str, cache: Path, image_size: int | None, skip: bool) -> Source:
-    """The same source with images in place of files, without those that cannot be read."""
+def _decoded(source: Source, cache: Path, size: tuple[int | None, int], skip: bool) -> Source:
+    """The same source with images in place of files, without those that cannot be read. size: see `decoded`."""
     _check_counts(source)
-    files = [Path(file).absolute() for part in source.parts.values() for file, _ in part]
-    twice, n = Counter(files).most_common(1)[0]
-    if n > 1:
-        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
+    name, files = cache.name, [file.absolute() for part in source.parts.values() for file, _ in part]
+    _check_once(name, files)
     place = zlib.crc32(os.fsencode(os.path.commonpath(files)))
-    images, bad = decoded(files, cache / f"{name[:40]}-{image_size or 'own'}-{place:08x}", image_size)
+    images, bad = decoded(files, cache.with_name(f"{name}-{size[0] or f'own{size[1]}'}-{place:08x}"), *size)
     if bad:
         said = f"{name}: {len(bad)} of {len(files)} images are unreadable"
         if not skip:
             mend = "replace or remove them, or pass on_bad_image='skip' to leave them out"
             raise KitError(f"{said}: {listed(bad, files)}: {mend}")
-        print(f"{said} and left out; bad.json in {cache} lists them: {listed(bad, files)}", flush=True)
+        say(f"{said} and left out; bad.json in {cache.parent} lists them: {listed(bad, files)}")
     parts, good, start = {}, {}, 0
     for part, pairs in source.parts.items():
         good[part] = [(row, label) for row, (_, label) in enumerate(pairs, start) if row not in bad]
@@ -98,6 +115,18 @@ def _decoded(source: Source, name: str, cache: Path, image_size: int | None, ski
         rows, labels = torch.tensor(pairs).unbind(1)
         parts[part] = images.take(rows) if stream else images[rows], labels
     return replace(source, **parts)
+
+
+def _check_once(name: str, files: list[Path]) -> None:
+    """An image belongs to one part and one class, by whatever links it is reached."""
+    folder = functools.cache(os.path.realpath)
+    seen: dict[str, Path] = {}
+    for file in files:
+        place = os.path.realpath(file) if file.is_symlink() else os.path.join(folder(file.parent), file.name)
+        if place in seen:
+            also = "" if seen[place] == file else f", as {seen[place]}"
+            raise KitError(f"{name}: {file} is listed twice{also}: it belongs to one part and one class; remove one")
+        seen[place] = file
 
 
 def _check_counts(source: Source) -> None:

@@ -1,20 +1,23 @@
 """Images of one's own: a loader that is registered under a name, a folder of class folders, or a CSV file."""
 
+import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from torchvision.datasets.folder import find_classes, make_dataset
 
-from kit.data.image import EXTENSIONS
+from kit.data.image import LISTED, image_files, is_image, say_left_out, visible
 from kit.data.sets import Source
 from kit.errors import KitError, unknown
 
 LAYOUT = "expected FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
 FORMAT = "expected UTF-8 text: a first line path,label or path,label,split, then one image a line"
+WORDS = {"train": "train training", "val": "val valid validation", "test": "test testing eval"}
+SPLITS = {word: part for part, words in WORDS.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def register(name: str, loader: Callable[[Path, int | None], Source], **about) -
     """
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise KitError(f"dataset name {name!r} must be made of a-z, 0-9 and _")
+    if not callable(loader):
+        raise KitError(f"the loader of dataset {name!r} must be a function of root and image_size, got {loader!r}")
     there = REGISTRY[name].loader if name in REGISTRY else loader
     # the cell of a notebook may run twice: the same function again
     if any(getattr(there, mark, "") != getattr(loader, mark, "") for mark in ("__module__", "__qualname__")):
@@ -64,12 +69,17 @@ def describe(name: str) -> str:
 def read_folder(path: str | os.PathLike) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded.
 
-    Classes and files are sorted by name; names that start with a dot are skipped. Raises KitError, naming the folder
-    and what to do, if it is missing or cannot be listed, has a class without images, or splits that differ in classes.
+    Classes are sorted by name, files by path; names that start with a dot are skipped. Files below a class count as
+    its own; images beside the class folders, and what is no image, are left out and named. Raises KitError, naming the
+    folder and what to do, if it is missing or cannot be listed, has a class without images, or splits that differ in
+    classes.
     """
     folder = Path(path).expanduser()
     try:
-        parts = {part: class_folders(where) for part, where in _split_folders(folder).items()}
+        places = _split_folders(folder)
+        parts = {part: class_folders(where) for part, where in places.items()}
+        if folder not in places.values():
+            say_left_out(folder, _loose(folder))
     except OSError as error:
         raise KitError(f"{folder} (from {Path.cwd()}) cannot be read: {error}: check it; {LAYOUT}") from None
     classes = parts["train"][0]
@@ -80,56 +90,86 @@ def read_folder(path: str | os.PathLike) -> Source:
 
 
 def class_folders(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    """The names of the class folders in it, sorted, and their image files with the number of their class."""
-    classes = list(folders(folder)) or find_classes(folder)[0]  # which raises where there is none
-    found = make_dataset(folder, {name: label for label, name in enumerate(classes)}, EXTENSIONS)
-    return classes, [(Path(file), label) for file, label in found if "/." not in file.removeprefix(str(folder))]
+    """The names of the class folders in it, sorted, and the image files below them with the number of their class."""
+    found: dict[str, list[Path]] = {}
+    left = _loose(folder)
+    for name, where in folders(folder).items():
+        images, others = image_files(where)
+        found.setdefault(unicodedata.normalize("NFC", name), []).extend(images)  # a Mac writes é as two letters
+        left += others
+    if empty := [name for name, images in found.items() if not images]:
+        held = f"; it holds {', '.join(map(str, left[:3]))}" if left else ""
+        raise KitError(f"class folder {folder / empty[0]} has no image file ({LISTED}): add some or remove it{held}")
+    if not found:
+        raise KitError(f"{folder} has no class folders: {LAYOUT}")
+    say_left_out(folder, left)
+    classes = sorted(found)
+    return classes, [(file, label) for label, name in enumerate(classes) for file in found[name]]
 
 
 def folders(folder: Path) -> dict[str, Path]:
     """The folders in it by name, sorted, without hidden ones."""
-    found = (item for item in sorted(folder.iterdir()) if item.is_dir())
-    return {item.name: item for item in found if not item.name.startswith((".", "__MACOSX"))}
+    return {item.name: item for item in sorted(folder.iterdir()) if visible(item.name) and item.is_dir()}
+
+
+def _loose(folder: Path) -> list[Path]:
+    """Images that lie in the folder itself."""
+    return [item for item in sorted(folder.iterdir()) if visible(item.name) and is_image(item) and not item.is_dir()]
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """train, val and test if there are such, else the folder itself as train."""
+    """train, val and test if there are such, in these or other usual words, else the folder itself as train."""
     found = folders(folder)
+    parts = {SPLITS.get(name.casefold(), name): where for name, where in found.items()}
     # A class may be called train (CIFAR-100 has one): it is a split only if it holds folders.
-    if "train" not in found or not folders(found["train"]):
+    if "train" not in parts or not folders(parts["train"]):
         return {"train": folder}
-    if "test" not in found or set(found) - {"train", "val", "test"}:
-        raise KitError(f"{folder} has {', '.join(found)}: beside train/ there must be test/, and nothing else but val/")
-    return found
+    if "test" not in parts or len(parts) < len(found) or set(parts) - set(SPLITS.values()):
+        has = f"{folder} has {', '.join(found)}"
+        raise KitError(f"{has}: beside train/ there must be test/, and nothing else but val/, each once")
+    return parts
 
 
 def read_csv(path: str | os.PathLike) -> Source:
-    """The image files that a CSV file lists, UTF-8, separated by commas.
+    """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
-    Columns, in any order: path (relative ones start at the CSV's folder), label (any text), and if wanted split (train,
-    val or test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number
-    if all are numbers, else as text. Raises KitError, naming the lines, for a missing column or value, an unknown
-    split, and an image that is not there.
+    Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val
+    or test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
+    all are numbers, else as text. Raises KitError, naming the lines, for a missing column or value, an unknown split,
+    and an image that is not there.
     """
     file = Path(path).expanduser()
     try:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False).fillna("")
+        content = file.read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
+        head = (*text.splitlines()[before : before + 1], "")[0]
+        how = {"sep": max(",;\t", key=head.count), "skiprows": before, "skip_blank_lines": False, "index_col": False}
+        rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).fillna("")
     except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise KitError(f"{file} cannot be read ({reason}): {FORMAT}") from None
-    if not {"path", "label"} <= set(rows) or rows.empty:
+    rows = rows.rename(columns=lambda name: name.strip().casefold()).map(str.strip)
+    rows = rows[(rows != "").any(axis=1)]
+    columns = [name for name in rows if name in ("path", "label", "split")]
+    if sorted(columns)[:2] != ["label", "path"] or len(columns) > len(set(columns)) or rows.empty:
         raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
-    images = [file.parent / image for image in rows["path"]]
-    split = rows["split"] if "split" in rows else pd.Series("train", rows.index)
-    there = pd.Series([os.path.isfile(image) for image in images])
-    sound = (rows["label"] != "") & split.isin(["train", "val", "test"]) & there
-    if lines := [f"line {row + 2} ({', '.join(rows.loc[row])})" for row in rows.index[~sound]]:
+    images = rows["path"].map(lambda name: _listed_image(file.parent, name))
+    split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
+    sound = (rows["label"] != "") & split.isin(set(SPLITS.values())) & images.map(os.path.isfile)
+    if lines := [f"line {row + 2 + before} ({', '.join(rows.loc[row])})" for row in rows.index[~sound]]:
         needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
         raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
-    numbers = rows["label"].str.fullmatch("[0-9]+").all()
-    classes = sorted(set(rows["label"]), key=(lambda name: (int(name), name)) if numbers else None)
-    labels = rows["label"].map(classes.index)
+    names = rows["label"].str.normalize("NFC")
+    numbers = names.str.fullmatch("[0-9]+").all()
+    classes = sorted(set(names), key=(lambda name: (int(name), name)) if numbers else None)
+    labels = names.map(classes.index)
     parts = {part: [(images[row], labels[row]) for row in rows.index[split == part]] for part in split.unique()}
     if "train" not in parts:
         raise KitError(f"{file} has the splits {', '.join(parts)}: train is needed, and test if there is val")
     return Source(tuple(classes), **parts, split=f"the column split of {file.name}" if len(parts) > 1 else None)
+
+
+def _listed_image(folder: Path, name: str) -> Path:
+    there = folder / name
+    return there if os.path.isfile(there) else folder / name.replace("\\", "/")

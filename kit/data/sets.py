@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+import json
+import operator
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
-from kit.data.cache import Streamed, pixel_sums
+from kit.data.cache import Streamed, pixel_marks, pixel_sums
 from kit.data.image import fit
 from kit.errors import KitError
 from kit.search import ranks
@@ -21,6 +25,11 @@ from kit.search import ranks
 SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share val and test
 
 Part = tuple[Tensor, Tensor] | list[tuple[Path, int]]  # (images, labels), or image files with their labels
+CONTRACT = (
+    "kit.data.Source(classes, train), if wanted with val and test, each part (images, labels) of torch tensors, uint8 "
+    "[N, 1 or 3, H, W] and int64 [N], or a list of (image file, label)"
+)
+ALIKE = str.maketrans("АВЕКМНОРСТХаеорсухΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTXaeopcyxABEZHIKMNOPTYXo")  # of other scripts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,9 +155,9 @@ class Source:
     """What a loader returns: the parts that the source publishes, each (images uint8 [N, C, H, W], labels int64 [N]) or
     a list of (image file, label).
 
-    classes: the name of each label. Without test, both fractions are of `train`; with test but without val, only
-    `val_fraction` is. split: one sentence saying whose split this is, for reports. Raises KitError for val without
-    test, fewer than two classes, or two of one name.
+    classes: the name of each label; whole numbers become text. Without test, both fractions are of `train`; with test
+    but without val, only `val_fraction` is. split: one sentence saying whose split this is, for reports. Raises
+    KitError for val without test, fewer than two classes, or names that look alike or cannot be written.
     """
 
     classes: tuple[str, ...]
@@ -162,16 +171,65 @@ class Source:
     def __post_init__(self):
         if self.val is not None and self.test is None:
             raise KitError("a source with a val part needs a test part too: give val as test, or join it to train")
-        if len(self.classes) < 2:
-            raise KitError(f"at least two classes are needed, got {list(self.classes)}")
-        name, times = Counter(self.classes).most_common(1)[0]
-        if times > 1:
-            raise KitError(f"two classes are called {name!r}: give each class a name of its own")
+        if not isinstance(self.classes, (list, tuple, np.ndarray)):
+            raise KitError(f"classes must be a list of names, got {_describe(self.classes)}")
+        names, seen = tuple(_class_name(name) for name in self.classes), {}
+        object.__setattr__(self, "classes", names)
+        if len(names) < 2:
+            raise KitError(f"at least two classes are needed, got {list(names)}")
+        for name in names:
+            if (other := seen.setdefault(_look(name), name)) is not name or names.count(name) > 1:
+                look = "are called" if other == name else f"look alike, {other!r} and"
+                raise KitError(f"two classes {look} {name!r}: give each class a name of its own")
 
     @property
     def parts(self) -> dict[str, Part]:
         """The parts that are given, by name: train, val, test, in this order."""
         return {name: part for name in ("train", "val", "test") if (part := getattr(self, name)) is not None}
+
+
+def _class_name(given: Any) -> str:
+    """Text in one Unicode form. Raises KitError for what is none, or could not be written into a run's files."""
+    name = str(given) if isinstance(given, (str, Integral)) else ""
+    if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise KitError(f"a class is called {given!r}: a name must be text that UTF-8 can write, on one line; rename it")
+    return unicodedata.normalize("NFC", name)
+
+
+def _look(name: str) -> str:
+    """The same for names that a reader takes for one. Single letters may be classes of their own."""
+    if len(name) == 1:
+        return name
+    shown = "".join(letter for letter in unicodedata.normalize("NFKC", name) if unicodedata.category(letter) != "Cf")
+    return " ".join(shown.translate(ALIKE).casefold().split())
+
+
+def checked(source: Any) -> Source:
+    """The source with its files as paths and their labels as integers. Raises KitError where it breaks `CONTRACT`."""
+    if not isinstance(source, Source):
+        raise KitError(f"got {_describe(source)}")
+    parts = {name: _checked_part(name, part, len(source.classes)) for name, part in source.parts.items()}
+    if len({type(part) for part in parts.values()}) > 1:
+        raise KitError("some parts are tensors and some are files")
+    return replace(source, **parts)
+
+
+def _checked_part(name: str, part: Any, classes: int) -> Part:
+    if isinstance(part, (tuple, list)) and len(part) == 2 and any(hasattr(one, "shape") for one in part):
+        n, channels, *size = ImageSet(*part).images.shape
+        if channels not in (1, 3):
+            mend = "permute(0, 3, 1, 2) puts them first" if size[-1] in (1, 3, 4) else "images[:, :3] is RGB of RGBA"
+            raise KitError(f"{name} has images {[n, channels, *size]}: 1 or 3 channels are needed, {mend}")
+        return tuple(part)
+    try:
+        if not isinstance(part, (tuple, list)):
+            raise TypeError(f"it is {_describe(part)}")
+        pairs = [(Path(file), operator.index(label)) for file, label in part]
+    except (TypeError, ValueError) as error:
+        raise KitError(f"{name} is neither (images, labels) nor a list of (image file, label): {error}") from None
+    if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
+        raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
+    return pairs
 
 
 def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
@@ -272,6 +330,38 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
     held = np.sort(np.concatenate(held))
     kept = np.setdiff1d(np.arange(len(labels)), held)
     return torch.from_numpy(kept), torch.from_numpy(held)
+
+
+def drawn(data: ImageSet, n: int) -> ImageSet:
+    """n images with the classes' shares kept; the same ones in every run. Raises KitError where so few cannot be."""
+
+    def draw(n: int) -> Tensor | None:
+        rows = stratified_split(data.labels, n / len(data))[1] if n < len(data) else torch.arange(len(data))
+        full = len(rows) == n and len(data.labels.cpu()[rows].unique()) == classes
+        return rows if full else None
+
+    classes = len(data.labels.unique())
+    if n > len(data):
+        raise KitError(f"train_images={n:,} but there are {len(data):,}: leave it out to train on all of them")
+    if (rows := draw(n)) is None:
+        least = next(more for more in range(n + 1, len(data) + 1) if draw(more) is not None)
+        raise KitError(f"train_images={n:,} cannot be drawn evenly from {classes} classes: set {least:,} or more")
+    return data if n == len(data) else data.take(rows)
+
+
+def digest(sets: ImageSets) -> str:
+    """SHA-256 in hex of the images, labels and class names of train, val and test; alike whether they stream or not.
+    What streams from decoded files is not read: its images' own digests lie beside them."""
+    total = hashlib.sha256(json.dumps(sets.classes).encode())
+    for name, part in sets._parts.items():
+        images = part.images
+        if isinstance(images, Streamed) and images.marks is not None:
+            marks = images.marks[images.rows]
+        else:
+            marks = torch.cat([pixel_marks(chunk) for chunk, _ in part.chunks(1024)])
+        total.update(f"{name} {list(images.shape)}".encode())
+        total.update(marks.numpy().tobytes() + part.labels.cpu().numpy().astype("<i8").tobytes())
+    return total.hexdigest()
 
 
 def normalization(data: ImageSet) -> tuple[Tensor, Tensor]:

@@ -60,9 +60,7 @@ def config(
 
 
 def typed(name: str, value: Any) -> Any:
-    """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for an unknown field and
-    a value that does not fit.
-    """
+    """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for a misfit."""
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
     return None if value is None else _converted(name, value, Config.model_fields[name].annotation)
@@ -70,7 +68,7 @@ def typed(name: str, value: Any) -> Any:
 
 def home() -> Path:
     """Make the repository root the working directory where a notebook was opened in notebooks/, as JupyterLab does;
-    return it. So `out="runs"` is the same folder under papermill at the root and in JupyterLab.
+    return it. So `out="runs"` is the same folder under papermill and in JupyterLab.
     """
     here = Path.cwd()
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
@@ -98,9 +96,8 @@ def _environment() -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
-    """The value in its parameter's type: a string is read as one, anything else has to be of it already.
-
-    "none" means None, except where it may be a name (augment="none" is a policy).
+    """The value in its parameter's type: a string is read as one, anything else has to be of it already. "none" means
+    None, except where it may be a name (augment="none" is a policy).
     """
     kind = Any if kind is None else kind
     if isinstance(value, str) and value.strip().lower() in ("none", "null") and kind is not str:

@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
-from kit import data, errors
+from kit import errors
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook as parameters
@@ -28,8 +28,6 @@ from kit.lab import ray
 from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
-
-NO_RESULT = ["seed", "out", "root", "device"]  # fields that a summary does not tell apart
 
 
 class Result(NamedTuple):
@@ -133,8 +131,8 @@ def run(
     failures, options = {}, {"threads": threads, "notebook": notebook}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
         say(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before")
-        for about in {(c.dataset, c.root, c.image_size, c.on_bad_image) for c in todo.values() if backend == "local"}:
-            data.load_dataset(*about[:3], on_bad_image=about[3])
+        for config in {(c.dataset, c.root, c.image_size): c for c in todo.values() if backend == "local"}.values():
+            config.sets()
         if todo:
             place = ray.connect(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             start, room, stop = place
@@ -213,9 +211,7 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
 
 
 def places(cards: list[str], gpus: float) -> list[str]:
-    """The cards of each of the runs that fit side by side, as CUDA_VISIBLE_DEVICES names them. gpus: of each run, as in
-    `run`; 0: none.
-    """
+    """The cards of each of the runs that fit side by side, as CUDA_VISIBLE_DEVICES names them. gpus: of each run."""
     if 0 < gpus < 1:
         return [card for card in cards for _ in range(int(1 / gpus + 1e-9))]
     size = int(gpus)
@@ -241,7 +237,8 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """
     if not runs:
         return pd.DataFrame(columns=["dataset", "method", "n", "test accuracy", "low", "high", "seconds"])
-    fields = pd.DataFrame([run.config.model_dump() for run in runs]).drop(columns=NO_RESULT).astype(str)
+    fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
+    fields = fields.drop(columns=["seed", "out", "root", "device"])
     # what a method sets is told by its name; a field is worth a column where it differs between runs of one method
     differs = fields.groupby("method").nunique().gt(1).any()
     shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, quietly
+from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, image_files, quietly, say_left_out
 from kit.errors import KitError
 from kit.run.store import summary
 
@@ -147,10 +147,14 @@ def _files(given: str | os.PathLike) -> list[Path]:
     """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
     path = Path(given).expanduser()
     if path.is_dir():
-        files = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.suffix.lower() in EXTENSIONS]
-        if shown := [path / file for file in files if not any(x.startswith((".", "__MACOSX")) for x in file.parts)]:
-            return shown
-        raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
+        try:
+            files, others = image_files(path)
+        except OSError as error:
+            raise KitError(f"{path} cannot be listed: {error}") from None
+        if not files:
+            raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
+        say_left_out(path, others)
+        return files
     matches = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) and not path.exists() else []
     return [file for match in sorted(matches) for file in _files(match)] or [path]
 

@@ -76,11 +76,9 @@ class StageData:
     def of(cls, config: Config, index: int, sets: ImageSets) -> StageData:
         """Of the stage and those that share its schedule."""
         hold_out = holds_out(config, index)
-        train, n = sets.train if hold_out else sets.train_val(), config.train_images
-        if n is not None and n > len(train):
-            raise KitError(f"train_images={n:,} but there are {len(train):,}: leave it out to train on all of them")
-        if n is not None and n < len(train):  # with the classes' shares kept; the same ones in every run
-            train = train.take(data.stratified_split(train.labels, n / len(train))[1])
+        train = sets.train if hold_out else sets.train_val()
+        if config.train_images is not None:
+            train = data.drawn(train, config.train_images)
         sizes, first = {"train": config.batch_size, "fresh": config.batch_size}, schedule_of(config, index).start
         if hold_out:
             sizes["val"] = min(config.batch_size, len(sets.val))

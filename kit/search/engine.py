@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from kit import data
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
@@ -60,10 +59,7 @@ class Search:
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
-        read = lambda: data.load_dataset(
-            config.dataset, config.root, config.image_size, on_bad_image=config.on_bad_image
-        )
-        self.sets = ranks.in_turn(read).to(self.device)
+        self.sets = ranks.in_turn(config.sets).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and not ranks.rank())
         held_out = {build.holds_out(config, index): index for index in range(len(self.stages))}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from kit.data import ImageSet, load_dataset, stratified_split
+from kit.data import ImageSet, stratified_split
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run import store
@@ -281,7 +281,7 @@ def _test_images(runs: Sequence[Run]) -> ImageSet:
     if not runs:
         raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
     config = runs[0].config
-    test = load_dataset(config.dataset, config.root, config.image_size).test
+    test = config.sets().test
     here = f"{len(test):,} images of {config.dataset} ({list(test.images.shape[1:])})"
     for run in runs:
         image, number = run.found()["network"]["image"], run.metrics["test_images"]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import data, errors, figures, space
+from kit import errors, figures, space
 from kit.config import Config
 from kit.errors import KitError
 from kit.run.provenance import pick_device
@@ -53,7 +53,7 @@ def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict
 @functools.cache  # seeds share it, and a latency would be taken anew for each
 def _reach(config: Config, cost: str) -> tuple[float, float]:
     """What the cheapest and the most expensive child of the configuration's space cost."""
-    sets = data.load_dataset(config.dataset, config.root, config.image_size)
+    sets = config.sets()
     size = {name: getattr(config, name) for name in ("channels", "cells", "reductions")}
     with torch.random.fork_rng(devices=[]):
         net = space.build(config.space, sets.num_classes, (sets.channels, *sets.size), **size)
