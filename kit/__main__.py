@@ -8,11 +8,13 @@ The names are the fields of kit.Config:
 
 from __future__ import annotations
 
+import os
 import sys
 
 from kit import Config, KitError, search
 from kit.lab import notebook
 from kit.search import ranks
+from kit.search.progress import say
 
 
 def config(arguments: list[str]) -> Config:
@@ -29,18 +31,23 @@ def main(arguments: list[str]) -> None:
     """Exits with 1 after a KitError, which is printed by one rank."""
     if not arguments or {"-h", "--help"} & set(arguments):
         fields = (f"  {name:18} {field.description or ''}" for name, field in Config.model_fields.items())
-        print(__doc__, *fields, sep="\n")
+        say("\n".join([__doc__, *fields]))
         sys.exit(0 if arguments else 2)
+    for name in ("stdout", "stderr"):  # some libraries write to them, whether they are there or not
+        setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
     with ranks.joined():
         try:
             run = search(ranks.together(lambda: config(arguments)))
         except KitError as error:
             if not isinstance(error, ranks.RaisedElsewhere):
                 mark = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""
-                print(f"{mark}{error}", file=sys.stderr, flush=True)
+                say(f"{mark}{error}", sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt as stopped:
+            say(str(stopped), sys.stderr)
+            sys.exit(130)
         if ranks.rank() == 0:
-            print(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
+            say(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")
 
 
 if __name__ == "__main__":

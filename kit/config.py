@@ -153,11 +153,14 @@ class Config(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory."""
+        """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory.
+
+        At most 200 bytes of a file system's 255: other files' names are made from it.
+        """
         values = {k: v for k, v in self.model_dump().items() if k not in NOT_HASHED}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-        dataset = re.sub(r"[^\w.]+", "_", Path(self.dataset).name) or "data"
-        return f"{dataset}-{self.method}-s{self.seed}-{digest}"
+        dataset, rest = re.sub(r"[^\w.]+", "_", Path(self.dataset).name), f"-{self.method}-s{self.seed}-{digest}"
+        return (dataset.encode()[: 200 - len(rest)].decode(errors="ignore") or "data") + rest
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Config:

@@ -277,6 +277,13 @@ def micro_config_of_digits() -> Config:
     return micro_config(dataset="digits", seed=3)
 
 
+@pytest.mark.parametrize("name", ["画" * 80, "n" * 240, "é" * 120])
+def test_a_long_name_is_cut_to_what_a_file_system_takes(name: str, tmp_path):
+    (tmp_path / name).mkdir()
+    made = Config(dataset=str(tmp_path / name)).name
+    assert 190 < len(made.encode()) <= 200 and name.startswith(made[:60]) and re.search("-dha-s0-[0-9a-f]{8}$", made)
+
+
 def test_the_name_of_a_folder_data_set_is_a_file_name(tmp_path):
     folder = tmp_path / "my images, 2" / "a"
     folder.mkdir(parents=True)

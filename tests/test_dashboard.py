@@ -41,6 +41,10 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     assert "ready" in text(panel) and panel.shown.layout.display == "none" and panel.buttons["stop"].disabled
     panel.buttons["start"].click()
     assert panel.state == "running" and panel.buttons["start"].disabled and panel.form.fields["seed"].disabled
+    panel.buttons["pause"].click()
+    assert "paused" in text(panel) and panel.buttons["pause"].description == "continue" and panel.child.paused
+    panel.buttons["pause"].click()
+    assert panel.state == "running" and panel.buttons["pause"].description == "pause"
     until(lambda: (panel.folder / "history.parquet").exists(), "the first epoch")
     again = Dashboard(config)  # the cell is run again: the new panel has the search in hand
     again.buttons["stop"].click()

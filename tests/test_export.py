@@ -116,7 +116,7 @@ def test_a_file_that_computes_something_else_is_not_written(finished: Run, tmp_p
 def test_the_first_image_alone_is_checked_too(tmp_path: Path):
     """A program that took the batch for a constant, or that mixes its images, is right about one batch only."""
     model = built("cell", (1, 8, 8))
-    mixed = export.Format(None, lambda path: lambda images: model(images) + (len(images) == 1), 1e-5)
+    mixed = export.Format("", None, lambda path: lambda images: model(images) + (len(images) == 1), 1e-5)
     with pytest.raises(KitError, match="scores are not the model's"):
         export.check(model, mixed, tmp_path)
 
@@ -134,6 +134,22 @@ def test_an_unknown_format_is_refused(finished: Run, interrupted: Run, tmp_path:
     with pytest.raises(KitError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'kit\[export\]'"):
         finished.export(target / "model", format="onnx")
     assert not target.exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_ending_decides_the_format_or_is_refused(finished: Run, tmp_path: Path):
+    torch.export.load(finished.export(tmp_path / "model.PT2"))
+    assert load(finished.export(tmp_path / "model", format="safetensors")).classes == finished.classes
+    for name, format in (
+        ("model.onnx", "safetensors"),
+        ("model.safetensors", "torch"),
+        ("model.pth", None),
+        ("model.pt", "torch"),
+        ("model", None),
+    ):
+        with pytest.raises(KitError, match=rf"'{name}' ends in .*give .safetensors for .*, .onnx for format='onnx'"):
+            finished.export(tmp_path / "refused" / name, format)
+    assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", pickle.dumps([1]), b"\x10" * 100])

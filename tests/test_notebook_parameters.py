@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,6 +102,15 @@ def test_a_cell_run_again_ignores_the_variables_of_later_cells():
     namespace |= {"rows": [1, 2], "best": 0.9, "seed": 1, "epochs": 7}
     values, extras = notebook.config(namespace)
     assert values == {**DECLARED, "seed": 1, "epochs": 7} and extras == {}
+
+
+def test_what_a_start_up_file_has_defined_is_no_parameter():
+    ipython = SimpleNamespace(user_ns_hidden={"PROJECT": "/data", "epochs": 5, "lr": 0.1, "seed": 0, "out": "there"})
+    cells = ["", "seed = 0", "lr, x = 0.1, print", "%magic"]
+    namespace = {**ipython.user_ns_hidden, "get_ipython": lambda: ipython, "_ih": cells, "out": "here"}
+    assert notebook.config(namespace) == ({"seed": 0, "lr": 0.1, "out": "here"}, {})
+    with pytest.raises(KitError, match="unknown parameter 'PROJECT'"):  # a cell's own is one as ever
+        notebook.config({**namespace, "_ih": ["PROJECT = '/data'"], "_kit_parameters": {"PROJECT"}})
 
 
 def test_the_environment_overrides_what_concerns_this_notebook(monkeypatch):

@@ -19,6 +19,8 @@ from kit.run import predict
 from kit.run.predict import TrainedModel, batches
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
+NUMERIC = [torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.uint16, torch.uint32, torch.uint64]
+NUMERIC += ["u1", "i2", "i4", "i8", "u2", "u4", "u8", "f2", "f4", "f8", "longdouble"]
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +66,23 @@ def test_every_form_of_the_same_images_gives_the_same_prediction(finished: Run, 
         "mixed": [files[0], picture(images[1]).convert("RGB"), images[2].numpy(), *images[3:, 0]],
         "backwards in memory": images.numpy()[:, :, ::-1][:, :, ::-1],
     }
+    several = {
+        "folders": [tmp_path],
+        "pattern": str(tmp_path / "*.p?g"),
+        "glob": iter(sorted(tmp_path.glob("*.png"))),
+        "an array of paths": np.array([str(f) for f in files]),
+    }
+    forms |= several | {
+        "grey matrices": images[:, 0],
+        "big-endian": images.numpy().astype(">i4"),
+        "one by one": (x for x in images),
+    }
+    for dtype in NUMERIC:
+        forms[str(dtype)] = images.to(dtype) if isinstance(dtype, torch.dtype) else images[:, 0].numpy().astype(dtype)
     for name, form in forms.items():
         got = trained.predict(form, batch_size=3)
         assert torch.equal(got.probabilities, expected.probabilities) and got.names == expected.names, name
-        assert (got.files == files) == (name == "folder"), name
+        assert (got.files == files) == (name in ("folder", "paths", "strings", *several)), name
     for one in (files[3], str(files[3]), picture(images[3]), images[3], images[3, 0], images[3, 0].numpy()):
         assert torch.equal(trained.predict(one).probabilities, trained.predict(images[3:4]).probabilities)
     for none in ([], images[:0]):
@@ -89,6 +104,24 @@ def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_
         model.predict(tmp_path / "nothing.png")
 
 
+def test_a_list_may_mix_images_files_and_folders(model: TrainedModel, tmp_path: Path):
+    files = [tmp_path / name for name in ("b.png", "a/1.png", "a/below/2.png")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(noise(3, 8, 8)).save(file)
+    for given in (
+        [files[0], tmp_path / "a"],
+        (str(files[0]), str(tmp_path / "a")),
+        [tmp_path / "b*", tmp_path / "[a]"],
+    ):
+        assert model.predict(given).files == files
+    mixed = model.predict([noise(3, 8, 8), tmp_path / "a"])
+    assert len(mixed.labels) == 3 and mixed.files is None
+    (tmp_path / "a" / "broken.png").write_text("")
+    with pytest.raises(KitError, match="1 images cannot be used: image 3 .*broken.png"):
+        model.predict([files[0], tmp_path / "a"])
+
+
 @pytest.mark.parametrize(
     ("shape", "image", "means"),
     [
@@ -100,6 +133,8 @@ def test_a_folder_is_read_with_its_subfolders_in_order(model: TrainedModel, tmp_
         ((9, 7), RGB, 1),
         ((2, 3, 9, 7), GREY, 2),
         ((2, 9, 7, 4), GREY, 2),
+        ((5, 9, 7), GREY, 5),
+        ((2, 9, 7), RGB, 2),
         ((3, 3, 3, 3), (3, 3, 3), 3),
     ],
 )
@@ -166,7 +201,13 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
     [
         (np.full((8, 8), np.nan), "float64 of shape"),
         (torch.rand(3, 8, 8), "float32 of shape"),
-        (np.full((8, 8), 300), r"int64 of shape \[8, 8\]"),
+        (np.full((8, 8), 300), r"int64 of shape \[8, 8\]: 300 to 300 are not all whole numbers from 0 to 255"),
+        (np.full((8, 8), 256, np.uint16), "uint16 of shape"),
+        (np.full((8, 8), -1, np.int8), "int8 of shape"),
+        (np.full((8, 8), 2**63, np.uint64), "uint64 of shape"),
+        (np.full((8, 8), 1j), "complex128 of shape"),
+        (torch.zeros(8, 8, dtype=torch.bool), "bool of shape"),
+        (torch.full((8, 8), 4000, dtype=torch.uint16), "uint16 of shape"),
         (np.zeros((8, 8), bool), "bool of shape"),
         (np.array([[object()]]), "object of shape"),
         (np.zeros((8, 5, 8), np.uint8), "ValueError: .*8"),

@@ -68,6 +68,21 @@ def test_killed_and_started_again_it_is_the_same_run(tmp_path):
     assert_same_run(Run.load(folder), kit.search(run.config, out=tmp_path / "here", progress=Silent()))
 
 
+def test_a_paused_run_goes_on_where_it_was_or_is_killed(tmp_path):
+    child, folder = start(tmp_path, **ENDLESS)
+    process = process_at_work(folder)
+    child.pause()
+    until(lambda: process.status() == psutil.STATUS_STOPPED, "the pause")
+    saved = sorted(folder.glob("checkpoints/*"))
+    time.sleep(0.5)
+    assert child.paused and not child.ended and sorted(folder.glob("checkpoints/*")) == saved
+    child.pause(False)
+    until(lambda: sorted(folder.glob("checkpoints/*")) != saved, "the next epoch")
+    child.pause()
+    child.kill()
+    assert gone(process) and Run.load(folder).status == "interrupted"
+
+
 def test_a_kill_from_elsewhere_is_told(tmp_path):
     child, folder = start(tmp_path, **ENDLESS)
     process_at_work(folder).kill()
@@ -98,13 +113,15 @@ print("ready", flush=True)
 """
 
 
-@pytest.mark.parametrize("last", ["time.sleep(1000)", "sys.exit(3)"])
+@pytest.mark.parametrize("last", ["time.sleep(1000)", "child.pause(); time.sleep(1000)", "sys.exit(3)"])
 def test_no_run_outlives_its_parent(tmp_path, last):
     script = PARENT.format(values=ENDLESS, out=str(tmp_path), last=last)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout.readline() == "ready\n"
         (lock,) = tmp_path.glob("*/.lock")
         process = psutil.Process(int(lock.read_text()))
+        if "pause" in last:
+            until(lambda: process.status() == psutil.STATUS_STOPPED, "the pause")
         if "sleep" in last:
             parent.send_signal(signal.SIGKILL)
         assert parent.wait(60) == (-signal.SIGKILL if "sleep" in last else 3)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 import torch
+from tests_micro import assert_same_run
 
-from kit import KitError
+import kit
+from kit import KitError, Run
 from kit.run import store
 
 STATE = {
@@ -42,6 +46,26 @@ def test_a_checkpoint_that_is_cut_short_is_refused(tmp_path: Path):
         path.write_bytes(whole[:length])
         with pytest.raises(KitError, match="state is not a checkpoint that can be read"):
             store.read_state(path)
+
+
+def test_a_checkpoint_with_a_flipped_byte_is_refused_and_the_one_before_it_is_used(
+    micro: str, finished: Run, tmp_path: Path, capsys
+):
+    path = tmp_path / "state"
+    store.write_state(path, STATE)
+    whole = path.read_bytes()
+    for at in range(8, len(whole)):  # of the header, the tree and the tensors; the first eight are the header's length
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(KitError, match="is not a checkpoint that can be read"):
+            store.read_state(path)
+    run = shutil.copytree(finished.path, tmp_path / finished.path.name)
+    (run / "metrics.json").unlink()
+    newest = max((run / "checkpoints").iterdir())
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 16
+    newest.write_bytes(content)
+    assert_same_run(kit.search(finished.config, out=tmp_path), finished)
+    assert "its checksum is another" in (said := capsys.readouterr().out) and "goes on after epoch 1" in said
 
 
 def test_a_full_disk_is_one_clear_error_and_harms_nothing(tmp_path: Path, monkeypatch):
@@ -93,3 +117,14 @@ def test_one_at_a_time_works_on_a_folder(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KitError, match="cannot be made"):
         store.exclusive(tmp_path / "file" / "run").__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_one_error_with_the_remedy(number: int, tmp_path: Path, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(KitError, match=f"{tmp_path}/run lies on a file system that has no locks .*-o flock.* for out"):
+        store.exclusive(tmp_path / "run").__enter__()
+    assert not store.in_use(tmp_path / "run")

@@ -79,6 +79,21 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path, given, says)
     assert not list(tmp_path.iterdir())
 
 
+def test_data_that_are_not_there_are_one_error_before_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "ChildProcess", None)
+    with pytest.raises(kit.KitError, match="sport8"):
+        sweep.run(sweep.grid(dataset="sport8", seed=range(3), root=str(tmp_path / "data")), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_without_a_guard_runs_a_sweep(tmp_path):
+    code = f"from kit import sweep\nconfigs = sweep.grid(**{SMALL | {'epochs': 1}!r}, seed=range(2))\n"
+    code += f"print(sweep.run(configs, {str(tmp_path)!r}, workers=1).failures)"
+    (tmp_path / "script.py").write_text(code)
+    said = subprocess.run([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True).stdout
+    assert "2 of 2 done, 0 failed" in said and said.count("0 of them finished before") == 1 and said.endswith("{}\n")
+
+
 def test_cards_are_shared_out():
     assert sweep.places(["2", "5"], 1) == ["2", "5"]
     assert sweep.places(["2", "5"], 0.5) == ["2", "2", "5", "5"]
@@ -109,11 +124,13 @@ def test_ctrl_c_leaves_nothing_running(tmp_path):
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nimport kit\n"
     code += "from kit.lab import sweep\n"
     code += f"sweep.run([kit.Config(**{ENDLESS!r}, seed=seed) for seed in (0, 1)], {str(tmp_path)!r}, 1, retries=1)"
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(tmp_path / "said", "w") as said:
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=said)
     config = kit.Config(**ENDLESS)
     process = process_at_work(tmp_path / config.name)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(60) != 0 and gone(process)
+    assert (tmp_path / "said").read_text() == "stopped after 0 of 2 runs; run again to go on\n"
     assert kit.Run.load(tmp_path / config.name).status == "interrupted"
 
 

@@ -133,7 +133,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 def read_csv(path: str | os.PathLike) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
-    Columns, in any order: path (from the file's folder, with / or \\), label (any text), and if wanted split (train, val
+    Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val
     or test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
     all are numbers, else as text. Raises KitError, naming the lines, for a missing column or value, an unknown split,
     and an image that is not there.

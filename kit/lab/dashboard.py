@@ -1,7 +1,4 @@
-"""`kit.dashboard`: a panel in a notebook that starts, stops and shows a search, which runs beside the kernel.
-
-Widgets and figures are imported when it is called, so that `import kit` stays fast.
-"""
+"""`kit.dashboard`: a panel in a notebook. Widgets and figures are imported by the call, not with kit."""
 
 from __future__ import annotations
 
@@ -20,8 +17,8 @@ if TYPE_CHECKING:
 def dashboard(
     config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None
 ) -> Dashboard | Run:
-    """A panel for a notebook cell: choose, start, stop, resume; curves, τ and cells while the search runs. Put the call
-    last in its cell.
+    """A panel for a notebook cell, whose last line the call has to be: choose, start, pause, stop, resume; curves, τ
+    and cells while the search runs.
 
     config: what the form begins with (None: the defaults). Its run, if there is one, is shown. run: a run, or its path,
     to look at instead; its configuration fills the form. live: True makes widgets, False none; None decides:

@@ -10,6 +10,8 @@ every such name is a field of `kit.Config`, one of the notebook's own, or an err
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
 from collections.abc import Mapping, MutableMapping
@@ -32,14 +34,16 @@ def config(
     """The plain variables of a notebook as (values for `kit.Config`, values of `extra`), both by name.
 
     namespace: `globals()` of the notebook. extra: the notebook's own parameters, name → type, into which a string is
-    converted as for `kit.Config`'s fields; None: left as it is. The environment variable KIT_PARAMETERS, a JSON object,
-    overrides what concerns this notebook (tests run every notebook in seconds with it). Enters `home()`. Raises
-    KitError for any other plain variable, naming the valid ones, and for a value that has not its parameter's type.
+    converted as for `kit.Config`'s fields; None: left as it is. What an IPython start-up file has defined is none of
+    the notebook's. The environment variable KIT_PARAMETERS, a JSON object, overrides what concerns this notebook (tests
+    run every notebook in seconds with it). Enters `home()`. Raises KitError for any other plain variable, naming the
+    valid ones, and for a value that has not its parameter's type.
     """
     home()
     own = dict(extra or {})
     allowed = [*own, *Config.model_fields]
-    plain = {name: value for name, value in namespace.items() if type(value) in PLAIN and _may_be_parameter(name)}
+    others = {"In", "Out", *_from_startup(namespace)}
+    plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in others}
     # a cell that is run again meets the variables of later cells
     seen = namespace.setdefault(SEEN, set(plain))
     given = {name: value for name, value in plain.items() if name in seen or name in allowed}
@@ -56,9 +60,7 @@ def config(
 
 
 def typed(name: str, value: Any) -> Any:
-    """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for an unknown field and
-    a value that does not fit.
-    """
+    """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for a misfit."""
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
     return None if value is None else _converted(name, value, Config.model_fields[name].annotation)
@@ -66,7 +68,7 @@ def typed(name: str, value: Any) -> Any:
 
 def home() -> Path:
     """Make the repository root the working directory where a notebook was opened in notebooks/, as JupyterLab does;
-    return it. So `out="runs"` is the same folder under papermill at the root and in JupyterLab.
+    return it. So `out="runs"` is the same folder under papermill and in JupyterLab.
     """
     here = Path.cwd()
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
@@ -74,8 +76,15 @@ def home() -> Path:
     return Path.cwd()
 
 
-def _may_be_parameter(name: str) -> bool:
-    return not name.startswith("_") and name not in ("In", "Out")
+def _from_startup(namespace: Mapping[str, Any]) -> set[str]:
+    """The variables that were there before the first cell (IPython keeps them as hidden) and that no cell assigns."""
+    hidden = getattr(namespace["get_ipython"](), "user_ns_hidden", {}) if "get_ipython" in namespace else {}
+    assigned = set()
+    for cell in namespace.get("_ih", ()):
+        with contextlib.suppress(SyntaxError):
+            names = (node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name))
+            assigned |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return {name for name in hidden if name not in assigned and namespace.get(name) is hidden[name]}
 
 
 def _environment() -> dict[str, Any]:
@@ -87,9 +96,8 @@ def _environment() -> dict[str, Any]:
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
-    """The value in its parameter's type: a string is read as one, anything else has to be of it already.
-
-    "none" means None, except where it may be a name (augment="none" is a policy).
+    """The value in its parameter's type: a string is read as one, anything else has to be of it already. "none" means
+    None, except where it may be a name (augment="none" is a policy).
     """
     kind = Any if kind is None else kind
     if isinstance(value, str) and value.strip().lower() in ("none", "null") and kind is not str:

@@ -1,4 +1,4 @@
-"""The panel of `kit.dashboard`: a form, two buttons, a line that says how things stand, and the figures."""
+"""The panel of `kit.dashboard`: a form, three buttons, a line that says how things stand, and the figures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _text(value: Any) -> str:
 
 
 class Dashboard(widgets.VBox):
-    """What `kit.dashboard` returns in JupyterLab. `start` and `stop` are the buttons; `run` is the run shown.
+    """What `kit.dashboard` returns in JupyterLab. `start`, `pause` and `stop` are the buttons; `run` is the run shown.
 
     While anything can change, the kernel calls `refresh` every `every` seconds, between its cells. Whatever goes wrong
     stands in `message`, since a button has no cell for a traceback.
@@ -84,9 +84,9 @@ class Dashboard(widgets.VBox):
         if run:
             config = Config(**{**run.config.model_dump(), "out": str(run.path.parent)})
         self.form = Form(config or Config(), lambda: self._guarded(self._attach))
-        self.buttons = {name: widgets.Button(description=name) for name in ("start", "stop")}
-        self.buttons["start"].on_click(lambda _: self._guarded(self.start))
-        self.buttons["stop"].on_click(lambda _: self._guarded(self.stop))
+        self.buttons = {name: widgets.Button(description=name) for name in ("start", "pause", "stop")}
+        for name, button in self.buttons.items():
+            button.on_click(lambda _, name=name: self._guarded(getattr(self, name)))
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
         self.line, self.message = widgets.HTML(), widgets.HTML()
         self.figures = {name: go.FigureWidget() for name in FIGURES}
@@ -101,8 +101,10 @@ class Dashboard(widgets.VBox):
 
     @property
     def state(self) -> str:
-        """idle, running, or elsewhere: in the hands of another process."""
-        return "running" if self.child else "elsewhere" if store.in_use(self.folder) else "idle"
+        """idle, running, paused, or elsewhere: in the hands of another process."""
+        if self.child:
+            return "paused" if self.child.paused else "running"
+        return "elsewhere" if store.in_use(self.folder) else "idle"
 
     def start(self) -> None:
         """Run the form's configuration beside the kernel, or go on with it; a finished run is only shown."""
@@ -116,6 +118,12 @@ class Dashboard(widgets.VBox):
             CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder, threads=torch.get_num_threads())
             self.refresh()
             self._watch()
+
+    def pause(self) -> None:
+        """Hold the search where it is, with its memory, or let it go on."""
+        if self.child:
+            self.child.pause(not self.child.paused)
+            self.refresh()
 
     def stop(self) -> None:
         """End the search now; `start` goes on from its last complete epoch."""
@@ -168,7 +176,9 @@ class Dashboard(widgets.VBox):
         run = self.run
         self.buttons["start"].description = "resume" if run and not run.finished else "start"
         self.buttons["start"].disabled = state != "idle"
-        self.buttons["stop"].disabled = state != "running"
+        self.buttons["pause"].description = "continue" if state == "paused" else "pause"
+        for name in ("pause", "stop"):
+            self.buttons[name].disabled = state not in ("running", "paused")
         for widget in (*self.form.fields.values(), self.form.more):
             widget.disabled = state != "idle"
         words = [state if state != "idle" else run.status if run else "ready", self.folder.name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -54,7 +55,7 @@ class ChildProcess:
         cards: str | None = None,
         notebook: str | None = None,
     ):
-        self.killed = False
+        self.killed = self.paused = False
         environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
@@ -75,6 +76,12 @@ class ChildProcess:
     @property
     def ended(self) -> bool:
         return not self.process.is_alive()
+
+    def pause(self, paused: bool = True) -> None:
+        """Hold the run where it is, with its memory, a GPU's included, or let it go on."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+            os.killpg(self.process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
+            self.paused = paused
 
     def kill(self) -> None:
         """End it now; what has been saved stays, and started again it goes on from its last complete epoch."""
@@ -112,6 +119,8 @@ def kill_all() -> None:
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str | None, place: tuple) -> None:
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
+    if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     environment, cwd, threads = place
     os.environ.clear()
     os.environ.update(environment)

@@ -1,12 +1,10 @@
 """Many runs, each in a process of its own, on this machine or on a Ray cluster. Finished runs are read, interrupted
 ones go on.
-
-    result = sweep.run(sweep.grid(method=["dha", "ista"], dataset="digits", seed=range(5)), workers=2)
-    sweep.summary(result.runs)
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -29,9 +27,7 @@ from kit.lab import notebook as parameters
 from kit.lab import ray
 from kit.lab.process import ChildProcess
 from kit.run.run import Run
-from kit.search.progress import interactive
-
-NO_RESULT = ["seed", "out", "root", "device"]  # fields that a summary does not tell apart
+from kit.search.progress import interactive, interruptible, say
 
 
 class Result(NamedTuple):
@@ -116,7 +112,7 @@ def run(
     notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
 
     A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
-    anything starts for what cannot be.
+    anything starts for what cannot be, such as data that are not there.
     """
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
         if type(value) is not int or value < least:
@@ -131,13 +127,17 @@ def run(
         raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
     folders = {Path(out or config.out).expanduser() / config.name: config for config in configs}
     todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
-    print(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before", flush=True)
-    failures = {}
-    if todo:
-        start, room, stop = ray.connect(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
-        options = {"threads": threads, "notebook": notebook}
-        failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
-    return Result([Run.load(folder) for folder in folders if _finished(folder)], failures)
+    finished = lambda: [folder for folder in folders if _finished(folder)]
+    failures, options = {}, {"threads": threads, "notebook": notebook}
+    with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
+        say(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before")
+        for config in {(c.dataset, c.root, c.image_size): c for c in todo.values() if backend == "local"}.values():
+            config.sets()
+        if todo:
+            place = ray.connect(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
+            start, room, stop = place
+            failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
+    return Result([Run.load(folder) for folder in finished()], failures)
 
 
 def require_all(result: Result) -> None:
@@ -169,14 +169,17 @@ def _work_off(
             if cause:
                 failures[folder.name] = cause
             result = f"failed: {cause}" if cause else f"test accuracy {Run.load(folder).metrics['test_accuracy']:.4f}"
-            tqdm.write(f"{done} of {len(todo)} done, {len(failures)} failed · {folder.name}: {result}")
+            with tqdm.external_write_mode():
+                say(f"{done} of {len(todo)} done, {len(failures)} failed · {folder.name}: {result}")
     finally:
         over.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        stop()
-        while not all(future.done() for future in futures):  # one that was just starting
-            stop()
-            time.sleep(0.2)
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):  # the impatient press it twice
+                stop()
+                if all(future.done() for future in futures):
+                    break
+                time.sleep(0.2)  # one was just starting
     return failures
 
 
@@ -208,9 +211,7 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
 
 
 def places(cards: list[str], gpus: float) -> list[str]:
-    """The cards of each of the runs that fit side by side, as CUDA_VISIBLE_DEVICES names them. gpus: of each run, as in
-    `run`; 0: none.
-    """
+    """The cards of each of the runs that fit side by side, as CUDA_VISIBLE_DEVICES names them. gpus: of each run."""
     if 0 < gpus < 1:
         return [card for card in cards for _ in range(int(1 / gpus + 1e-9))]
     size = int(gpus)
@@ -236,7 +237,8 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """
     if not runs:
         return pd.DataFrame(columns=["dataset", "method", "n", "test accuracy", "low", "high", "seconds"])
-    fields = pd.DataFrame([run.config.model_dump() for run in runs]).drop(columns=NO_RESULT).astype(str)
+    fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
+    fields = fields.drop(columns=["seed", "out", "root", "device"])
     # what a method sets is told by its name; a field is worth a column where it differs between runs of one method
     differs = fields.groupby("method").nunique().gt(1).any()
     shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]
@@ -244,11 +246,5 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     groups = fields[shown].join(numbers).groupby(shown, sort=False)
     n, mean = groups.size(), groups["test_accuracy"].mean()
     half = groups["test_accuracy"].sem() * stats.t.ppf(0.975, n - 1)
-    table = {
-        "n": n,
-        "test accuracy": mean,
-        "low": mean - half,
-        "high": mean + half,
-        "seconds": groups["seconds"].mean(),
-    }
-    return pd.DataFrame(table).reset_index()
+    table = pd.DataFrame({"n": n, "test accuracy": mean, "low": mean - half, "high": mean + half})
+    return table.assign(seconds=groups["seconds"].mean()).reset_index()

@@ -76,6 +76,7 @@ def _load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 class Format(NamedTuple):
     """tolerance: of a score, relative to the largest one (at least 1). needs: modules to install."""
 
+    ending: str
     write: Callable[[TrainedModel, dict[str, Any], Path], None]
     load: Callable[[Path], Callable[[Tensor], Tensor]]
     tolerance: float
@@ -83,25 +84,32 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "safetensors": Format(_write_safetensors, load, 0.0),
-    "torch": Format(_write_torch, _load_torch, 1e-5),
-    "onnx": Format(_write_onnx, _load_onnx, 1e-4, ("onnx", "onnxscript", "onnxruntime")),
+    "safetensors": Format(".safetensors", _write_safetensors, load, 0.0),
+    "torch": Format(".pt2", _write_torch, _load_torch, 1e-5),
+    "onnx": Format(".onnx", _write_onnx, _load_onnx, 1e-4, ("onnx", "onnxscript", "onnxruntime")),
 }
 
 
 # ---- export --------------------------------------------------------------------------------------
 
 
-def export(run: Run, path: Path, format: str) -> Path:
+def export(run: Run, path: Path, format: str | None) -> Path:
     """Write the run's model to `path` and its model card to <path>.md, in place of older files; return `path`.
 
     safetensors: weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`. torch: a program,
     read by `torch.export.load(path).module()`. onnx: needs kit[export]. All take uint8 [N, C, H, W] with any N and give
-    scores [N, classes]. Raises KitError for other formats, and, writing nothing, where the file's scores differ from
-    those of the run's model by more than the format's tolerance.
+    scores [N, classes]. format: None takes the one of the path's ending. Raises KitError for other formats, for an
+    ending that is another format's or none, and, writing nothing, where the file's scores differ from those of the
+    run's model by more than the format's tolerance.
     """
-    if format not in FORMATS:
+    endings, given = {kind.ending: name for name, kind in FORMATS.items()}, path.suffix.lower()
+    if format is not None and format not in FORMATS:
         raise errors.unknown("export format", format, FORMATS)
+    of_ending = endings.get(given)
+    format = format or of_ending
+    if format is None or (given and format != of_ending):
+        allowed = ", ".join(f"{ending} for format={name!r}" for ending, name in endings.items())
+        raise KitError(f"{path.name!r} ends in {given or 'nothing'}, and the ending says the format: give {allowed}")
     if missing := [name for name in FORMATS[format].needs if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
     model, path = run.model(), path.expanduser()
@@ -111,7 +119,7 @@ def export(run: Run, path: Path, format: str) -> Path:
         check(model, FORMATS[format], temporary)
 
     store.atomically(path, write)
-    store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(card(run)))
+    store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(card(run), "utf-8"))
     return path
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,17 @@ from kit.errors import KitError
 from kit.run.store import summary
 
 ALLOWED = (
-    "allowed are a path, a folder, a PIL image, a uint8 array (0…255: the model normalises by itself) of shape [H, W], "
-    "[H, W, C] or [C, H, W], a list of these, or an array of N images: [N, C, H, W] or [N, H, W, C]"
+    "allowed are a path, a folder, a pattern (photos/*.jpg), a PIL image, an array of whole numbers from 0 to 255 (the "
+    "model normalises by itself) of shape [H, W], [H, W, C] or [C, H, W], a list of these, or an array of N images: "
+    "[N, C, H, W], [N, H, W, C] or, grey ones, [N, H, W]"
 )
 LISTED = 5  # bad images that an error names
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: those of a
-    folder."""
+    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' where
+    all of them are files, those of folders one by one."""
 
     labels: Tensor
     probabilities: Tensor
@@ -70,17 +72,19 @@ class TrainedModel(nn.Module):
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Classes of images of any form, on the model's device, in evaluation mode.
 
-        images: a path, a folder (with its subfolders, sorted by path), a PIL image, a uint8 array [H, W], [H, W, C] or
-        [C, H, W], a list of these, or a batch as an array [N, C, H, W] or [N, H, W, C]. They are adapted as the
-        training images were: grey ↔ RGB, the shorter side scaled to fit, the centre cropped. batch_size bounds the
-        memory. Raises KitError at the first batch with images that cannot be used, naming them and why.
+        images: see `ALLOWED`; folders are read with their subfolders, sorted by path, and a list may be an iterator.
+        Arrays are numpy's or torch's, of any numeric dtype; of three axes a first one of 1 or 3, or a last one of 1, 3
+        or 4, is the channels of one image. All are adapted as the training images were: grey ↔ RGB, the shorter side
+        scaled to fit, the centre cropped. batch_size bounds the memory. Raises KitError at the first batch with images
+        that cannot be used, naming them and why.
         """
         items, device = listed(images), self.eval().network.mean.device
         scores = [self(batch.to(device)).float().cpu() for batch in batches(items, self.network.image, batch_size)]
         probabilities = torch.cat([torch.zeros(0, len(self.classes)), *scores]).softmax(dim=1)
         labels = probabilities.argmax(dim=1)
         names = [self.classes[i] for i in labels.tolist()]
-        return Prediction(labels, probabilities, names, items if isinstance(images, (str, os.PathLike)) else None)
+        files = list(items) if all(isinstance(item, Path) for item in items) else None
+        return Prediction(labels, probabilities, names, files)
 
 
 def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
@@ -122,25 +126,37 @@ def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterat
 
 
 def listed(images: Any) -> Any:
-    """A sequence of images, or an array [N, …], whatever was given; of a folder the image files in it and below it,
-    hidden ones left out. Raises KitError for what holds no images.
-    """
-    if isinstance(images, (str, os.PathLike)) and not (folder := Path(images).expanduser()).is_dir():
-        return [folder]
+    """A sequence of images, or an array [N, …]; files are `Path`s. Raises KitError for what holds no images."""
+    axes = getattr(images, "ndim", None)
     if isinstance(images, (str, os.PathLike)):
-        try:
-            files, others = image_files(folder)
-        except OSError as error:
-            raise KitError(f"{folder} cannot be listed: {error}") from None
-        if not files:
-            raise KitError(f"{folder} holds no image files ({', '.join(EXTENSIONS)})")
-        say_left_out(folder, others)
-        return files
-    if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
+        return _files(images)
+    if isinstance(images, Image.Image) or axes == 2:
         return [images]
-    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+    if axes == 3:
+        return [images] if images.shape[0] in (1, 3) or images.shape[2] in (1, 3, 4) else images[:, None]
+    if axes == 4:
         return images
+    if axes in (None, 1) and isinstance(images, Iterable) and not isinstance(images, (Mapping, Set, bytes)):
+        parts = ([item] if not isinstance(item, (str, os.PathLike)) else _files(item) for item in images)
+        if (items := [item for part in parts for item in part]) or isinstance(images, (list, tuple)):
+            return items
     raise KitError(f"these are no images: {getattr(images, 'shape', type(images).__name__)}; {ALLOWED}")
+
+
+def _files(given: str | os.PathLike) -> list[Path]:
+    """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
+    path = Path(given).expanduser()
+    if path.is_dir():
+        try:
+            files, others = image_files(path)
+        except OSError as error:
+            raise KitError(f"{path} cannot be listed: {error}") from None
+        if not files:
+            raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
+        say_left_out(path, others)
+        return files
+    matches = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) and not path.exists() else []
+    return [file for match in sorted(matches) for file in _files(match)] or [path]
 
 
 def _fitted(item: Any, image: tuple[int, int, int]) -> Tensor | str:
@@ -164,9 +180,14 @@ def _pixels(item: Any) -> np.ndarray:
     if isinstance(item, (str, os.PathLike)):
         return decode(Path(item).expanduser())
     if isinstance(item, (Tensor, np.ndarray)):
-        array = item.cpu().numpy() if isinstance(item, Tensor) else item
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
-            raise BadImage(f"{array.dtype} of shape {list(array.shape)}")
+        about = f"{str(item.dtype).removeprefix('torch.')} of shape {list(item.shape)}"
+        if isinstance(item, Tensor):  # numpy has no bfloat16
+            item = (item.double() if item.dtype.is_floating_point else item).numpy(force=True)
+        if item.dtype.kind not in "uif" or item.ndim not in (2, 3) or not item.size:
+            raise BadImage(about)
+        array = item.astype(np.uint8, copy=False)
+        if not (array == item).all():
+            raise BadImage(f"{about}: {item.min():g} to {item.max():g} are not all whole numbers from 0 to 255")
         channels_first = array.ndim == 3 and array.shape[0] in (1, 3)
         item = F.to_pil_image(np.ascontiguousarray(array.transpose(1, 2, 0) if channels_first else array))
     if not isinstance(item, Image.Image):

@@ -239,8 +239,8 @@ class Run:
         """Images of any form as the model sees them: uint8 [N, C, H, W]."""
         return torch.cat(list(batches(images, self.model().network.image)))
 
-    def export(self, path: str | Path, format: str = "safetensors") -> Path:
-        """Write the model for use elsewhere, with its model card beside it; see `kit.run.export.export`."""
+    def export(self, path: str | Path, format: str | None = None) -> Path:
+        """Write the model, and its card beside it: .safetensors, .pt2 or .onnx; see `kit.run.export.export`."""
         return export.export(self, Path(path), format)
 
     def card(self, device: torch.device | str = "cpu") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import itertools
 import json
@@ -139,13 +140,15 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
     tree = json.dumps(state, default=place)
     flat = {dtype: torch.cat(tensors) for dtype, tensors in parts.items()}
-    write_tensors(path, flat, {"tree": tree})
+    write_tensors(path, flat, {"tree": tree, "sha256": _digest(tree, flat)})
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote, on the CPU. Raises KitError for a file that is cut short or something else."""
+    """What `write_state` wrote, on the CPU. Raises KitError for a file that was altered, cut short or never one."""
     with reading(path, "is not a checkpoint that can be read"):
-        tree, flat = read_metadata(path)["tree"], safetensors.torch.load_file(path)
+        metadata, flat = read_metadata(path), safetensors.torch.load_file(path)
+        if metadata["sha256"] != _digest(metadata["tree"], flat):
+            raise ValueError("its checksum is another")
 
         def placed(node: dict[str, Any]) -> Any:
             if TENSOR not in node:
@@ -153,7 +156,15 @@ def read_state(path: Path) -> dict[str, Any]:
             dtype, start, *shape = node[TENSOR]
             return flat[dtype][start : start + math.prod(shape)].view(shape).clone()
 
-        return json.loads(tree, object_hook=placed)
+        return json.loads(metadata["tree"], object_hook=placed)
+
+
+def _digest(tree: str, flat: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(tree.encode())
+    for name in sorted(flat):
+        digest.update(f"{name} {flat[name].dtype}".encode())
+        digest.update(flat[name].view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # ---- the lock ------------------------------------------------------------------------------------
@@ -163,7 +174,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process, also when that is killed.
 
-    Raises KitError where another process holds it, and where the folder cannot be made.
+    Raises KitError where another process holds it, and where the folder or a lock cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,10 +183,16 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise KitError(f"{folder} cannot be made ({summary(error)}): choose another folder for out") from None
     with file:
         for _ in range(10):  # outlasts the moment for which `in_use` holds the lock in another process
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            time.sleep(0.02)
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError as error:
+                raise KitError(
+                    f"{folder} lies on a file system that has no locks ({summary(error)}): mount it with them (Lustre: "
+                    "-o flock; NFS: without nolock), or choose a folder on another one for out"
+                ) from None
         else:
             file.seek(0)
             raise KitError(f"{folder} is in use by process {file.read() or '?'}: wait for it, or stop it first")

@@ -18,7 +18,7 @@ from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_failure, write_results
 from kit.search.isolation import own_state
-from kit.search.progress import Bar, Lines, Silent, interactive
+from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say, stopped_after
 from kit.search.step import STEPS
 from kit.space import Picks
 from kit.space.layers import average_statistics, keep_freed, norms
@@ -42,7 +42,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     finished = (folder / "metrics.json").is_file
-    with own_state(), ranks.joined(), contextlib.ExitStack() as held:
+    with own_state(), interruptible(lambda: stopped_after(folder)), ranks.joined(), contextlib.ExitStack() as held:
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
@@ -232,7 +232,7 @@ class Search:
                 return self.records.restore(self.epoch)
             except KitError as error:
                 if ranks.rank() == 0:
-                    print(f"{self.folder.name}: {error}; the checkpoint before it is used", flush=True)
+                    say(f"{self.folder.name}: {error}; the checkpoint before it is used")
                     path.unlink()
         self._snapshot()
 

@@ -1,10 +1,14 @@
-"""Progress: a bar for people, plain lines for logs."""
+"""Progress: a bar for people, plain lines for logs. None of it ends a run: whoever reads may have gone away."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 SHOWN = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
 
@@ -18,6 +22,31 @@ class Silent:
     def close(self) -> None: ...
 
 
+def interactive() -> bool:
+    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without this variable)."""
+    with contextlib.suppress(Exception):  # the stream may be None, closed, or an object of somebody's own
+        return "JPY_SESSION_NAME" in os.environ or bool(sys.stderr.isatty())
+    return False
+
+
+def say(text: str, stream: Any = None) -> None:
+    """Print lines to standard output, or to `stream`. Never raises, whatever the stream is or has become."""
+    stream = stream or sys.stdout
+    try:
+        print(_spelled(text, stream), file=stream, flush=True)
+    except BrokenPipeError:  # what is still in its buffer would raise again at the exit
+        with contextlib.suppress(Exception):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except Exception:
+        pass
+
+
+def _spelled(text: str, stream: Any) -> str:
+    """In the letters that the stream has."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 class Lines(Silent):
     """At most one line per `every` seconds, and always the first and the last."""
 
@@ -26,31 +55,61 @@ class Lines(Silent):
 
     def start(self, name: str, epochs: int, done: int) -> None:
         self.name, self.epochs = name, epochs
-        print(f"{name}: {f'goes on after epoch {done}' if done else 'starts'}, {epochs} epochs", flush=True)
+        say(f"{name}: {f'goes on after epoch {done}' if done else 'starts'}, {epochs} epochs")
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
         if done == self.epochs or time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
-            print(f"{self.name}: epoch {done}/{self.epochs} {_text(stage, numbers)}", flush=True)
+            say(f"{self.name}: epoch {done}/{self.epochs} {stage} {_text(numbers)}")
 
 
 class Bar(Silent):
+    bar: Any = None
+
     def start(self, name: str, epochs: int, done: int) -> None:
         from tqdm.auto import tqdm
 
-        self.bar = tqdm(total=epochs, initial=done, desc=name, unit="epoch")
-        self.close = self.bar.close
+        with contextlib.suppress(Exception):
+            self.bar = tqdm(total=epochs, initial=done, desc=_spelled(name, sys.stderr), unit="epoch")
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
-        self.bar.set_postfix_str(_text(stage, numbers), refresh=False)
-        self.bar.update(done - self.bar.n)
+        with contextlib.suppress(Exception):
+            self.bar.set_postfix_str(f"{stage} {_text(numbers)}", refresh=False)
+            self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self.bar.close()
 
 
-def interactive() -> bool:
-    """A terminal, or a notebook that a person opened (papermill and nbval start kernels without this variable)."""
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+def _text(numbers: dict[str, float]) -> str:
+    return " ".join(f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)
 
 
-def _text(stage: str, numbers: dict[str, float]) -> str:
-    shown = (f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)
-    return " ".join([stage, *shown])
+# ---- interruptions -------------------------------------------------------------------------------
+
+
+class Stopped(KeyboardInterrupt):
+    """An interruption that is told in one line."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        return [str(self)]
+
+
+@contextlib.contextmanager
+def interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Turn an interruption into `Stopped` with a message, which notebooks and scripts show without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error, Stopped):
+            raise
+        hook = sys.excepthook
+        sys.excepthook = lambda kind, e, trace: say(f"{e}", sys.stderr) if kind is Stopped else hook(kind, e, trace)
+        raise Stopped(message()) from None
+
+
+def stopped_after(folder: Path) -> str:
+    """What to say of the interrupted run in `folder`."""
+    saved = max((int(file.stem.removeprefix("epoch-")) for file in folder.glob("checkpoints/epoch-*")), default=0)
+    return f"stopped after epoch {saved}; run again to go on"
