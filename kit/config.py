@@ -153,14 +153,20 @@ class Config(BaseModel):
 
     @property
     def name(self) -> str:
-        """Of the run directory: <dataset>-<method>-s<seed>-<hash>; the same configuration finds the same directory.
+        """Of the run directory; the same configuration on the same data finds the same one. It reads the data."""
+        sets = self.sets()
+        return self.named(sets.name, data.digest(sets))
+
+    def named(self, dataset: str, digest: str) -> str:
+        """<dataset>-<method>-s<seed>-<configuration>-<data>, of a data set's own name and digest, wherever it lies.
 
         At most 200 bytes of a file system's 255: other files' names are made from it.
         """
-        values = {k: v for k, v in self.model_dump().items() if k not in NOT_HASHED}
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-        dataset, rest = re.sub(r"[^\w.]+", "_", Path(self.dataset).name), f"-{self.method}-s{self.seed}-{digest}"
-        return (dataset.encode()[: 200 - len(rest)].decode(errors="ignore") or "data") + rest
+        values = {k: v for k, v in self.model_dump().items() if k not in (*NOT_HASHED, "dataset")}
+        values |= {name: _content(values[name]) for name in ("genotype", "policy")}
+        configuration = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+        rest = f"-{self.method}-s{self.seed}-{configuration}-{digest[:6]}"
+        return (re.sub(r"[^\w.]+", "_", dataset).encode()[: 200 - len(rest)].decode(errors="ignore") or "data") + rest
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Config:
@@ -200,6 +206,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def _content(source: str | None) -> str | None:
+    """The digest of a file, or of a run's model.json, where that is what a field names."""
+    path = Path(source or "").expanduser()
+    path = path / "model" / "model.json" if path.is_dir() else path
+    return hashlib.sha256(path.read_bytes()).hexdigest() if source and path.is_file() else source
 
 
 def _names(parts: Registry, trait: str) -> str:

@@ -267,10 +267,16 @@ def other_value(name: str, value: object) -> object:
 def test_the_name_is_decided_by_what_decides_the_result():
     config = micro_config_of_digits()
     assert config.name == micro_config_of_digits().name
-    assert re.fullmatch(r"digits-dha-s3-[0-9a-f]{8}", config.name)
+    assert re.fullmatch(r"digits-dha-s3-[0-9a-f]{8}-[0-9a-f]{6}", config.name)
+    named = config.named("digits", DIGEST)
     for name in config.model_dump():
         changed = config.model_copy(update={name: other_value(name, getattr(config, name))})
-        assert (changed.name == config.name) == (name in NOT_HASHED), name
+        # what the data hold is known by their digest, wherever they lie
+        assert (changed.named("digits", DIGEST) == named) == (name in (*NOT_HASHED, "dataset")), name
+    assert config.named("digits", "f" * 64) != named
+
+
+DIGEST = "0" * 64
 
 
 def micro_config_of_digits() -> Config:
@@ -280,14 +286,13 @@ def micro_config_of_digits() -> Config:
 @pytest.mark.parametrize("name", ["画" * 80, "n" * 240, "é" * 120])
 def test_a_long_name_is_cut_to_what_a_file_system_takes(name: str, tmp_path):
     (tmp_path / name).mkdir()
-    made = Config(dataset=str(tmp_path / name)).name
-    assert 190 < len(made.encode()) <= 200 and name.startswith(made[:60]) and re.search("-dha-s0-[0-9a-f]{8}$", made)
+    made = Config(dataset=str(tmp_path / name)).named(name, DIGEST)
+    assert 190 < len(made.encode()) <= 200 and name.startswith(made[:50]) and re.search("-dha-s0-[0-9a-f]{8}-0+$", made)
 
 
 def test_the_name_of_a_folder_data_set_is_a_file_name(tmp_path):
-    folder = tmp_path / "my images, 2" / "a"
-    folder.mkdir(parents=True)
-    assert re.fullmatch(r"my_images_2-dha-s0-[0-9a-f]{8}", Config(dataset=str(folder.parent)).name)
+    made = micro_config_of_digits().named("my images, 2", DIGEST)
+    assert re.fullmatch(r"my_images_2-dha-s3-[0-9a-f]{8}-0+", made)
 
 
 @pytest.mark.parametrize("method", kit.methods())

@@ -66,7 +66,7 @@ def test_a_second_search_of_a_changed_folder_trains_on_it(pets, tmp_path):
     first = kit.search(config, out=tmp_path / "runs", progress=Silent())
     add_class(pets)
     again = kit.search(config, out=tmp_path / "runs", progress=Silent())
-    assert first.classes == ("cat", "dog") and again.classes == ("cat", "dog", "fox") and again.path != first.path
+    assert first.classes == ["cat", "dog"] and again.classes == ["cat", "dog", "fox"] and again.path != first.path
     assert kit.search(config, out=tmp_path / "runs", progress=Silent()).path == again.path
 
 
@@ -96,8 +96,8 @@ def test_one_folder_spelled_in_other_ways_is_one_run(pets, monkeypatch):
 def test_arrays_of_a_loader_are_data_too(tmp_path):
     images = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
     labels = torch.arange(40) % 2
-    register("identity-arrays", lambda root, size: Source(("a", "b"), (images, labels)), replace=True)
-    config = small(dataset="identity-arrays")
+    register("identity_arrays", lambda root, size: Source(("a", "b"), (images, labels)))
+    config = small(dataset="identity_arrays")
     before = config.name
     images[3, 0, 2, 2] = 1
     assert config.name != before

@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
-from kit import errors
+from kit import data, errors
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook as parameters
@@ -125,7 +125,7 @@ def run(
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
-    folders = {Path(out or config.out).expanduser() / config.name: config for config in configs}
+    folders = {Path(out or config.out).expanduser() / name: config for config, name in zip(configs, _names(configs))}
     todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
     finished = lambda: [folder for folder in folders if _finished(folder)]
     failures, options = {}, {"threads": threads, "notebook": notebook}
@@ -138,6 +138,18 @@ def run(
             start, room, stop = place
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
     return Result([Run.load(folder) for folder in finished()], failures)
+
+
+def _names(configs: Sequence[Config]) -> list[str]:
+    """Of the run directories; each data set is read once."""
+    known, names = {}, []
+    for config in configs:
+        fields = (config.dataset, config.root, config.image_size, config.on_bad_image, config.preset)
+        if fields not in known:
+            sets = config.sets()
+            known[fields] = sets.name, data.digest(sets)
+        names.append(config.named(*known[fields]))
+    return names
 
 
 def require_all(result: Result) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from kit import data
 from kit.config import Config
+from kit.data import ImageSets
 from kit.errors import KitError
 from kit.run import store
 from kit.run.provenance import pick_device
@@ -40,27 +44,54 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     lines. Raises KitError before any training for what does not fit together, and when the loss is not finite (the last
     good checkpoint stays).
     """
-    folder = Path(out if out is not None else config.out).expanduser() / config.name
-    finished = (folder / "metrics.json").is_file
-    with own_state(), interruptible(lambda: stopped_after(folder)), ranks.joined(), contextlib.ExitStack() as held:
+    place = Path(out if out is not None else config.out).expanduser()
+    with own_state(), ranks.joined(), contextlib.ExitStack() as held:
+        sets = ranks.together(config.sets)
+        facts = _facts(sets)
+        folder = place / config.named(sets.name, facts["digest"])
+        finished = (folder / "metrics.json").is_file
+        held.enter_context(interruptible(lambda: stopped_after(folder)))
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
             # all that can be refused is refused here, before the folder exists
-            engine = ranks.together(lambda: Search(config, folder))
+            if resume:
+                ranks.together(lambda: _refuse_other_data(folder, facts))
+            engine = ranks.together(lambda: Search(config, folder, sets))
             ranks.on_first(lambda: held.enter_context(store.exclusive(folder)))
+            ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile
                 engine.run(Silent() if ranks.rank() else progress or (Bar() if interactive() else Lines()))
         return Run.load(folder)
 
 
-class Search:
-    """The state of a run. Built from its configuration alone; `state_dict()` holds all that moves."""
+def _facts(sets: ImageSets) -> dict[str, Any]:
+    """What tells one state of a data set from another, for the run directory."""
+    sizes = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
+    return {**sizes, "classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
 
-    def __init__(self, config: Config, folder: Path):
+
+def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises KitError where the same configuration was interrupted on these data as they were before a change."""
+    others = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
+    for other in others if not folder.exists() else ():
+        if (other / "metrics.json").is_file() or not any(other.glob("checkpoints/epoch-*")):
+            continue
+        before = store.read_json(other / "data.json")
+        changed = [f"{k} {before.get(k)} → {now}" for k, now in facts.items() if k != "digest" and before.get(k) != now]
+        raise KitError(
+            f"{other} was interrupted, and its data have changed since ({'; '.join(changed) or 'pixels or labels'}): "
+            "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
+        )
+
+
+class Search:
+    """The state of a run. Built from its configuration and data alone; `state_dict()` holds all that moves."""
+
+    def __init__(self, config: Config, folder: Path, sets: ImageSets | None = None):
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
-        self.sets = ranks.together(config.sets).to(self.device)
+        self.sets = (sets or ranks.together(config.sets)).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder, config.tensorboard and not ranks.rank())
         for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
