@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import plotly.graph_objects as go
 import pytest
@@ -41,28 +43,29 @@ def test_the_page_is_whole_and_fetches_nothing(finished, written):
         assert str(part) in shown, part
 
 
-def test_it_lies_in_the_run_directory_or_where_it_is_asked(finished, tmp_path, quick, capsys):
+def test_it_lies_in_the_run_directory_or_where_it_is_asked(finished, tmp_path, quick):
     run = kit.Run.load(shutil.copytree(finished.path, tmp_path / finished.path.name))
     assert page.write(run) == run.path / "report.html"
     (tmp_path / "file").touch()
     with pytest.raises(KitError, match="cannot be written.*OUT="):
         page.write(run, tmp_path / "file" / "page.html")
-    assert page.main([]) == 1 and "make report RUN=" in capsys.readouterr().err
-    assert page.main([str(tmp_path / "nope")]) == 1 and "is not a run directory" in capsys.readouterr().err
-    assert page.main([str(run.path), str(tmp_path / "p.html")]) == 0 and (tmp_path / "p.html").is_file()
+    said = [sys.executable, "-m", "kit.studies.page", str(tmp_path / "nope")]
+    command = subprocess.run(said, capture_output=True, text=True)
+    assert command.returncode == 1 and "is not a run directory" in command.stderr
+    assert "make report RUN=" in command.stderr
 
 
 def test_an_unfinished_run_shows_what_it_has_and_a_failed_one_why(interrupted, quick):
     text = words(page.page(interrupted))
-    for said in ("The run is interrupted.", "goes on with it", "train_accuracy"):
+    for said in (f"{interrupted.path.name}: interrupted, 1 of", "goes on with it", "train_accuracy"):
         assert said in text, said
     failure = {"error": "NonFinite", "message": "the loss is <b>nan</b>", "epoch": 1, "step": 7}
     (interrupted.path / "failure.json").write_text(json.dumps(failure))
-    assert "NonFinite: the loss is <b>nan</b> (epoch 1, step 7)" in words(page.page(interrupted))
+    assert "NonFinite: the loss is <b>nan</b>" in words(page.page(interrupted))
 
 
 def test_a_run_without_an_epoch_has_a_page(tmp_path, quick):
-    assert "The run is interrupted." in words(page.page(write_run(tmp_path, None, method="dha")))
+    assert "interrupted, 0 of 25 epochs" in words(page.page(write_run(tmp_path, None, method="dha")))
 
 
 def test_nothing_from_a_runs_files_becomes_markup(finished, tmp_path, quick):

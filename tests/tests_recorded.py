@@ -33,12 +33,9 @@ def write_run(
     configuration. changes: of the configuration."""
     folder.mkdir(parents=True)
     g, search = np.random.default_rng(seed), max(1, epochs // 3)
-    config = (
-        kit.Config(dataset="digits", method=method, device="cpu").model_dump()
-        | {"epochs": epochs, "search_epochs": search, "seed": seed}
-        | ({"arch": "dsnas"} if changes.get("space") in ("choice", "mobile") else {})
-        | changes
-    )
+    usual = {"dataset": "digits", "device": "cpu", "epochs": epochs, "search_epochs": search, "seed": seed}
+    usual |= {"arch": "dsnas"} if changes.get("space") in ("choice", "mobile") else {}
+    config = kit.Config(method=method, **usual | changes).model_dump()
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in leave_out}))
     written = {"alpha": alpha_walk(g, epochs, search), "tau": tau_walk(g, epochs, 14)} | (arrays or {})
     for name, values in written.items():

@@ -1,8 +1,6 @@
 # ruff: noqa: F401
-"""Figures from runs and tables. They draw what the run directory holds and compute no results.
-
-Every function returns a plotly figure: `show` displays it in a notebook, `save_all` writes figures as PNG.
-"""
+"""Figures from runs and tables: every function returns a plotly figure, `show` displays it in a notebook, `save_all`
+writes figures as PNG. They draw what the run directory holds and compute no results."""
 
 from kit.figures.cells import cell, cells, cells_compared
 from kit.figures.landscape import contours as landscape_contours

@@ -5,8 +5,6 @@ Every edge of a cell has a row of its own, and its operation's name stands in it
 that neither names nor nodes can overlap.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -47,9 +45,8 @@ def cell(genotype: Mapping[str, Any], space: str = "cell", title: str = "") -> g
 
 
 def cells(run: Run) -> go.Figure:
-    """The architecture that a run found, or that stands at its last epoch where it is not finished.
-
-    Raises KitError where neither is recorded."""
+    """The architecture that a run found, or that stands at its last epoch where it is not finished. Raises KitError
+    where neither is recorded."""
     words = "the architecture found" if run.genotype else f"the architecture so far ({run.status})"
     return cell(_found(run), run.config.space, f"{headline(run)} · {words}")
 
@@ -87,9 +84,6 @@ def _graphs(genotype: Mapping[str, Any], name: str) -> dict[str, list[Edge]]:
         return space.SPACES[name].make.graph(genotype)
     except (AttributeError, LookupError, TypeError, ValueError):
         raise KitError(f"no genotype of space {name!r}, as run.genotype gives it: {genotype!r:.80}") from None
-
-
-# ---- drawings ------------------------------------------------------------------------------------
 
 
 def _sheet(panels: Sequence[tuple[str, list[Edge], Collection[Edge]]], title: str) -> go.Figure:

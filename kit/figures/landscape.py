@@ -23,10 +23,10 @@ LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 
-def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
-    """The plane of each run as filled contours, with the same levels and colours in all panels; losses above `top`, by
-    default ten times the loss of guessing, are one colour. The cross is the trained model."""
-    figure = _planes(landscapes, go.Contour, top, line={"color": "white", "width": 1})
+def contours(landscapes: Sequence[Landscape]) -> go.Figure:
+    """The plane of each run as filled contours, with the same levels and colours in all panels; losses above ten times
+    the loss of guessing are one colour. The cross is the trained model."""
+    figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
     figure.add_scatter(x=[0], y=[0], row="all", col="all", name="trained model", hoverinfo="name", showlegend=False)
     figure.update_traces(marker={"symbol": "cross", "size": 9, "color": "white"}, selector={"type": "scatter"})
     figure.update_xaxes(title_text=f"a · δ, {UNIT}", constrain="domain", showgrid=False)
@@ -37,9 +37,9 @@ def contours(landscapes: Sequence[Landscape], top: float | None = None) -> go.Fi
     return figure
 
 
-def surfaces(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
-    """The plane of each run as a surface over (a, b): the same heights, colours and camera in all; cut off at `top`."""
-    figure = _planes(landscapes, go.Surface, top, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
+def surfaces(landscapes: Sequence[Landscape]) -> go.Figure:
+    """The plane of each run as a surface over (a, b): the same heights, colours and camera in all."""
+    figure = _planes(landscapes, go.Surface, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
     bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
     x, y, z = ({"title": {"text": text}, **small} for text in ("a · δ", "b · η", ""))
     z |= {"tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2]}
@@ -47,9 +47,9 @@ def surfaces(landscapes: Sequence[Landscape], top: float | None = None) -> go.Fi
     return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
 
 
-def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figure:
+def lines(landscapes: Sequence[Landscape]) -> go.Figure:
     """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
-    low, high = _span(landscapes, top)
+    low, high = _span(landscapes)
     figure = go.Figure(layout={"template": TEMPLATE, "height": 560})
     for k, item in enumerate(landscapes):
         color = look(item.run.config.method).color
@@ -59,7 +59,7 @@ def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figur
             figure.add_scatter(x=at, y=np.maximum(below, low / 2), **band)
             faint = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.15)}"
             figure.add_scatter(x=at, y=above, fill="tonexty", fillcolor=faint, **band)
-        name = f"{item.label} (n = {item.lines.directions} directions)"
+        name = f"{item.label} (n = {len(item.lines.values)} directions)"
         line = {"color": color, "dash": DASHES[k % len(DASHES)]}
         figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
     figure.add_hline(_guess(landscapes), line={"color": GREY, "width": 1, "dash": "dot"})
@@ -71,18 +71,17 @@ def lines(landscapes: Sequence[Landscape], top: float | None = None) -> go.Figur
     return figure.update_layout(title_text=title, legend=legend)
 
 
-def _planes(landscapes: Sequence[Landscape], kind: type, top: float | None, **looks: Any) -> go.Figure:
+def _planes(landscapes: Sequence[Landscape], kind: type, **looks: Any) -> go.Figure:
     """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
-    low, high = np.log10(_span(landscapes, top))
+    low, high = np.log10(_span(landscapes))
     step = (high - low) / LEVELS
     level = {"start": low, "end": high - step / 2, "size": step}
     level = {"z": {"show": True, "color": "white", **level}} if kind is go.Surface else level
     columns = {1: 1, 2: 2, 4: 2}.get(len(landscapes), 3)
     rows = -(-len(landscapes) // columns)
     specs = [[{"type": "surface" if kind is go.Surface else "xy"}] * columns] * rows
-    accuracies = [item.run.metrics["test_accuracy"] for item in landscapes]
-    words = [f"test loss {item.plane.centre:.3g}, accuracy {p:.2%}" for item, p in zip(landscapes, accuracies)]
-    titles = [f"<b>{item.label}</b><br>{text}" for item, text in zip(landscapes, words)]
+    words = "<b>{}</b><br>test loss {:.3g}, accuracy {:.2%}"
+    titles = [words.format(item.label, item.plane.centre, item.run.metrics["test_accuracy"]) for item in landscapes]
     figure = make_subplots(rows, columns, specs=specs, subplot_titles=titles, vertical_spacing=0.3 / rows)
     for k, item in enumerate(landscapes):
         at, losses = item.plane.coordinates, item.plane.values.T
@@ -98,12 +97,12 @@ def _planes(landscapes: Sequence[Landscape], kind: type, top: float | None, **lo
     return figure.update_annotations(font_size=12)
 
 
-def _span(landscapes: Sequence[Landscape], top: float | None) -> tuple[float, float]:
+def _span(landscapes: Sequence[Landscape]) -> tuple[float, float]:
     """The lowest and the highest loss that all panels show: what lies far above guessing says that the network is
     broken, not how much."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
-    lowest, highest = max(float(np.nanmin(values)), 1e-9), float(np.nanmax(values))
-    return lowest, max(min(10 * _guess(landscapes) if top is None else top, highest), lowest * 1.001)
+    lowest = max(float(np.nanmin(values)), 1e-9)
+    return lowest, max(min(10 * _guess(landscapes), float(np.nanmax(values))), lowest * 1.001)
 
 
 def _title(landscapes: Sequence[Landscape]) -> str:

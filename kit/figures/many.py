@@ -1,8 +1,6 @@
 """Runs and methods beside each other: curves of seeds with their mean, accuracies with their intervals, accuracy
 against cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from kit.figures.style import GREY, SERIES, TEMPLATE, Look, blank, look, name_facets
+from kit.figures.style import GREY, SERIES, TEMPLATE, Look, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -22,28 +20,24 @@ COSTS = {
 }
 ACCURACY = "test accuracy [%]"
 
-# ---- curves --------------------------------------------------------------------------------------
-
 
 def overlay(runs: Sequence[Run], name: str) -> go.Figure:
     """One quantity of many runs: a thin line per seed, and bold the mean of a method's seeds over the epochs that all
-    reached. Runs without it are left out.
-
-    name: a name of the history, such as "loss", "eta/lr" or "step/lr". Raises KitError where no run has it."""
+    reached. name: a name of the history, such as "loss" or "eta/lr". Raises KitError for a run without it."""
     groups: dict[Look, list[pd.Series]] = {}
-    for run in [run for run in runs if name in set(run.history["name"])] or runs:
+    for run in runs:
         groups.setdefault(look(run.config.method), []).append(run.curve(name))
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
     figure = _seeds_and_means(groups, f"{datasets} · {name}")
     figure.update_yaxes(title_text=f"{name}{' [nats]' if 'loss' in name else ''}")
-    return figure.update_xaxes(title_text="step" if name.startswith("step/") else "epoch")
+    return figure.update_xaxes(title_text="epoch")
 
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
     """How learners concentrate on what is planted. curves: of `kit.planted.watch`, by learner a list for every seed."""
     groups = {
-        Look(SERIES[k % len(SERIES)], name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
-        for k, (name, seeds) in enumerate(curves.items())
+        Look(color, name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
+        for color, (name, seeds) in zip(SERIES * len(curves), curves.items())
     }
     figure = _seeds_and_means(groups, title).add_hline(0.8, line={"color": GREY, "width": 1, "dash": "dot"})
     figure.update_yaxes(title_text="probability on what is planted", range=[0, 1.02])
@@ -61,9 +55,6 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], title: str) -> 
     return _legend_below(figure.update_traces(mode="lines"), 560)
 
 
-# ---- accuracies ----------------------------------------------------------------------------------
-
-
 def ablation(summary: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> go.Figure:
     """Test accuracy per method, in the table's order: mean with its 95% interval, and every seed as a faint dot.
 
@@ -77,9 +68,8 @@ def ablation(summary: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> go.F
 
 
 def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
-    """Test accuracy over the wall-clock of a run: mean and 95% interval per method.
-
-    summary: as for `ablation`, and `seconds`."""
+    """Test accuracy over the wall-clock of a run: mean and 95% interval per method. summary: as for `ablation`, and
+    seconds."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
     return _legend_below(figure.update_xaxes(title_text=COSTS["seconds"]), 560)
 
@@ -90,8 +80,6 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
 
     summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy;
     cost: params, macs or latency_ms."""
-    if summary.empty:
-        return blank("no run is finished: there is no test accuracy yet", title)
     found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
@@ -108,11 +96,8 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
 
     table: `kit.studies.compare.compare(runs).table`."""
-    finished = table.dropna(subset=["test_accuracy"])
-    if finished.empty:
-        return blank("no run is finished: there is no test accuracy yet")
-    kept, costs = ["run", "data", "method", "test_accuracy"], ["seconds", "params", "macs"]
-    points = _percent(finished).melt([*kept, ACCURACY], costs, "cost", "paid").replace({"cost": COSTS})
+    kept = ["run", "data", "method", ACCURACY]
+    points = _percent(table).melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
     rows = points["data"].nunique()
     facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "facet_col_spacing": 0.06}
     looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}

@@ -1,7 +1,5 @@
 """One run's figures: losses, η, τ and α while they move, τ's map, α's competition; the same curves of several runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from kit import augment
 from kit.errors import KitError
 from kit.figures.cells import children, supernet
 from kit.figures.style import LOW_TO_HIGH, PALETTE, SERIES, SHARE, TEMPLATE, blank, headline, look, name_facets
+from kit.methods import Stage
 from kit.run.run import Run
 from kit.space import Slot
 
@@ -38,15 +37,13 @@ LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 COLORS = dict(zip(("training", "η", "τ", "α", "validation", "", "effective"), SERIES))
 ONE_RUN = {"color": "line", "color_discrete_map": COLORS}
 DASHES = {"validation": "dash", "effective": "dash"}
-RUNS = {"color": "run", "line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
-EPOCHS = 60  # in α's figure, at most
 
 
 def standing(run: Run) -> str:
     """One line for the top of a page: the run, how far it came, and what went wrong."""
     done = run.history["epoch"].max() if len(run.history) else 0
     parts = [f"{run.path.name}: {run.status}, {done} of {run.config.epochs} epochs"]
-    parts += [f"{name} to epoch {last}" for name, _, last in _stages(run)]
+    parts += [f"{stage.name} to epoch {last}" for stage, _, last in _stages(run)]
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
     skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
     for share in skips[skips > 0.5]:
@@ -54,10 +51,10 @@ def standing(run: Run) -> str:
     return "; ".join(parts)
 
 
-def _stages(run: Run) -> list[tuple[str, int, int]]:
-    """Name, the epoch that it begins after, and the last completed epoch of each stage so far."""
-    rows, names = run.history[run.history["name"] == "stage"], [stage.name for stage in run.config.stages]
-    return [(names[int(k)], e.min() - 1, e.max()) for k, e in rows.groupby("value")["epoch"]]
+def _stages(run: Run) -> list[tuple[Stage, int, int]]:
+    """Each stage so far, the epoch that it begins after, and the last that is completed."""
+    rows = run.history[run.history["name"] == "stage"]
+    return [(run.config.stages[int(k)], e.min() - 1, e.max()) for k, e in rows.groupby("value")["epoch"]]
 
 
 def searches(run: Run) -> bool:
@@ -66,19 +63,14 @@ def searches(run: Run) -> bool:
 
 def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     """Shade the epochs of the search in all panels."""
-    searching = {stage.name for stage in run.config.stages if stage.search}
-    for name, first, last in _stages(run):
-        if name in searching:
+    for stage, first, last in _stages(run):
+        if stage.search:
             figure.add_vrect(x0=first, x1=last, fillcolor=PALETTE["sky"], opacity=0.13, line_width=0, layer="below")
     return figure
 
 
-# ---- curves --------------------------------------------------------------------------------------
-
-
 def curves(run: Run) -> go.Figure:
     """Loss and accuracy, η, τ and α by completed epoch; what does not move has no panel. The search stage is shaded.
-
     Raises KitError before the first epoch is completed."""
     accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
     return _shaded(_grid(_tidy([run]), [], headline(run) + accuracy, **ONE_RUN), run)
@@ -86,12 +78,12 @@ def curves(run: Run) -> go.Figure:
 
 def evolution(runs: Run | Sequence[Run]) -> go.Figure:
     """One run: losses, η, τ and α on one epoch axis, and under them, over the same epochs, τ's probability of each
-    operation and how often the child uses each of the network's. Several runs: their curves overlaid.
-
-    A run that is still going or has failed is drawn up to where it is. Raises KitError where nothing is recorded."""
+    operation and how often the child uses each of the network's. Several runs: their curves overlaid. Raises KitError
+    where nothing is recorded."""
     if not isinstance(runs, Run):
-        colors = dict(zip((run.path.name for run in runs), SERIES * len(runs)))
-        return _grid(_tidy(runs), [], f"{len(runs)} runs side by side", color_discrete_map=colors, **RUNS)
+        looks = {"color": "run", "color_discrete_map": dict(zip((run.path.name for run in runs), SERIES * len(runs)))}
+        looks |= {"line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
+        return _grid(_tidy(runs), [], f"{len(runs)} runs side by side", **looks)
     return _shaded(_grid(_tidy([runs]), _maps(runs), headline(runs), **ONE_RUN), runs)
 
 
@@ -158,15 +150,19 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
     return found
 
 
-# ---- τ -------------------------------------------------------------------------------------------
-
-
 def policy(run: Run) -> go.Figure:
     """τ at the last epoch: the probability of each ordered pair of operations over a uniform policy's; where the policy
-    learns them, also the distribution of each operation's magnitude and, beside its name, how often it is applied.
-
-    A fixed policy gets a note."""
-    return _with_magnitudes(_pairs(run, -1), run)
+    learns them, also the distribution of each operation's magnitude and, beside its name, how often it is applied. A
+    fixed policy gets a note."""
+    figure, tau, names = _pairs(run, -1), run.tau, _ops(run)
+    if "apply" in tau:
+        figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
+    if "magnitude" in tau:
+        z, bar = tau["magnitude"][-1], {"title": {"text": "probability"}}
+        figure.add_heatmap(x=np.linspace(0, 10, z.shape[1]), y=names, z=z, xaxis="x2", colorscale=SHARE, colorbar=bar)
+        right = {"domain": [0.62, 1], "title": {"text": "magnitude [of 10]"}}
+        figure.update_layout(xaxis_domain=[0, 0.45], xaxis2=right, coloraxis_colorbar_x=0.46)
+    return figure
 
 
 def tau_evolution(run: Run) -> go.Figure:
@@ -189,18 +185,6 @@ def _pairs(run: Run, at: int | slice, **animation: int) -> go.Figure:
     return figure.update_layout(coloraxis=colors).update_xaxes(dtick=1).update_yaxes(dtick=1)
 
 
-def _with_magnitudes(figure: go.Figure, run: Run) -> go.Figure:
-    tau, names = run.tau, _ops(run)
-    if "apply" in tau:
-        figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
-    if "magnitude" in tau:
-        z, bar = tau["magnitude"][-1], {"title": {"text": "probability"}}
-        figure.add_heatmap(x=np.linspace(0, 10, z.shape[1]), y=names, z=z, xaxis="x2", colorscale=SHARE, colorbar=bar)
-        right = {"domain": [0.62, 1], "title": {"text": "magnitude [of 10]"}}
-        figure.update_layout(xaxis_domain=[0, 0.45], xaxis2=right, coloraxis_colorbar_x=0.46)
-    return figure
-
-
 def _ops(run: Run) -> list[str]:
     return list(augment.searched(run.config.augment, run.config.operations))
 
@@ -218,12 +202,8 @@ def _colors(ratios: np.ndarray) -> dict[str, Any]:
     return {"zmin": -limit, "zmax": limit, "colorscale": LOW_TO_HIGH, "colorbar": bar}
 
 
-# ---- α -------------------------------------------------------------------------------------------
-
-
 def architecture(run: Run) -> go.Figure:
     """|α| of every candidate over the epochs, one panel per slot: thin while it competes, bold while the child uses it.
-
     A run that does not search gets a note. Raises KitError where nothing is recorded."""
     if not searches(run):
         fixed = f"α is fixed in this run (arch = {run.config.arch}, space = {run.config.space}): see figures.cells"
@@ -231,9 +211,7 @@ def architecture(run: Run) -> go.Figure:
     alpha = run.alpha
     if not alpha:
         raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    at = np.unique(np.linspace(0, len(alpha["epoch"]) - 1, EPOCHS).round().astype(int))
-    few = {name: values[at] for name, values in alpha.items()}
-    frame = pd.concat([_competition(few, k, slot) for k, slot in enumerate(supernet(run.config).slots)])
+    frame = pd.concat([_competition(alpha, k, slot) for k, slot in enumerate(supernet(run.config).slots)])
     rows = -(-frame["slot"].nunique() // 4)
     height = 110 + 210 * rows
     looks = {"x": "epoch", "facet_col": "slot", "facet_col_wrap": 4, "facet_row_spacing": min(70 / height, 1 / rows)}

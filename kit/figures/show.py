@@ -1,7 +1,5 @@
 """Figures on their way out: shown in notebooks, and as PNG by kaleido, which needs a Chromium."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import json
@@ -23,26 +21,22 @@ MIME = "application/vnd.plotly.v1+json"
 # JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
 FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
 PER_ROW = 8  # pictures
-INSTALL = "install a browser with `plotly_get_chrome`, or the system's chromium package"
 
 
 @functools.cache
 def why_no_png() -> str:
-    """Why figures cannot be saved as PNG here, and what to install, in one line; "" where they can. Its first call
-    starts a browser, which takes a few seconds."""
+    """Why figures cannot be saved as PNG here, and what to install; "" where they can. The first call takes seconds."""
     try:  # once without the server, which would wait for ever for a browser that does not start
         kaleido.calc_fig_sync(go.Figure(), opts={"format": "png"}, kopts={"mathjax": False})
     except Exception as error:
         reason = str(error.args[0] if error.args else error).split(".")[0]
-        return f"no PNG of figures, which stay interactive ({reason}): {INSTALL}"
+        return f"no PNG of figures, which stay interactive ({reason}): `plotly_get_chrome` installs a browser"
     kaleido.start_sync_server(silence_warnings=True, mathjax=False)
     return ""
 
 
 def png(figure: go.Figure, width: int = WIDTH) -> bytes:
-    """The figure as PNG of so many pixels' width and its own height, without slider and buttons.
-
-    Raises KitError where no browser can be started, saying what to install."""
+    """The figure as PNG, `width` pixels wide, without slider and buttons. Raises KitError where there is no browser."""
     if why_no_png():
         raise KitError(why_no_png())
     still = go.Figure(figure.data, figure.layout)
@@ -54,41 +48,31 @@ def png(figure: go.Figure, width: int = WIDTH) -> bytes:
         raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
 
 
-_say_once = functools.cache(print)
-
-
-def save_all(figures: Mapping[str | Path, go.Figure], width: int = WIDTH) -> bool:
+def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
     """Write every figure as PNG to its path, making folders; returns whether that was possible. Where there is no
-    browser, one line says so, once, with what to install, and nothing is written."""
-    try:
-        for path, figure in figures.items():
-            data = png(figure, width)
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_bytes(data)
-    except KitError as error:
-        _say_once(str(error))
+    browser, one line says so, with what to install, and nothing is written."""
+    if why_no_png():
+        print(why_no_png())
         return False
+    for path, figure in figures.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(figure, width))
     return True
 
 
 def show(figure: go.Figure, width: int = WIDTH) -> None:
-    """Display a figure as one output with two faces: plotly's for JupyterLab, a PNG for viewers without JavaScript and
-    for HTML.
-
-    JupyterLab shows the picture at once and makes it interactive when the mouse enters it; `width` is the picture's, in
-    pixels. Without a browser for pictures the output is plotly's alone, and its text says why.
-    """
+    """Display a figure as one output with two faces: plotly's for JupyterLab, and a PNG `width` pixels wide for viewers
+    without JavaScript; without a browser it is plotly's alone, and its text says why."""
     from IPython.display import publish_display_data
 
     publish_display_data({"text/html": FIT})
-    title = figure.layout.title.text or "figure"
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
     data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
-    data["text/plain"] = f"<{title}>"
+    data["text/plain"] = title = figure.layout.title.text or "figure"
     try:
         data["image/png"] = base64.b64encode(png(figure, width)).decode()
     except KitError as error:
-        data["text/plain"] = f"<{title}; {error}>"
+        data["text/plain"] = f"{title}; {error}"
     publish_display_data(data)
 
 

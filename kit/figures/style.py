@@ -1,7 +1,5 @@
 """How everything looks: the colours and titles of methods, parts and operations, and one template."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs side by side: one table, Pareto fronts of test accuracy against cost, and how much architectures agree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +11,6 @@ from kit.errors import KitError
 from kit.run.run import Run
 from kit.studies import tables
 
-NOTE = (
-    "Test accuracy is reported, nothing is selected by it: a front describes these runs, and a single run can be on it "
-    "by the luck of its seed. To choose one, use validation accuracy."
-)
 # what runs may differ in, and what follows where they do
 ASPECTS = {
     "data": "accuracy is not comparable between them, and multiply-adds are of other images",
@@ -32,12 +26,9 @@ FRONTS = ("seconds", "params", "macs")
 
 
 class Comparison(NamedTuple):
-    """Finished runs, and what can be said about them together.
-
-    table: one row per run: the columns of `tables.per_run`, run, those of ASPECTS, and front_seconds, front_params,
-    front_macs (bool: no run of the same data and budget reaches as much for less). agreement: run × run, the share of
-    choices that two architectures have in common. notes: what is comparable and what is not, in sentences.
-    """
+    """table: one row per finished run: the columns of `tables.per_run`, run, those of ASPECTS, and front_seconds,
+    front_params, front_macs (bool: no run of the same data and budget reaches as much for less). agreement: run × run,
+    the share of choices that two architectures have in common. notes: what is comparable and what is not."""
 
     table: pd.DataFrame
     agreement: pd.DataFrame
@@ -47,9 +38,8 @@ class Comparison(NamedTuple):
 def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
     """Put runs side by side; those that are not finished or cannot be read are named in the notes.
 
-    runs: a folder of run directories, paths with commas between them, or a list of runs and paths. dataset: only the
-    runs on it ("": all). Raises KitError when nothing is left to compare.
-    """
+    runs: a folder of run directories, paths with commas, or a list. dataset: only the runs on it ("": all). Raises
+    KitError when nothing is left to compare."""
     found, rows, aside = [], [], []
     for path in _paths(runs):
         try:
@@ -64,20 +54,17 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
     table = tables.per_run(found).join(pd.DataFrame(rows))
     for cost in FRONTS:
         within = ["data", "split", "budget", *(["machine"] if cost == "seconds" else [])]
-        fronts = [pareto(group, cost) for _, group in table.groupby(within, dropna=False)]
-        table[f"front_{cost}"] = pd.concat(fronts)
+        table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
     chosen = [choices(run) for run in found]
     shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
-    return Comparison(table, pd.DataFrame(shares, table["run"], table["run"]), [*_notes(table), *aside, NOTE])
+    return Comparison(table, pd.DataFrame(shares, table["run"], table["run"]), [*_notes(table), *aside])
 
 
 def _paths(runs: str | Path | Sequence[Run | str | Path]) -> list[Path]:
     """The run directories meant, each once."""
-    if isinstance(runs, str) and not Path(runs).is_dir():
-        runs = [part.strip() for part in runs.split(",")]
     found = []
-    for entry in [runs] if isinstance(runs, (str, Path)) else runs:
-        path = entry.path if isinstance(entry, Run) else Path(entry).expanduser()
+    for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
+        path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
         found += sorted(p.parent for p in path.glob("*/config.json")) or [path]
     return list(dict.fromkeys(path.resolve() for path in found))
 
@@ -120,8 +107,8 @@ def _notes(table: pd.DataFrame) -> list[str]:
     same, different = [], []
     for aspect, consequence in ASPECTS.items():
         counts = table[aspect].value_counts(sort=False)
-        values = "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
         if len(counts) > 1:
+            values = "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
             different.append(f"Different {aspect}: {values}: {consequence}.")
         else:
             same.append(f"{aspect}: {counts.index[0]}")

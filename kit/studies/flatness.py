@@ -1,7 +1,5 @@
 """What the landscapes of some runs say: their table, and their report."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,19 +29,9 @@ def table(landscapes: Sequence[Landscape]) -> pd.DataFrame:
         config, metrics = item.run.config, item.run.metrics
         row = {"run": item.label, "method": config.method, "seed": config.seed}
         row |= {"test_accuracy": metrics["test_accuracy"], "test_loss": float(item.plane.centre), **item.lines.rises()}
-        row |= {"eigenvalue": item.eigenvalue, "directions": item.lines.directions}
+        row |= {"eigenvalue": item.eigenvalue, "directions": len(item.lines.values)}
         rows.append(row | {"images": item.images, "eigenvalue_images": item.eigenvalue_images})
     return pd.DataFrame(rows)
-
-
-def formatted(rows: pd.DataFrame) -> pd.DataFrame:
-    """`table` as the report shows it: strings."""
-    shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
-    shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
-    for r in RADII:
-        ends = rows[[f"rise@{r:g}{end}" for end in ("", "/low", "/high")]].to_numpy()
-        shown[f"rise at {r:g}"] = [tables.bounded(*values, ".3g") for values in ends]
-    return pd.DataFrame(shown | {"largest eigenvalue": rows["eigenvalue"].map("{:.3g}".format)})
 
 
 def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tuple[list[tuple], dict[str, Any]]:
@@ -58,16 +46,22 @@ def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tup
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     """What fills the template, and the rows for the CSV file."""
     rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
-    reference, findings = rows["method"][0], {}
+    reference, findings, broken = rows["method"][0], {}, []
+    shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
+    shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
     for r in RADII:
-        findings[f"{r:g}"] = tables.findings(tables.against(rows, f"rise@{r:g}", reference), reference, "+.3g", 1)
+        rise = f"rise@{r:g}"
+        shown[f"rise at {r:g}"] = tables.bounded(rows, [rise, f"{rise}/low", f"{rise}/high"], ".3g", 1)
+        findings[f"{r:g}"] = tables.findings(tables.against(rows, rise, reference), reference, "+.3g", 1)
+        broken += [f"{r:g}"] if (rows[rise] + rows["test_loss"] > guess).all() else []
+    shown["largest eigenvalue"] = rows["eigenvalue"].map("{:.3g}".format)
     recorded = pd.Series([run.metrics["test_loss"] for run in runs])
     return {
         "title": f"Loss landscape: {Path(runs[0].config.dataset).name}",
         "rows": rows,
-        "table": formatted(rows),
+        "table": pd.DataFrame(shown),
         "findings": findings,
         "guess": guess,
-        "broken": [f"{r:g}" for r in RADII if (rows[f"rise@{r:g}"] + rows["test_loss"] > guess).all()],
+        "broken": broken,
         "apart": (rows["test_loss"] - recorded).abs().max(),
     }

@@ -4,12 +4,10 @@
 the results in their directories.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +35,7 @@ RADII = (0.25, 0.5, 1.0)  # at which lines give the rise; METHOD section 5
 @dataclass(frozen=True)
 class Plane:
     """f(a, b) = L(θ* + a δ + b η). coordinates: float64 [n], of both axes, 0 in the middle. values: float64 [n, n], row
-    a, column b (and further axes where a metric gives arrays). seed: of the directions.
-    """
+    a, column b (and further axes where a metric gives arrays). seed: of the directions."""
 
     coordinates: np.ndarray
     values: np.ndarray
@@ -50,24 +47,13 @@ class Plane:
         return self.values[len(self.coordinates) // 2, len(self.coordinates) // 2]
 
 
-@dataclass(frozen=True)
-class LossLines:
+class LossLines(Plane):
     """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
-    coordinates: float64 [n], ascending, 0 and ± RADII among them. values: float64 [directions, n] (and further axes).
-    """
-
-    coordinates: np.ndarray
-    values: np.ndarray
-    seed: int
+    coordinates: float64 [n], ascending, 0 and ± RADII among them. values: float64 [directions, n]."""
 
     @property
     def centre(self) -> float:
-        """The trained model's own value."""
-        return self.values[0, np.flatnonzero(self.coordinates == 0)[0]]
-
-    @property
-    def directions(self) -> int:
-        return len(self.values)
+        return self.values[0, len(self.coordinates) // 2]
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
@@ -76,10 +62,9 @@ class LossLines:
     def rises(self) -> dict[str, float]:
         """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
         "rise@r/low" and "rise@r/high"."""
-        found = {}
+        at, found = dict(zip(self.coordinates, self.values.T)), {}
         for r in RADII:
-            low, high = (self.values[:, self.coordinates == at][:, 0] for at in (-r, r))
-            ends = map(float, interval((high + low) / 2 - self.centre))
+            ends = map(float, interval((at[r] + at[-r]) / 2 - self.centre))
             found |= zip((f"rise@{r:g}", f"rise@{r:g}/low", f"rise@{r:g}/high"), ends)
         return found
 
@@ -99,54 +84,46 @@ class Landscape:
 
 def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tensor]:
     """A Gaussian direction by parameter name, each filter (row of a weight) scaled to the norm of the model's own; zero
-    for biases and BatchNorm. A parameter's numbers follow from its name: models that share a layer get the same.
-    """
+    for biases and BatchNorm. A parameter's numbers follow from its name: models that share a layer get the same."""
     drawn = {}
     for name, parameter in model.named_parameters():
         weight = parameter.detach()
-        drawn[name] = torch.zeros_like(weight)
         if weight.ndim < 2:
+            drawn[name] = torch.zeros_like(weight)
             continue
         noise = torch.randn(weight.shape, generator=generator(seed, f"{which}/{name}"), dtype=weight.dtype).to(weight)
         rows = noise.flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
-        drawn[name] += noise * (weight.flatten(1).norm(dim=1) / rows).view(-1, *[1] * (weight.ndim - 1))
+        drawn[name] = noise * (weight.flatten(1).norm(dim=1) / rows).view(-1, *[1] * (weight.ndim - 1))
     return drawn
 
 
-def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 1.0, seed: int = 0, **options) -> Plane:
+def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 1, seed: int = 0, **options) -> Plane:
     """Evaluate the model on a steps × steps grid of a, b ∈ [−radius, radius], in evaluation mode.
 
     model: images → scores, on the device of its parameters. data: the images whose mean cross-entropy is taken. steps:
     odd, so that the centre is the trained model itself. Options, of `line` as well: batch_size, images of a forward
     pass (256); metric, a function of a loss_landscapes model wrapper to a number or an array of numbers (the package's
-    metrics among them), in place of the cross-entropy; label, of a progress bar. Raises KitError for what is no grid.
-    """
+    metrics among them), in place of the cross-entropy. Raises KitError for what is no grid."""
     coordinates = _coordinates(steps, radius)
     points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(-1, 2)
-    values = _evaluate(model, data, points, ("δ", "η"), seed, **options)
+    values = _evaluate(model, data, points, [direction(model, seed, name) for name in ("δ", "η")], **options)
     return Plane(coordinates, values.reshape(steps, steps, *values.shape[1:]), seed)
 
 
 def line(
-    model: nn.Module,
-    data: ImageSet,
-    *,
-    directions: int = 10,
-    steps: int = 21,
-    radius: float = 1.0,
-    seed: int = 0,
-    **options,
+    model: nn.Module, data: ImageSet, directions: int = 10, *, steps: int = 21, radius: float = 1, seed=0, **options
 ) -> LossLines:
     """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
     rest as for `plane`."""
     check(directions=directions)
     coordinates = np.unique([*_coordinates(steps, radius), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
-    values = [_evaluate(model, data, coordinates[:, None], (name,), seed, **options) for name in names]
+    ways = (direction(model, seed, name) for name in names)
+    values = [_evaluate(model, data, coordinates[:, None], [way], **options) for way in ways]
     return LossLines(coordinates, np.stack(values), seed)
 
 
-def check(*, steps: int = 21, radius: float = 1.0, directions: int = 10, images: int = 0) -> None:
+def check(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> None:
     """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
     if steps < 3 or steps % 2 == 0:
         raise KitError(f"steps={steps}: give an odd number from 3, for the trained model to be the centre")
@@ -162,17 +139,9 @@ def _coordinates(steps: int, radius: float) -> np.ndarray:
 
 
 def _evaluate(
-    model: nn.Module,
-    data: ImageSet,
-    points: np.ndarray,
-    which: Sequence[str],
-    seed: int,
-    *,
-    batch_size: int = 256,
-    metric: Callable[[Any], Any] | None = None,
-    label: str = "",
+    model: nn.Module, data: ImageSet, points: np.ndarray, axes: list[dict], batch_size: int = 256, metric: Any = None
 ) -> np.ndarray:
-    """Values at points [n, axes] along the directions that `which` names: float64 [n, …]."""
+    """Values at points [n, axes] along directions: float64 [n, …]."""
     from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
     def mean_loss(wrapper: SimpleModelWrapper) -> float:
@@ -181,8 +150,7 @@ def _evaluate(
         return float(sum(F.cross_entropy(z, y, reduction="none").sum() for z, y in scored)) / len(data)
 
     twin, values = copy.deepcopy(model).eval().requires_grad_(False), []
-    axes = [direction(model, seed, name) for name in which]
-    for point in tqdm(points, desc=label, leave=False, disable=not (label and interactive())):
+    for point in tqdm(points, leave=False, disable=not interactive()):
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 moved = twin.get_parameter(name).copy_(weight)  # all of them: a metric may move them, too
@@ -234,44 +202,35 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
 
 
 def compare(
-    runs: Sequence[Run | str | Path],
-    *,
-    steps: int = 21,
-    radius: float = 1.0,
-    directions: int = 10,
-    seed: int = 0,
-    images: int = 0,
-    device: str = "auto",
+    runs: Sequence[Run | str | Path], *, directions: int = 10, images: int = 0, seed: int = 0, device="auto", **grid
 ) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
 
-    images: so many test images, drawn evenly from the classes (0: all), at most 512 of them for the Hessian. What is
-    measured lies in the run's directory, in landscape/, and is read the next time. Raises KitError before any compute
-    for a path that is no run, a run without a model, and runs that were not tested on the same images.
-    """
-    check(steps=steps, radius=radius, directions=directions, images=images)
+    images: so many test images, drawn evenly from the classes (0: all), at most 512 of them for the Hessian. grid:
+    steps and radius, as for `plane`. What is measured lies in the run's directory, in landscape/, and is read the next
+    time. Raises KitError before any compute for a path that is no run, a run without a model, and runs that were not
+    tested on the same images."""
+    grid = {"steps": 21, "radius": 1.0} | grid
+    check(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     # in the memory format that the runs evaluated them in: kernels may round by it
     models = [run.model(pick_device(device)).to(memory_format=torch.channels_last) for run in opened]
     part = part_of(_test_images(opened), images).to(pick_device(device))
-    curved = part_of(part, min(512, len(part)))
-    grid, measured = {"steps": steps, "radius": radius, "seed": seed}, []
+    curved, measured = part_of(part, min(512, len(part))), []
+    name = f"{grid['steps']}-{grid['radius']:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
-        label = f"{METHODS[run.config.method].title.split(':')[0]} · seed {run.config.seed}"
-        path = run.path / "landscape" / f"{steps}-{radius:g}-{seed}-{directions}-{len(part)}.npz"
+        path = run.path / "landscape" / name
         if path.is_file():
             kept = store.read_arrays(path)
         else:
-            lines = line(model, part, directions=directions, **grid, label=f"{label}: lines")
+            lines = line(model, part, directions=directions, seed=seed, **grid)
             kept = {"lines": lines.values, "at": lines.coordinates}
-            kept["plane"] = plane(model, part, **grid, label=f"{label}: plane").values
+            kept["plane"] = plane(model, part, seed=seed, **grid).values
             kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved))
             with contextlib.suppress(KitError):  # in somebody else's run: measured anew each time
                 store.write_arrays(path, kept)
-        flat, lines = (
-            Plane(_coordinates(steps, radius), kept["plane"], seed),
-            LossLines(kept["at"], kept["lines"], seed),
-        )
+        flat, lines = Plane(_coordinates(**grid), kept["plane"], seed), LossLines(kept["at"], kept["lines"], seed)
+        label = f"{METHODS[run.config.method].title.split(':')[0]} · seed {run.config.seed}"
         measured.append(Landscape(run, label, flat, lines, float(kept["eigenvalue"]), len(part), len(curved)))
     return measured
 
@@ -284,8 +243,8 @@ def _test_images(runs: Sequence[Run]) -> ImageSet:
     test = config.sets().test
     here = f"{len(test):,} images of {config.dataset} ({list(test.images.shape[1:])})"
     for run in runs:
-        image, number = run.found()["network"]["image"], run.metrics["test_images"]
-        there = f"{number:,} images of {run.config.dataset} ({image})"
+        image = run.found()["network"]["image"]
+        there = f"{run.metrics['test_images']:,} images of {run.config.dataset} ({image})"
         if there != here:
             raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
     return test

@@ -1,7 +1,5 @@
 """Accuracy under limits: one search under several bounds on one cost, and what came of them."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
@@ -26,19 +24,14 @@ BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency
 
 
 def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study: every method and seed under every share of the range of `cost` that its space
-    reaches.
+    """Every method and seed under every share of the range of `cost` that its space reaches.
 
     cost: params, macs or latency_ms. shares: numbers in [0, 1] with commas: 0 leaves the cheapest children only, 0.5
-    the range's lower half, 1 is without a limit. methods, seeds, values: as for `study.grid`. Raises KitError.
-    """
+    the range's lower half, 1 is without a limit. methods, seeds, values: as for `study.grid`. Raises KitError."""
     if cost not in BOUNDS:
         raise errors.unknown("cost", cost, BOUNDS)
-    try:
-        asked = sorted({float(share) for share in str(shares).split(",")})
-    except ValueError:
-        asked = []
-    if not asked or not all(0 <= share <= 1 for share in asked):
+    asked = sorted(set(pd.to_numeric(pd.Series(str(shares).split(",")), errors="coerce")))
+    if not all(0 <= share <= 1 for share in asked):
         raise KitError(f"shares={shares!r}: give numbers from 0 to 1 with commas, such as 0.25,0.5,1 (1: no limit)")
     found = []
     for config in study.grid("ablation", methods, seeds, values):
@@ -58,10 +51,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
     with torch.random.fork_rng(devices=[]):
         net = space.build(config.space, sets.num_classes, (sets.channels, *sets.size), **size)
     if not net.slots:
-        raise KitError(
-            f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; use space='cell', "
-            "'choice' or 'mobile'"
-        )
+        raise KitError(f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; take 'cell'")
     timed = latency.table(net, pick_device(config.device), config.latency_batch) if cost == "latency_ms" else None
     return Limits(net, latency=timed).reach(BOUNDS[cost])
 
@@ -76,8 +66,7 @@ def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
 
 
 def run_latency(run: Run) -> float:
-    """Milliseconds for latency_batch images: what the run's limit was kept by; without one, taken now on the run's
-    device."""
+    """Milliseconds for latency_batch images: what the run's limit was kept by; without one, taken now."""
     net = run.model().network
     if recorded := latency.recorded(run.path / "latency.json", net.picks_of(run.genotype)):
         return recorded[0]
@@ -95,7 +84,7 @@ def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
     """The summary as the report shows it: strings."""
     form = "{:,.4g}" if cost == "latency_ms" else "{:,.0f}"
     shown = {"method": summary["title"], "limit": summary["bound"].map(form.format).replace("nan", "none")}
-    shown |= {"n": summary["n"], "test accuracy, % [95%]": summary.apply(tables.accuracy, axis=1)}
+    shown |= {"n": summary["n"], "test accuracy, % [95%]": tables.bounded(summary, tables.ACCURACY)}
     shown |= {f"{TITLES[cost]} ({end})": summary[f"cost_{end}"].map(form.format) for end in ("mean", "max")}
     return pd.DataFrame(shown)
 

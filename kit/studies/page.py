@@ -1,7 +1,5 @@
 """One self-contained HTML page of a run: `page.write(run)`, or `python -m kit.studies.page RUN [OUT]`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -23,14 +21,13 @@ def write(run: Run | str | Path, path: str | Path = "") -> Path:
 
 def page(run: Run) -> str:
     """The page as text: the model card, or how far the run is that has none yet, and the run's figures."""
-    title, text = f"{Path(run.config.dataset).name}: {run.config.method}, seed {run.config.seed}", ""
+    title = f"{Path(run.config.dataset).name}: {run.config.method}, seed {run.config.seed}"
     if run.finished:
         text = run.card()
     else:
         newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
-        cause = "{error}: {message} (epoch {epoch}, step {step}).".format(**run.failure) if run.failure else ""
         goes_on = f"`kit.search(kit.Run.load({str(run.path)!r}).config)` goes on with it."
-        text = f"# {title}\n\nThe run is {run.status}. {cause} {goes_on}\n\n{render.markdown_table(newest)}"
+        text = f"# {title}\n\n{figures.standing(run)}\n\n{goes_on}\n\n{render.markdown_table(newest)}"
     parts = []
     for draw in FIGURES:
         try:
@@ -40,14 +37,8 @@ def page(run: Run) -> str:
     return render.page(title, render.html(text), *parts)
 
 
-def main(arguments: list[str]) -> int:
-    try:
-        print(write(*arguments))
-    except (KitError, TypeError) as error:
-        print(f"{error}\nusage: make report RUN=runs/… [OUT=page.html]", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        print(write(*sys.argv[1:3]))
+    except (KitError, TypeError) as error:
+        sys.exit(f"{error}\nusage: make report RUN=runs/… [OUT=page.html]")

@@ -1,7 +1,5 @@
 """Text of every format: Jinja templates, Markdown tables, and HTML pages that need no network."""
 
-from __future__ import annotations
-
 import base64
 import re
 from pathlib import Path
@@ -31,7 +29,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("kit.studies"),
-    autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -54,11 +52,9 @@ def html(markdown: str, folder: Path | None = None) -> Markup:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     if folder is None:
         return Markup(parser.disable("image").render(markdown))
-
-    def embedded(found: re.Match) -> str:
-        return f'src="{_data_uri((folder / found[1]).read_bytes())}"'
-
-    return Markup(re.sub(r'src="([\w.+-]+\.png)"', embedded, parser.render(markdown)))
+    sources = re.split(r'src="([\w.+-]+\.png)"', parser.render(markdown))
+    sources[1::2] = [f'src="{_data_uri((folder / name).read_bytes())}"' for name in sources[1::2]]
+    return Markup("".join(sources))
 
 
 def page(title: str, *parts: Markup | go.Figure) -> str:

@@ -2,8 +2,6 @@
 the runs, from which `python -m kit.studies.report FOLDER` writes all reports of a folder once more.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,25 +24,21 @@ def write(
 ) -> Path:
     """Write a report from finished runs of one data set; returns the Markdown's path.
 
-    kind: one of KINDS. name: of the files, without an ending, so that a data set may have several reports. note: a
-    sentence about the circumstances (what else the machine did, say). options: `cost` for limits, `measured` for
-    landscape. Raises KitError where there is nothing to report, or several data sets.
-    """
+    kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`
+    for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
     datasets = {run.config.dataset for run in runs}
     if len(datasets) != 1:
         found = ", ".join(sorted(datasets)) or "no finished runs: see the failures that the sweep listed"
         raise KitError(f"a report is about one data set; there are {found}")
     drawn, more = KINDS[kind].gather(kind, runs, **options)
-    usual = "-".join([kind, Path(*datasets).name, *([options["cost"]] if "cost" in options else [])])
+    usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
     path = Path(folder) / f"{name or usual}.json"
     paths = [path.with_name(f"{path.stem}{ending}.png") for ending, _, _ in drawn]
     saved = figures.save_all({picture: figure for picture, (_, _, figure) in zip(paths, drawn)}, width=1200)
     pictures = [(picture.name, caption) for picture, (_, caption, _) in zip(paths, drawn)] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
-    rows = [
-        {"config": run.config.model_dump() | elsewhere, "metrics": run.metrics, "provenance": run.provenance}
-        for run in runs
-    ]
+    configs = [run.config.model_dump() | elsewhere for run in runs]
+    rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": pictures, **more, "runs": rows})
     return rewrite(path)
 
@@ -60,13 +54,8 @@ def rewrite(path: str | Path) -> Path:
         row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
     found = kind.contents(kept, runs)
-
-    def each(name: str) -> str:
-        return ", ".join(sorted({str(run.provenance.get(name, "?")) for run in runs}))
-
     config = runs[0].config
-    more = {"runs": runs, "config": config, "changes": changes(config), "each": each}
-    text = render.render(kind.TEMPLATE, kept=kept, **more, **found)
+    text = render.render(kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
     latex = found["table"].to_latex(index=False, escape=True, caption=f"{found['title']}.", label=f"tab:{path.stem}")
     render.write_text(path.with_suffix(".html"), render.page(found["title"], render.html(text, path.parent)))
     render.write_text(path.with_suffix(".csv"), found["rows"].to_csv(index=False))
@@ -81,14 +70,11 @@ def changes(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.model_dump().items() if name not in apart and value != usual[name]}
 
 
-def main(arguments: Sequence[str]) -> None:
-    folder = Path(*arguments[:1] or ["reports"])
-    found = [path for path in sorted(folder.glob("*.json")) if "study" in store.read_json(path)]
-    if not found:
-        raise SystemExit(f"{folder} holds no summaries of reports: make one, as in make ablation")
-    for path in found:
+def rewrite_all(folder: str | Path = "reports") -> None:
+    """Every report of a folder that has a summary."""
+    for path in sorted(Path(folder).glob("*.json")):
         print(rewrite(path))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    rewrite_all(*sys.argv[1:2])

@@ -1,7 +1,5 @@
 """Methods beside each other at equal budgets: the studies of the papers' tables, their grids and their reports."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,11 +41,14 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
-    loss = "Training loss (on augmented images, so not comparable between policies)"
     drawn = [
         ("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy),
         ("-time", "Test accuracy against the time of a run", time),
-        ("-loss", loss, figures.overlay(list(runs), "loss")),
+        (
+            "-loss",
+            "Training loss, on augmented images: not comparable between policies",
+            figures.overlay(runs, "loss"),
+        ),
     ]
     for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
         title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
@@ -75,10 +76,7 @@ def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
     KitError otherwise."""
     learned = [run for run in searched if run.finished and "probabilities" in run.policy]
     if len(learned) < 2:
-        raise KitError(
-            f"mixing needs two finished runs that learned a policy, got {len(learned)} of {len(searched)}: run "
-            "method='daas' with seeds=2 or more"
-        )
+        raise KitError(f"mixing needs two finished runs that learned a policy, got {len(learned)}: run 'daas', seeds=2")
     shared = (
         "dataset root image_size train_images preset device batch_size channels cells reductions lr weight_decay "
         "momentum clip drop_path auxiliary space precision deterministic out"

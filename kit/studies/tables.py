@@ -1,7 +1,5 @@
 """Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -14,8 +12,10 @@ from kit.methods import METHODS
 from kit.run.run import Run
 
 REFERENCE = "dha"  # the method that the others are compared with
-DIFFERENCE = ("difference", "difference_low", "difference_high")  # mean and 95% interval
-COSTS = {"seconds": "seconds", "memory_mb": "peak_memory_mb", "params": "params", "macs": "macs"}  # column → metric
+ACCURACY = ("accuracy_mean", "accuracy_low", "accuracy_high")  # mean and 95% interval
+DIFFERENCE = ("difference", "difference_low", "difference_high")
+COSTS = ("seconds", "memory_mb", "params", "macs")
+COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
 
 # Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
 # V100. DAAS and the differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on
@@ -70,8 +70,7 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
         if not metrics:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
         row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
-        row |= {"seed": config.seed, **{name: metrics[name] for name in ("test_accuracy", "val_accuracy")}}
-        rows.append(row | {column: metrics[name] for column, name in COSTS.items()})
+        rows.append(row | {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()})
     return pd.DataFrame(rows)
 
 
@@ -107,44 +106,39 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
     return summary.join(against(rows, "test_accuracy", reference), on="method")
 
 
-def bounded(mean: float, low: float, high: float, form: str = ".2f", factor: float = 1.0) -> str:
-    """ "mean [low, high]" times a factor; the mean alone where it has no interval, a dash where there is none."""
-    mean, low, high = factor * mean, factor * low, factor * high
-    bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return "–" if math.isnan(mean) else f"{mean:{form}}{bounds}"
-
-
-def accuracy(row: dict) -> str:
-    """Of a row of `grouped`, in percent."""
-    return bounded(row["accuracy_mean"], row["accuracy_low"], row["accuracy_high"], factor=100)
+def bounded(table: pd.DataFrame, columns: Sequence[str], form: str = ".2f", factor: float = 100) -> list[str]:
+    """Of columns mean, low and high, times a factor, "mean [low, high]"; the mean alone where it has no interval, a
+    dash where there is none."""
+    found = []
+    for mean, low, high in factor * table[list(columns)].to_numpy():
+        bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+        found.append("–" if math.isnan(mean) else f"{mean:{form}}{bounds}")
+    return found
 
 
 def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The columns of `summarize` as a report shows them, and the papers' figures: strings, accuracies in percent."""
     paper = "cifar100" if dataset == "cifar100" else "cifar10"
-    rows = [
-        {
-            "method": f"{row['title']} (`{row['method']}`)",
-            "n": str(row["n"]),
-            "test accuracy, % [95%]": accuracy(row),
-            "std": bounded(row["accuracy_std"], math.nan, math.nan, factor=100),
-            "difference to DHA, points [95%]": bounded(*(row[name] for name in DIFFERENCE), "+.2f", 100),
-            "p, Holm": _p(row["p_holm"]),
-            "seconds": f"{row['seconds']:.0f}",
-            "memory, MB": f"{row['memory_mb']:.0f}",
-            "parameters": f"{row['params']:,.0f}",
-            "multiply-adds": f"{row['macs']:,.0f}",
-            f"paper, {paper} (V100)": PAPER.get(row["method"], {}).get(paper, "–"),
-        }
-        for row in summary.to_dict("records")
-    ]
-    return pd.DataFrame(rows)
+    shown = {
+        "method": summary["title"] + " (`" + summary["method"] + "`)",
+        "n": summary["n"],
+        "test accuracy, % [95%]": bounded(summary, ACCURACY),
+        "std": (100 * summary["accuracy_std"]).map("{:.2f}".format).replace("nan", "–"),
+        "difference to DHA, points [95%]": bounded(summary, DIFFERENCE, "+.2f"),
+        "p, Holm": summary["p_holm"].map(_p),
+        "seconds": summary["seconds"].map("{:.0f}".format),
+        "memory, MB": summary["memory_mb"].map("{:.0f}".format),
+        "parameters": summary["params"].map("{:,.0f}".format),
+        "multiply-adds": summary["macs"].map("{:,.0f}".format),
+        f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
+    }
+    return pd.DataFrame(shown)
 
 
 def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", factor: float = 100) -> list[str]:
     """What the differences of `against`, times a factor, say in words, also when they say nothing."""
-    found = []
-    for row in differences.dropna(subset="pairs").itertuples():
+    found, compared = [], differences.dropna(subset="pairs")
+    for row, difference in zip(compared.itertuples(), bounded(compared, DIFFERENCE, form, factor)):
         low, high = row.difference_low, row.difference_high
         if row.pairs == 1:
             verdict = "one seed says nothing about the difference"
@@ -156,7 +150,6 @@ def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", fact
             verdict = "higher" if low > 0 else "lower"
             if not row.p_holm < 0.05:
                 verdict += f" by this interval alone, not after Holm's correction (p = {_p(row.p_holm)})"
-        difference = bounded(row.difference, low, high, form, factor)
         found.append(f"`{row.Index}` − `{reference}` = {difference} over {row.pairs:.0f} seeds: {verdict}.")
     return found
 
