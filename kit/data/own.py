@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from kit.data.image import LISTED, image_files, is_image, say_left_out, visible
-from kit.data.sets import Source
+from kit.data.source import Source
 from kit.errors import KitError, unknown
 
 LAYOUT = "expected FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
@@ -133,8 +133,8 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 def read_csv(path: str | os.PathLike) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
-    Columns, in any order: path (from the file's folder, with / or \\), label (any text), and if wanted split (train, val
-    or test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
+    Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or
+    test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
     all are numbers, else as text. Raises KitError, naming the lines, for a missing column or value, an unknown split,
     and an image that is not there.
     """
