@@ -17,15 +17,12 @@ def own_state() -> Iterator[None]:
     """Within it torch has float32, the CPU, gradients and random numbers of kit's own, whatever the caller has set;
     afterwards the caller finds everything as it was. A second thread waits until the first is done."""
     with _TURN:
-        dtype = torch.get_default_dtype()
+        dtype, cpu = torch.get_default_dtype(), torch.device("cpu")
+        # a mode, through which every call of torch would go: only where it is needed
+        device = cpu if torch.get_default_device() != cpu else contextlib.nullcontext()
         torch.set_default_dtype(torch.float32)
         try:
-            with (
-                torch.inference_mode(False),
-                torch.enable_grad(),
-                torch.device("cpu"),
-                torch.random.fork_rng(devices=[]),
-            ):
+            with torch.inference_mode(False), torch.enable_grad(), device, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 yield
         finally:
