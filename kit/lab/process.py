@@ -79,9 +79,10 @@ class ChildProcess:
 
     def pause(self, paused: bool = True) -> None:
         """Hold the run where it is, with its memory, a GPU's included, or let it go on."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(self.process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
-            self.paused = paused
+        self.paused = paused
+        for send in (os.kill, os.killpg):  # one that has just begun has no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(self.process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
     def kill(self) -> None:
         """End it now; what has been saved stays, and started again it goes on from its last complete epoch."""
