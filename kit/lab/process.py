@@ -122,6 +122,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # each run's would keep it alive
     environment, cwd, threads = place
     os.environ.clear()
     os.environ.update(environment)
