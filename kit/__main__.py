@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
                 say(f"{mark}{error}", sys.stderr)
             sys.exit(1)
         except KeyboardInterrupt as stopped:
-            say(str(stopped), sys.stderr)
+            say(str(stopped) or "stopped", sys.stderr)
             sys.exit(130)
         if ranks.rank() == 0:
             say(f"{run.path}: test accuracy {run.metrics['test_accuracy']:.4f}")

@@ -46,7 +46,9 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     panel.buttons["pause"].click()
     assert panel.state == "running" and panel.buttons["pause"].description == "pause"
     until(lambda: (panel.folder / "history.parquet").exists(), "the first epoch")
+    panel.buttons["pause"].click()
     again = Dashboard(config)  # the cell is run again: the new panel has the search in hand
+    assert again.state == "paused" and again.buttons["start"].disabled and not again.buttons["stop"].disabled
     again.buttons["stop"].click()
     for each in (again, panel):
         assert "interrupted" in text(each) and each.buttons["start"].description == "resume"

@@ -129,7 +129,7 @@ def test_an_unknown_format_is_refused(finished: Run, interrupted: Run, tmp_path:
     with pytest.raises(KitError, match="unknown export format 'onxx'. Did you mean 'onnx'"):
         finished.export(target / "model", format="onxx")
     with pytest.raises(KitError, match="has no model yet"):
-        interrupted.export(target / "model")
+        interrupted.export(target / "model.onnx")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(KitError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'kit\[export\]'"):
         finished.export(target / "model", format="onnx")

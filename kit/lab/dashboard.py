@@ -21,9 +21,8 @@ def dashboard(
     and cells while the search runs.
 
     config: what the form begins with (None: the defaults). Its run, if there is one, is shown. run: a run, or its path,
-    to look at instead; its configuration fills the form. live: True makes widgets, False none; None decides:
-    JupyterLab's kernels know their notebook's name, those of papermill and nbval do not. The search is a process of its
-    own and ends with the kernel; started again, it goes on from its last epoch.
+    to look at instead; its configuration fills the form. live: True makes widgets, False none; None: in JupyterLab. The
+    search is a process of its own and ends with the kernel; started again, it goes on from its last epoch.
 
     Without widgets the search runs in this process with lines for progress (or the given run is read), its figures are
     shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one.

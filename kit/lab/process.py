@@ -79,9 +79,10 @@ class ChildProcess:
 
     def pause(self, paused: bool = True) -> None:
         """Hold the run where it is, with its memory, a GPU's included, or let it go on."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(self.process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
-            self.paused = paused
+        self.paused = paused
+        for send in (os.kill, os.killpg):  # one that has just begun has no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(self.process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
     def kill(self) -> None:
         """End it now; what has been saved stays, and started again it goes on from its last complete epoch."""
@@ -121,6 +122,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # each run's would keep it alive
     environment, cwd, threads = place
     os.environ.clear()
     os.environ.update(environment)

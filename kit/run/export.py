@@ -98,9 +98,8 @@ def export(run: Run, path: Path, format: str | None) -> Path:
 
     safetensors: weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`. torch: a program,
     read by `torch.export.load(path).module()`. onnx: needs kit[export]. All take uint8 [N, C, H, W] with any N and give
-    scores [N, classes]. format: None takes the one of the path's ending. Raises KitError for other formats, for an
-    ending that is another format's or none, and, writing nothing, where the file's scores differ from those of the
-    run's model by more than the format's tolerance.
+    scores [N, classes]. format: None takes the ending's. Raises KitError for a format that is not the ending's and,
+    writing nothing, where the file's scores differ from the run's model's by more than the format's tolerance.
     """
     endings, given = {kind.ending: name for name, kind in FORMATS.items()}, path.suffix.lower()
     if format is not None and format not in FORMATS:
