@@ -25,9 +25,8 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from kit.data.image import BadImage, decode, quietly
+from kit.data.image import BadImage, decode, quietly, say
 from kit.errors import KitError
-from kit.search.progress import say
 
 AT_ONCE = 512  # images that are decoded before they are written
 STORED = ("images", "sums", "marks")

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from kit.data.cache import alone, decoded, listed
+from kit.data.image import say
 from kit.data.named import NAMED
 from kit.data.own import REGISTRY, Entry, datasets, read_csv, read_folder
 from kit.data.sets import ImageSets
 from kit.data.source import CONTRACT, Source, checked, to_sets
 from kit.errors import KitError, unknown
-from kit.search.progress import say
 
 REGISTRY.update(NAMED)
 
