@@ -28,7 +28,7 @@ import kit
 from kit import space
 from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce, Setting
 from kit.augment import Basics
-from kit.augment.fixed import NoOps
+from kit.augment.fixed import Uniform
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
 from kit.search.step import STEPS, Learners, TwoLevelOptions
@@ -229,7 +229,7 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = TwoLevelOptions(children=2, arch_samples=2, policies=0, first_order=False)
-    learners = Learners(arch, NoOps(Basics(), stream()), Fixed(0.05, 1e-3), samples)
+    learners = Learners(arch, Uniform(Basics(), stream()), Fixed(0.05, 1e-3), samples)
     return Kept(*net.parameters()).of(lambda: STEPS[step].make(net, streams, learners, Momentum(net, 0.9, 5.0), 1.0))
 
 

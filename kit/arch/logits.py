@@ -108,10 +108,13 @@ class Logits(Searcher):
     def by_candidate(self, child: Child, gates: list[Tensor | None]) -> Tensor:
         """∂L/∂gate, given per slot [picks], as float64 [slots, most candidates]; 0 for what did not run."""
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)
-        rows = [s for s, gate in enumerate(gates) if gate is not None for _ in child.picks[s]]
-        columns = [c for s, gate in enumerate(gates) if gate is not None for c in child.picks[s]]
-        # one transfer from the device for all slots
-        measured[rows, columns] = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
+        # the loss depends on no open slot where frozen ones run constant operations behind it
+        reached = [s for s, gate in enumerate(gates) if gate is not None]
+        if reached:
+            rows = [s for s in reached for _ in child.picks[s]]
+            columns = [c for s in reached for c in child.picks[s]]
+            # one transfer from the device for all slots
+            measured[rows, columns] = torch.cat([gates[s] for s in reached]).to("cpu", torch.float64)
         return measured
 
     def summary(self) -> dict[str, float]:

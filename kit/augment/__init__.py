@@ -11,8 +11,7 @@ import torch
 
 from kit.augment import fixed
 from kit.augment.gradient import PolicyGradient
-from kit.augment.kernels import OPERATIONS
-from kit.augment.ops import DAAS_OPS, OPS, apply_mixed, apply_op, operations
+from kit.augment.ops import DAAS_OPS, OPERATIONS, OPS, apply_mixed, apply_op, operations
 from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register
 from kit.augment.softmax import PairSoftmax
 

@@ -21,8 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kit import registry
-from kit.augment.kernels import OPERATIONS, square
-from kit.augment.ops import OPS, apply_mixed, operations, register_operation
+from kit.augment.ops import OPERATIONS, OPS, apply_mixed, operations, register_operation, square
 from kit.errors import KitError
 from kit.search import ranks
 from kit.search.learner import Learner, adam_state, load_adam_state
