@@ -16,8 +16,7 @@ from torch import Tensor
 from kit.arch.base import RateOptions, register
 from kit.arch.logits import Logits
 from kit.errors import KitError
-from kit.space.child import everything
-from kit.space.network import Child, Picks, Slot
+from kit.space.network import Child, Picks, Slot, everything
 
 RATE = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
 
