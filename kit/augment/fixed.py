@@ -46,14 +46,11 @@ class AutoAugment(Policy):
         super().__init__(basics, generator)
         from torchvision.transforms import AutoAugment, AutoAugmentPolicy  # takes a second
 
-        # magnitudes are ninths of the range
-        table = [
-            [(operations().index(op), p, (level or 0) * 10 / 9) for op, p, level in pair]
-            for pair in AutoAugment(AutoAugmentPolicy.CIFAR10).policies
-        ]
-        self.ops, self.chance, self.magnitude = (
-            torch.tensor([[e[i] for e in pair] for pair in table], device=generator.device) for i in range(3)
-        )
+        table = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
+        column = lambda of: torch.tensor([[of(*entry) for entry in pair] for pair in table], device=generator.device)
+        self.ops = column(lambda op, chance, level: operations().index(op))
+        self.chance = column(lambda op, chance, level: chance)
+        self.magnitude = column(lambda op, chance, level: (level or 0) * 10 / 9)
 
     def draw(self, n: int) -> Draw:
         device = self.generator.device

@@ -154,7 +154,7 @@ def _source(coefficients: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
 
 
 def _rotation(p: Parameters, height: int, width: int) -> Tensor:
-    # Here and below the operations and their order are torchvision's, for the sake of the last bit.
+    # here and below the operations and their order are torchvision's, for the sake of the last bit
     angle = torch.deg2rad(-torch.remainder(p.sign * (30.0 * p.magnitude / 10), 360))
     return matrix_of(angle, xx=angle.cos(), xy=angle.sin(), yx=-angle.sin(), yy=angle.cos())
 
@@ -239,11 +239,11 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
 def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Tensor:
     """One operation on a whole batch, each sample with its own parameters: uint8 [N, C, H, W], a new tensor.
 
-    name: one of `operations()`. images: uint8 [N, C, H, W]; Color and Contrast need C = 1 or 3 (Color leaves one
-    channel as it is). magnitude: [N] or one number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations,
-    30 degrees, factor 1 ± 0.9, 4 bits, solarize threshold 0, a square cutout of 60/331 of the shorter side. sign: [N]
-    of ±1, None for +1; only signed operations look at it. center: [N, 2] (row, column) in [0, 1), None for the middle;
-    only Cutout looks at it. Raises TypeError or ValueError for what is not so; on a GPU values are not looked at.
+    name: one of `operations()`. images: uint8 [N, C, H, W]; Color and Contrast need C = 1 or 3. magnitude: [N] or one
+    number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations, 30 degrees, factor 1 ± 0.9, 4 bits,
+    solarize threshold 0, a square cutout of 60/331 of the shorter side. sign: [N] of ±1, None for +1. center: [N, 2]
+    (row, column) in [0, 1), None for the middle; of Cutout. Raises TypeError or ValueError; on a GPU values are not
+    looked at.
     """
     part = OPERATIONS[name]
     parameters = _checked(images, magnitude, sign, center, largest=10, channels=name in ("Color", "Contrast"))
@@ -257,9 +257,8 @@ def apply_mixed(
     """Sample n goes through operation operations()[ops[n]]; the same pixels as `apply_op` sample by sample.
 
     images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. magnitude, sign, center: as for `apply_op`, but magnitudes
-    may go on to 60, and ranges go on linearly: TrivialAugment's wide ones need it. grouped: True computes each
-    operation for its own samples, but waits for the device; False computes all of them for all samples, and never
-    waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
+    may go on to 60. grouped: True computes each operation for its own samples, but waits for the device; False computes
+    all of them for all samples, and never waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
     """
     parameters = _checked(images, magnitude, sign, center, largest=WIDEST, channels=True)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64 or ops.shape != images.shape[:1]:
@@ -269,8 +268,8 @@ def apply_mixed(
         _check_values("ops", ops, (ops >= 0) & (ops <= last), f"indices into operations(), 0 to {last}")
     if images.numel() == 0:
         return images.clone()
-    one_by_one = on_cpu if grouped is None else grouped
-    return (_apply_grouped if one_by_one else _apply_masked)(images.contiguous(), ops, parameters)
+    grouped = on_cpu if grouped is None else grouped
+    return (_apply_grouped if grouped else _apply_masked)(images.contiguous(), ops, parameters)
 
 
 def _apply(part: Part, images: Tensor, p: Parameters) -> Tensor:

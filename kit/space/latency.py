@@ -1,9 +1,9 @@
 """Latency of a space's children on the device that will run them: milliseconds of one forward pass of a batch of uint8
-images in evaluation mode, float32, by `torch.utils.benchmark`.
+images in evaluation mode, float32.
 
-A search asks for the latency of thousands of children, so it adds up a table. Every candidate is timed alone, once per
-operation and shape; the quickest and the slowest child by that sum are timed as a whole, and say what every child takes
-beside its operations, and how much of the sum is left where operations run in a row.
+A search adds up a table: every candidate is timed alone, once per operation and shape; the quickest and the slowest
+child by that sum are timed as a whole, and say what every child takes beside its operations, and how much of the sum is
+left where operations run in a row.
 """
 
 from __future__ import annotations
@@ -53,13 +53,9 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
     quick, slow = (float(sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks))) for picks in ends)
     low, high = (time_child(network, picks, device, batch) for picks in ends)
     scale = max(0.0, high - low) / (slow - quick) if slow > quick else 0.0
-    made = LatencyTable(
-        hardware=hardware(device),
-        batch=batch,
-        threads=torch.get_num_threads(),
-        fixed_ms=max(0.0, low - scale * quick),
-        candidates_ms=[(scale * row).tolist() for row in rows],
-    )
+    where = {"hardware": hardware(device), "batch": batch, "threads": torch.get_num_threads()}
+    fixed, candidates = max(0.0, low - scale * quick), [(scale * row).tolist() for row in rows]
+    made = LatencyTable(**where, fixed_ms=fixed, candidates_ms=candidates)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.model_dump_json(indent=2))
@@ -68,8 +64,10 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
 
 def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
     """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    found = _read(path) if path.is_file() else None
-    return None if found is None else (found.predict(picks), str(found))
+    if not path.is_file():
+        return None
+    found = _read(path)
+    return found.predict(picks), str(found)
 
 
 def _read(path: Path) -> LatencyTable:

@@ -160,7 +160,7 @@ class Network(nn.Module, ABC):
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
-        self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
+        self._last: tuple[Picks | None, list[nn.Parameter]] = None, []  # a child, and its parameters
         self._cost_of: dict[nn.Module, Cost] = {}
 
     @abstractmethod
@@ -218,8 +218,8 @@ class Network(nn.Module, ABC):
                 macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
                 ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
 
-            hooks = [module.register_forward_hook(count) for module in self.modules()]
-            training, image = self.training, torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device)
+            hooks, training = [module.register_forward_hook(count) for module in self.modules()], self.training
+            image = torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device)
             self.eval()(image, Child(everything(self.slots)))
             self.train(training)
             for hook in hooks:
@@ -263,12 +263,9 @@ class Network(nn.Module, ABC):
 
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
-        if picks not in self._parameters_of:
-            if len(self._parameters_of) >= 64:
-                self._parameters_of.clear()
-            used = dict.fromkeys(p for module in self.modules_of(picks) for p in module.parameters())
-            self._parameters_of[picks] = list(used)
-        return [p for p in self._parameters_of[picks] if p.requires_grad]
+        if picks != self._last[0]:
+            self._last = picks, list(dict.fromkeys(p for m in self.modules_of(picks) for p in m.parameters()))
+        return [p for p in self._last[1] if p.requires_grad]
 
     def norms_of(self, picks: Picks) -> list[nn.BatchNorm2d]:
         return [norm for module in self.modules_of(picks) for norm in norms(module)]
@@ -287,8 +284,7 @@ class Network(nn.Module, ABC):
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
-        """Take the child's BatchNorm statistics anew from `batches` (uint8): those of operations that entered late are
-        stale."""
+        """Take the child's BatchNorm statistics anew from `batches` (uint8)."""
         before = self.training, self.drop_path, self.dropout
         momenta = {norm: norm.momentum for norm in self.norms_of(child.picks)}
         self.train()
