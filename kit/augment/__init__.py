@@ -36,14 +36,10 @@ def build(
     part, side = AUGMENT[name], min(image)
     settings = dict(part.settings)
     cutout = side // 2 if settings.pop("cutout", False) else 0
-    if settings.pop("basic", True):
-        # a copy of the colour in every step would wait for the device
-        colour = None if fill is None else fill.to(generator.device)
-        basics = Basics(pad=max(1, side // 8), flip=flip, cutout=cutout, fill=colour)
-    else:
-        basics = Basics()
-    config = config or SimpleNamespace(**options)
-    return part.make(basics, generator, **part.make.given(config, image, steps), **settings)
+    colour = None if fill is None else fill.to(generator.device)  # once: a copy in every step would wait for the device
+    basics = Basics(max(1, side // 8), flip, cutout, colour) if settings.pop("basic", True) else Basics()
+    given = part.make.given(config or SimpleNamespace(**options), image, steps)
+    return part.make(basics, generator, **given, **settings)
 
 
 def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:

@@ -118,8 +118,7 @@ class Policy(Learner):
 
     @classmethod
     def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
-        """What its constructor takes by name of the configuration (an object with some of the options), the images'
-        (H, W), and the steps of the search stage."""
+        """What its constructor takes by name: of the configuration, the images' (H, W), the steps of the search."""
         return {}
 
     def variables(self) -> list[Tensor]:
@@ -167,7 +166,7 @@ class Policy(Learner):
         self.generator.set_state(state["generator"].cpu())
 
     def snapshot(self) -> dict[str, Tensor]:
-        """For the history, once per epoch; policies that learn nothing have nothing to show."""
+        """For the history, once per epoch."""
         return {}
 
 

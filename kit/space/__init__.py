@@ -1,7 +1,4 @@
-"""Networks by name: the searchable spaces and the fixed networks.
-
-A space is a class of networks that registers itself, here or in a user's own file (see docs/recipes/space.py).
-"""
+"""Networks by name: the searchable spaces and the fixed networks. A user's own: see docs/recipes/space.py."""
 
 from __future__ import annotations
 

@@ -151,8 +151,7 @@ def depthwise(c: int, kernel: int, stride: int, *activation: nn.Module) -> nn.Se
 
 
 def shuffle(left: Tensor, right: Tensor) -> Tensor:
-    """Concatenate along the channels and let those of the two halves take turns (ShuffleNetV2's channel shuffle), in
-    the channels-last view, which is the layout that the convolutions run in."""
+    """ShuffleNetV2's channel shuffle of the two, in the channels-last view, in which the convolutions run."""
     left, right = left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)
     if left.shape[3] == right.shape[3]:  # in one copy
         return torch.stack((left, right), dim=4).flatten(3).permute(0, 3, 1, 2)

@@ -1,6 +1,4 @@
-"""The cell space of DARTS with DHA's seven operations, as one supernet of which only the sampled child runs (METHOD
-section 2a).
-"""
+"""The cell space of DARTS with DHA's operations: a supernet of which the sampled child runs (METHOD section 2a)."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
-# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain`
-# and `da+hpo`.
+# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5)
 DARTS_V2: Genotype = {
     "normal": [[("sep_conv_3x3", 0), ("sep_conv_3x3", 1)], [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
                [("sep_conv_3x3", 1), ("skip_connect", 0)], [("skip_connect", 0), ("dil_conv_3x3", 2)]],
@@ -42,12 +39,7 @@ class Cell(nn.Module):
     resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
     def __init__(
-        self,
-        kind: str,
-        channels: tuple[int, int, int],
-        halved: bool,
-        slots: tuple[Slot, ...],
-        build: Mapping[str, Callable[[int, int], nn.Module]],
+        self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict[str, Any]
     ):
         super().__init__()
         c_before, c_last, c = channels
@@ -170,8 +162,8 @@ class CellNetwork(Network):
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         modules: list[nn.Module] = [*self.stem]
         for cell in self.cells:
-            picked_here = [cell.operation(slot, candidate)[0] for slot in cell.mine for candidate in picks[slot]]
-            modules += [cell.before, cell.last, *picked_here]
+            modules += [cell.before, cell.last]
+            modules += [cell.operation(slot, candidate)[0] for slot in cell.mine for candidate in picks[slot]]
         return [*modules, *self.head.values(), self.classifier]
 
     @torch.no_grad()

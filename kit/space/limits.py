@@ -41,11 +41,9 @@ class Limits:
         for name, bound in self.bounds.items():
             low, high = self.reach(name)
             if bound < low:
-                on = f" ({latency})" if name == "max_latency_ms" else ""
-                raise KitError(
-                    f"{name}={_number(bound)} is less than any architecture needs: this space reaches {_number(low)} "
-                    f"to {_number(high)}{on}"
-                )
+                reached = f"{_number(low)} to {_number(high)}" + (f" ({latency})" if name == "max_latency_ms" else "")
+                needs = "is less than any architecture needs"
+                raise KitError(f"{name}={_number(bound)} {needs}: this space reaches {reached}")
         self._tables = [(*self.additive(name), bound) for name, bound in self.bounds.items()]
         if len(self.bounds) > 1 and network.slots:
             relative = [[row / bound for row in rows] for _, rows, bound in self._tables]
@@ -122,13 +120,11 @@ class Target:
         limits = Limits(network)
         low, high = limits.reach("max_macs")
         if not low <= macs <= high:
-            raise KitError(
-                f"target_macs={macs:,} is met by no architecture: this space reaches {low:,} to {high:,} multiply-adds"
-            )
+            reached = f"{low:,} to {high:,} multiply-adds"
+            raise KitError(f"target_macs={macs:,} is met by no architecture: this space reaches {reached}")
         self.fixed, rows = limits.additive("max_macs")
-        self.table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.float64)
-        for i, row in enumerate(rows):
-            self.table[i, : len(row)] = torch.from_numpy(row) * network.slots[i].takes
+        taken = [torch.from_numpy(row) * slot.takes for slot, row in zip(network.slots, rows)]
+        self.table = torch.nn.utils.rnn.pad_sequence(taken, batch_first=True)
 
     def penalty(self, probabilities: Tensor) -> Tensor:
         """weight · max(0, E[cost]/target − 1): float64 0-dim, differentiable. probabilities: [slots, widest]. Exact
