@@ -53,7 +53,7 @@ def test_learners_search_it(net):
 def test_slots_behind_frozen_constant_ones_learn_nothing_from_them(net, make, monkeypatch):
     zero = net.layers[0].operations(0, ((0,),) * 6)[0]
     monkeypatch.setattr(type(zero), "forward", lambda self, x: torch.zeros_like(x))
-    learner = make(net.slots, stream(), Limits(net), lr=0.1)
+    learner = make(net.slots, stream(), Limits(net), arch_lr=0.1)
     learner.picks = ((0,),) * 6
     learner.freeze([3, 4, 5])  # all that leads to the last node
     child, (x, y) = learner.sample(), batch()
