@@ -17,7 +17,7 @@ from kit import KitError, space
 from kit.arch import random_picks
 from kit.search.progress import Silent
 from kit.space import latency
-from kit.space.limits import BOUNDS, Limits, additive
+from kit.space.limits import BOUNDS, Limits
 from kit.space.network import Cost, Picks, Slot
 
 
@@ -116,7 +116,7 @@ def built() -> space.Network:
 
 def test_the_additive_table_is_the_spaces_own_cost():
     net, g = built(), torch.Generator().manual_seed(0)
-    fixed, rows = additive(net, lambda picks: net.cost(picks).macs)
+    fixed, rows = Limits(net).additive("max_macs")
     for _ in range(30):
         picks = random_picks(net.slots, g, Limits(net))
         assert fixed + sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks)) == net.cost(picks).macs
@@ -168,7 +168,7 @@ def test_where_draws_break_the_limits_a_random_child_within_them_is_taken():
 
 
 def test_the_table_is_that_of_the_network_to_deploy_and_made_once(micro: str, tmp_path, monkeypatch):
-    def alone(network, device, batch, threads):
+    def alone(network, device, batch):
         made.append((network.channels, batch))
         return [[0.1] * len(slot.candidates) for slot in network.slots]
 

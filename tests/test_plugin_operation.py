@@ -81,7 +81,7 @@ def test_what_is_wrong_is_refused_by_name():
         errors.KitError, match="operations='.Gama': unknown augmentation operation 'Gama'. Did you mean 'Gamma'"
     ):
         augment.searched("pair-softmax", "+Gama")
-    with pytest.raises(errors.KitError, match="'Rotate' .* already registered by .*kernels"):
+    with pytest.raises(errors.KitError, match="'Rotate' .* already registered by .*ops"):
         augment.register("Rotate")(lambda images, magnitude, sign: images)
 
 

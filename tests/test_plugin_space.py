@@ -49,6 +49,20 @@ def test_learners_search_it(net):
         assert all(torch.isfinite(g).all() for g in gradient.theta)
 
 
+@pytest.mark.parametrize("make", [Dsnas, Gdas])
+def test_slots_behind_frozen_constant_ones_learn_nothing_from_them(net, make, monkeypatch):
+    zero = net.layers[0].operations(0, ((0,),) * 6)[0]
+    monkeypatch.setattr(type(zero), "forward", lambda self, x: torch.zeros_like(x))
+    learner = make(net.slots, stream(), Limits(net), arch_lr=0.1)
+    with torch.no_grad():
+        learner.logits[:, 0] = 50.0  # "none" everywhere
+    learner.freeze([3, 4, 5])  # all that leads to the last node
+    child, (x, y) = learner.sample(), batch()
+    gates = grads.backward(net.losses(x, y, child)[0].mean(), net, child).gates
+    assert gates == [None] * 6
+    assert not any(gradient.any() for gradient in learner.estimate(child, gates=gates))
+
+
 def test_its_children_keep_to_limits_and_are_built_alone(net):
     reach = {name: Limits(net).reach(name) for name in ("max_params", "max_macs")}
     limits = Limits(net, **{name: int(0.6 * low + 0.4 * high) for name, (low, high) in reach.items()})

@@ -220,7 +220,7 @@ def test_operations_are_applied_in_order_after_the_crop_and_before_the_hole():
 @pytest.mark.parametrize("pad", [0, 1, 4])
 def test_crop_equals_padding_and_slicing_image_by_image(pad: int):
     basics, images = Basics(pad=pad, flip=True), some_images(200)
-    draw = NoOpsDraw(basics, 200)
+    draw = basics_draw(basics, 200)
     assert set(draw.shift.flatten().tolist()) == set(range(2 * pad + 1))
     got = basics.crop(images, draw)
     for i in range(200):
@@ -230,19 +230,19 @@ def test_crop_equals_padding_and_slicing_image_by_image(pad: int):
     assert stats.binomtest(int(draw.flip.sum()), 200).pvalue > 1e-3
 
 
-def NoOpsDraw(basics: Basics, n: int) -> Draw:
-    return augment.fixed.NoOps(basics, stream(1)).sample(n)
+def basics_draw(basics: Basics, n: int) -> Draw:
+    return augment.fixed.Uniform(basics, stream(1)).sample(n)
 
 
 def test_without_flip_nothing_is_mirrored():
-    assert not NoOpsDraw(Basics(pad=1, flip=False), 500).flip.any()
+    assert not basics_draw(Basics(pad=1, flip=False), 500).flip.any()
 
 
 @pytest.mark.parametrize("size", [2, 4, 5])
 def test_the_hole_equals_a_plain_loop(size: int):
     fill = torch.tensor([1, 2, 3], dtype=torch.uint8)
     basics, images = Basics(cutout=size, fill=fill), some_images(60)
-    draw = NoOpsDraw(basics, 60)
+    draw = basics_draw(basics, 60)
     got, seen = basics.cut(images, draw), set()
     for i in range(60):
         row, column = int(draw.hole[i, 0] * 9), int(draw.hole[i, 1] * 7)

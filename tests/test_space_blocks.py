@@ -16,7 +16,7 @@ from kit import space
 from kit.errors import KitError
 from kit.space import DARTS_V2, Child
 from kit.space.blocks import shares, shuffle
-from kit.space.child import everything
+from kit.space.network import everything
 
 SPACES = {"choice": space.ChoiceNetwork, "mobile": space.MobileNetwork}
 

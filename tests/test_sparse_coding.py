@@ -228,7 +228,7 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
         slot: [
             m
             for cell in net.cells
-            if cell.first_slot == 4 * (slot >= 4)
+            if slot in cell.mine
             for c in picks[slot]
             for m in cell.operation(slot, c)[0].modules()
             if isinstance(m, torch.nn.BatchNorm2d)
@@ -240,7 +240,7 @@ def test_affine_parts_rest_before_the_freeze_and_train_after():
     for slot, norms in own.items():
         assert all((id(p) in trained()) == (slot == 3) for norm in norms for p in (norm.weight, norm.bias))
     for cell in net.cells:
-        if cell.first_slot == 0:
+        if 3 in cell.mine:
             for k, value in enumerate((0.5, -2.0)):
                 norm = last_norm(cell.operation(3, picks[3][k])[0])
                 assert (norm.weight == value).all() and (norm.bias == 0).all()

@@ -17,8 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kit.arch.base import register
 from kit.arch.logits import Logits
 from kit.errors import KitError
-from kit.space.child import everything
-from kit.space.network import Child, Picks, Slot
+from kit.space.network import Child, Picks, Slot, everything
 
 REACH = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
 

@@ -80,9 +80,12 @@ class Logits(Searcher):
     def by_candidate(self, child: Child, gates: list[Tensor | None]) -> Tensor:
         """∂L/∂gate, given per slot [picks], as float64 [slots, most candidates]; 0 for what did not run."""
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)
+        # none is reached where frozen slots of constant operations stand between all open ones and the loss
         ran = [(slot, c) for slot, gate in enumerate(gates) if gate is not None for c in child.picks[slot]]
-        # one transfer from the device for all slots
-        measured[tuple(zip(*ran))] = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
+        if ran:
+            # one transfer from the device for all slots
+            found = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
+            measured[tuple(zip(*ran))] = found
         return measured
 
     def gumbel(self, shape: torch.Size) -> Tensor:

@@ -11,8 +11,7 @@ import torch
 
 from kit.augment import fixed
 from kit.augment.gradient import PolicyGradient
-from kit.augment.kernels import OPERATIONS
-from kit.augment.ops import DAAS_OPS, OPS, apply_mixed, apply_op, operations
+from kit.augment.ops import DAAS_OPS, OPERATIONS, OPS, apply_mixed, apply_op, operations
 from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register
 from kit.augment.softmax import PairSoftmax
 
@@ -30,25 +29,21 @@ def build(
 ) -> Policy:
     """A policy by name.
 
-    image: (H, W), which sets the crop's padding (1/8 of the side, 4 pixels at 32²) and the cutout (half the side, 16 at
-    32²). flip: whether mirrored images keep their label. fill: uint8 [C], the cutout's colour. steps: of the search
-    stage. config: what has the policy's options as attributes, a `kit.Config`; without it they may be given by name
-    (`tau_lr=0.1`), and the rest take their defaults.
+    image: (H, W), which sets the crop's padding (1/8 of the side) and the cutout (half the side). flip: whether
+    mirrored images keep their label. fill: uint8 [C], the cutout's colour. steps: of the search stage. config: what has
+    the policy's options as attributes, a `kit.Config`; without it they may be given by name (`tau_lr=0.1`).
     """
     part, side = AUGMENT[name], min(image)
     settings = dict(part.settings)
     cutout = side // 2 if settings.pop("cutout", False) else 0
-    if fill is not None:
-        fill = fill.to(generator.device)  # once: a copy in every step would wait for the device
-    basics = Basics(pad=max(1, side // 8), flip=flip, cutout=cutout, fill=fill)
-    basics = basics if settings.pop("basic", True) else Basics()
-    config = SimpleNamespace(**options) if config is None else config
-    return part.make(basics, generator, **part.make.given(config, image, steps), **settings)
+    colour = None if fill is None else fill.to(generator.device)  # once: a copy in every step would wait for the device
+    basics = Basics(max(1, side // 8), flip, cutout, colour) if settings.pop("basic", True) else Basics()
+    given = part.make.given(config or SimpleNamespace(**options), image, steps)
+    return part.make(basics, generator, **given, **settings)
 
 
 def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:
     """The operations that the policy of this name chooses from, by its option `operations`, which `wanted` is; () for
-    one that does not learn. Raises KitError for an operation that does not exist.
-    """
+    one that does not learn. Raises KitError for an operation that does not exist."""
     part = AUGMENT[name]
     return part.make.searched(wanted, part.settings.get("ops")) if part.make.learns else ()

@@ -1,6 +1,4 @@
-"""DAAS's learned policy: operations, application probabilities and magnitudes, moved by policy gradient (eq. 3, 4,
-11–13; METHOD section 1).
-"""
+"""DAAS's learned policy: operations, application probabilities and magnitudes (eq. 3, 4, 11–13; METHOD section 1)."""
 
 from __future__ import annotations
 
@@ -82,23 +80,19 @@ class PolicyGradient(LearnedPolicy):
         return (which + torch.where(applied.bool(), on, off)).sum(1)
 
     def gradient(self, draw: Draw, *, rewards: Callable[[], Tensor], **_: object) -> list[Tensor]:
-        """∇_γ L_val up to the step length ξ (eq. 13): −mean_k r_k ∇ log p(Γ_k).
-
-        A shared draw's reward is the mean over its images, that is ⟨∇L_val, ∇L_train⟩ (the paper's form).
-        """
+        """∇_γ L_val up to the step length ξ (eq. 13): −mean_k r_k ∇ log p(Γ_k). A shared draw's reward is the mean over
+        its images, that is ⟨∇L_val, ∇L_train⟩ (the paper's form)."""
         self.count(draw)
         r = rewards().to(self.pi.dtype)
         if not self.shared and len(r) > 1:
             r = r - (r.sum() - r) / (len(r) - 1)
-        value = -(r * self.log_probability(draw)).mean()
-        return list(torch.autograd.grad(value, self.variables()))
+        return list(torch.autograd.grad(-(r * self.log_probability(draw)).mean(), self.variables()))
 
     @torch.no_grad()
     def adopt(self, found: dict) -> None:
         """Take over a policy as `Run.policy` gives it."""
-        pairs, applied, magnitude = (
-            torch.tensor(found[name]).clamp(min=1e-30) for name in ("probabilities", "apply", "magnitude")
-        )
+        names = ("probabilities", "apply", "magnitude")
+        pairs, applied, magnitude = (torch.tensor(found[name]).clamp(min=1e-30) for name in names)
         self.pi.copy_(torch.stack([pairs.sum(1), pairs.sum(0)]).log())
         self.apply_logit.copy_(applied.clamp(max=1 - 1e-7).logit())
         self.delta.copy_(magnitude.log())
@@ -107,7 +101,7 @@ class PolicyGradient(LearnedPolicy):
     def snapshot(self) -> dict[str, Tensor]:
         """As `LearnedPolicy`'s, and per operation apply [K] and magnitude [K, bins]: probabilities."""
         more = {"apply": self.apply_logit.sigmoid().cpu(), "magnitude": self.delta.softmax(1).cpu()}
-        return {**super().snapshot(), **more}
+        return super().snapshot() | more
 
     @torch.no_grad()
     def summary(self) -> dict[str, float]:

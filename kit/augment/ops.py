@@ -1,25 +1,210 @@
-"""Image transformations on uint8 batches, every sample with its own operation, magnitude and sign.
+"""Image operations on uint8 batches, every sample with its own operation, magnitude and sign, and the table in which
+operations stand: `OPERATIONS`.
 
-Ranges are AutoAugment's as torchvision uses them, and pixels equal `torchvision.transforms.v2.functional` on uint8
+Ranges are AutoAugment's as torchvision uses them: a magnitude of 10 is the end of a range, and beyond it a range goes
+on linearly. Pixels, and so the order of roundings, are those of `torchvision.transforms.v2.functional` on uint8
 tensors. Grids are float32, one rounding per operation, so that a draw gives the same picture on every device;
 torchvision takes them from the machine's BLAS, which may round a pixel on the edge of two cells the other way.
 """
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from kit.augment.kernels import OPERATIONS, Parameters, matrix_of, warp
 from kit.errors import KitError
-from kit.registry import Part
+from kit.registry import Part, Registry
+
+WIDEST = 60  # the largest magnitude of a batch: 10 is the papers' range, TrivialAugment's reach 45
+
+
+class Parameters(NamedTuple):
+    """Of n samples: [n], [n] and [n, 2], in float64 so that they round as Python's numbers do."""
+
+    magnitude: Tensor
+    sign: Tensor
+    center: Tensor
+
+
+def _each(values: Tensor) -> Tensor:
+    """One number for each image, float32 [n, 1, 1, 1]."""
+    return values.float()[:, None, None, None]
+
+
+def _to_uint8(values: Tensor) -> Tensor:
+    """Truncated and clamped to [0, 255]; by way of int16, to which float32 converts faster on the CPU."""
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
+
+
+# ---- images: (images uint8 [n, C, H, W], parameters) → images
+
+
+def _factor(p: Parameters) -> Tensor:
+    return 1.0 + p.sign * (0.9 * p.magnitude / 10)
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Whole gray levels, float32 [n, 1, H, W], of 1 or 3 channels."""
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = images.float().split(1, dim=1)
+    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+
+
+def _autocontrast(images: Tensor, p: Parameters) -> Tensor:
+    low, high = images.amin((2, 3), keepdim=True).float(), images.amax((2, 3), keepdim=True).float()
+    flat = high == low
+    scale = torch.where(flat, 1.0, (high - low) * (1.0 / 255))
+    return _to_uint8((images - torch.where(flat, 0.0, low)) / scale)
+
+
+def _equalize(images: Tensor, p: Parameters) -> Tensor:
+    pixels = images.flatten(2).long()
+    counts = pixels.new_zeros(*pixels.shape[:2], 256).scatter_add_(2, pixels, torch.ones_like(pixels))
+    # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
+    cumulative = counts.cumsum(2)
+    step = torch.where(cumulative < pixels.shape[2], cumulative, 0).amax(2, keepdim=True) // 255
+    table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
+    return torch.where(step == 0, pixels, table.gather(2, pixels)).to(torch.uint8).view(images.shape)
+
+
+def _posterize(images: Tensor, p: Parameters) -> Tensor:
+    step = _each(1 << (4 * p.magnitude / 10).round().int())
+    return _to_uint8((images / step).floor() * step)
+
+
+def _solarize(images: Tensor, p: Parameters) -> Tensor:
+    return torch.where(images >= _each(255 * (1 - p.magnitude / 10)), 255 - images, images)
+
+
+def _color(images: Tensor, p: Parameters) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    return _to_uint8((images * _each(_factor(p))).addcmul_(_gray(images), _each(1 - _factor(p))))
+
+
+def _contrast(images: Tensor, p: Parameters) -> Tensor:
+    # Whole numbers: float32 is exact along a row, float64 over the image, whatever the order of summation.
+    mean = _gray(images).sum(3).double().sum((1, 2)).div(images[0, 0].numel())
+    # addcmul rounds product and sum together, as torch's add(alpha=...) does in torchvision; but where that add meets a
+    # single number, it rounds twice in an image's last numel() % 16 values: there torchvision may be one level off.
+    return _to_uint8((images * _each(_factor(p))).addcmul(_each(mean), _each(1 - _factor(p))))
+
+
+def _brightness(images: Tensor, p: Parameters) -> Tensor:
+    return _to_uint8(images * _each(_factor(p)))
+
+
+def _sharpness(images: Tensor, p: Parameters) -> Tensor:
+    if min(images.shape[2:]) <= 2:
+        return images
+    values = images.short()
+    rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+    total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    center = values[:, :, 1:-1, 1:-1]
+    # (8 neighbours + 5 centre) / 13 is never nearer than 1/26 to a half, so any float arithmetic rounds it alike.
+    blurred = total.add_(center, alpha=4).float().mul_(1.0 / 13.0).round_()
+    result = images.clone()
+    result[:, :, 1:-1, 1:-1] = _to_uint8(center.float().addcmul(blurred - center, _each(1 - _factor(p))))
+    return result
+
+
+def square(images: Tensor, center: Tensor, length: Tensor | int) -> Tensor:
+    """Whether a pixel lies in the square of `length` ([n, 1]) around `center` [n, 2] in [0, 1): bool [n, 1, H, W]."""
+    inside = []
+    for side, middle in zip(images.shape[2:], center[:, :, None].unbind(1)):
+        offset = torch.arange(side, device=images.device) - ((middle * side).floor() - length // 2)
+        inside.append((offset >= 0) & (offset < length))
+    return inside[0][:, None, :, None] & inside[1][:, None, None, :]
+
+
+def _cutout(images: Tensor, p: Parameters) -> Tensor:
+    length = (60.0 / 331.0 * min(images.shape[2:]) * p.magnitude / 10).round()[:, None]
+    return images * ~square(images, p.center, length)
+
+
+# ---- matrices: (parameters, height, width) → float64 [n, 2, 3] from output to source, pixels from the image's middle
+
+
+def matrix_of(like: Tensor, xx=1.0, xy=0.0, x=0.0, yx=0.0, yy=1.0, y=0.0) -> Tensor:
+    entries = [v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (xx, xy, x, yx, yy, y)]
+    return torch.stack(entries, 1).view(-1, 2, 3)
+
+
+def warp(images: Tensor, matrix: Tensor) -> Tensor:
+    """Every output pixel takes the nearest source pixel's value, zero where that is outside."""
+    n, channels, height, width = images.shape
+    x = torch.arange(width, device=images.device) - 0.5 * (width - 1)
+    y = (torch.arange(height, device=images.device) - 0.5 * (height - 1))[:, None]
+    column, row = _source(matrix[:, 0], x, y, width), _source(matrix[:, 1], x, y, height)
+    # A border of zeros stands for the outside: cheaper than comparing every coordinate with both ends.
+    index = ((row + 1) * (width + 2) + column + 1).long().view(n, 1, -1)
+    return pad(images, (1, 1, 1, 1)).flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
+
+
+def _source(coefficients: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
+    """Nearest source column (or row) of every output pixel, int32 [n, H, W]; -1 or `side` is outside the image."""
+    # A float64 quotient rounds to the float32 one; in float32 CUDA would multiply by the reciprocal.
+    to_x, to_y, constant = (coefficients.float().double() / (0.5 * side)).float()[:, :, None, None].unbind(1)
+    grid = (x * to_x + y * to_y).add_(constant)
+    return grid.add_(1).mul_(0.5 * side).sub_(0.5).round_().clamp_(-1, side).int()
+
+
+def _rotation(p: Parameters, height: int, width: int) -> Tensor:
+    # here and below the operations and their order are torchvision's, for the sake of the last bit
+    angle = torch.deg2rad(-torch.remainder(p.sign * (30.0 * p.magnitude / 10), 360))
+    return matrix_of(angle, xx=angle.cos(), xy=angle.sin(), yx=-angle.sin(), yy=angle.cos())
+
+
+def _shear_angle(p: Parameters) -> Tensor:
+    return torch.deg2rad(torch.rad2deg(torch.atan(p.sign * (0.3 * p.magnitude / 10))))
+
+
+def _shear_x(p: Parameters, height: int, width: int) -> Tensor:
+    slope = _shear_angle(p).tan()
+    return matrix_of(slope, xy=slope, x=slope * (0.5 * height))
+
+
+def _shear_y(p: Parameters, height: int, width: int) -> Tensor:
+    slope = _shear_angle(p).sin() / _shear_angle(p).cos()
+    return matrix_of(slope, yx=slope, y=(slope * (0.5 * width) - 0.5 * height) + 0.5 * height)
+
+
+def _pixels(p: Parameters, side: int) -> Tensor:
+    return p.sign * (150.0 / 331.0 * side * p.magnitude / 10).floor()
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+#: Operations in the order of their indices in a draw. A part's settings: geometric (its function gives matrices, see
+#: above, else images) and signed (whether it looks at the sign).
+OPERATIONS = Registry("augmentation operation")
+
+for _name, _geometric, _signed, _function in (
+    ("AutoContrast", False, False, _autocontrast),
+    ("Equalize", False, False, _equalize),
+    ("Rotate", True, True, _rotation),
+    ("Posterize", False, False, _posterize),
+    ("Solarize", False, False, _solarize),
+    ("Color", False, True, _color),
+    ("Contrast", False, True, _contrast),
+    ("Brightness", False, True, _brightness),
+    ("Sharpness", False, True, _sharpness),
+    ("ShearX", True, True, _shear_x),
+    ("ShearY", True, True, _shear_y),
+    ("TranslateX", True, True, lambda p, height, width: matrix_of(p.sign, x=-_pixels(p, width))),
+    ("TranslateY", True, True, lambda p, height, width: matrix_of(p.sign, y=-_pixels(p, height))),
+    ("Identity", False, False, lambda images, p: images),
+    ("Invert", False, False, lambda images, p: 255 - images),
+    ("Cutout", False, False, _cutout),
+):
+    OPERATIONS.register(_name, geometric=_geometric, signed=_signed)(_function)
 
 OPS = tuple(OPERATIONS)[:14]  # DHA's and DiffAutoML's
 DAAS_OPS = (*OPS[:13], "Invert", "Cutout")
-WIDEST = 60  # the largest magnitude of a batch: 10 is the papers' range, TrivialAugment's reach 45
-
-UserOperation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def operations() -> tuple[str, ...]:
@@ -27,7 +212,7 @@ def operations() -> tuple[str, ...]:
     return tuple(OPERATIONS)
 
 
-def register_operation(name: str, *, signed: bool = False, title: str = "") -> Callable[[UserOperation], UserOperation]:
+def register_operation(name: str, *, signed: bool = False, title: str = "") -> Callable:
     """A decorator that makes a function an operation by name, on every device and beside kit's own.
 
     The function gets images uint8 [N, C, H, W], magnitude float32 [N] in [0, 10] and sign float32 [N] of ±1 (where
@@ -35,7 +220,7 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
     alone, for the batch may be any selection of a training batch.
     """
 
-    def add(function: UserOperation) -> UserOperation:
+    def add(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
         @functools.wraps(function)
         def apply(images: Tensor, p: Parameters) -> Tensor:
             magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
@@ -54,11 +239,11 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
 def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Tensor:
     """One operation on a whole batch, each sample with its own parameters: uint8 [N, C, H, W], a new tensor.
 
-    name: one of `operations()`. images: uint8 [N, C, H, W]; Color and Contrast need C = 1 or 3 (Color leaves one
-    channel as it is). magnitude: [N] or one number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations,
-    30 degrees, factor 1 ± 0.9, 4 bits, solarize threshold 0, a square cutout of 60/331 of the shorter side. sign: [N]
-    of ±1, None for +1; only signed operations look at it. center: [N, 2] (row, column) in [0, 1), None for the middle;
-    only Cutout looks at it. Raises TypeError or ValueError for what is not so; on a GPU values are not looked at.
+    name: one of `operations()`. images: uint8 [N, C, H, W]; Color and Contrast need C = 1 or 3. magnitude: [N] or one
+    number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations, 30 degrees, factor 1 ± 0.9, 4 bits,
+    solarize threshold 0, a square cutout of 60/331 of the shorter side. sign: [N] of ±1, None for +1. center: [N, 2]
+    (row, column) in [0, 1), None for the middle; of Cutout. Raises TypeError or ValueError; on a GPU values are not
+    looked at.
     """
     part = OPERATIONS[name]
     parameters = _checked(images, magnitude, sign, center, largest=10, channels=name in ("Color", "Contrast"))
@@ -72,9 +257,8 @@ def apply_mixed(
     """Sample n goes through operation operations()[ops[n]]; the same pixels as `apply_op` sample by sample.
 
     images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. magnitude, sign, center: as for `apply_op`, but magnitudes
-    may go on to 60, and ranges go on linearly: TrivialAugment's wide ones need it. grouped: True computes each
-    operation for its own samples, but waits for the device; False computes all of them for all samples, and never
-    waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
+    may go on to 60. grouped: True computes each operation for its own samples, but waits for the device; False computes
+    all of them for all samples, and never waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
     """
     parameters = _checked(images, magnitude, sign, center, largest=WIDEST, channels=True)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64 or ops.shape != images.shape[:1]:
@@ -84,14 +268,12 @@ def apply_mixed(
         _check_values("ops", ops, (ops >= 0) & (ops <= last), f"indices into operations(), 0 to {last}")
     if images.numel() == 0:
         return images.clone()
-    one_by_one = on_cpu if grouped is None else grouped
-    return (_apply_grouped if one_by_one else _apply_masked)(images.contiguous(), ops, parameters)
+    grouped = on_cpu if grouped is None else grouped
+    return (_apply_grouped if grouped else _apply_masked)(images.contiguous(), ops, parameters)
 
 
 def _apply(part: Part, images: Tensor, p: Parameters) -> Tensor:
-    if part.settings["geometric"]:
-        return warp(images, part.make(p, *images.shape[2:]))
-    return part.make(images, p)
+    return warp(images, part.make(p, *images.shape[2:])) if part.settings["geometric"] else part.make(images, p)
 
 
 def _apply_grouped(images: Tensor, ops: Tensor, p: Parameters) -> Tensor:
@@ -121,21 +303,22 @@ def _checked(images: Tensor, magnitude, sign, center, *, largest: int, channels:
     if channels and images.shape[1] not in (1, 3):
         raise ValueError(f"images must have C = 1 or 3 channels where colours are mixed, got C = {images.shape[1]}")
 
-    def real(name: str, values, *shape: int) -> Tensor:
+    def real(name: str, values, tail: tuple[int, ...], valid: Callable[[Tensor], Tensor], allowed: str) -> Tensor:
+        shape = (len(images), *tail)
         if isinstance(values, (int, float)):
-            return torch.full(shape, float(values), dtype=torch.float64, device=images.device)
+            values = torch.full(shape, float(values), dtype=torch.float64, device=images.device)
         if not isinstance(values, Tensor) or values.shape != shape:
             raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {_kind(values)}")
-        return values.detach().double()
+        values = values.detach().double()
+        if images.device.type == "cpu":
+            _check_values(name, values, valid(values), allowed)
+        return values
 
-    n = len(images)
-    m, s = real("magnitude", magnitude, n), real("sign", 1 if sign is None else sign, n)
-    c = real("center", 0.5 if center is None else center, n, 2)
-    if images.device.type == "cpu":
-        _check_values("magnitude", m, (m >= 0) & (m <= largest), f"in [0, {largest}]")
-        _check_values("sign", s, s.abs() == 1, "+1 or -1")
-        _check_values("center", c, (c >= 0) & (c < 1), "in [0, 1), (row, column) relative to the image's sides")
-    return Parameters(m, s, c)
+    return Parameters(
+        real("magnitude", magnitude, (), lambda m: (m >= 0) & (m <= largest), f"in [0, {largest}]"),
+        real("sign", 1 if sign is None else sign, (), lambda s: s.abs() == 1, "+1 or -1"),
+        real("center", 0.5 if center is None else center, (2,), lambda c: (c >= 0) & (c < 1), "in [0, 1)"),
+    )
 
 
 def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> None:

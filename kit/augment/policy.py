@@ -1,8 +1,7 @@
-"""Augmentation policies: what a draw is, how it is applied, and the bases of those that are fixed and of those that
-learn.
+"""Augmentation policies: what a draw is, how it is applied, and the bases of those that are fixed and that learn.
 
-A policy is a function of (batch, draw) on the device. Crop and flip, which every recipe of these papers has, come
-first; then the drawn operations; cutout, where a recipe has it, last.
+A policy is a function of (batch, draw) on the device. Crop and flip come first; then the drawn operations; cutout,
+where a recipe has it, last.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kit import registry
-from kit.augment.kernels import OPERATIONS, square
-from kit.augment.ops import OPS, apply_mixed, operations, register_operation
+from kit.augment.ops import OPERATIONS, OPS, apply_mixed, operations, register_operation, square
 from kit.errors import KitError
 from kit.search import ranks
 from kit.search.learner import Learner, adam_state, load_adam_state
@@ -91,8 +89,8 @@ class Basics:
         """A square hole around `hole`, clipped at the border (DeVries & Taylor 2017)."""
         if draw.hole is None:
             return images
-        hole = square(images, draw.hole, self.cutout)
-        return torch.where(hole, 0 if self.fill is None else self.fill.to(images.device).view(1, -1, 1, 1), images)
+        colour = 0 if self.fill is None else self.fill.view(1, -1, 1, 1)
+        return torch.where(square(images, draw.hole, self.cutout), colour, images)
 
 
 @functools.cache
@@ -120,8 +118,7 @@ class Policy(Learner):
 
     @classmethod
     def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
-        """What its constructor takes by name of the configuration (an object with some of the options), the images'
-        (H, W), and the steps of the search stage."""
+        """What its constructor takes by name: of the configuration, the images' (H, W), the steps of the search."""
         return {}
 
     def variables(self) -> list[Tensor]:
@@ -169,7 +166,7 @@ class Policy(Learner):
         self.generator.set_state(state["generator"].cpu())
 
     def snapshot(self) -> dict[str, Tensor]:
-        """For the history, once per epoch; policies that learn nothing have nothing to show."""
+        """For the history, once per epoch."""
         return {}
 
 
@@ -180,9 +177,9 @@ def _share(whole: Draw) -> Draw:
 class LearnedPolicy(Policy):
     """Base of policies that learn which ordered pairs of K operations to apply.
 
-    ops: the K names, where the option `operations` gives none. steps: of the search stage. options: those declared in
-    `Options`. A subclass gives `variables`, `probabilities` and `gradient`, which calls `count`; `adam`, where it sets
-    one, moves the variables.
+    at: as `Policy`'s. ops: the K names, where the option `operations` gives none. steps: of the search stage. options:
+    those declared in `Options`. A subclass gives `variables`, `probabilities` and `gradient`, which calls `count`;
+    `adam`, where it sets one, moves the variables.
     """
 
     learns = True
@@ -197,19 +194,12 @@ class LearnedPolicy(Policy):
             None, description="what τ chooses from: names with commas; +Name adds to the paper's; None: the paper's"
         )
 
-    def __init__(
-        self,
-        basics: Basics,
-        generator: torch.Generator,
-        ops: tuple[str, ...] | None = None,
-        steps: int = 100,
-        **options: Any,
-    ):
-        super().__init__(basics, generator)
+    def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, steps: int = 100, **options: Any):
+        super().__init__(*at)
         self.options, self.steps = self.Options(**options), steps
         self.ops = self.searched(self.options.operations, ops)
-        self.places = torch.tensor([operations().index(name) for name in self.ops], device=generator.device)
-        self.counts = torch.zeros(len(self.ops) ** 2, device=generator.device)
+        self.places = torch.tensor([operations().index(name) for name in self.ops], device=self.generator.device)
+        self.counts = torch.zeros(len(self.ops) ** 2, device=self.generator.device)
 
     @classmethod
     def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
@@ -260,7 +250,7 @@ class LearnedPolicy(Policy):
 
     def state_dict(self) -> dict:
         kept = {"variables": [v.detach() for v in self.variables()], "counts": self.counts}
-        return {**super().state_dict(), **kept, "adam": adam_state(self.adam) if self.adam else {}}
+        return super().state_dict() | kept | {"adam": adam_state(self.adam) if self.adam else {}}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
@@ -272,8 +262,7 @@ class LearnedPolicy(Policy):
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
-        """probabilities float [K, K]; counts [K, K]: how often each pair was trained on since the last snapshot, which
-        this call ends."""
+        """probabilities float [K, K]; counts [K, K]: how often each pair was trained on since the last snapshot."""
         probabilities = self.probabilities().cpu()
         counts = self.counts.clone().view(probabilities.shape).cpu()
         self.counts.zero_()
@@ -283,5 +272,5 @@ class LearnedPolicy(Policy):
     def summary(self) -> dict[str, float]:
         p = self.probabilities().double().flatten()
         entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
-        from_uniform = math.log(len(p)) - entropy
-        return {"tau/entropy": entropy, "tau/kl_from_uniform": from_uniform, "tau/largest": float(p.max())}
+        distance = math.log(len(p)) - entropy
+        return {"tau/entropy": entropy, "tau/kl_from_uniform": distance, "tau/largest": float(p.max())}

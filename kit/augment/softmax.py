@@ -99,8 +99,7 @@ class PairSoftmax(LearnedPolicy):
         self.tau.mul_(self.shrink[(kl <= self.options.tau_reach).int().argmax()])
 
     def state_dict(self) -> dict:
-        kept = {"velocity": self.velocity, "power": self.power, "updates": self.updates}
-        return {**super().state_dict(), **kept}
+        return super().state_dict() | {"velocity": self.velocity, "power": self.power, "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)

@@ -6,8 +6,7 @@ Needs numba (the extra `fast`). What is not taken here goes the way of torch, wh
 import torch
 from torch import Tensor
 
-from kit.augment.kernels import OPERATIONS, Parameters
-from kit.augment.ops import WIDEST
+from kit.augment.ops import OPERATIONS, WIDEST, Parameters
 from kit.fast.pixels import KNOWN, OP, Drawn, Recipe, run_compiled
 
 assert OP._fields == tuple(OPERATIONS)[:KNOWN], "kit/fast/pixels.py must number the operations as kit/augment does"

@@ -151,7 +151,7 @@ def card(run: Run, device: torch.device | str = "cpu") -> str:
         run=run,
         about=data.describe(config.dataset) if config.dataset in data.datasets() else None,
         interval=right.proportion_ci(0.95, "wilson"),
-        latency=latency.time_model(model, model.network.image, where, config.latency_batch, threads),
+        latency=latency.time_model(model, model.network.image, where, config.latency_batch),
         hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
         confirmed=latency.recorded(run.path / "latency.json", model.network.picks_of(run.genotype)),
         genotype=",\n".join(f"  {json.dumps(part)}: {json.dumps(value)}" for part, value in run.genotype.items()),

@@ -1,7 +1,4 @@
-"""Networks by name: the searchable spaces and the fixed networks.
-
-A space is a class of networks that registers itself, here or in a user's own file (see docs/recipes/space.py).
-"""
+"""Networks by name: the searchable spaces and the fixed networks. A user's own: see docs/recipes/space.py."""
 
 from __future__ import annotations
 
@@ -11,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit.space.blocks import ChoiceNetwork
+from kit.space.blocks import ChoiceNetwork, MobileNetwork
 from kit.space.cell import DARTS_V2, CellNetwork, picks_of
 from kit.space.fixed import WideResNet
-from kit.space.mobile import MobileNetwork
 from kit.space.network import SPACES, Child, Cost, Network, Picks, Slot, register
 from kit.space.operations import CELL_OPS
 

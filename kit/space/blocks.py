@@ -1,19 +1,19 @@
-"""Chains of blocks with one choice per block: the base of such spaces, and the ShuffleNetV2 choice blocks of DSNAS and
-DiffAutoML (METHOD section 2b)."""
+"""Chains of blocks with one choice per block: the base of such spaces, the ShuffleNetV2 choice blocks of DSNAS and
+DiffAutoML (METHOD section 2b), and AutoHAS's MobileNetV2 blocks."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
-from kit.space.child import picked
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, norms
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, mixture, register
+from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, mixture, picked, register
 
 
 class BlockStage(NamedTuple):
@@ -151,8 +151,7 @@ def depthwise(c: int, kernel: int, stride: int, *activation: nn.Module) -> nn.Se
 
 
 def shuffle(left: Tensor, right: Tensor) -> Tensor:
-    """Concatenate along the channels and let those of the two halves take turns (ShuffleNetV2's channel shuffle), in
-    the channels-last view, which is the layout that the convolutions run in."""
+    """ShuffleNetV2's channel shuffle of the two, in the channels-last view, in which the convolutions run."""
     left, right = left.permute(0, 2, 3, 1), right.permute(0, 2, 3, 1)
     if left.shape[3] == right.shape[3]:  # in one copy
         return torch.stack((left, right), dim=4).flatten(3).permute(0, 3, 1, 2)
@@ -213,3 +212,65 @@ class ChoiceNetwork(BlockNetwork):
     stages = (BlockStage(1, 1), BlockStage(2.5, 1), BlockStage(5, 2), BlockStage(10, 1))
     eps = 1e-2
     build_block = staticmethod(ShuffleUnit)
+
+
+KERNEL_AND_EXPANSION = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (Sandler et al. 2018): [N, c_in, H, W] to [N, c_out, H/stride, W/stride]."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, kernel: int, expansion: int):
+        super().__init__()
+        c = c_in * expansion
+        expand = [ConvNorm(c_in, c, 1, 1, nn.ReLU6())] if expansion > 1 else []
+        self.layers = nn.Sequential(*expand, depthwise(c, kernel, stride, nn.ReLU6()), ConvNorm(c, c_out, 1))
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        y = self.layers(x)
+        return x + (drop(y) if drop else y) if self.residual else y
+
+
+@register(
+    "mobile",
+    title="MobileNetV2 blocks",
+    brings={
+        "channels": {"paper": 32, "server": 32, "laptop": 8},
+        "search_channels": {"paper": 32, "server": 32, "laptop": 8},
+        "cells": {"paper": 17, "server": 17, "laptop": 6},
+    },
+)
+class MobileNetwork(BlockNetwork):
+    """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
+    the head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 the last stages
+    are left out, since each has one block at least.
+    """
+
+    space = "mobile"
+    genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
+    usual = "mobilenet-v2"
+    labels = tuple(KERNEL_AND_EXPANSION)
+    activation = nn.ReLU6
+
+    # Table 2 of the paper, without its first row: that block is fixed
+    stages = tuple(BlockStage(*row) for row in ((0.75, 2), (1, 3), (2, 4), (3, 3, False), (5, 3), (10, 1, False)))
+    fixed_blocks = 1
+
+    @staticmethod
+    def build_block(label: str, c_in: int, c_out: int, stride: int) -> nn.Module:
+        return InvertedResidual(c_in, c_out, stride, *KERNEL_AND_EXPANSION[label])
+
+    def build_stem(self, stride: int) -> tuple[nn.Module, int]:
+        c = self.channels
+        first = ConvNorm(self.image[0], c, 3, stride, nn.ReLU6())
+        return nn.Sequential(first, InvertedResidual(c, rounded(c / 2), 1, 3, 1)), rounded(c / 2)
+
+    def head_width(self, c: int) -> int:
+        return 4 * c
+
+    def run_block(self, block: nn.Module, x: Tensor, slot: int) -> Tensor:
+        p = self.drop_path if self.training else 0.0
+        if isinstance(p, Tensor) and p.ndim:  # AutoHAS: one for every block
+            p = p[slot]
+        return block(x, partial(drop, p=p, generator=self.generator, whole=True))

@@ -1,6 +1,4 @@
-"""The cell space of DARTS with DHA's seven operations, as one supernet of which only the sampled child runs (METHOD
-section 2a).
-"""
+"""The cell space of DARTS with DHA's operations: a supernet of which the sampled child runs (METHOD section 2a)."""
 
 from __future__ import annotations
 
@@ -13,17 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.space.child import picked
 from kit.space.layers import ConvNorm, dense_gradient, gated, last_norm, norms
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, register
+from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, picked, register
 from kit.space.operations import OPERATIONS, factorized_reduce
 
 NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
 Genotype = dict[str, list[list[tuple[str, int]]]]
 
-# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5): the fixed architecture of `plain`
-# and `da+hpo`.
+# The cells that second-order DARTS found on CIFAR-10 (Liu et al. 2019, Fig. 4 and 5)
 DARTS_V2: Genotype = {
     "normal": [[("sep_conv_3x3", 0), ("sep_conv_3x3", 1)], [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)],
                [("sep_conv_3x3", 1), ("skip_connect", 0)], [("skip_connect", 0), ("dil_conv_3x3", 2)]],
@@ -43,30 +39,23 @@ class Cell(nn.Module):
     resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
     def __init__(
-        self,
-        kind: str,
-        channels: tuple[int, int, int],
-        halved: bool,
-        slots: tuple[Slot, ...],
-        build: Mapping[str, Callable[[int, int], nn.Module]],
+        self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict[str, Any]
     ):
         super().__init__()
         c_before, c_last, c = channels
-        self.first_slot, self.slots = NODES * KINDS.index(kind), slots
-        self.mine = range(self.first_slot, self.first_slot + NODES)
+        first = NODES * KINDS.index(kind)
+        self.slots, self.mine = slots, range(first, first + NODES)
         self.before = factorized_reduce(c_before, c) if halved else ConvNorm(c_before, c)
         self.last = ConvNorm(c_last, c)
         self.ops = nn.ModuleDict()
-        for node, slot in enumerate(self.mine):
+        for slot in self.mine:
             for op, edge in slots[slot].candidates:
-                self.ops[f"{node}-{edge}-{op}"] = build[op](c, 2 if kind == "reduce" and edge < INPUTS else 1)
+                stride = 2 if kind == "reduce" and edge < INPUTS else 1
+                self.ops[f"{slot % NODES}-{edge}-{op}"] = build[op](c, stride)
 
     def operation(self, slot: int, candidate: int) -> tuple[nn.Module, str, int]:
         op, edge = self.slots[slot].candidates[candidate]
-        return self.ops[f"{slot - self.first_slot}-{edge}-{op}"], op, edge
-
-    def picked(self, picks: Picks) -> list[nn.Module]:
-        return [self.operation(slot, candidate)[0] for slot in self.mine for candidate in picks[slot]]
+        return self.ops[f"{slot % NODES}-{edge}-{op}"], op, edge
 
     def forward(
         self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: Callable
@@ -87,21 +76,11 @@ class Cell(nn.Module):
         return torch.cat(states[INPUTS:], dim=1)
 
 
-class AuxiliaryHead(nn.Sequential):
+def auxiliary_head(channels: int, classes: int) -> nn.Sequential:
     """DARTS's second classifier at 2/3 of the depth; pooled adaptively so that small images have one too."""
-
-    def __init__(self, channels: int, classes: int):
-        first = nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU()
-        second = nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU()
-        super().__init__(nn.ReLU(), nn.AdaptiveAvgPool2d(2), *first, *second, nn.Flatten(), nn.Linear(768, classes))
-
-
-def _stem(kind: str, image_channels: int, c: int) -> tuple[nn.ModuleList, int, bool]:
-    """Modules (their outputs feed the first cell), their channels, and whether the second halves the resolution."""
-    if kind == "small":
-        return nn.ModuleList([ConvNorm(image_channels, 3 * c, 3)]), 3 * c, False
-    first = nn.Sequential(*ConvNorm(image_channels, c // 2, 3, 2), nn.ReLU(), *ConvNorm(c // 2, c, 3, 2))
-    return nn.ModuleList([first, ConvNorm(c, c, 3, 2)]), c, True
+    first = nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU()
+    second = nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU()
+    return nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), *first, *second, nn.Flatten(), nn.Linear(768, classes))
 
 
 @register("cell", title="DARTS cells")
@@ -134,29 +113,35 @@ class CellNetwork(Network):
         genotype: Genotype | None = None,
     ):
         super().__init__(classes, image)
-        self.channels, self.cell_count, self.reductions = channels, cells, reductions
-        self.auxiliary = auxiliary
+        self.channels, self.auxiliary = channels, auxiliary
         self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
         checked_reductions(image, 3 if self.stem_kind == "imagenet" else 0, reductions, cells - 1)
         self.offer(cell_slots(self.operations), genotype)
-        self.stem, c_stem, halved = _stem(self.stem_kind, image[0], channels)
-        self._build_cells(c_stem, halved, trained=genotype is not None)
-
-    def _build_cells(self, c_last: int, halved: bool, trained: bool) -> None:
+        if self.stem_kind == "small":
+            c_stem, stem = 3 * channels, [ConvNorm(image[0], 3 * channels, 3)]
+        else:
+            c_stem, half = channels, ConvNorm(image[0], channels // 2, 3, 2)
+            first = nn.Sequential(*half, nn.ReLU(), *ConvNorm(channels // 2, channels, 3, 2))
+            stem = [first, ConvNorm(channels, channels, 3, 2)]
+        self.stem = nn.ModuleList(stem)  # their outputs feed the first cell
         # at 1/3 and 2/3 of the depth for the usual two (DARTS)
-        positions = [(i + 1) * self.cell_count // (self.reductions + 1) for i in range(self.reductions)]
+        positions = [(i + 1) * cells // (reductions + 1) for i in range(reductions)]
+        kinds = ["reduce" if i in positions else "normal" for i in range(cells)]
+        self._build_cells(kinds, c_stem, trained=genotype is not None)
+
+    def _build_cells(self, kinds: list[str], c_last: int, trained: bool) -> None:
+        halved = len(self.stem) > 1
         c_before, c = c_last, self.channels
         self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
+        self.last_reduction = max((i for i, kind in enumerate(kinds) if kind == "reduce"), default=None)
         build = {name: partial(make, trained=trained) for name, make in self.operations.items()}
-        for i in range(self.cell_count):
-            kind = "reduce" if i in positions else "normal"
+        for i, kind in enumerate(kinds):
             c = c * 2 if kind == "reduce" else c
             self.cells.append(Cell(kind, (c_before, c_last, c), halved, self.slots, build))
             halved = kind == "reduce"
             c_before, c_last = c_last, NODES * c
-            if self.auxiliary and positions and i == positions[-1]:
-                self.head["auxiliary"] = AuxiliaryHead(c_last, self.classes)
-                self.auxiliary_at = i
+            if self.auxiliary and i == self.last_reduction:
+                self.head["auxiliary"] = auxiliary_head(c_last, self.classes)
         self.classifier = nn.Linear(c_last, self.classes)
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
@@ -170,14 +155,15 @@ class CellNetwork(Network):
             output = cell(before, last, child.picks, gates, dropped)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
             before, last = last, F.relu(output) if i + 1 < len(self.cells) else output
-            if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
+            if self.training and "auxiliary" in self.head and i == self.last_reduction:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
         modules: list[nn.Module] = [*self.stem]
         for cell in self.cells:
-            modules += [cell.before, cell.last, *cell.picked(picks)]
+            modules += [cell.before, cell.last]
+            modules += [cell.operation(slot, candidate)[0] for slot in cell.mine for candidate in picks[slot]]
         return [*modules, *self.head.values(), self.classifier]
 
     @torch.no_grad()

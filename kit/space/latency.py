@@ -1,9 +1,9 @@
 """Latency of a space's children on the device that will run them: milliseconds of one forward pass of a batch of uint8
-images in evaluation mode, float32, by `torch.utils.benchmark`.
+images in evaluation mode, float32.
 
-A search asks for the latency of thousands of children, so it adds up a table. Every candidate is timed alone, once per
-operation and shape; the quickest and the slowest child by that sum are timed as a whole, and say what every child takes
-beside its operations, and how much of the sum is left where operations run in a row.
+A search adds up a table: every candidate is timed alone, once per operation and shape; the quickest and the slowest
+child by that sum are timed as a whole, and say what every child takes beside its operations, and how much of the sum is
+left where operations run in a row.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space import build
-from kit.space.child import everything
 from kit.space.limits import cheapest
-from kit.space.network import Child, Network, Picks
+from kit.space.network import Child, Network, Picks, everything
 
 SPREAD, SECONDS = 0.1, 0.3  # a time is taken until its blocks' quartiles are so close, or for so long
 
@@ -46,19 +45,29 @@ class LatencyTable(BaseModel):
 def table(network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None) -> LatencyTable:
     """The table in `path` if there is one, else measured now and written there: a table measured again has other
     numbers, and a resumed search would decide otherwise. Raises KitError for a file that is no table."""
-    if path is None or not path.is_file():
-        made = _measured(network, torch.device(device), batch, torch.get_num_threads())
-        if path is None:
-            return made
+    if path is not None and path.is_file():
+        return _read(path)
+    device = torch.device(device)
+    rows = [np.array(row) for row in candidate_times(network, device, batch)]
+    ends = [cheapest(network.slots, rows, sign) for sign in (1, -1)]
+    quick, slow = (float(sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks))) for picks in ends)
+    low, high = (time_child(network, picks, device, batch) for picks in ends)
+    scale = max(0.0, high - low) / (slow - quick) if slow > quick else 0.0
+    where = {"hardware": hardware(device), "batch": batch, "threads": torch.get_num_threads()}
+    fixed, candidates = max(0.0, low - scale * quick), [(scale * row).tolist() for row in rows]
+    made = LatencyTable(**where, fixed_ms=fixed, candidates_ms=candidates)
+    if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.model_dump_json(indent=2))
-    return _read(path)
+    return made
 
 
 def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
     """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    found = _read(path) if path.is_file() else None
-    return None if found is None else (found.predict(picks), str(found))
+    if not path.is_file():
+        return None
+    found = _read(path)
+    return found.predict(picks), str(found)
 
 
 def _read(path: Path) -> LatencyTable:
@@ -68,19 +77,8 @@ def _read(path: Path) -> LatencyTable:
         raise KitError(f"{path} is not a latency table: remove the file, and it is measured anew") from None
 
 
-def _measured(network: Network, device: torch.device, batch: int, threads: int) -> LatencyTable:
-    rows = [np.array(row) for row in candidate_times(network, device, batch, threads)]
-    ends = [cheapest(network.slots, rows, sign) for sign in (1, -1)]
-    quick, slow = (float(sum(row[list(chosen)].sum() for row, chosen in zip(rows, picks))) for picks in ends)
-    low, high = (time_child(network, picks, device, batch, threads) for picks in ends)
-    scale = max(0.0, high - low) / (slow - quick) if slow > quick else 0.0
-    fixed, candidates = max(0.0, low - scale * quick), [(scale * row).tolist() for row in rows]
-    where = {"hardware": hardware(device), "batch": batch, "threads": threads}
-    return LatencyTable(**where, fixed_ms=fixed, candidates_ms=candidates)
-
-
 @torch.no_grad()
-def candidate_times(network: Network, device: torch.device, batch: int, threads: int) -> list[list[float]]:
+def candidate_times(network: Network, device: torch.device, batch: int) -> list[list[float]]:
     """Milliseconds of every candidate alone, [slot][candidate]: the modules that only run when it is picked, one timing
     per shape and memory layout."""
     twin = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()
@@ -95,7 +93,7 @@ def candidate_times(network: Network, device: torch.device, batch: int, threads:
         # a module's text names all its layers and their sizes
         key = (repr(module), *((x.shape, x.stride()) for x in inputs if isinstance(x, Tensor)))
         if key not in known:
-            known[key] = _milliseconds(lambda: module.forward(*inputs), device, threads)
+            known[key] = _milliseconds(lambda: module.forward(*inputs), device)
         ms[module] = known[key]
 
     for module in {module for row in modules for each in row for module in each}:
@@ -104,24 +102,25 @@ def candidate_times(network: Network, device: torch.device, batch: int, threads:
     return [[sum(ms[module] for module in each) for each in row] for row in modules]
 
 
-def time_child(network: Network, picks: Picks, device: torch.device, batch: int, threads: int) -> float:
+def time_child(network: Network, picks: Picks, device: torch.device, batch: int) -> float:
     """Of a child alone, as it is deployed: laid out as `Run.model()` has it."""
     with torch.random.fork_rng(devices=[]):  # its weights do not matter and must not shift the search's draws
         alone = build(**network.spec(picks))
-    return time_model(alone.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch, threads)
+    return time_model(alone.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch)
 
 
-def time_model(model: nn.Module, image: tuple[int, ...], device: torch.device, batch: int, threads: int) -> float:
+def time_model(model: nn.Module, image: tuple[int, ...], device: torch.device, batch: int) -> float:
     """Of a batch of uint8 images [batch, *image] that lie on the device."""
     images = torch.zeros((batch, *image), dtype=torch.uint8, device=device)
-    return _milliseconds(lambda: model(images), device, threads)
+    return _milliseconds(lambda: model(images), device)
 
 
-def _milliseconds(call: Callable[[], Any], device: torch.device, threads: int) -> float:
+def _milliseconds(call: Callable[[], Any], device: torch.device) -> float:
     """The smallest of several blocks of passes, since other processes only ever add time; one CPU thread by its own
     clock, which stands still while another process has the core."""
     from torch.utils.benchmark import Timer  # looks for compilers
 
+    threads = torch.get_num_threads()
     clock = {"timer": time.thread_time} if device.type == "cpu" and threads == 1 else {}
     with torch.no_grad():
         timer = Timer("call()", globals={"call": call}, num_threads=threads, **clock)

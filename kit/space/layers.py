@@ -1,5 +1,4 @@
-"""Layers of the spaces in plain torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`
-where that room is there."""
+"""Layers of the spaces in torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +11,7 @@ from scipy import optimize
 from torch import Tensor
 
 from kit.errors import KitError
-from kit.space.child import Picks, Slot, everything
-from kit.space.network import Network
+from kit.space.network import Network, Picks, Slot
 
 if TYPE_CHECKING:
     from kit.space.latency import LatencyTable
@@ -40,36 +38,45 @@ class Limits:
         self.network, self.latency = network, latency
         given = zip(BOUNDS, (max_params, max_macs, max_latency_ms))
         self.bounds = {name: bound for name, bound in given if bound is not None}
-        self._tables = [(self._additive(name), bound) for name, bound in self.bounds.items()]
         for name, bound in self.bounds.items():
             low, high = self.reach(name)
             if bound < low:
-                on = f" ({latency})" if name == "max_latency_ms" else ""
-                raise KitError(
-                    f"{name}={_number(bound)} is less than any architecture needs: this space reaches {_number(low)} "
-                    f"to {_number(high)}{on}"
-                )
+                reached = f"{_number(low)} to {_number(high)}" + (f" ({latency})" if name == "max_latency_ms" else "")
+                needs = "is less than any architecture needs"
+                raise KitError(f"{name}={_number(bound)} {needs}: this space reaches {reached}")
+        self._tables = [(*self.additive(name), bound) for name, bound in self.bounds.items()]
         if len(self.bounds) > 1 and network.slots:
-            relative = [[row / bound for row in rows] for (_, rows), bound in self._tables]
+            relative = [[row / bound for row in rows] for _, rows, bound in self._tables]
             if self.best([-sum(rows) for rows in zip(*relative)]) is None:
                 raise KitError(f"no architecture of this space keeps to {self} at once: loosen one of them")
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={_number(bound)}" for name, bound in self.bounds.items()) or "no limits"
 
+    def cost(self, picks: Picks, name: str) -> float:
+        """Of a child; name: one of `BOUNDS`."""
+        return self.latency.predict(picks) if name == "max_latency_ms" else self.network.cost(picks)[BOUNDS.index(name)]
+
     def allow(self, picks: Picks) -> bool:
         """Whether a child keeps to all limits."""
-        return all(self._cost(picks, name) <= bound for name, bound in self.bounds.items())
+        return all(self.cost(picks, name) <= bound for name, bound in self.bounds.items())
 
     def costs(self, picks: Picks) -> str:
         """In words, what a child costs of what is limited."""
-        return ", ".join(f"{_number(self._cost(picks, name))} {UNITS[name]}" for name in self.bounds)
+        return ", ".join(f"{_number(self.cost(picks, name))} {UNITS[name]}" for name in self.bounds)
 
     def reach(self, name: str) -> tuple[float, float]:
         """The least and the most that a child of the space costs; name: one of `BOUNDS`."""
-        _, rows = self._additive(name)
-        low, high = (self._cost(cheapest(self.network.slots, rows, sign), name) for sign in (1, -1))
+        _, rows = self.additive(name)
+        low, high = (self.cost(cheapest(self.network.slots, rows, sign), name) for sign in (1, -1))
         return low, high
+
+    def additive(self, name: str) -> tuple[float, list[np.ndarray]]:
+        """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
+        slots, none = self.network.slots, [()] * len(self.network.slots)
+        fixed = self.cost(tuple(none), name)
+        alone = lambda i, candidate: self.cost((*none[:i], (candidate,), *none[i + 1 :]), name) - fixed
+        return fixed, [np.array([alone(i, c) for c in range(len(s.candidates))], float) for i, s in enumerate(slots)]
 
     def best(self, gain: Sequence[np.ndarray]) -> Picks | None:
         """Of the children that keep to all limits at once, the one with the greatest sum of gains, or None.
@@ -80,7 +87,7 @@ class Limits:
         owner = np.repeat(np.arange(len(slots)), [len(slot.candidates) for slot in slots])
         takes = [slot.takes for slot in slots]
         constraints = [optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes)]
-        for (fixed, rows), bound in self._tables:
+        for fixed, rows, bound in self._tables:
             constraints.append(optimize.LinearConstraint(np.concatenate(rows) / bound, ub=1 - fixed / bound))
         whole, sought = np.ones(len(owner)), -np.concatenate(gain)
         while True:
@@ -93,22 +100,6 @@ class Limits:
                 return picks
             # it is over a bound by less than the solver's tolerance: any other child
             constraints.append(optimize.LinearConstraint(chosen, ub=sum(takes) - 1))
-
-    def _cost(self, picks: Picks, name: str) -> float:
-        return self.latency.predict(picks) if name == "max_latency_ms" else self.network.cost(picks)[BOUNDS.index(name)]
-
-    def _additive(self, name: str) -> tuple[float, list[np.ndarray]]:
-        return additive(self.network, functools.partial(self._cost, name=name))
-
-
-def additive(network: Network, cost: Callable[[Picks], float]) -> tuple[float, list[np.ndarray]]:
-    """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
-    cost(everything(network.slots))  # so that each operation is counted once, in one pass
-    none: list[tuple[int, ...]] = [()] * len(network.slots)
-    fixed = cost(tuple(none))
-    alone = lambda i, candidate: cost((*none[:i], (candidate,), *none[i + 1 :])) - fixed
-    rows = [np.array([alone(i, c) for c in range(len(s.candidates))], float) for i, s in enumerate(network.slots)]
-    return fixed, rows
 
 
 def cheapest(slots: Sequence[Slot], rows: Sequence[np.ndarray], sign: int = 1) -> Picks:
@@ -126,15 +117,14 @@ class Target:
 
     def __init__(self, network: Network, macs: int, weight: float):
         self.network, self.macs, self.weight = network, macs, weight
-        low, high = Limits(network).reach("max_macs")
+        limits = Limits(network)
+        low, high = limits.reach("max_macs")
         if not low <= macs <= high:
-            raise KitError(
-                f"target_macs={macs:,} is met by no architecture: this space reaches {low:,} to {high:,} multiply-adds"
-            )
-        self.fixed, rows = additive(network, lambda picks: network.cost(picks).macs)
-        self.table = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.float64)
-        for i, row in enumerate(rows):
-            self.table[i, : len(row)] = torch.from_numpy(row) * network.slots[i].takes
+            reached = f"{low:,} to {high:,} multiply-adds"
+            raise KitError(f"target_macs={macs:,} is met by no architecture: this space reaches {reached}")
+        self.fixed, rows = limits.additive("max_macs")
+        taken = [torch.from_numpy(row) * slot.takes for slot, row in zip(network.slots, rows)]
+        self.table = torch.nn.utils.rnn.pad_sequence(taken, batch_first=True)
 
     def penalty(self, probabilities: Tensor) -> Tensor:
         """weight · max(0, E[cost]/target − 1): float64 0-dim, differentiable. probabilities: [slots, widest]. Exact

@@ -1,4 +1,4 @@
-"""What every searchable or fixed network has in common: children, losses, statistics, genotypes, costs.
+"""What every searchable or fixed network has in common: slots and children, losses, statistics, genotypes, costs.
 
 A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
 the cell space, one block for a chain of blocks, nothing for a fixed network. Learners see slots only, so that any of
@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +22,67 @@ from torch.nn import functional as F
 from kit.errors import KitError
 from kit.registry import Registry
 from kit.search import ranks as distributed
-from kit.space.child import Child, Cost, Picks, Slot, picked
 from kit.space.layers import norms
 
 SPACES = Registry("space")
 register = SPACES.register
+Picks = tuple[tuple[int, ...], ...]  # for each slot the chosen candidates' indices
+
+
+class Slot(NamedTuple):
+    """One architectural decision: a child takes `takes` of the candidates, which are (operation, input edge) pairs."""
+
+    name: str
+    candidates: tuple[tuple[str, int], ...]
+    takes: int = 1
+
+
+def everything(slots: Iterable[Slot]) -> Picks:
+    """All candidates of every slot: a mixture that runs each operation once."""
+    return tuple(tuple(range(len(slot.candidates))) for slot in slots)
+
+
+@dataclass(frozen=True)
+class Child:
+    """An architecture, and how the learner weighs its operations.
+
+    picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
+    [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that require grad receive ∂L/∂gate
+    in the backward pass. unit: every gate is exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with
+    straight-through), so that nothing has to be multiplied. memory: what the learner keeps of the draw.
+    """
+
+    picks: Picks
+    gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
+    unit: bool = field(default=False, compare=False)
+    memory: Any = field(default=None, compare=False, repr=False)
+
+    def gate(self, slot: int) -> Tensor | None:
+        return self.gates[slot] if self.gates else None
+
+    def detached(self) -> Child:
+        """The same function with constant gates."""
+        constant = () if self.unit else tuple(None if gate is None else gate.detach() for gate in self.gates)
+        return Child(self.picks, constant)
+
+
+class Cost(NamedTuple):
+    """Parameters and multiply-adds per image of the network that is deployed (no auxiliary head)."""
+
+    params: int
+    macs: int
+
+
+def picked(slot: Slot, entries: Any) -> tuple[int, ...]:
+    """The candidates' indices of [operation, input] pairs, or of plain names where a slot has one input. Raises
+    KitError for what the slot does not offer."""
+    listed = entries if isinstance(entries, (list, tuple)) else [entries]
+    pairs = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry, 0) for entry in listed]
+    if len(pairs) != slot.takes or any(pair not in slot.candidates or pairs.count(pair) > 1 for pair in pairs):
+        names, inputs = (list(dict.fromkeys(part)) for part in zip(*slot.candidates))
+        takes = f"{slot.takes} different [operation, input], inputs {inputs}, operations" if inputs[1:] else "one of"
+        raise KitError(f"genotype {slot.name}: it takes {takes} {', '.join(names)}; got {entries!r}")
+    return tuple(map(slot.candidates.index, pairs))
 
 
 class _UnitGate(torch.autograd.Function):
@@ -103,7 +160,7 @@ class Network(nn.Module, ABC):
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
-        self._parameters_of: dict[Picks, list[nn.Parameter]] = {}
+        self._last: tuple[Picks | None, list[nn.Parameter]] = None, []  # a child, and its parameters
         self._cost_of: dict[nn.Module, Cost] = {}
 
     @abstractmethod
@@ -152,10 +209,8 @@ class Network(nn.Module, ABC):
     @torch.no_grad()
     def cost(self, picks: Picks) -> Cost:
         """Parameters, also those that rest, and multiply-adds (of convolutions and linear layers) of a child: a sum
-        over `modules_of`, each of which is counted once, in a forward pass of one image."""
-        modules = self.modules_of(picks)
-        total = lambda costs: Cost(*map(sum, zip((0, 0), *costs)))
-        if any(module not in self._cost_of for module in modules):
+        over `modules_of`, which were counted in one forward pass of one image by all candidates."""
+        if not self._cost_of:
             ran: dict[nn.Module, Cost] = {}
 
             def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -163,14 +218,14 @@ class Network(nn.Module, ABC):
                 macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
                 ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
 
-            hooks = [m.register_forward_hook(count) for m in {m for module in modules for m in module.modules()}]
-            training = self.training
-            self.eval()(torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device), Child(picks))
+            hooks, training = [module.register_forward_hook(count) for module in self.modules()], self.training
+            image = torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device)
+            self.eval()(image, Child(everything(self.slots)))
             self.train(training)
             for hook in hooks:
                 hook.remove()
-            self._cost_of |= {m: total(ran[layer] for layer in m.modules() if layer in ran) for m in modules}
-        return total(self._cost_of[module] for module in modules)
+            self._cost_of = {m: _total(ran[layer] for layer in m.modules() if layer in ran) for m in self.modules()}
+        return _total(self._cost_of[module] for module in self.modules_of(picks))
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (or float in 0…255) [N, C, H, W] → normalised float in the memory layout that convolutions like."""
@@ -208,12 +263,9 @@ class Network(nn.Module, ABC):
 
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
-        if picks not in self._parameters_of:
-            if len(self._parameters_of) >= 64:
-                self._parameters_of.clear()
-            used = dict.fromkeys(p for module in self.modules_of(picks) for p in module.parameters())
-            self._parameters_of[picks] = list(used)
-        return [p for p in self._parameters_of[picks] if p.requires_grad]
+        if picks != self._last[0]:
+            self._last = picks, list(dict.fromkeys(p for m in self.modules_of(picks) for p in m.parameters()))
+        return [p for p in self._last[1] if p.requires_grad]
 
     def norms_of(self, picks: Picks) -> list[nn.BatchNorm2d]:
         return [norm for module in self.modules_of(picks) for norm in norms(module)]
@@ -232,8 +284,7 @@ class Network(nn.Module, ABC):
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
-        """Take the child's BatchNorm statistics anew from `batches` (uint8): those of operations that entered late are
-        stale."""
+        """Take the child's BatchNorm statistics anew from `batches` (uint8)."""
         before = self.training, self.drop_path, self.dropout
         momenta = {norm: norm.momentum for norm in self.norms_of(child.picks)}
         self.train()
@@ -247,6 +298,10 @@ class Network(nn.Module, ABC):
             norm.momentum = momentum
         training, self.drop_path, self.dropout = before
         self.train(training)
+
+
+def _total(costs: Iterable[Cost]) -> Cost:
+    return Cost(*map(sum, zip((0, 0), *costs)))
 
 
 def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int | None, most: int) -> int:

@@ -1,9 +1,8 @@
 """Candidate operations of the cell space (DARTS; the seven of DHA and ISTA-NAS).
 
-Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a, one-stage consistency), so that the outputs
-of different operations have the same scale and the affine part of the last one can take over a node's weight when the
-node freezes. Convolutions read relu(x) (`reads_relu`), pools and skips x itself; the cell rectifies a tensor once for
-all that read it.
+Every operation ends in a BatchNorm (pools and skips too: METHOD section 2a), whose affine part can take over a node's
+weight when the node freezes. Convolutions read relu(x) (`reads_relu`), pools and skips x itself; the cell rectifies a
+tensor once for all that read it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ class Operation(nn.Sequential):
 
 class HalvingConv(nn.Conv2d):
     """1×1 convolution of stride 2, weight [c_out, c_in, 1, 1], of which the first half of the outputs reads the even
-    pixels and the other the odd ones: run as one 2×2 convolution with zeros at the taps that are not read, which is
-    quicker than slices of every second pixel."""
+    pixels and the other the odd ones: one 2×2 convolution with zeros at the other taps, quicker than slices."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__(c_in, c_out, 1, 2, bias=False)

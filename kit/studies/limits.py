@@ -70,8 +70,7 @@ def run_latency(run: Run) -> float:
     net = run.model().network
     if recorded := latency.recorded(run.path / "latency.json", net.picks_of(run.genotype)):
         return recorded[0]
-    device, threads = pick_device(run.config.device), torch.get_num_threads()
-    return latency.time_child(net, net.only_child().picks, device, run.config.latency_batch, threads)
+    return latency.time_child(net, net.only_child().picks, pick_device(run.config.device), run.config.latency_batch)
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
