@@ -355,6 +355,7 @@ DIALECTS = {
     "semicolon and Excel's line": ("sep=;\nPath;Label;Split\n", ";", "utf-8-sig"),
     "tab": ("path\t label\tsplit\n", "\t", "utf-8-sig"),
     "quoted, empty columns": ('"path";"label";"split";;\n', ";", "cp437"),
+    "a column with commas": ("path;label;split;note, long, very\n", ";", "utf-8"),
     "Unicode text": ("path\tlabel\tsplit\n", "\t", "utf-16"),
 }
 

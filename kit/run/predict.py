@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, image_files, quietly, say_left_out
+from kit.data.image import ENDINGS, MAX_PIXELS, BadImage, decode, from_pil, image_files, quietly, say_left_out
 from kit.errors import KitError
 from kit.run.store import summary
 
@@ -133,7 +133,7 @@ def listed(images: Any) -> Any:
         except OSError as error:
             raise KitError(f"{folder} cannot be listed: {error}") from None
         if not files:
-            raise KitError(f"{folder} holds no image files ({', '.join(EXTENSIONS)})")
+            raise KitError(f"{folder} holds no image files ({ENDINGS})")
         say_left_out(folder, others)
         return files
     if isinstance(images, Image.Image) or getattr(images, "ndim", 0) in (2, 3):
