@@ -17,7 +17,6 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from kit import arch, space
-from kit.config import Config
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child, Network
@@ -60,9 +59,7 @@ def section(image: int = 32, channels: int = 32, cells: int = 17, batch: int = 3
     children: dict[str, Child] = {}
     for name in ("reinforce", "dsnas", "daas", "darts"):
         part = arch.ARCH[name]
-        config = Config(method="snas", space="mobile", arch=name, arch_lr=0.01)
-        at = arch.Setting(net.slots, generator(0, name), Limits(net), torch.device("cpu"), config)
-        learner = part.make.build(at, **part.settings)
+        learner = part.make(net.slots, generator(0, name), Limits(net), arch_lr=0.01, **part.settings)
         children[name] = learner.sample()
     base_child = net.picks_of(space.MobileNetwork.genotypes["mobilenet-v2"])
     alone = space.build(

@@ -202,7 +202,7 @@ def _chooser(name: str, net: PlantedNetwork, seed: int, lr: float) -> arch.ArchL
     if not part.make.searches:
         return arch.Given(net.slots, net.picks_of({"operations": ["signal"]}))
     options = {key: value for key, value in OPTIONS.items() if key in part.options.model_fields}
-    return part.make(net.slots, generator(seed, "α"), Limits(net), lr=lr, **part.settings, **options)
+    return part.make(net.slots, generator(seed, "α"), Limits(net), arch_lr=lr, **part.settings, **options)
 
 
 def watch(
@@ -227,8 +227,8 @@ def learn_rate(steps: int, seed: int = 0) -> float:
     at the end."""
     net = Threshold()
     net.mixer = generator(seed, "mixup")
-    bases = hyper.read_bases("lr=" + ":".join(map(str, RATES)))
-    learner = hyper.Controller(0.1, 0.0, bases, generator(seed, "η"), step=0.1)
+    rates = "lr=" + ":".join(map(str, RATES))
+    learner = hyper.Controller(0.1, 0.0, generator(seed, "η"), hyper_space=rates, hyper_lr=0.1)
     policy = augment.build("none", generator(seed, "τ"), (SIDE, SIDE))
     learners, sgd = Learners(arch.Given((), ()), policy, learner), Momentum(net, 0.0, 0.0)
     batches = {name: brightness(generator(seed, name)) for name in ("train", "val")}

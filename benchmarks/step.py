@@ -173,7 +173,7 @@ def section(
     arch = kinds["DHA, look-ahead"].arch
     things = {name: (lambda parts=parts: take(parts, batches)) for name, parts in kinds.items()}
     b = arch.b.detach().cpu()
-    things["recovery"] = lambda: lasso(arch.A.cpu(), b * 1.001, arch.lam, start=arch.alpha.cpu())
+    things["recovery"] = lambda: lasso(arch.A.cpu(), b * 1.001, arch.options.lam, start=arch.alpha.cpu())
     times = common.alternately(things, repeats, device, warm=3)
     peaks = {name: peak_mb(parts, batches, device) for name, parts in kinds.items()}
     rows = [

@@ -17,7 +17,7 @@ from torch import Tensor
 from kit.arch import Darts, Dsnas, Gdas, Gumbel, Reinforce, Snas
 from kit.errors import KitError
 from kit.space import Child, Slot
-from kit.space.limits import Target
+from kit.space.limits import Limits, Target
 
 SIZES = {"one pick": block_slots(3, 2, 4), "two picks": block_slots(4, 3, picks=2)}
 
@@ -35,8 +35,8 @@ def with_logits(learner, seed: int = 5):
     return learner
 
 
-def dsnas(slots: tuple[Slot, ...], **settings) -> Dsnas:
-    return with_logits(Dsnas(slots, stream(), FREE, lr=0.1, **settings))
+def dsnas(slots: tuple[Slot, ...], limits: Limits = FREE, **settings) -> Dsnas:
+    return with_logits(Dsnas(slots, stream(), limits, arch_lr=0.1, **settings))
 
 
 def paths(slots: tuple[Slot, ...]) -> list[tuple[tuple[int, ...], ...]]:
@@ -135,7 +135,7 @@ def couple(n: int) -> Tensor:
 
 def snas(copies: int, size: int, row: Tensor, temperature: float) -> Snas:
     """`copies` slots with the same logits: one draw is as many samples."""
-    learner = Snas(block_slots(*[size] * copies), stream(3), FREE, lr=0.1, temperature=temperature)
+    learner = Snas(block_slots(*[size] * copies), stream(3), FREE, arch_lr=0.1, temperature=temperature)
     with torch.no_grad():
         learner.logits.copy_(row)
     return learner
@@ -223,7 +223,7 @@ def test_the_mixtures_gradients_are_autograds_through_the_softmax_of_every_edge(
     """DARTS, and SNAS with the noise that it drew (eq. 4): to 1e-12."""
     for kind, temperature in ((Darts, 1.0), (Snas, 0.3)):
         learner = with_logits(
-            kind(slots, stream(7), FREE, lr=0.1, **({"temperature": temperature} if kind is Snas else {}))
+            kind(slots, stream(7), FREE, arch_lr=0.1, **({"temperature": temperature} if kind is Snas else {}))
         )
         noise = torch.zeros(learner.members.shape, dtype=torch.float64)
         if kind is Snas:
@@ -254,7 +254,7 @@ def test_straight_through_is_the_gradient_through_the_relaxed_softmax_of_what_wa
     1e-12.
     """
     slots, temperature = edge_slots(2, 3), 0.7
-    learner = with_logits((Gdas if all_edges else Gumbel)(slots, stream(1), FREE, lr=0.1, temperature=temperature))
+    learner = with_logits((Gdas if all_edges else Gumbel)(slots, stream(1), FREE, arch_lr=0.1, temperature=temperature))
     for _ in range(5):
         child = learner.sample()
         noise, edge_noise = child.memory
@@ -299,13 +299,12 @@ def quality(path: tuple[tuple[int, ...], ...]) -> float:
     return 0.5 + 0.5 * math.sin(sum((s + 2) * (c + 1) ** 1.5 for s, order in enumerate(path) for c in order))
 
 
-@pytest.mark.parametrize(("kind", "constant"), zip(SIZES, (0.0, 0.4)))
+@pytest.mark.parametrize(("kind", "constant"), list(zip(SIZES, (0.0, 0.4))))
 def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str, constant: float):
     """Σ_Z p(Z) estimate(Z) = −∇ E[Q] to 1e-10, whatever constant the baseline is."""
     slots = SIZES[kind]
-    learner = with_logits(Reinforce(slots, stream(), FREE, lr=0.1))
-    learner.baseline.factor = 1.0  # stays where it starts
-    learner.baseline.value = constant
+    learner = with_logits(Reinforce(slots, stream(), FREE, arch_lr=0.1))
+    learner.advantage = lambda reward: reward - constant
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]
     found = sum(
@@ -313,7 +312,6 @@ def test_the_mean_of_reinforce_is_the_gradient_of_the_expected_reward(kind: str,
         * learner.estimate(child_for(path), reward=lambda path=path: quality(path))[0]
         for path in paths(slots)
     )
-    assert learner.baseline.value == constant
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert found.abs().max() > 1e-2
 
@@ -323,7 +321,7 @@ def test_the_mean_over_many_samples_with_the_moving_baseline_agrees_too():
     is compared with.
     """
     slots, n = block_slots(3, 2), 2000
-    learner = with_logits(Reinforce(slots, stream(2), FREE, lr=0.1))
+    learner = with_logits(Reinforce(slots, stream(2), FREE, arch_lr=0.1))
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = torch.autograd.grad(-sum(chance(leaf, slots, path) * quality(path) for path in paths(slots)), leaf)[0]
     found = torch.stack(
@@ -350,11 +348,11 @@ def test_the_expected_cost_and_its_penalty_are_those_of_all_paths_enumerated():
     aim, network = target(), priced(slots)
     leaf = learner.logits.detach().clone().requires_grad_()
     expected = sum(chance(leaf, slots, path) * network.cost(path).macs for path in paths(slots))
-    p, cost = learner.probabilities(), expected.item()
+    p, cost = learner.alpha, expected.item()
     assert cost > 2500 and float(aim.penalty(p)) == pytest.approx(0.3 * (cost / 2500 - 1), rel=1e-10)
     assert float(target(7500).penalty(p)) == 0.0  # only above the target
 
-    steered = dsnas(slots, target=aim)
+    steered = dsnas(slots, Limits(network), target_macs=2500, target_weight=0.3)
     path = ((0,), (1,), (2,))
     r = measured(path, rewards(slots, path))
     penalty = steered.estimate(child_for(path), gates=r)[0] - learner.estimate(child_for(path), gates=r)[0]
@@ -369,12 +367,15 @@ def test_the_absolute_reward_is_added_to_the_quality():
     assert aim.reward(cheap) == pytest.approx(-0.3 * (1 - 1600 / 2500)) and aim.reward(dear) == pytest.approx(
         -0.3 * (7500 / 2500 - 1)
     )
-    with_aim, without = (with_logits(Reinforce(slots, stream(), FREE, lr=0.1, target=t)) for t in (aim, None))
+    limits, settings = Limits(priced(slots)), {"target_weight": 0.3, "arch_lr": 0.1}
+    with_aim, without = (
+        with_logits(Reinforce(slots, stream(), limits, target_macs=macs, **settings)) for macs in (2500, None)
+    )
     for learner in (with_aim, without):
-        learner.baseline.value = 0.0
+        learner.baseline = 0.0
     a, b = (learner.estimate(child_for(dear), reward=lambda: 0.9)[0] for learner in (with_aim, without))
     torch.testing.assert_close(a, b * (0.9 - 0.6) / 0.9, rtol=1e-12, atol=0)
-    assert with_aim.baseline.value == pytest.approx(0.05 * 0.3) and without.baseline.value == pytest.approx(0.05 * 0.9)
+    assert with_aim.baseline == pytest.approx(0.05 * 0.3) and without.baseline == pytest.approx(0.05 * 0.9)
 
 
 @pytest.mark.parametrize("macs", [1599, 7501])

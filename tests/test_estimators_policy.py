@@ -246,7 +246,7 @@ def gated(net, child: Child, kind: str) -> Child:
         )
     if kind == "weights":
         return Child(child.picks, tuple(0.5 + normal(len(p), seed=7).abs().requires_grad_() for p in child.picks))
-    mixture = Darts(net.slots, stream(), Limits(net), lr=0.1).sample()
+    mixture = Darts(net.slots, stream(), Limits(net), arch_lr=0.1).sample()
     return Child(mixture.picks, tuple(g.detach().double().requires_grad_() for g in mixture.gates))
 
 

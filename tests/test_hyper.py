@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from kit import space
 from kit.arch import random_picks
-from kit.hyper import HYPER, Setting, Values
+from kit.hyper import HYPER, Values
 from kit.search import grads
 from kit.search.grads import Gradient, Momentum, Trace
 from kit.search.signals import outer_gradient
@@ -25,7 +24,9 @@ LR, DECAY, SCHEDULE, MU = 0.3, 0.02, 0.37, 0.9
 
 def learner_of(name: str, lr: float, decay: float):
     """Of the registered name, with a step size of 1e-2 where it has one."""
-    return HYPER[name].make.build(Setting(lr, decay, SimpleNamespace(hyper_lr=1e-2, hyper_reach=1e9)))
+    part = HYPER[name]
+    options = {"hyper_lr": 1e-2, "hyper_reach": 1e9}
+    return part.make(lr, decay, **{name: value for name, value in options.items() if name in part.options.model_fields})
 
 
 @functools.cache
@@ -201,7 +202,7 @@ def one_weight() -> Trace:
 
 
 def test_chain_rule_of_the_log_by_hand():
-    learner, trace = HYPER["fresh"].make(0.2, 0.04, step=1e-2), one_weight()
+    learner, trace = learner_of("fresh", 0.2, 0.04), one_weight()
     g = torch.tensor([5.0])
     learner.update(trace, outer=lambda _: Gradient(trace.parameters, [g], []))
     # ∂L/∂log lr = lr · (−g v') = 0.1 · −15; ∂L/∂log wd = wd · (−lr g θ) = 0.04 · −0.1 · 5 · 2.3
@@ -209,7 +210,7 @@ def test_chain_rule_of_the_log_by_hand():
 
 
 def test_adam_by_hand_over_three_steps():
-    learner, logs = HYPER["validation"].make(0.2, 0.04, step=1e-2), [math.log(0.2), math.log(0.04)]
+    learner, logs = learner_of("validation", 0.2, 0.04), [math.log(0.2), math.log(0.04)]
     m, v = [0.0, 0.0], [0.0, 0.0]
     for t, g in enumerate((5.0, -1.0, 2.0), start=1):
         trace = one_weight()

@@ -17,8 +17,7 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 import kit
 from kit import Config, Run
 from kit.augment import AUGMENT
-from kit.hyper import read_bases
-from kit.hyper.base import HYPER, Searched
+from kit.hyper import HYPER, Searched, read_bases
 from kit.methods import METHODS
 from kit.run import store
 from kit.search import engine, evaluate

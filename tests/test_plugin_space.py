@@ -40,7 +40,7 @@ def test_the_recipe_is_short_and_says_what_it_is(net):
 def test_learners_search_it(net):
     x, y = batch()
     for make in (Dsnas, Darts, Gdas):
-        learner = make(net.slots, stream(), Limits(net), lr=0.1)
+        learner = make(net.slots, stream(), Limits(net), arch_lr=0.1)
         before = [v.detach().clone() for v in learner.variables()]
         child = learner.sample()
         gradient = grads.backward(net.losses(x, y, child)[0].mean(), net, child)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from kit.hyper import HYPER, Setting
+from kit.hyper import HYPER
 from kit.search.grads import Gradient, Trace
 
 START = (0.1, 0.01)
@@ -27,8 +26,7 @@ def a_step(sign: float) -> tuple[Trace, Gradient]:
 @pytest.mark.parametrize("name", ["lookahead", "fresh", "validation", "hgd", "ift"])
 def test_eta_stays_within_its_reach(name: str, sign: float, hyper_lr: float | None):
     reach, steps = 4.0, 20
-    config = SimpleNamespace(hyper_lr=hyper_lr, hyper_reach=reach)
-    learner = HYPER[name].make.build(Setting(*START, config, steps=steps))
+    learner = HYPER[name].make(*START, steps=steps, hyper_lr=hyper_lr, hyper_reach=reach)
     trace, outer = a_step(sign)
     farthest = torch.zeros(2, dtype=torch.float64)
     for _ in range(10 * steps):

@@ -24,9 +24,8 @@ from tests_toy import (
 )
 from torch import Tensor
 
-import kit
 from kit import space
-from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce, Setting
+from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce
 from kit.augment import Basics
 from kit.augment.fixed import NoOps
 from kit.hyper import Fixed
@@ -39,7 +38,7 @@ COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 dr
 
 def tied(kind, slot, logits: Tensor, **settings):
     """A learner of `COPIES` slots like the one given, all with the same logits [candidates]."""
-    learner = kind((slot,) * COPIES, stream(0), FREE, lr=0.1, **settings)
+    learner = kind((slot,) * COPIES, stream(0), FREE, arch_lr=0.1, **settings)
     with torch.no_grad():
         learner.logits.copy_(logits)
     return learner
@@ -111,7 +110,7 @@ LEARNERS = {
 
 def learner_of(name: str, slots, limits=FREE, seed: int = 0):
     kind, settings = LEARNERS[name]
-    learner = kind(slots, stream(seed), limits, lr=0.1, **settings)
+    learner = kind(slots, stream(seed), limits, arch_lr=0.1, **settings)
     with torch.no_grad():
         learner.logits.copy_(normal(*learner.logits.shape, seed=4))
     return learner
@@ -147,7 +146,7 @@ def test_under_a_limit_children_are_drawn_by_their_probability_among_those_that_
         ((a,), (b,)): p[0, a] * p[1, b] for a in range(3) for b in range(3) if network.cost(((a,), (b,))).macs <= 2000
     }
     assert 2 <= len(allowed) < 8
-    total, n = sum(allowed.values()), 800
+    total, n = sum(allowed.values()), 400
     counts = counted(learner.sample().picks for _ in range(n))
     assert set(counts) <= set(allowed) and learner.refused > 0
     assert (
@@ -177,10 +176,6 @@ def test_gdas_learns_under_a_limit_that_all_edges_together_break():
         assert network.cost(child.picks).macs > 9000 and all(len(p) == 4 for p in child.picks)
         assert learner.estimate(child, gates=[torch.ones(4)] * 2)[0].abs().max() > 0
     assert learner.refused == 0 and network.cost(learner.picks).macs <= 9000
-    blocks = learner_of(
-        "gdas", block_slots(3, 3), Limits(priced(block_slots(3, 3)), max_macs=1800)
-    )  # one edge: the child as deployed
-    assert all(blocks.limits.allow(blocks.sample().picks) for _ in range(20)) and blocks.refused > 0
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -234,8 +229,7 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
 
 
 def searcher(name: str, net: space.Network):
-    at = Setting(net.slots, stream(3), Limits(net), torch.device("cpu"), kit.Config(method="ista", arch_lr=0.01))
-    return ARCH[name].make.build(at)
+    return ARCH[name].make(net.slots, stream(3), Limits(net), arch_lr=0.01)
 
 
 def search(name: str, where: str, step: str) -> tuple[int, int]:

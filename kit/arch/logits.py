@@ -1,8 +1,4 @@
-"""Architecture learners that keep a logit for every candidate: what they share, and the two that draw candidates.
-
-DSNAS (Hu et al. 2020; METHOD section 2b) learns from the gradient of a gate of value 1, REINFORCE (AutoHAS; section 3)
-from a reward.
-"""
+"""Architecture learners that keep a logit for every candidate: what they share, and the two that draw candidates."""
 
 from __future__ import annotations
 
@@ -14,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kit.arch.base import Searcher, TargetOptions, register, strongest_picks
-from kit.search.learner import Baseline, BaselineOptions
-from kit.space.limits import Limits, Target
-from kit.space.network import Child, Picks, Slot
+from kit.arch.base import Searcher, register
+from kit.search.learner import BaselineOptions, Rewarded
+from kit.space.limits import Target
+from kit.space.network import Child, Picks
 
 TRIES = 50  # draws that may break the limits before the current architecture is taken
 
@@ -28,59 +24,29 @@ class Logits(Searcher):
     A child that breaks the limits is drawn again, and after `TRIES` draws the current architecture is taken.
     """
 
-    #: whether the drawn children are what is deployed, and have to keep to the limits
-    limited = True
+    limited = True  #: the drawn children are what is deployed, and have to keep to the limits
 
-    def __init__(self, slots: tuple[Slot, ...], generator: torch.Generator, limits: Limits, **settings: Any):
-        super().__init__(slots, generator, limits, **settings)
-        self.logits = self.optimize(torch.zeros(self.valid.shape, dtype=torch.float64))
-        self._picks: Picks = ()
-        self._outdated = True  # whether the logits have moved since `_picks` were chosen
-
-    # ---- the current architecture ----------------------------------------------------------------
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        self.logits = torch.zeros(self.valid.shape, dtype=torch.float64)
+        self.optimize(self.logits)
 
     @property
     def picks(self) -> Picks:  # type: ignore[override]
-        """The strongest candidates of every slot that keep to the limits together; a frozen slot's stay."""
-        if self._outdated:
-            strength = self.strength().masked_fill(~self.valid, 0.0)
-            for slot in torch.nonzero(self.frozen).flatten().tolist():
-                strength[slot] = 0.0
-                strength[slot, list(self._picks[slot])] = 1e9  # the last to be exchanged for the limits' sake
-            self.picks = strongest_picks(self.slots, strength, self.limits)
-        return self._picks
+        return self.strongest(self.strength())
 
-    @picks.setter
-    def picks(self, picks: Picks) -> None:
-        self._picks, self._outdated = picks, False
+    @property
+    @abstractmethod
+    def alpha(self) -> Tensor:  # type: ignore[override]
+        """The probability of each candidate to be drawn (first); 0 for padding."""
 
     def strength(self) -> Tensor:
         """float64 [slots, most candidates], ≥ 0: the derived architecture takes the largest."""
-        return self.probabilities()
-
-    @abstractmethod
-    def probabilities(self) -> Tensor:
-        """float64 [slots, most candidates]: of each candidate to be drawn (first); 0 for padding."""
-
-    @property
-    def alpha(self) -> Tensor:
-        """For the history: the probabilities."""
-        return self.probabilities()
-
-    def move(self, gradient: list[Tensor]) -> None:
-        super().move(gradient)
-        self._outdated |= bool(gradient)
-
-    def freeze(self, slots: list[int]) -> None:
-        picks = self.picks
-        super().freeze(slots)
-        self.picks = picks
-
-    # ---- children --------------------------------------------------------------------------------
+        return self.alpha
 
     @abstractmethod
     def draw(self) -> tuple[Picks, Any]:
-        """A child's picks, frozen slots' included, and what `estimate` has to know of the draw."""
+        """A child's picks, frozen slots' included, and what `value` has to know of the draw."""
 
     def sample(self) -> Child:
         if self.finished:
@@ -101,18 +67,27 @@ class Logits(Searcher):
         """The current architecture, where every draw has broken the limits; nothing is learned from it."""
         return Child(self.picks)
 
-    def gumbel(self, shape: torch.Size) -> Tensor:
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
-        return -(-uniform.clamp(min=1e-300).log()).log()
+    def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
+        """gates: ∂L/∂gate per slot [picks]."""
+        if child.memory is None:
+            return []
+        return list(torch.autograd.grad(self.value(child, **signals), self.variables()))
+
+    @abstractmethod
+    def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
+        """0-dim: what the logits descend along, constant but for them."""
 
     def by_candidate(self, child: Child, gates: list[Tensor | None]) -> Tensor:
         """∂L/∂gate, given per slot [picks], as float64 [slots, most candidates]; 0 for what did not run."""
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)
-        rows = [s for s, gate in enumerate(gates) if gate is not None for _ in child.picks[s]]
-        columns = [c for s, gate in enumerate(gates) if gate is not None for c in child.picks[s]]
+        ran = [(slot, c) for slot, gate in enumerate(gates) if gate is not None for c in child.picks[slot]]
         # one transfer from the device for all slots
-        measured[rows, columns] = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
+        measured[tuple(zip(*ran))] = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
         return measured
+
+    def gumbel(self, shape: torch.Size) -> Tensor:
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64).clamp(min=1e-300)
+        return -(-uniform.log()).log()
 
     def summary(self) -> dict[str, float]:
         return super().summary() | {"alpha/largest": float(self.distributions().max(1).values.mean())}
@@ -120,25 +95,35 @@ class Logits(Searcher):
 
 class Categorical(Logits):
     """One categorical per slot. A slot that takes several candidates draws them one after another, without replacement
-    (Plackett–Luce)."""
+    (Plackett–Luce). The expected cost is steered to `target`, where there is one."""
+
+    steers = True
+
+    class Options(Logits.Options):
+        target_macs: int | None = Field(None, ge=1, description="multiply-adds that dsnas and reinforce steer to")
+        target_weight: float = Field(0.1, ge=0, description="of the penalty or reward of target_macs")
+
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        macs, weight = self.options.target_macs, self.options.target_weight
+        self.target = None if macs is None else Target(self.limits.network, macs, weight)
 
     def scores(self) -> Tensor:
         return self.logits.masked_fill(~self.valid, -torch.inf)
 
-    def probabilities(self) -> Tensor:
+    @property
+    def alpha(self) -> Tensor:
         return self.scores().detach().softmax(1)
 
     def distributions(self) -> Tensor:
-        p = self.probabilities()
-        return p / p.sum(1, keepdim=True)
+        return self.alpha / self.alpha.sum(1, keepdim=True)
 
     def draw(self) -> tuple[Picks, Tensor]:
         """By Gumbel top-k; memory: the candidates in the order of their draw, int64 [slots, picks]."""
         perturbed = (self.logits.detach() + self.gumbel(self.logits.shape)).masked_fill(~self.valid, -torch.inf)
-        order = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].takes]
-        for slot in torch.nonzero(self.frozen).flatten().tolist():
-            order[slot] = torch.tensor(self.picks[slot])
-        return tuple(tuple(sorted(row)) for row in order.tolist()), order
+        best = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].takes].tolist()
+        order = [chosen or row for chosen, row in zip(self.fixed, best)]
+        return tuple(tuple(sorted(row)) for row in order), torch.tensor(order)
 
     def fallback(self) -> Child:
         return self.child(self.picks, torch.tensor(self.picks))
@@ -154,32 +139,16 @@ class Categorical(Logits):
 
 @register("dsnas", title="DSNAS", brings={"arch_reach": 6.0})
 class Dsnas(Categorical):
-    """DSNAS: one path runs, each of its operations behind a gate of value 1; ∇α = ∂L/∂gate · ∇ log p(Z) (eq. 5, METHOD
-    section 2b).
+    """One path runs, each of its operations behind a gate of value 1 (Hu et al. 2020; METHOD section 2b)."""
 
-    target: the multiply-adds above which the expected cost is penalised (DSNAS's FLOPs penalty); None: no penalty.
-    """
-
-    steers = True
-
-    class Options(TargetOptions):
+    class Options(Categorical.Options):
         fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
 
-    def __init__(self, *args: Any, target: Target | None = None, **settings: Any):
-        super().__init__(*args, **settings)
-        self.target = target
-
-    def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
-        """gates: ∂L/∂gate per slot [picks]."""
-        if self.finished:
-            return []
+    def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
+        # eq. 5: ∇α = ∂L/∂gate · ∇ log p(Z)
         by_pick = self.by_candidate(child, gates).gather(1, child.memory)
         value = (by_pick * self.log_probability(child.memory)).sum()
-        (gradient,) = torch.autograd.grad(value, self.logits)
-        if self.target is not None:
-            penalty = self.target.penalty(self.scores().softmax(1))
-            gradient = gradient + torch.autograd.grad(penalty, self.logits)[0]
-        return [gradient]
+        return value if self.target is None else value + self.target.penalty(self.scores().softmax(1))
 
     def settled(self) -> Tensor:
         """Where the weakest candidate taken leads the strongest one left out by `fix_margin`, in logits."""
@@ -189,37 +158,27 @@ class Dsnas(Categorical):
 
 
 @register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0})
-class Reinforce(Categorical):
-    """REINFORCE on independent categoricals (AutoHAS, ENAS): ∇α = −(Q − baseline) ∇ log p(Z), Q the validation
-    accuracy.
-
-    target: adds β |cost/target − 1| to Q, β < 0 (TuNAS's absolute reward); None: adds nothing.
-    """
+class Reinforce(Rewarded, Categorical):
+    """REINFORCE on independent categoricals (AutoHAS, ENAS; METHOD section 3). Q is the validation accuracy, to which
+    a target adds TuNAS's absolute reward."""
 
     needs = frozenset({"val"})
-    steers = True
+    kept = (*Categorical.kept, "baseline")
 
-    class Options(TargetOptions, BaselineOptions):
+    class Options(Categorical.Options, BaselineOptions):
         pass
-
-    def __init__(self, *args: Any, target: Target | None = None, **settings: Any):
-        super().__init__(*args, **settings)
-        self.baseline, self.target = Baseline(self.options.reward_baseline), target
 
     def child(self, picks: Picks, memory: Tensor) -> Child:
         return Child(picks, memory=memory)
 
+    def value(self, child: Child, **_: object) -> Tensor:
+        return self.log_probability(child.memory).sum()
+
     def estimate(self, child: Child, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward: the validation accuracy in [0, 1] after a step with this child."""
-        if self.finished:
+        if child.memory is None:
             return []
-        quality = reward() + (self.target.reward(child.picks) if self.target is not None else 0.0)
-        (gradient,) = torch.autograd.grad(self.log_probability(child.memory).sum(), self.logits)
-        return [-self.baseline.advantage(quality) * gradient]
-
-    def state_dict(self) -> dict:
-        return {**super().state_dict(), "baseline": self.baseline.value}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        self.baseline.value = state["baseline"]
+        quality = reward() + (0.0 if self.target is None else self.target.reward(child.picks))
+        # ∇α = −(Q − baseline) ∇ log p(Z)
+        advantage = self.advantage(quality)
+        return [-advantage * gradient for gradient in super().estimate(child)]

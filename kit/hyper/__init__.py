@@ -1,7 +1,7 @@
 """η: learners of the training hyper-parameters. One is added by `register` above its class."""
 
-from kit.hyper.base import HYPER, DerivedHyper, Fixed, HyperLearner, Searched, Setting, Values, register
-from kit.hyper.bases import Basis, read_bases
+from kit.hyper.base import HYPER, DerivedHyper, Fixed, HyperLearner, Values, register
+from kit.hyper.bases import Searched, read_bases
 from kit.hyper.controller import Controller
 from kit.hyper.gradients import Fresh, Hgd, HyperGradient, Ift, LookAhead, Validation
 from kit.hyper.trials import Trials

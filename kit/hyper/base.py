@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kit import registry
-from kit.hyper.bases import Basis, read_bases
-from kit.search.grads import Gradient, Trace
 from kit.search.learner import Derived, Learner
 
 HYPER = registry.Registry("hyper")
 register = HYPER.register
 
-REGULAR = ("mixup", "dropout", "drop_path")  # what the network's forward pass reads
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a learner is built from: the starting values, the run's configuration, the learner's own random stream, and
-    the steps until the weights start anew or the run ends."""
-
-    lr: float
-    weight_decay: float
-    config: Any
-    generator: torch.Generator = field(default_factory=torch.Generator)
-    device: torch.device | str = "cpu"
-    steps: int = 0
-
 
 class RateOptions(registry.Options):
-    hyper_lr: float | None = Field(
-        None,
-        gt=0,
-        description="Adam on log η, or on the controller; None: so that hyper_reach is covered in half the run",
-    )
+    hyper_lr: float | None = Field(None, gt=0, description="of η; None: so that half the run covers hyper_reach")
 
 
-class BasesOptions(registry.Options):
-    hyper_space: str = Field(
-        "weight_decay,mixup", description="what hyper='reinforce' and trials search: names, or name=value:value:…"
-    )
+def regular(values: dict[str, Any]) -> dict[str, float]:
+    """Those that the network's forward pass reads."""
+    return {name: value for name, value in values.items() if name in ("mixup", "dropout", "drop_path")}
 
 
 class Values(NamedTuple):
@@ -59,20 +34,23 @@ class Values(NamedTuple):
 
 
 class HyperLearner(Learner):
-    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate."""
+    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate.
 
-    #: whether each of its settings is tried in a whole stage of its own
-    trials = False
+    generator: its own random stream. steps: until the weights start anew or the run ends. options: those declared in
+    `Options`.
+    """
 
-    @classmethod
-    def build(cls, at: Setting, **settings: Any) -> HyperLearner:
-        """From a stage's setting; settings: those registered with the class's name."""
-        return cls(at.lr, at.weight_decay, device=at.device, **settings)
+    Options: type[registry.Options] = registry.Options
+    trials = False  #: whether each of its settings is tried in a whole stage of its own
 
-    def __init__(self, lr: float, weight_decay: float, device: torch.device | str = "cpu"):
+    def __init__(
+        self, lr: float, weight_decay: float, generator: Generator | None = None, device="cpu", steps=1, **options: Any
+    ):
         # weight decay 0 has no logarithm: it stays 0, and its hyper-gradient is not used
         self.log = torch.tensor([lr, max(weight_decay, 1e-12)], dtype=torch.float64, device=device).log()
         self.learns_decay = weight_decay > 0
+        self.generator = generator or Generator()
+        self.steps, self.options = steps, self.Options(**options)
 
     def variables(self) -> list[Tensor]:
         return []
@@ -85,13 +63,6 @@ class HyperLearner(Learner):
         """schedule: the factor of the learning-rate schedule at this step, in (0, 1]."""
         lr, decay = self.log.detach().exp().float()
         return Values(lr * schedule, decay if self.learns_decay else decay * 0)
-
-    def derived_draw(self) -> dict[str, float]:
-        """As `draw`, of the search's result."""
-        return self.draw()
-
-    def observe(self, trace: Trace | None, gradient: Gradient) -> None:
-        """The step's own gradient before it is used, and the trace of the step before (None at the first)."""
 
     def tell(self, score: float | None) -> None:
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
@@ -110,65 +81,8 @@ class Fixed(HyperLearner):
     """η as configured."""
 
 
-class Searched(HyperLearner):
-    """Chooses the hyper-parameters that `bases` name; all others stay as configured."""
-
-    @classmethod
-    def check(cls, config: Any) -> None:
-        read_bases(config.hyper_space)
-
-    @classmethod
-    def build(cls, at: Setting, **settings: Any) -> Searched:
-        bases = read_bases(at.config.hyper_space)
-        return cls(at.lr, at.weight_decay, bases, at.generator, device=at.device, **settings)
-
-    def __init__(
-        self,
-        lr: float,
-        weight_decay: float,
-        bases: Mapping[str, Basis],
-        generator: torch.Generator,
-        device: torch.device | str = "cpu",
-    ):
-        super().__init__(lr, weight_decay, device)
-        self.bases, self.generator, self.device = dict(bases), generator, torch.device(device)
-
-    @abstractmethod
-    def current(self) -> dict[str, float | str]:
-        """What this step uses, by name."""
-
-    @abstractmethod
-    def best(self) -> dict[str, float | str]:
-        """The search's result so far, by name."""
-
-    def draw(self) -> dict[str, float]:
-        return {name: value for name, value in self.current().items() if name in REGULAR}
-
-    def derived_draw(self) -> dict[str, float]:
-        return {name: value for name, value in self.best().items() if name in REGULAR}
-
-    def sample(self, schedule: float = 1.0) -> Values:
-        return self._values(self.current(), schedule)
-
-    def derived(self, schedule: float = 1.0) -> Values:
-        return self._values(self.best(), schedule)
-
-    def found(self) -> dict[str, float | str]:
-        return super().found() | self.best()
-
-    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
-        values = super().found() | chosen
-        lr, decay = (
-            torch.tensor(values[name], dtype=torch.float32, device=self.device) for name in ("lr", "weight_decay")
-        )
-        return Values(lr * schedule, decay, values.get("optimizer", "sgd"))
-
-
 class DerivedHyper(Derived):
     """Training with the hyper-parameters that an earlier stage found."""
 
     def draw(self) -> dict[str, float]:
-        return self.inner.derived_draw()
-
-    def tell(self, score: float | None) -> None:
-        pass
+        return regular(self.inner.found())

@@ -2,93 +2,97 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from abc import abstractmethod
+from typing import Any
 
-from kit import errors
+import torch
+from pydantic import Field
+
+from kit import errors, registry
 from kit.errors import KitError
+from kit.hyper.base import HyperLearner, Values, regular
 from kit.search.grads import RATES
 
-#: name → (least, greatest) allowed value; the optimizer is categorical
-RANGES: Mapping[str, tuple[float, float]] = {
-    "lr": (1e-6, 10.0),
-    "weight_decay": (0.0, 1.0),
-    "mixup": (0.0, 1.0),
-    "dropout": (0.0, 0.9),
-    "drop_path": (0.0, 0.9),
-}
-NAMES = (*RANGES, "optimizer")
-DEFAULTS: Mapping[str, tuple[float, ...] | tuple[str, ...]] = {
+Basis = tuple[float, ...] | tuple[str, ...]
+#: name → the values that are searched where none are given
+DEFAULTS: dict[str, Basis] = {
     "lr": (0.01, 0.025, 0.05, 0.1, 0.2),
     "weight_decay": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
     "mixup": (0.0, 0.05, 0.1, 0.15, 0.2),
     "dropout": (0.0, 0.1, 0.2, 0.3, 0.5),
     "drop_path": (0.0, 0.1, 0.2, 0.3, 0.5),
-    "optimizer": ("sgd", "adam", "rmsprop"),
+    "optimizer": tuple(RATES),
 }
-
-
-@dataclass(frozen=True)
-class Basis:
-    """values: numbers in ascending order, or names of optimizers. Raises KitError when empty, unsorted, repeated or out
-    of range."""
-
-    name: str
-    values: tuple[float, ...] | tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        name, values = self.name, self.values
-        if name not in NAMES:
-            raise errors.unknown("hyper-parameter", name, NAMES)
-        if not values:
-            raise KitError(f"the basis of {name!r} is empty: give at least one value, e.g. {_example(name)}")
-        if self.categorical:
-            for value in values:
-                if value not in RATES:
-                    raise errors.unknown("optimizer", value, RATES)
-            if len(set(values)) < len(values):
-                raise KitError(f"the basis of 'optimizer' names one twice: {':'.join(values)}")
-            return
-        low, high = RANGES[name]
-        for value in values:
-            if not math.isfinite(value) or not low <= value <= high:
-                raise KitError(f"the basis of {name!r} holds {value:g}, allowed is {low:g} to {high:g}")
-        if list(values) != sorted(set(values)):
-            shown = _example(name, sorted(set(values)))
-            raise KitError(f"the basis of {name!r} must ascend without repetition: {shown}")
-
-    @property
-    def categorical(self) -> bool:
-        return self.name == "optimizer"
+#: name → (least, greatest) allowed value
+RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": (0, 0.9), "drop_path": (0, 0.9)}
 
 
 def read_bases(text: str) -> dict[str, Basis]:
     """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.05:0.1,optimizer=sgd:adam". Raises KitError for
     anything else."""
     bases: dict[str, Basis] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, map(str.strip, text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
-        if name not in NAMES:
-            raise errors.unknown("hyper-parameter in hyper_space", name, NAMES)
-        if name in bases:
-            raise KitError(f"hyper_space={text!r} names {name!r} twice")
-        chosen = [value.strip() for value in values.split(":") if value.strip()]
-        try:
-            numbers = chosen if name == "optimizer" else [float(value) for value in chosen]
-        except ValueError:
-            raise KitError(
-                f"hyper_space={text!r}: the values of {name!r} are numbers with colons between, e.g. {_example(name)}"
-            ) from None
-        bases[name] = Basis(name, tuple(numbers) if given else DEFAULTS[name])
+        if name not in DEFAULTS:
+            raise errors.unknown("hyper-parameter in hyper_space", name, DEFAULTS)
+        bases[name] = _basis(name, values) if given else DEFAULTS[name]
     if not bases:
-        raise KitError(
-            f"hyper_space={text!r} holds no hyper-parameter: name some of {', '.join(NAMES)}, e.g. "
-            "hyper_space='lr,weight_decay'"
-        )
+        raise KitError(f"hyper_space={text!r} names no hyper-parameter: name some of {', '.join(DEFAULTS)}")
     return bases
 
 
-def _example(name: str, values: Iterable[float | str] | None = None) -> str:
-    shown = DEFAULTS[name] if values is None else values
-    return f"{name}=" + ":".join(v if isinstance(v, str) else f"{v:g}" for v in shown)
+def _basis(name: str, text: str) -> Basis:
+    """Numbers ascend, and nothing is repeated."""
+    low, high = RANGES.get(name, (0, 0))
+    try:
+        values = [value.strip() if name == "optimizer" else float(value) for value in text.split(":")]
+    except ValueError:
+        values = [None]
+    if name == "optimizer" and set(values) <= set(RATES):
+        return tuple(dict.fromkeys(values))
+    if all(isinstance(value, float) and low <= value <= high for value in values):
+        return tuple(sorted(set(values)))
+    allowed = f"some of {', '.join(RATES)}" if name == "optimizer" else f"numbers from {low:g} to {high:g}"
+    example = ":".join(map(str, DEFAULTS[name]))
+    raise KitError(f"hyper_space has {name}={text}, but takes {allowed} with colons between: {name}={example}")
+
+
+class Searched(HyperLearner):
+    """Chooses the hyper-parameters that `bases` name; all others stay as configured."""
+
+    class Options(registry.Options):
+        hyper_space: str = Field("weight_decay,mixup", description="to choose from: names, or name=value:value:…")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for a hyper_space that is not one."""
+        read_bases(config.hyper_space)
+
+    def __init__(self, *start: Any, **settings: Any):
+        super().__init__(*start, **settings)
+        self.bases = read_bases(self.options.hyper_space)
+
+    @abstractmethod
+    def current(self) -> dict[str, float | str]:
+        """What this step uses, by name."""
+
+    @abstractmethod
+    def best(self) -> dict[str, float | str]:
+        """The search's result so far, by name."""
+
+    def draw(self) -> dict[str, float]:
+        return regular(self.current())
+
+    def sample(self, schedule: float = 1.0) -> Values:
+        return self._values(self.current(), schedule)
+
+    def derived(self, schedule: float = 1.0) -> Values:
+        return self._values(self.best(), schedule)
+
+    def found(self) -> dict[str, float | str]:
+        return super().found() | self.best()
+
+    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
+        values = super().found() | chosen
+        lr, decay = torch.tensor([values["lr"], values["weight_decay"]], dtype=torch.float32, device=self.log.device)
+        return Values(lr * schedule, decay, values.get("optimizer", "sgd"))

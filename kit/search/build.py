@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kit import arch, augment, data, hyper, space
+from kit import augment, data, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import AUGMENT, Policy
 from kit.config import Config
@@ -16,6 +17,7 @@ from kit.data import Batches, ImageSet, ImageSets, normalization
 from kit.errors import KitError
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
+from kit.registry import Part
 from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
@@ -23,7 +25,7 @@ from kit.search.learner import Derived, WarmUp, generator
 from kit.search.step import Learners, TwoLevelOptions
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import synchronize
-from kit.space.limits import Limits, Target
+from kit.space.limits import Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 PARTS = ("net", "arch", "augment", "hyper", "sgd")
@@ -231,12 +233,15 @@ def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
 
 
 def _searcher(plan: Plan, net: Network, limits: Limits) -> ArchLearner:
-    config, part = plan.config, ARCH[plan.config.arch]
-    target = None
-    if config.target_macs is not None:
-        target = Target(limits.network, config.target_macs, config.target_weight)
-    at = arch.Setting(net.slots, plan.generator("α"), limits, plan.device, config, target, plan.steps)
-    return part.make.build(at, **part.settings)
+    part = ARCH[plan.config.arch]
+    settings = _settings(part, plan.config)
+    return part.make(net.slots, plan.generator("α"), limits, device=plan.device, steps=plan.steps, **settings)
+
+
+def _settings(part: Part, config: Config) -> dict[str, Any]:
+    """What tells the part's name apart, and its options."""
+    names = part.options.model_fields if part.options else ()
+    return {**part.settings, **{name: getattr(config, name) for name in names}}
 
 
 def _limits(plan: Plan, deployed: Network) -> Limits:
@@ -302,8 +307,8 @@ def _policy(plan: Plan) -> Policy:
 def _hyper(plan: Plan) -> HyperLearner:
     config, stage = plan.config, plan.stage
     part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
-    at = hyper.Setting(config.lr, config.weight_decay, config, plan.generator("η"), plan.device, plan.horizon)
-    learner = part.make.build(at, **part.settings)
+    start, settings = (config.lr, config.weight_decay, plan.generator("η")), _settings(part, config)
+    learner = part.make(*start, device=plan.device, steps=plan.horizon, **settings)
     return DerivedHyper(learner) if stage.hyper == "derived" else learner
 
 

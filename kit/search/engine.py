@@ -17,6 +17,7 @@ from kit.run.provenance import pick_device
 from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_failure, write_results
+from kit.search.isolation import own_state
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say, stopped_after
 from kit.search.step import STEPS
 from kit.space import Picks
@@ -41,7 +42,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """
     folder = Path(out if out is not None else config.out).expanduser() / config.name
     finished = (folder / "metrics.json").is_file
-    with interruptible(lambda: stopped_after(folder)), ranks.joined(), contextlib.ExitStack() as held:
+    with own_state(), interruptible(lambda: stopped_after(folder)), ranks.joined(), contextlib.ExitStack() as held:
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):

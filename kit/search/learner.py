@@ -82,23 +82,60 @@ def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
     adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
 
 
+class ByAdam(Learner):
+    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those."""
+
+    kept: tuple[str, ...] = ()
+    adam: torch.optim.Optimizer
+    generator: torch.Generator
+
+    def variables(self) -> list[Tensor]:
+        return [variable for group in self.adam.param_groups for variable in group["params"]]
+
+    def move(self, gradient: list[Tensor]) -> None:
+        if gradient:
+            for variable, grad in zip(self.variables(), gradient):
+                variable.grad = grad
+            self.adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in self.kept}
+        variables = [variable.detach() for variable in self.variables()]
+        adam, generator = adam_state(self.adam), self.generator.get_state()
+        return own | {"variables": variables, "adam": adam, "generator": generator}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for variable, value in zip(self.variables(), state["variables"]):
+                variable.copy_(value)
+        load_adam_state(self.adam, state["adam"])
+        self.generator.set_state(state["generator"].cpu())
+        for name in self.kept:
+            old, value = getattr(self, name), state[name]
+            setattr(self, name, value.to(old.device, copy=True) if isinstance(old, Tensor) else _tupled(value))
+
+
+def _tupled(value: Any) -> Any:
+    """A checkpoint has lists for tuples."""
+    return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value
+
+
 class BaselineOptions(Options):
     reward_baseline: float = Field(
         0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
     )
 
 
-class Baseline:
-    """The moving average of rewards that a reward is compared with; it starts at the first reward."""
+class Rewarded:
+    """Part of a learner that compares a reward with the moving average of those before, which starts at the first."""
 
-    def __init__(self, factor: float):
-        self.factor = factor
-        self.value: float | None = None
+    baseline: float | None = None
 
     def advantage(self, reward: float) -> float:
         """reward − baseline, the baseline without this reward; then it takes the reward in."""
-        before = reward if self.value is None else self.value
-        self.value = self.factor * before + (1 - self.factor) * reward
+        before = reward if self.baseline is None else self.baseline
+        factor = self.options.reward_baseline
+        self.baseline = factor * before + (1 - factor) * reward
         return reward - before
 
 

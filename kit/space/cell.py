@@ -160,8 +160,8 @@ class CellNetwork(Network):
         self.classifier = nn.Linear(c_last, self.classes)
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
-        before = self.stem[0](x).relu_()
-        last = self.stem[1](before).relu_() if len(self.stem) > 1 else before
+        before = F.relu(self.stem[0](x))
+        last = F.relu(self.stem[1](before)) if len(self.stem) > 1 else before
         dropped = partial(drop, p=self.drop_path if self.training else 0.0, generator=self.generator, whole=True)
         auxiliary = None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
@@ -169,7 +169,7 @@ class CellNetwork(Network):
         for i, cell in enumerate(self.cells):
             output = cell(before, last, child.picks, gates, dropped)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
-            before, last = last, output.relu_() if i + 1 < len(self.cells) else output
+            before, last = last, F.relu(output) if i + 1 < len(self.cells) else output
             if self.training and "auxiliary" in self.head and i == self.auxiliary_at:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary

@@ -1,0 +1,75 @@
+"""A search neither sees nor changes what of torch's state belongs to its caller, and threads do not see each other."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import pytest
+import torch
+from tests_micro import assert_same_run, micro_config
+
+import kit
+from kit.search.progress import Silent
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def other_numbers():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        yield
+
+
+CALLERS = {
+    "default dtype float64": lambda: default_dtype(torch.float64),
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default device": lambda: torch.device("meta"),
+    "other random numbers": other_numbers,
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS.values(), ids=CALLERS)
+def test_the_callers_state_neither_changes_a_search_nor_is_changed(caller, finished, micro, tmp_path):
+    with caller():
+        about = lambda: (torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        before, numbers = about(), torch.get_rng_state()
+        run = kit.search(micro_config(), out=tmp_path, progress=Silent())
+        assert about() == before and torch.equal(torch.get_rng_state(), numbers)
+    assert_same_run(run, finished)
+
+
+def test_searches_in_threads_are_those_in_turn(finished, micro, tmp_path):
+    configs = {"dha": micro_config(), "plain": micro_config(method="plain", epochs=1)}
+    made = {}
+
+    def work(name: str) -> None:
+        made[name] = kit.search(configs[name], out=tmp_path / "threads", progress=Silent())
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in configs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_same_run(made["dha"], finished)
+    assert_same_run(made["plain"], kit.search(configs["plain"], out=tmp_path / "alone", progress=Silent()))
+
+
+def test_backward_hooks_work_on_every_module(finished):
+    model, fired = finished.model().train(), []
+    for module in model.modules():
+        module.register_full_backward_hook(lambda *_: fired.append(1))
+    x = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="no inputs require gradients"):
+        model(x).sum().backward()
+    assert len(fired) > 50
