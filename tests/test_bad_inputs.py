@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 import tests_bad as bad
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tests_micro import micro_config
 
 import kit
 from kit import KitError, Run
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, stratified_split, to_sets
+from kit.data.image import decode, from_pil
 from kit.search.progress import Silent
 
 
@@ -172,6 +173,23 @@ def test_turned_photographs_stand_upright(pets):
     assert torch.equal(pool(pets), torch.from_numpy(np.array(upright)).permute(2, 0, 1).expand(16, -1, -1, -1))
 
 
+@pytest.mark.parametrize("how", ["raw", "tiff_lzw", "tiff_deflate", "pages"])
+def test_a_turned_tiff_is_turned_once_in_loading_and_in_predict(tmp_path, how):
+    options = (
+        {"save_all": True, "append_images": [Image.new("RGB", (8, 4))]} if how == "pages" else {"compression": how}
+    )
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        for name, more in (("x.png", {}), ("x.tif", options)):
+            Image.fromarray(bad.pixels(4, 8, 3)).save(tmp_path / name, exif=exif, **more)
+        with Image.open(tmp_path / "x.png") as png, Image.open(tmp_path / "x.tif") as tif:
+            right = np.array(ImageOps.exif_transpose(png)).transpose(2, 0, 1)
+            for _ in ("opened", "loaded"):
+                assert np.array_equal(from_pil(tif), right), turn
+        assert np.array_equal(decode(tmp_path / "x.tif"), right), turn
+
+
 @pytest.fixture
 def without_rights(tmp_path):
     """For root, who may read every file: somebody else while the test lasts, in a folder that is theirs."""
@@ -239,7 +257,6 @@ NO_SETS = {
     "no image": lambda path: _remove(path, "b/*.png"),
     "all cut": lambda path: _cut(path, "*/*.png"),
     "one class cut": lambda path: _cut(path, "b/*.png"),
-    "sizes differ": lambda path: Image.new("RGB", (5, 5)).save(path / "b" / "1.png"),
 }
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,21 +132,35 @@ def test_modes_and_sizes(tmp_path):
     Image.new("RGB", (9, 6), (1, 2, 3)).save(tmp_path / "b" / "colour.bmp")
     sets = load_dataset(tmp_path)
     assert sets.channels == 3 and [1, 2, 3] in torch.cat([p.images[:, :, 0, 0] for p in parts(sets)]).tolist()
-    Image.new("RGB", (12, 12)).save(tmp_path / "b" / "other.webp")
-    with pytest.raises(KitError, match=r"b.other.webp is \(12, 12\) .*before it \(6, 9\): pass image_size="):
-        load_dataset(tmp_path)
-    assert load_dataset(tmp_path, image_size=4).size == (4, 4)
+
+
+def test_photographs_that_differ_in_size_are_fitted_to_the_presets_and_it_is_said(tmp_path, capsys):
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        save_images(tmp_path / "pets" / name, 3, mode=mode, size=(90, 60))
+    assert load_dataset(tmp_path / "pets").size == (60, 90) and not capsys.readouterr().out
+    Image.new("RGB", (70, 80), (9, 8, 7)).save(tmp_path / "pets" / "b" / "other.webp", lossless=True)
+    for preset, size in (("laptop", 32), ("server", 64), ("laptop", 32)):
+        sets = kit.Config(dataset=tmp_path / "pets", preset=preset).sets()
+        assert (sets.size, sets.channels, sum(sizes(sets))) == ((size, size), 3, 7)
+        said = capsys.readouterr().out
+        assert (
+            said.count("\n") == 1 and f"pets: images differ in size: the shorter side resized to {size} pixels" in said
+        )
+    found = torch.cat([part.images for part in parts(sets)])
+    assert torch.tensor([9, 8, 7]).view(3, 1, 1).expand(3, 32, 32).tolist() in found.tolist()
+    assert load_dataset(tmp_path / "pets", image_size=np.int64(4)).size == (4, 4) and not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "folders, message",
     [
-        ({}, "Couldn't find any class folder in .*pets.* expected FOLDER/CLASS/IMAGE"),
-        ({"a": 3, "b": 0}, "Found no valid file for the classes b"),
+        ({}, "pets has no class folders: expected FOLDER/CLASS/IMAGE"),
+        ({"a": 3, "b": 0}, "class folder .*pets/b has no image file .*add some or remove it"),
         ({"a": 3}, r"at least two classes are needed, got \['a'\]"),
         ({"a": 3, "b": 2}, "class 'b' has 2 readable image.* at least 3 are needed"),
         ({"train/a": 3, "val/a": 3}, "has train, val: beside train/ there must be test/"),
         ({"train/a": 3, "test/a": 3, "dev": 0}, "has dev, test, train: .* nothing else but val/"),
+        ({"train/a": 3, "Training/a": 3, "test/a": 3}, "has Training, test, train: .* each once"),
         ({"train/a": 3, "train/b": 3, "test/a": 3, "test/c": 3}, "need the same class folders, they differ in 'b'"),
         ({"train/a": 3, "train/b": 3, "test/a": 3}, "they differ in 'b'"),
         ({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1}, "class 'a' has 1 readable .* at least 2 are needed"),
@@ -157,6 +172,141 @@ def test_folder_errors(tmp_path, folders, message):
         save_images(tmp_path / "pets" / name, n)
     with pytest.raises(KitError, match=message):
         load_dataset(tmp_path / "pets")
+
+
+def test_every_image_below_a_class_is_read_and_what_is_left_out_is_named(tmp_path, capsys):
+    pets, away = tmp_path / "pets", tmp_path / "away"
+    for place, start in (("cat", 0), ("cat/more/and more", 10), ("dog", 20)):
+        save_images(pets / place, 3, start=start)
+    save_images(away, 3, start=30)
+    (pets / "dog" / "linked").symlink_to(away)
+    (pets / "dog" / "again").symlink_to(away)
+    (pets / "dog" / "round").symlink_to(pets)
+    for i, ending in enumerate((".JPG", ".jfif", ".jpe", ".pgm", ".DIB"), start=40):
+        Image.new("RGB", (6, 6), (i, 0, 0)).save(pets / "cat" / f"x{ending}", "PPM")
+    for hidden in ("cat/.cache/1.png", "cat/more/__MACOSX/2.png", "dog/._3.png"):
+        (pets / hidden).parent.mkdir(exist_ok=True)
+        (pets / hidden).write_bytes(b"")
+    assert load_dataset(pets).num_classes == 2 and not capsys.readouterr().out
+    for other in ("loose.png", "README.txt", "cat/more/photo.heic", "dog/0001"):
+        shutil.copy(pets / "cat" / "000.png", pets / other)
+    sets = load_dataset(pets)
+    found = [sorted(n for p in parts(sets) for n, of in zip(numbers(p), p.labels) if of == label) for label in (0, 1)]
+    assert found == [[0, 1, 2, 10, 11, 12, *range(40, 45)], [20, 21, 22, 30, 31, 32]]
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "left out 3 file(s)" in said
+    assert all(name in said for name in ("loose.png", "cat/more/photo.heic", "dog/0001"))
+    (pets / "cat" / "dogs").symlink_to(pets / "dog")
+    with pytest.raises(KitError, match="dog/020.png .*is listed twice: an image belongs to one part and one class"):
+        load_dataset(pets)
+
+
+def test_images_beside_split_folders_are_named_and_a_class_of_other_files_is_refused(tmp_path, capsys):
+    for place in ("train/a", "train/b", "test/a", "test/b", "."):
+        save_images(tmp_path / "pets" / place, 2)
+    load_dataset(tmp_path / "pets")
+    assert "left out 2 file(s), which lie in no class" in capsys.readouterr().out
+    (tmp_path / "pets" / "train" / "c").mkdir()
+    (tmp_path / "pets" / "train" / "c" / "x.heic").write_bytes(b"")
+    with pytest.raises(KitError, match="train/c has no image file .*it holds .*x.heic"):
+        load_dataset(tmp_path / "pets")
+
+
+@pytest.mark.parametrize(
+    "names", ["Train Test", "TRAINING Validation testing", "train valid EVAL", "training val Eval"]
+)
+def test_split_folders_have_the_usual_names_in_any_case(tmp_path, names):
+    for i, part in enumerate(names.split()):
+        for name in "ab":
+            save_images(tmp_path / part / name, 2 + i, start=50 * i)
+    sets = load_dataset(tmp_path)
+    assert len(sets.test) == 2 * (1 + len(names.split())) and numbers(sets.test)[0] == 50 * (len(names.split()) - 1)
+
+
+def test_an_accent_in_two_forms_is_one_class(tmp_path):
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        for name in ("café", "dog"):
+            save_images(tmp_path / "d" / part / unicodedata.normalize(form, name), 4)
+    save_images(tmp_path / "d" / "train" / unicodedata.normalize("NFD", "café"), 4, start=10)
+    sets = load_dataset(tmp_path / "d")
+    assert sets.classes == (unicodedata.normalize("NFC", "café"), "dog") and sizes(sets)[2] == 8
+    assert (torch.cat([sets.train.labels, sets.val.labels]) == 0).sum() == 8
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_training(tmp_path):
+    save_images(tmp_path / "dog", 3)
+    save_images(tmp_path / os.fsdecode(b"caf\xe9"), 3)
+    with pytest.raises(KitError, match="class is called 'caf.udce9'.* must be text that UTF-8 can write"):
+        load_dataset(tmp_path)
+
+
+# ---- what a loader returns -----------------------------------------------------------------------
+
+IMAGES, LABELS = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 4
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (lambda: None, "got builtins.NoneType"),
+        (lambda: (IMAGES, LABELS), "got builtins.tuple"),
+        (lambda: torch.utils.data.TensorDataset(IMAGES), "got torch.utils.data.dataset.TensorDataset"),
+        (lambda: load_dataset("digits"), "got kit.data.sets.ImageSets"),
+        (lambda: source(IMAGES.permute(0, 2, 3, 1)), r"\[40, 8, 8, 3\]: 1 or 3 channels are needed, permute"),
+        (lambda: source(torch.cat([IMAGES, IMAGES[:, :1]], 1)), r"\[40, 4, 8, 8\]: .*images\[:, :3\] is RGB"),
+        (lambda: source(IMAGES.float()), "uint8 .*got float32"),
+        (lambda: source(IMAGES.numpy()), "images must be a torch tensor"),
+        (lambda: source(IMAGES, LABELS.int()), "labels must be int64"),
+        (lambda: Source(tuple("abcd"), torch.utils.data.TensorDataset(IMAGES)), "train is neither .*TensorDataset"),
+        (lambda: Source(tuple("abcd"), ["x.png", "y.png"]), "train is neither"),
+        (lambda: Source(tuple("abcd"), [("x.png", "a")]), "train is neither"),
+        (lambda: Source(tuple("abcd"), [("x.png", 4)]), "x.png with label 4, allowed are 0 to 3"),
+        (lambda: Source(tuple("abcd"), (IMAGES, LABELS), None, [("x.png", 0)]), "some parts are tensors and some"),
+        (lambda: Source("abcd", (IMAGES, LABELS)), "classes must be a list of names, got builtins.str"),
+        (lambda: Source((0, 1, 2, None), (IMAGES, LABELS)), "a class is called None"),
+    ],
+)  # fmt: skip
+def test_a_loader_that_returns_something_else_is_named_with_what_it_must_return(made, message):
+    register("odd", lambda root, image_size=None: made())
+    with pytest.raises(KitError, match=f"the loader of dataset 'odd': .*{message}.* must return kit.data.Source"):
+        load_dataset("odd")
+
+
+def source(images, labels=LABELS):
+    return Source(tuple("abcd"), (images, labels))
+
+
+def test_numpy_numbers_and_paths_are_taken(tmp_path):
+    save_images(tmp_path / "pets", 12)
+    files = [(np.str_(file), np.int64(i % 2)) for i, file in enumerate(sorted((tmp_path / "pets").iterdir()))]
+    register("counted", lambda root, image_size=None: Source(np.arange(2), files), size=np.int16(8))
+    sets = load_dataset(np.str_("counted"), root=tmp_path)
+    assert (sets.classes, sets.size, sizes(sets)) == (("0", "1"), (8, 8), [8, 2, 2])
+    config = kit.Config(
+        seed=np.int64(3), lr=np.float32(0.5), epochs=torch.tensor(7), deterministic=np.bool_(True), root=tmp_path
+    )
+    assert (config.seed, config.lr, config.epochs, config.deterministic) == (3, 0.5, 7, True)
+    assert config.name == kit.Config(seed=3, lr=0.5, epochs=7, deterministic=True).name and config.root == str(tmp_path)
+    with pytest.raises(KitError, match="seed=2.5"):
+        kit.Config(seed=np.float64(2.5))
+
+
+SAME = [("a", "a"), (1, "1"), ("cat", "cat "), ("cat", "ca\u200bt"), ("Cat", "cat"), ("cat", "ｃａｔ"), ("cat", "саt")]
+
+
+@pytest.mark.parametrize("a, b", SAME)
+def test_classes_that_a_reader_takes_for_one_are_refused(a, b):
+    with pytest.raises(KitError, match="two classes"):
+        Source((a, b), (IMAGES, LABELS % 2))
+
+
+def test_class_names_become_text():
+    assert Source((0, 1, np.int64(2), "x"), (IMAGES, LABELS)).classes == ("0", "1", "2", "x")
+    letters = tuple("aAсcΟO") + ("hot dog", "hotdog", "cafe", "café")
+    assert Source(letters, (IMAGES, LABELS)).classes == letters, "letters are told apart"
+    for name in ("", "  ", "\u200b", "a\nb", "\udce9", b"x", 0.5, None):
+        with pytest.raises(KitError, match="a class is called"):
+            Source(("a", name), (IMAGES, LABELS % 2))
 
 
 # ---- lists ---------------------------------------------------------------------------------------
@@ -198,6 +348,30 @@ def test_names_in_any_script_and_whole_paths(tmp_path, encoding):
     lines = [f'"{tmp_path}/two words/фото/{i:03}.png","{"写真, gross" if i % 2 else "café"}"' for i in range(6)]
     found = read_csv(listing(tmp_path / "elsewhere", "path,label", *lines, "", encoding=encoding))
     assert (found.classes, len(found.train), found.split) == (("café", "写真, gross"), 6, None)
+
+
+DIALECTS = {
+    "comma": ("path,label,split\n", ",", "utf-8"),
+    "semicolon and Excel's line": ("sep=;\nPath;Label;Split\n", ";", "utf-8-sig"),
+    "tab": ("path\t label\tsplit\n", "\t", "utf-8-sig"),
+    "quoted, empty columns": ('"path";"label";"split";;\n', ";", "cp437"),
+    "Unicode text": ("path\tlabel\tsplit\n", "\t", "utf-16"),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("ending", ["csv", "TSV", "txt"])
+def test_lists_from_windows_are_read(images, dialect, ending):
+    head, separator, encoding = DIALECTS[dialect]
+    rows = [(f"images\\{i:03}.png ", "ab"[i % 2], "Train" if i < 12 else "TESTING") for i in range(20)]
+    text = head + "".join(separator.join(row) + "\n" for row in rows) + 2 * separator + "\n\n"
+    (images / f"list.{ending}").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    sets = load_dataset(images / f"list.{ending}")
+    assert (sets.classes, len(sets.test), sets.name) == (("a", "b"), 8, "list")
+    assert all([n % 2 for n in numbers(part)] == part.labels.tolist() for part in parts(sets))
+    (images / f"list.{ending}").write_bytes(text.replace("images\\007", "images\\700").encode(encoding))
+    with pytest.raises(KitError, match=f"line {10 if 'sep' in head else 9} .images.700.png, b, Train"):
+        load_dataset(images / f"list.{ending}")
 
 
 def test_labels_that_are_numbers_keep_their_order(images):

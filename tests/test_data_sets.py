@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from kit.data import (
     ImageSets,
     Source,
     Streamed,
+    digest,
+    drawn,
     fit,
     load_dataset,
     normalization,
@@ -123,6 +126,43 @@ def test_a_source_refuses_what_cannot_be_split():
     ]:
         with pytest.raises(KitError, match=message):
             Source(classes, part, **given)
+
+
+def test_so_few_images_that_a_class_gets_none_are_refused_with_the_least_that_works():
+    ten = ImageSet(torch.zeros(200, 1, 2, 2, dtype=torch.uint8), torch.arange(200) % 10)
+    with pytest.raises(KitError, match="train_images=3 cannot be drawn evenly from 10 classes: set 10 or more"):
+        drawn(ten, 3)
+    assert drawn(ten, 10).labels.bincount().tolist() == [1] * 10 and drawn(ten, 200) is ten
+    uneven = ImageSet(ten.images, (torch.arange(200) - 180).clamp(min=0) // 2)
+    with pytest.raises(KitError, match="train_images=12 .*: set [0-9]+ or more") as caught:
+        drawn(uneven, 12)
+    least = int(str(caught.value).split("set ")[1].split()[0])
+    assert len(drawn(uneven, least)) == least > 12
+    with pytest.raises(KitError, match="train_images=201 but there are 200"):
+        drawn(ten, 201)
+
+
+def test_the_digest_is_of_pixels_labels_and_names_however_they_are_held(tmp_path, monkeypatch):
+    for i, name in enumerate("ab"):
+        save_images(tmp_path / "pets" / name, 10, start=50 * i)
+    held = load_dataset(tmp_path / "pets", root=tmp_path / "data")
+    monkeypatch.setenv("KIT_RESIDENT_GB", "0")
+    lazy = load_dataset(tmp_path / "pets", root=tmp_path / "data")
+    assert isinstance(lazy.test.images, Streamed) and len(digest(held)) == 64
+    bare = Streamed(lazy.val.images.pool, lazy.val.images.sums, lazy.val.images.rows)
+    alike = [load_dataset(tmp_path / "pets", tmp_path / "other"), lazy.to("cpu"), replace(lazy, name="x")]
+    alike.append(replace(lazy, val=ImageSet(bare, lazy.val.labels)))
+    assert {digest(sets) for sets in alike} == {digest(held)}
+    changed = held.test.images.clone()
+    changed[-1, -1, -1, -1] ^= 1
+    others = [
+        replace(held, classes=("a", "c")),
+        replace(held, test=ImageSet(changed, held.test.labels)),
+        replace(held, test=ImageSet(held.test.images.flip(3), 1 - held.test.labels)),
+        replace(held, train=held.train.take(torch.arange(len(held.train)).flip(0))),
+        replace(held, val=held.test, test=held.val),
+    ]
+    assert len({digest(sets) for sets in [held, *others]}) == 6
 
 
 # ---- digits, size, normalization -----------------------------------------------------------------

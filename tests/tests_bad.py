@@ -108,6 +108,35 @@ def _png(width: int, height: int) -> bytes:
     )
 
 
+def deep_png(channels: int, colour: int, *extra: bytes) -> bytes:
+    """12 x 10 pixels of 16 bits a channel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12, 10, 16, colour, 0, 0, 0))
+    rows = zlib.compress((b"\0" + b"\x0f\xff" * 12 * channels) * 10)
+    more = chunk(*extra) if extra else b""
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def deep_tiff(order: str, photometric: int, channels: int, bits: int = 16, kind: int = 1) -> bytes:
+    """12 x 10 pixels, without compression; kind: 2 is signed."""
+    size, start, end = 120 * channels * bits // 8, 8, 8 + 120 * channels * bits // 8
+    many = lambda value, at: (channels, at if channels > 2 else value)
+    tags = {256: (1, 12), 257: (1, 10), 258: many(bits, end), 259: (1, 1), 262: (1, photometric), 273: (1, start)}
+    tags |= {277: (1, channels), 278: (1, 10), 279: (1, size), 339: many(kind, end + 8)}
+    lists = struct.pack(f"{order}8H", *[bits] * 4, *[kind] * 4)
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    at = {1: lambda n: struct.pack(f"{order}H2x", n), 2: lambda n: struct.pack(f"{order}I", n)}
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, 3, n) + at[1 if n == 1 else 2](value)
+        for tag, (n, value) in sorted(tags.items())
+    )
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return head + struct.pack(f"{order}I", end + 16) + b"\x0f" * size + lists + directory
+
+
 def huge() -> Iterator[tuple[str, bytes]]:
     """A small file whose header promises gigabytes of pixels."""
     for width, height in ((60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (12_000, 10_001)):
@@ -174,6 +203,15 @@ def odd() -> Iterator[tuple[str, bytes, tuple | None]]:
         yield f"deep-{mode}.tif", encoded("TIFF", Image.fromarray(pixels(10, 12, dtype=dtype))), None
     yield "deep.png", encoded("PNG", Image.fromarray(pixels(10, 12, dtype=np.uint16))), None
     yield "float.tif", encoded("TIFF", Image.fromarray(np.full((10, 12), np.nan, np.float32))), None
+    for channels, colour in ((2, 4), (3, 2), (4, 6)):  # grey with alpha, RGB, RGBA: PIL cuts them to 8 bits
+        yield f"deep-{channels}.png", deep_png(channels, colour), None
+    yield "deep-key.png", deep_png(3, 2, b"tRNS", bytes(6)), None
+    for order, photometric, more in (("<", 2, 0), (">", 2, 0), ("<", 2, 1), (">", 5, 1)):
+        yield f"deep-{photometric}-{3 + more}-{ord(order)}.tif", deep_tiff(order, photometric, 3 + more), None
+    yield "signed.tif", deep_tiff("<", 1, 1, bits=8, kind=2), None
+    yield "deep-colour.ppm", b"P6 12 10 4095\n" + bytes(720), None
+    yield "deep-plain.ppm", b"P3 12 10 4095\n" + b"9 " * 360, None
+    yield "coarse.ppm", b"P6 12 10 15\n" + bytes((15, 0, 0)) * 120, (255, 0, 0)
     yield "deep.ppm", b"P5 12 10 65535\n" + bytes(240), None
     yield "sliver.png", encoded("PNG", flat("RGB", red, (1, 3_000_000))), None
 

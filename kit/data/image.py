@@ -34,9 +34,9 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         raise error
 
     images, others = [], []
-    entered = {_place(above) for above in Path(os.path.realpath(folder)).parents}
+    entered = {str(above) for above in Path(os.path.realpath(folder)).parents}
     for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if (place := _place(where)) in entered:
+        if (place := os.path.realpath(where)) in entered:
             folders.clear()
             continue
         entered.add(place)
@@ -44,11 +44,6 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         for file in (Path(where, name) for name in files if visible(name)):
             (images if is_image(file) else others).append(file)
     return sorted(images), sorted(others)
-
-
-def _place(folder: str | Path) -> tuple[int, int]:
-    state = os.stat(folder)
-    return state.st_dev, state.st_ino
 
 
 def is_image(file: Path) -> bool:

@@ -14,7 +14,8 @@ import torch
 from kit.data.cache import alone, decoded, listed
 from kit.data.named import NAMED
 from kit.data.own import REGISTRY, Entry, datasets, read_csv, read_folder
-from kit.data.sets import CONTRACT, ImageSets, Source, checked, to_sets
+from kit.data.sets import ImageSets
+from kit.data.source import CONTRACT, Source, checked, to_sets
 from kit.errors import KitError, unknown
 from kit.search.progress import say
 
@@ -93,7 +94,12 @@ def _decoded(source: Source, cache: Path, size: tuple[int | None, int], skip: bo
     """The same source with images in place of files, without those that cannot be read. size: see `decoded`."""
     _check_counts(source)
     name, files = cache.name, [file.absolute() for part in source.parts.values() for file, _ in part]
-    _check_once(name, files)
+    folder = functools.cache(os.path.realpath)  # by whatever links an image is reached
+    places = [os.path.realpath(file) if file.is_symlink() else f"{folder(file.parent)}/{file.name}" for file in files]
+    place, n = Counter(places).most_common(1)[0]
+    if n > 1:
+        twice = " and ".join(str(file) for file, there in zip(files, places) if there == place)
+        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
     place = zlib.crc32(os.fsencode(os.path.commonpath(files)))
     images, bad = decoded(files, cache.with_name(f"{name}-{size[0] or f'own{size[1]}'}-{place:08x}"), *size)
     if bad:
@@ -115,18 +121,6 @@ def _decoded(source: Source, cache: Path, size: tuple[int | None, int], skip: bo
         rows, labels = torch.tensor(pairs).unbind(1)
         parts[part] = images.take(rows) if stream else images[rows], labels
     return replace(source, **parts)
-
-
-def _check_once(name: str, files: list[Path]) -> None:
-    """An image belongs to one part and one class, by whatever links it is reached."""
-    folder = functools.cache(os.path.realpath)
-    seen: dict[str, Path] = {}
-    for file in files:
-        place = os.path.realpath(file) if file.is_symlink() else os.path.join(folder(file.parent), file.name)
-        if place in seen:
-            also = "" if seen[place] == file else f", as {seen[place]}"
-            raise KitError(f"{name}: {file} is listed twice{also}: it belongs to one part and one class; remove one")
-        seen[place] = file
 
 
 def _check_counts(source: Source) -> None:

@@ -21,7 +21,8 @@ from torchvision import datasets as tv
 from torchvision.datasets.utils import extract_archive
 
 from kit.data.own import Entry, class_folders, folders
-from kit.data.sets import SPLIT_SEED, Part, Source, stratified_split
+from kit.data.sets import SPLIT_SEED, stratified_split
+from kit.data.source import Part, Source
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
