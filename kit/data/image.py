@@ -16,7 +16,7 @@ from kit.search.progress import say
 
 EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # PIL alone would hand PostScript to an interpreter
-LISTED = ", ".join(EXTENSIONS)
+ENDINGS = ", ".join(EXTENSIONS)
 MAX_PIXELS = 120_000_000  # of one image, as it lies in the file or resized: more is a mistake or an attack
 
 
@@ -58,7 +58,7 @@ def say_left_out(folder: Path, files: Sequence[Path]) -> None:
     """One line, if there are any."""
     if files:
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + ", …" * (len(files) > 5)
-        say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {LISTED}: {shown}")
+        say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {ENDINGS}: {shown}")
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from kit.data.image import LISTED, image_files, is_image, say_left_out, visible
-from kit.data.sets import Source
+from kit.data.image import ENDINGS, image_files, is_image, say_left_out, visible
+from kit.data.source import Source
 from kit.errors import KitError, unknown
 
 LAYOUT = "expected FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
 FORMAT = "expected UTF-8 text: a first line path,label or path,label,split, then one image a line"
+COLUMNS = ("path", "label", "split")
 WORDS = {"train": "train training", "val": "val valid validation", "test": "test testing eval"}
 SPLITS = {word: part for part, words in WORDS.items() for word in words.split()}
 
@@ -99,7 +100,7 @@ def class_folders(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
         left += others
     if empty := [name for name, images in found.items() if not images]:
         held = f"; it holds {', '.join(map(str, left[:3]))}" if left else ""
-        raise KitError(f"class folder {folder / empty[0]} has no image file ({LISTED}): add some or remove it{held}")
+        raise KitError(f"class folder {folder / empty[0]} has no image file ({ENDINGS}): add some or remove it{held}")
     if not found:
         raise KitError(f"{folder} has no class folders: {LAYOUT}")
     say_left_out(folder, left)
@@ -131,10 +132,10 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def read_csv(path: str | os.PathLike) -> Source:
-    """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
+    """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
 
-    Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val
-    or test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
+    Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or
+    test; test may come without val, not the reverse). Further columns are ignored. Labels are sorted: by number if
     all are numbers, else as text. Raises KitError, naming the lines, for a missing column or value, an unknown split,
     and an image that is not there.
     """
@@ -144,15 +145,16 @@ def read_csv(path: str | os.PathLike) -> Source:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
         head = (*text.splitlines()[before : before + 1], "")[0]
-        how = {"sep": max(",;\t", key=head.count), "skiprows": before, "skip_blank_lines": False, "index_col": False}
+        columns = lambda mark: sum(name.strip(' "').casefold() in COLUMNS for name in head.split(mark))
+        how = {"sep": max(",;\t|", key=columns), "skiprows": before, "skip_blank_lines": False, "index_col": False}
         rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).fillna("")
     except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise KitError(f"{file} cannot be read ({reason}): {FORMAT}") from None
     rows = rows.rename(columns=lambda name: name.strip().casefold()).map(str.strip)
     rows = rows[(rows != "").any(axis=1)]
-    columns = [name for name in rows if name in ("path", "label", "split")]
-    if sorted(columns)[:2] != ["label", "path"] or len(columns) > len(set(columns)) or rows.empty:
+    known = [name for name in rows if name in COLUMNS]
+    if sorted(known)[:2] != ["label", "path"] or len(known) > len(set(known)) or rows.empty:
         raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
     images = rows["path"].map(lambda name: _listed_image(file.parent, name))
     split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
