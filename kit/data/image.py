@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+
+from kit.search.progress import say
 
 EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # PIL alone would hand PostScript to an interpreter
@@ -58,13 +59,6 @@ def say_left_out(folder: Path, files: Sequence[Path]) -> None:
     if files:
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + ", …" * (len(files) > 5)
         say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {ENDINGS}: {shown}")
-
-
-def say(text: str) -> None:
-    """Print one line, in whatever letters the stream has; where there is no stream, nobody reads it."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
