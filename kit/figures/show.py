@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from torch import Tensor
 from kit.errors import KitError
 from kit.figures.style import PALETTE, TEMPLATE, WIDTH, name_facets
 from kit.run.run import Prediction
+
+# it reports messages of the browser that it ignores, in the middle of a notebook
+logging.getLogger("choreographer").setLevel(logging.CRITICAL)
 
 MIME = "application/vnd.plotly.v1+json"
 # JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
