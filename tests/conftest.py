@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +15,11 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ and "KIT_PARAMETERS" in os.environ:
+    # notebooks that run at the same time make some of the same runs: each worker has a folder of its own for them
+    parameters = json.loads(os.environ["KIT_PARAMETERS"])
+    parameters["out"] = f"{parameters['out']}-{os.environ['PYTEST_XDIST_WORKER']}"
+    os.environ["KIT_PARAMETERS"] = json.dumps(parameters)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
