@@ -19,9 +19,12 @@ class RateOptions(registry.Options):
     hyper_lr: float | None = Field(None, gt=0, description="of η; None: so that half the run covers hyper_reach")
 
 
+REGULARISERS = ("mixup", "dropout", "drop_path")  # attributes of a network that its forward pass reads
+
+
 def regular(values: dict[str, Any]) -> dict[str, float]:
-    """Those that the network's forward pass reads."""
-    return {name: value for name, value in values.items() if name in ("mixup", "dropout", "drop_path")}
+    """The regularisers among them."""
+    return {name: values[name] for name in REGULARISERS if name in values}
 
 
 class Values(NamedTuple):

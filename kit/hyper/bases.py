@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from typing import Any
 
@@ -23,7 +24,7 @@ DEFAULTS: dict[str, Basis] = {
     "drop_path": (0.0, 0.1, 0.2, 0.3, 0.5),
     "optimizer": tuple(RATES),
 }
-#: name → (least, greatest) allowed value
+#: of those that are numbers: name → (least, greatest) allowed value; of the others the values above are allowed
 RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": (0, 0.9), "drop_path": (0, 0.9)}
 
 
@@ -43,16 +44,18 @@ def read_bases(text: str) -> dict[str, Basis]:
 
 def _basis(name: str, text: str) -> Basis:
     """Numbers ascend, and nothing is repeated."""
-    low, high = RANGES.get(name, (0, 0))
-    try:
-        values = [value.strip() if name == "optimizer" else float(value) for value in text.split(":")]
-    except ValueError:
-        values = [None]
-    if name == "optimizer" and set(values) <= set(RATES):
-        return tuple(dict.fromkeys(values))
-    if all(isinstance(value, float) and low <= value <= high for value in values):
-        return tuple(sorted(set(values)))
-    allowed = f"some of {', '.join(RATES)}" if name == "optimizer" else f"numbers from {low:g} to {high:g}"
+    words = tuple(dict.fromkeys(map(str.strip, text.split(":"))))
+    if name in RANGES:
+        low, high = RANGES[name]
+        allowed = f"numbers from {low:g} to {high:g}"
+        with contextlib.suppress(ValueError):
+            values = tuple(sorted(set(map(float, words))))
+            if all(low <= value <= high for value in values):
+                return values
+    else:
+        allowed = f"some of {', '.join(DEFAULTS[name])}"
+        if set(words) <= set(DEFAULTS[name]):
+            return words
     example = ":".join(map(str, DEFAULTS[name]))
     raise KitError(f"hyper_space has {name}={text}, but takes {allowed} with colons between: {name}={example}")
 

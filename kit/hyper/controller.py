@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kit.hyper.base import RateOptions, register
-from kit.hyper.bases import Searched
+from kit.hyper.bases import RANGES, Searched
 from kit.search.grads import Trace
 from kit.search.learner import BaselineOptions, ByAdam, Rewarded
 
@@ -48,7 +48,7 @@ class Controller(Rewarded, ByAdam, Searched):
         """C of eq. 4, 5: Σ P_i B_i of numbers, arg max of the optimizers."""
         mean = lambda name, basis: float(self.probabilities(name) @ torch.tensor(basis, dtype=torch.float64))
         likeliest = lambda name, basis: basis[int(self.logits[name].argmax())]
-        return {name: (likeliest if name == "optimizer" else mean)(name, basis) for name, basis in self.bases.items()}
+        return {name: (mean if name in RANGES else likeliest)(name, basis) for name, basis in self.bases.items()}
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]."""
