@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kit.augment.fixed import Uniform
+from kit.augment.fixed import Plain
 from kit.augment.ops import OPS, operations
 from kit.augment.policy import Basics, Draw, Policy, fast_path
 from kit.augment.softmax import PairSoftmax
@@ -190,7 +190,7 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
     )
     tensors = [image.clone() for image in images.cpu()]
     kinds = {"torchvision, tensors": tensors, "torchvision, PIL": [v2.ToPILImage()(image) for image in tensors]}
-    floats, policy, center = images.float(), Uniform(Basics(), g), torch.zeros(n, 1, 2, device=device)
+    floats, policy, center = images.float(), Plain(Basics(), g), torch.zeros(n, 1, 2, device=device)
     rows = []
     for name in OPS:
         draw = Draw(

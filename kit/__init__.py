@@ -1,5 +1,8 @@
 """kit: joint search of augmentation policy (τ), architecture (α) and hyper-parameters (η) while the network trains."""
 
+import importlib
+import pkgutil
+
 from kit import arch, augment, data, errors, hyper, space
 from kit.config import Config
 from kit.data import ImageSets, datasets, load_dataset
@@ -10,3 +13,6 @@ from kit.methods import methods
 from kit.run.run import Prediction, Run
 from kit.search.engine import search
 from kit.studies import landscape
+
+for _file in pkgutil.iter_modules([f"{__path__[0]}/zoo"]):  # baselines: plug-ins, whichever are there
+    importlib.import_module(f"kit.zoo.{_file.name}")

@@ -47,6 +47,7 @@ class Config(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
     search_epochs: int = Field(ge=1, description="at most so many for the search stage; the architecture is then fixed")
+    trials: int = Field(4, ge=2, le=1000, description="settings to try, over search_epochs")
     batch_size: int = Field(ge=2)
     channels: int = Field(ge=2, le=512, multiple_of=2, description="C of the first cell; even")
     cells: int = Field(ge=1, le=50)

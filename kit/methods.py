@@ -1,11 +1,14 @@
-"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name."""
+"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name.
 
-from __future__ import annotations
+A row of one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
+
+from kit.errors import KitError
 
 Role = Literal["learn", "default", "derived"]
 
@@ -34,7 +37,6 @@ JOINT = (Stage("search", search=True), Stage("tuning"))
 SEQUENTIAL = (Stage("search", search=True, augment="default", hyper="default"), Stage("tuning", restart=True))
 TRAIN = (Stage("training"),)
 RETRAIN = Stage("retraining", restart=True, augment="derived", hyper="derived")
-RETRAINED = (Stage("search", search=True), RETRAIN)
 TWO_LEVELS = (Stage("search", search=True, step="bi-level"), RETRAIN)
 # DAAS: 20 of its 50 search epochs without γ; AutoHAS: the controllers rest for 30% of the search
 DAAS = (Stage("search", search=True, step="bi-level", warm_up=0.4), RETRAIN)
@@ -50,7 +52,6 @@ AUTOHAS_PHASES = (
     RETRAIN,
 )
 AUTOHAS_GIVEN = (Stage("hyper-parameters", step="reward", warm_up=0.3), RETRAIN)
-TRIALS = (Stage("trial", restart=True, repeat=True), Stage("training", restart=True, hyper="derived"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Method:
 
 _daas = partial(Method, arch="daas", augment="policy-gradient", values={"first_order": False})
 _mobile = partial(Method, space="mobile")
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)
     "dha": Method("DHA: NAS + DA + HPO, joint", "sparse-coding", JOINT, "learned", "learned"),
     "nas+da": Method("NAS + DA, joint", "sparse-coding", JOINT, "learned"),
@@ -103,21 +104,13 @@ METHODS: Mapping[str, Method] = {
         "DiffAutoML: NAS + DA + HPO, joint, on choice blocks", "dsnas", JOINT, "pair-softmax", "validation", "choice"
     ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
-    # DAAS, and the differentiable searches that it builds on
+    # DAAS
     "daas": _daas("DAAS: NAS + DA, two levels, retrained", stages=DAAS),
     "daas-independent": _daas("DAAS, NAS and DA searched one after the other", stages=DAAS_INDEPENDENT),
-    "gdas": Method("GDAS: NAS alone, two levels, retrained", "gdas", TWO_LEVELS),
-    "darts": Method("DARTS, first order, retrained", "darts", TWO_LEVELS),
-    "snas": Method("SNAS: relaxed NAS, one level, retrained", "snas", RETRAINED),
-    # AutoHAS on MobileNetV2-style blocks, and what it compares itself with
+    # AutoHAS on MobileNetV2-style blocks
     "autohas": _mobile("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce"),
     "autohas-phase": _mobile("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce"),
     "autohas-hpo": _mobile("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce"),
-    "autohas-diff": _mobile("AutoHAS, differentiable: NAS + HPO", "darts", TWO_LEVELS, hyper="validation"),
-    "random-search": _mobile("Random search of η on MobileNetV2", "given", TRIALS, hyper="random-search"),
-    "bayesian": _mobile("Bayesian optimisation of η on MobileNetV2", "given", TRIALS, hyper="bayesian"),
-    "hgd": _mobile("Hypergradient descent of lr on MobileNetV2", "given", TRAIN, hyper="hgd"),
-    "ift": _mobile("Weight decay by implicit differentiation on MobileNetV2", "given", TRAIN, hyper="ift"),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),
@@ -153,16 +146,25 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def register(name: str, title: str, **composed: Any) -> None:
+    """Add a row to `kit.methods()`. composed: as `Method` has it. The same title again, as of a notebook's cell,
+    replaces the row; raises KitError for the name of another one."""
+    if name in METHODS and METHODS[name].title != title:
+        raise KitError(f"method {name!r} is already registered ({METHODS[name].title}): give yours another name")
+    METHODS[name] = Method(title, **composed)
+
+
 class MethodNames(list):
     """Names of methods, printed as a table with what each one searches."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         width = max(map(len, self))
         return "\n".join(f"{name:<{width}}  {METHODS[name].searches:<5}  {METHODS[name].title}" for name in self)
-
-    __repr__ = __str__
 
 
 def methods() -> MethodNames:
     """Names that `Config(method=…)` accepts."""
     return MethodNames(METHODS)
+
+
+methods.register = register  # kit.methods is this function: kit.methods.register beside kit.arch.register and others

@@ -14,7 +14,7 @@ import torch
 
 from kit.augment import Basics, Draw, PairSoftmax, operations
 from kit.augment import policy as policies
-from kit.augment.fixed import Uniform
+from kit.augment.fixed import Plain
 
 pytest.importorskip("numba", reason="the compiled path needs numba: pip install 'kit[fast]'")
 compiled = pytest.importorskip("kit.fast.augment")
@@ -49,7 +49,7 @@ def draw_of(ops: torch.Tensor, g: torch.Generator, widest: float) -> Draw:
 def both(images: torch.Tensor, draw: Draw, basics: Basics = PLAIN) -> tuple[torch.Tensor, torch.Tensor]:
     fast = compiled.apply(images, draw, basics)
     assert fast is not None and fast.dtype == torch.uint8 and fast.shape == images.shape
-    return fast, Uniform(basics, stream()).apply_by_torch(images, draw)
+    return fast, Plain(basics, stream()).apply_by_torch(images, draw)
 
 
 @pytest.mark.parametrize("widest", [10, 60])
@@ -154,7 +154,7 @@ def test_batches_in_several_threads_at_once():
 
 
 def test_what_is_not_taken_or_not_valid_goes_the_way_of_torch():
-    p = Uniform(Basics(), stream())
+    p = Plain(Basics(), stream())
     images = pictures(4, 3, (8, 8), stream())
     good = {
         "ops": torch.zeros(4, 1).long(),

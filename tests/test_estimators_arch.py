@@ -14,10 +14,12 @@ import torch
 from tests_toy import FREE, block_slots, edge_slots, normal, ordered_draws, priced, probability, stream
 from torch import Tensor
 
-from kit.arch import Darts, Dsnas, Gdas, Gumbel, Reinforce, Snas
+from kit.arch import Dsnas, Gumbel, Reinforce
 from kit.errors import KitError
 from kit.space import Child, Slot
 from kit.space.limits import Limits, Target
+from kit.zoo.darts import Darts, Snas
+from kit.zoo.gdas import Gdas
 
 SIZES = {"one pick": block_slots(3, 2, 4), "two picks": block_slots(4, 3, picks=2)}
 

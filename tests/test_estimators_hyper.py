@@ -16,14 +16,16 @@ from torch.nn import functional as F
 
 from kit import data
 from kit.errors import KitError
-from kit.hyper import HYPER, Controller, DerivedHyper, Hgd, Trials, read_bases
-from kit.hyper.gradients import implicit_gradient
+from kit.hyper import HYPER, Controller, DerivedHyper, read_bases
 from kit.search import build, grads, signals
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import WarmUp, generator
 from kit.search.signals import beta, mixed
 from kit.search.step import STEPS
 from kit.space import Child
+from kit.zoo.hgd import Hgd
+from kit.zoo.ift import implicit_gradient
+from kit.zoo.trials import Trials
 
 SPACE = "lr=0.01:0.1,mixup=0:0.1:0.2,optimizer=sgd:adam"
 BASES = {"lr": (0.01, 0.1), "mixup": (0.0, 0.1, 0.2), "optimizer": ("sgd", "adam")}

@@ -14,12 +14,12 @@ from scipy import stats
 from tests_toy import Plain, batch, batches, child_of, normal, stream, supernet
 from torch import Tensor
 
-from kit.arch import Darts
 from kit.augment import Basics, Draw, PolicyGradient, operations
 from kit.search import grads, signals
 from kit.search.grads import Gradient
 from kit.space import Child
 from kit.space.limits import Limits
+from kit.zoo.darts import Darts
 
 OPS, BINS = ("Brightness", "Invert"), 2
 SMALL = {"image": (1, 4, 4)}

@@ -11,11 +11,13 @@ from tests_toy import batch, stream
 from torch import nn
 
 from kit import KitError, registry, space
-from kit.arch import Darts, Dsnas, Gdas, random_picks
+from kit.arch import Dsnas, random_picks
 from kit.search import grads
 from kit.space import CellNetwork, Child
 from kit.space.limits import Limits
 from kit.space.operations import Operation, batch_norm
+from kit.zoo.darts import Darts
+from kit.zoo.gdas import Gdas
 
 RECIPE = Path(__file__).parent.parent / "docs" / "recipes" / "space.py"
 IMAGE = (1, 8, 8)

@@ -25,14 +25,15 @@ from tests_toy import (
 from torch import Tensor
 
 from kit import space
-from kit.arch import ARCH, Dsnas, Gdas, Given, Gumbel, Reinforce
+from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce
 from kit.augment import Basics
-from kit.augment.fixed import Uniform
+from kit.augment.fixed import Plain
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
 from kit.search.parts import Parts, TwoLevelOptions
 from kit.search.step import STEPS
 from kit.space.limits import Limits
+from kit.zoo.gdas import Gdas
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws
 
@@ -225,7 +226,7 @@ def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
     samples = TwoLevelOptions(children=2, arch_samples=2, policies=0, first_order=False)
-    policy, hyper, sgd = Uniform(Basics(), stream()), Fixed(0.05, 1e-3), Momentum(net, 0.9, 5.0)
+    policy, hyper, sgd = Plain(Basics(), stream()), Fixed(0.05, 1e-3), Momentum(net, 0.9, 5.0)
     parts = Parts(net, arch, policy, hyper, sgd, samples)
     return Kept(*net.parameters()).of(lambda: STEPS[step].make(parts, streams, 1.0))
 

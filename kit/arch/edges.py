@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kit.arch.base import register
 from kit.arch.logits import Logits
 from kit.errors import KitError
-from kit.space.network import Child, Picks, Slot, everything
+from kit.space.network import Child, Picks, Slot
 
 REACH = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
 
@@ -89,52 +89,6 @@ class Edges(Logits):
         # any edge's best operation before any second best one: a slot takes one operation per edge
         return self.to_candidates(torch.where(best, 1.0 + edge, operations * edge))
 
-
-def _by_edge(slot: Slot) -> list[list[int]]:
-    """The candidates of every edge, edges ascending."""
-    edges = sorted({edge for _, edge in slot.candidates})
-    return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
-
-
-@register("darts", title="DARTS", brings=REACH)
-class Darts(Edges):
-    """All candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole supernet,
-    and the derived child has to be trained anew, since its weights were trained within the mixture."""
-
-    retrain = True
-    limited = False
-
-    def scores(self) -> Tensor:
-        return self.to_edges(self.logits)
-
-    def draw(self) -> tuple[Picks, Tensor]:
-        """memory: every candidate's weight, float64 [slots, most candidates], differentiable."""
-        return everything(self.slots), self.to_candidates(self.softmax(self.scores(), self.temperature))
-
-    def child(self, picks: Picks, memory: Tensor) -> Child:
-        weights = [row[: len(chosen)].to(self.device, torch.float32) for row, chosen in zip(memory, picks)]
-        return Child(picks, tuple(gate.detach().requires_grad_() for gate in weights), memory=memory)
-
-    def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
-        return (self.by_candidate(child, gates) * child.memory).sum()
-
-
-@register("snas", title="SNAS", brings=REACH | {"temperature": 1.0, "last_temperature": 0.03})
-class Snas(Darts):
-    """The same mixture with Gumbel noise and a temperature (eq. 4)."""
-
-    def scores(self) -> Tensor:
-        return super().scores() + self.gumbel(self.members.shape)
-
-
-@register("gdas", title="GDAS", brings=REACH | {"temperature": 10.0, "last_temperature": 0.1})
-class Gdas(Edges):
-    """Every edge runs one operation, drawn by Gumbel-max, behind a gate of value 1 whose gradient goes through the
-    relaxed softmax (straight-through). The derived child has fewer edges, and has to be trained anew."""
-
-    retrain = True
-    limited = False
-
     def run_edges(self, edge_noise: Tensor) -> Tensor:
         """bool [slots, edges]"""
         return self.edge_present
@@ -155,13 +109,16 @@ class Gdas(Edges):
         return (by_edge * self.softmax(self.to_edges(self.logits) + noise, self.temperature)).sum()
 
 
+def _by_edge(slot: Slot) -> list[list[int]]:
+    """The candidates of every edge, edges ascending."""
+    edges = sorted({edge for _, edge in slot.candidates})
+    return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
+
+
 @register("daas", title="Hard Gumbel over edges and operations (DAAS)", brings=REACH)
-class Gumbel(Gdas):
+class Gumbel(Edges):
     """A slot also draws as many edges as it takes from β, by Gumbel top-k, and derives β's strongest ones. A gate is
     A · B, both 1: its gradient is that of the operation's A and of the edge's B alike."""
-
-    retrain = False
-    limited = True
 
     def __init__(self, *given: Any, **settings: Any):
         super().__init__(*given, **settings)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from kit.augment import fixed
+from kit.augment.fixed import Plain
 from kit.augment.gradient import PolicyGradient
 from kit.augment.ops import DAAS_OPS, OPERATIONS, OPS, apply_mixed, apply_op, operations
 from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register

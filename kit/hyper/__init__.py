@@ -3,5 +3,4 @@
 from kit.hyper.base import HYPER, DerivedHyper, Fixed, HyperLearner, Values, register
 from kit.hyper.bases import Searched, read_bases
 from kit.hyper.controller import Controller
-from kit.hyper.gradients import Fresh, Hgd, HyperGradient, Ift, LookAhead, Validation
-from kit.hyper.trials import Trials
+from kit.hyper.gradients import Fresh, HyperGradient, LookAhead, Validation

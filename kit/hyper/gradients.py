@@ -1,6 +1,6 @@
-"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3), HGD and IFT.
+"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3).
 
-They differ in where the outer gradient g' = ∇L(θ'; B') comes from, and in what they make of it.
+They differ in where the outer gradient g' = ∇L(θ'; B') comes from.
 """
 
 from __future__ import annotations
@@ -82,53 +82,3 @@ class LookAhead(HyperGradient):
 
     def estimate(self, trace: Trace, **_: object) -> list[Tensor]:
         return []
-
-
-@register("hgd", title="Hypergradient descent of the learning rate", brings={"hyper_lr": 0.01})
-class Hgd(LookAhead):
-    """Hypergradient descent on the learning rate alone (Baydin et al. 2018), in its multiplicative form.
-
-    −∂L(θ')/∂lr = ⟨g', v'⟩ is divided by both norms, so that hyper_lr is a relative change of the rate:
-    lr ← lr · exp(hyper_lr · cos(g', v')).
-    """
-
-    optimizer = torch.optim.SGD
-
-    @torch.no_grad()
-    def by_log(self, trace: Trace, outer: Gradient) -> list[Tensor]:
-        velocity = {id(p): v for p, v in zip(trace.parameters, trace.momentum)}
-        pairs = [(g, velocity[id(p)]) for p, g in zip(outer.parameters, outer.theta) if id(p) in velocity]
-        product = lambda terms: sum((a * b).sum() for a, b in terms)
-        norms = product((g, g) for g, _ in pairs).sqrt() * product((v, v) for _, v in pairs).sqrt()
-        cosine = product(pairs) / norms.clamp(min=1e-30)
-        return [torch.stack([-cosine, torch.zeros_like(cosine)]).to(self.log.dtype)]
-
-
-@register("ift", title="Implicit differentiation of the weight decay")
-class Ift(Validation):
-    """Weight decay by implicit differentiation (Lorraine et al. 2020): where the weights have settled under L_train +
-    wd/2 ‖θ‖², ∂L_val/∂wd = −⟨(H + wd I)⁻¹ ∇L_val, θ⟩, H = ∇²L_train. The learning rate has no such gradient and stays
-    as it is."""
-
-    def estimate(
-        self, trace: Trace, *, outer: Callable[[str], Gradient], curvature: Callable[..., list[Tensor]], **_: object
-    ) -> list[Tensor]:
-        """curvature(parameters, v): H v on the training batch."""
-        if not self.learns_decay:
-            return []
-        gradient = outer(self.source)
-        hessian = lambda v: curvature(gradient.parameters, v)
-        by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, hessian)
-        return [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
-
-
-def implicit_gradient(
-    outer: Gradient, weight_decay: Tensor, step: Tensor, hessian: Callable[..., list[Tensor]], terms: int = 5
-) -> Tensor:
-    """−⟨p, θ⟩ with p = step · Σ_{j ≤ terms} (I − step (H + wd I))ʲ ∇L_val, a Neumann series that tends to (H + wd I)⁻¹
-    ∇L_val for step < 2/‖H + wd I‖."""
-    v = p = outer.theta
-    for _ in range(terms):
-        v = [x - step * (h + weight_decay * x) for x, h in zip(v, hessian(v))]
-        p = [a + b for a, b in zip(p, v)]
-    return -step * sum((a * theta.detach()).sum() for a, theta in zip(p, outer.parameters))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kit.space.blocks import ChoiceNetwork, MobileNetwork
 from kit.space.cell import DARTS_V2, CellNetwork, picks_of
-from kit.space.fixed import WideResNet
 from kit.space.network import SPACES, Child, Cost, Network, Picks, Slot, register
 from kit.space.operations import CELL_OPS
 

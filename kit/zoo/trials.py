@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
-from kit.hyper.base import register
-from kit.hyper.bases import Searched
+from kit.hyper import Searched, register
+from kit.methods import Stage
+from kit.methods import register as register_method
 
 # All options of TPE whose defaults differ between Optuna's versions, or might, and that none has deprecated. Optuna's
 # own 10 startup trials, which are drawn at random, would be all of a short search.
 TPE = {"n_startup_trials": 3, "n_ei_candidates": 24, "multivariate": False, "group": False, "constant_liar": False}
-TRIALS = {"trials": {"paper": 10, "server": 8, "laptop": 4}}
+BRINGS = {"trials": {"paper": 10, "server": 8, "laptop": 4}}
 
 
-@register("random-search", title="Random search", brings=TRIALS, sampler="RandomSampler", of_sampler={})
-@register("bayesian", title="Bayesian optimisation", brings=TRIALS, sampler="TPESampler", of_sampler=TPE)
+@register("random-search", title="Random search", brings=BRINGS, sampler="RandomSampler", of_sampler={})
+@register("bayesian", title="Bayesian optimisation", brings=BRINGS, sampler="TPESampler", of_sampler=TPE)
 class Trials(Searched):
     """Each trial is a stage of its own: new weights, one setting, and its validation accuracy at the end. The last
     stage trains with the best setting.
@@ -28,9 +27,6 @@ class Trials(Searched):
 
     needs = frozenset({"val"})
     trials = True
-
-    class Options(Searched.Options):
-        trials: int = Field(4, ge=2, le=1000, description="settings to try, over search_epochs")
 
     def __init__(self, *start: Any, sampler: str, of_sampler: dict[str, Any], **settings: Any):
         super().__init__(*start, **settings)
@@ -78,3 +74,9 @@ class Trials(Searched):
 
     def load_state_dict(self, state: dict) -> None:
         self.finished, self.asked = list(state["finished"]), state["asked"]
+
+
+STAGES = (Stage("trial", restart=True, repeat=True), Stage("training", restart=True, hyper="derived"))
+for _name, _title in (("random-search", "Random search"), ("bayesian", "Bayesian optimisation")):
+    title = f"{_title} of η on MobileNetV2"
+    register_method(_name, title, arch="given", stages=STAGES, hyper=_name, space="mobile")

@@ -1,4 +1,4 @@
-"""Fixed networks: Wide-ResNets (Zagoruyko & Komodakis 2016), on which DHA's Table 4 compares τ and η."""
+"""Wide-ResNets (Zagoruyko & Komodakis 2016), the fixed networks on which DHA's Table 4 compares τ and η."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.space.network import Child, Network, Picks, register
+from kit.space import Child, Network, Picks, register
 
 
 class WideBlock(nn.Module):

@@ -1,0 +1,60 @@
+"""DARTS (Liu, Simonyan & Yang 2019), first order, and its stochastic form SNAS (Xie et al. 2019): the whole supernet
+runs as a mixture. AutoHAS compares itself with DARTS's mixture beside η from the validation loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kit.arch import Edges, register
+from kit.methods import RETRAIN, TWO_LEVELS, Stage
+from kit.methods import register as register_method
+from kit.space.network import Child, Picks, everything
+
+REACH = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
+
+
+@register("darts", title="DARTS", brings=REACH)
+class Darts(Edges):
+    """All candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole supernet,
+    and the derived child has to be trained anew, since its weights were trained within the mixture."""
+
+    retrain = True
+    limited = False
+
+    def scores(self) -> Tensor:
+        return self.to_edges(self.logits)
+
+    def draw(self) -> tuple[Picks, Tensor]:
+        """memory: every candidate's weight, float64 [slots, most candidates], differentiable."""
+        return everything(self.slots), self.to_candidates(self.softmax(self.scores(), self.temperature))
+
+    def child(self, picks: Picks, memory: Tensor) -> Child:
+        weights = [row[: len(chosen)].to(self.device, torch.float32) for row, chosen in zip(memory, picks)]
+        return Child(picks, tuple(gate.detach().requires_grad_() for gate in weights), memory=memory)
+
+    def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
+        return (self.by_candidate(child, gates) * child.memory).sum()
+
+
+@register("snas", title="SNAS", brings=REACH | {"temperature": 1.0, "last_temperature": 0.03})
+class Snas(Darts):
+    """The same mixture with Gumbel noise and a temperature (eq. 4)."""
+
+    def scores(self) -> Tensor:
+        return super().scores() + self.gumbel(self.members.shape)
+
+
+register_method("darts", "DARTS, first order, retrained", arch="darts", stages=TWO_LEVELS)
+register_method(
+    "snas", "SNAS: relaxed NAS, one level, retrained", arch="snas", stages=(Stage("search", search=True), RETRAIN)
+)
+register_method(
+    "autohas-diff",
+    "AutoHAS, differentiable: NAS + HPO",
+    arch="darts",
+    stages=TWO_LEVELS,
+    hyper="validation",
+    space="mobile",
+)
