@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kit.augment.fixed import Plain
+from kit.augment import Plain
 from kit.augment.ops import OPS, operations
 from kit.augment.policy import Basics, Draw, Policy, fast_path
 from kit.augment.softmax import PairSoftmax

@@ -17,8 +17,7 @@ import common
 import torch
 
 from kit import augment
-from kit.arch import Given
-from kit.arch.lasso import lasso
+from kit.arch import Given, lasso
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets
 from kit.hyper import Fixed

@@ -51,6 +51,11 @@ class Part:
     def options(self) -> type[Options] | None:
         return self.declared or getattr(self.make, "Options", None)
 
+    def arguments(self, config: Any) -> dict[str, Any]:
+        """What `make` takes by name: the settings, and the options as the configuration has them."""
+        names = self.options.model_fields if self.options else ()
+        return {**self.settings, **{name: getattr(config, name) for name in names}}
+
     def values(self, preset: str) -> dict[str, Any]:
         """What the part brings to a configuration of this preset."""
         brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in self.brings.items()}

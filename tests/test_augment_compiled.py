@@ -12,9 +12,8 @@ import threading
 import pytest
 import torch
 
-from kit.augment import Basics, Draw, PairSoftmax, operations
+from kit.augment import Basics, Draw, PairSoftmax, Plain, operations
 from kit.augment import policy as policies
-from kit.augment.fixed import Plain
 
 pytest.importorskip("numba", reason="the compiled path needs numba: pip install 'kit[fast]'")
 compiled = pytest.importorskip("kit.fast.augment")

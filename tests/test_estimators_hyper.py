@@ -62,7 +62,7 @@ def test_the_controllers_mean_is_the_gradient_of_the_expected_reward():
     found = [torch.zeros_like(v) for v in learner.variables()]
     for choice in CHOICES:
         learner.drawn = dict(zip(BASES, choice))
-        p = math.prod(learner.probabilities(name)[c] for name, c in learner.drawn.items())
+        p = math.prod(learner.probabilities()[name][c] for name, c in learner.drawn.items())
         found = [f + p * e for f, e in zip(found, learner.estimate(None, reward=lambda choice=choice: quality(choice)))]
     for a, b in zip(found, exact(learner), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -84,7 +84,7 @@ def test_the_mean_over_many_draws_with_the_moving_baseline_agrees_too():
     found, expected = torch.stack(estimates), torch.cat(exact(learner))
     error = found.std(0) / math.sqrt(n)
     assert ((found.mean(0) - expected).abs() < 4 * error).all() and expected.abs().max() > 8 * error.max()
-    p = [float(math.prod(learner.probabilities(name)[c] for name, c in zip(BASES, choice))) * n for choice in CHOICES]
+    p = [float(math.prod(learner.probabilities()[name][c] for name, c in zip(BASES, choice))) * n for choice in CHOICES]
     assert stats.chisquare(list(counts.values()), p).pvalue > 1e-3
 
 

@@ -134,13 +134,13 @@ def test_the_sampler_draws_by_that_probability_and_applies_what_it_drew():
 
 
 def test_a_shared_draw_is_one_for_the_batch_and_otherwise_every_image_has_its_own():
-    assert len(set(events_of(policy(shared=True).sample(64)))) == 1
+    assert len(set(events_of(policy(policies=1).sample(64)))) == 1
     assert len(set(events_of(policy().sample(64)))) > 10
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_derived_draws_operations_as_learned_at_the_likeliest_magnitude_for_every_image(shared: bool):
-    p, n = policy(shared=shared), 4000
+    p, n = policy(policies=int(shared)), 4000
     draw = p.derived(n)
     place, applied, bins = draw.choices.unbind(2)
     assert torch.equal(bins, p.delta.detach().argmax(1)[place]) and len(set(p.delta.detach().argmax(1).tolist())) == 2
@@ -175,7 +175,7 @@ def test_the_papers_form_is_the_gradient_of_the_enumerated_expectation(scene: Sc
     """One policy for the batch, its reward ⟨v, ∇L_train⟩ the mean over the images: Σ_Γ p(Γ) estimate(Γ) = −∇_γ E_Γ[…]
     to 1e-10.
     """
-    p = policy(shared=True)
+    p = policy(policies=1)
     found = [torch.zeros_like(v) for v in p.variables()]
     for events, r in zip(POLICIES, scene.rewards):
         estimate = p.estimate(draw_of(*[events] * 3), rewards=lambda r=r: r)
@@ -204,7 +204,7 @@ def test_both_forms_draw_and_learn_alike_over_many_samples():
     """
     table = torch.sin(torch.arange(36.0).double())[:, None] + torch.tensor([0.0, 0.1, 0.2])
     for shared in (True, False):
-        p, estimates = policy(shared=shared), []
+        p, estimates = policy(policies=int(shared)), []
         for _ in range(600):
             draw = p.sample(3)
             r = torch.stack([table[POLICIES.index(events), k] for k, events in enumerate(events_of(draw))])

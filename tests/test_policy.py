@@ -185,7 +185,7 @@ def test_resumed_policy_goes_on_bit_identically():
 
 @pytest.mark.parametrize("name", sorted(augment.AUGMENT))
 def test_apply_is_a_pure_function_of_images_and_draw(name: str):
-    p = augment.build(name, stream(), (9, 7), flip=True, tau_lr=0.1)
+    p = augment.build(name, stream(), (9, 7), flip=True)
     images = some_images(40)
     kept, draw = images.clone(), p.sample(40)
     fields = {f.name: getattr(draw, f.name) for f in dataclasses.fields(Draw)}
@@ -231,7 +231,7 @@ def test_crop_equals_padding_and_slicing_image_by_image(pad: int):
 
 
 def basics_draw(basics: Basics, n: int) -> Draw:
-    return augment.fixed.Uniform(basics, stream(1)).sample(n)
+    return augment.Plain(basics, stream(1)).sample(n)
 
 
 def test_without_flip_nothing_is_mirrored():

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from kit import space
 from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce
-from kit.augment import Basics
-from kit.augment.fixed import Plain
+from kit.augment import Basics, Plain
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
 from kit.search.parts import Parts, TwoLevelOptions

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.arch import SparseCoding
-from kit.arch.lasso import violation
-from kit.arch.sparse import WIDTH
+from kit.arch.sparse import WIDTH, violation
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child

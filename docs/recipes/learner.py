@@ -18,10 +18,7 @@ class TwoSoftmax(LearnedPolicy):
     def __init__(self, *at, **options):
         super().__init__(*at, **options)
         self.logits = torch.zeros(2, len(self.ops), device=self.generator.device)
-        self.adam = torch.optim.Adam([self.logits], lr=self.options.two_softmax_lr)  # moves and is kept with them
-
-    def variables(self):
-        return [self.logits]
+        self.adam = torch.optim.Adam([self.logits], lr=self.options.two_softmax_lr)  # moves them, and is kept
 
     def probabilities(self):  # [K, K], of ordered pairs
         first, second = self.logits.softmax(1)

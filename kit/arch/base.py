@@ -1,7 +1,5 @@
 """Architecture learners: what all of them share, and the one that does not learn (a given or a random architecture)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 
@@ -19,17 +17,14 @@ from kit.space.network import Child, Picks, Slot
 ARCH = registry.Registry("arch")
 register = ARCH.register
 
-BETAS, DECAY = (0.5, 0.999), 1e-3  # of Adam on b or on the logits, as in DARTS and ISTA-NAS
-
 
 class ArchLearner(Learner):
-    """Chooses children. `picks` is the current architecture; `finished` says that it will not change any more."""
+    """Chooses children; `picks` is the current architecture."""
 
     searches = False  #: whether it is a `Searcher`
     weighs = False  #: by gates other than 1, which a space has to absorb when a slot is fixed
     retrain = False  #: the derived child anew, because it trains something else
     steers = False  #: to `target_macs`
-    finished = True
     slots: tuple[Slot, ...]
     picks: Picks
 
@@ -37,7 +32,8 @@ class ArchLearner(Learner):
     def check(cls, config: Any) -> None:
         """Raises KitError for a configuration that the learner cannot follow."""
         if config.target_macs is not None and not cls.steers:
-            raise KitError(f"arch={config.arch!r} does not steer to target_macs (dsnas and reinforce do): use max_macs")
+            able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
+            raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
 
     def drawn(self) -> Child:
         """`sample`, after checking that all ranks drew the same child."""
@@ -51,19 +47,12 @@ class ArchLearner(Learner):
     def anneal(self, share: float) -> None:
         """Called before each epoch of the search stage. share: of its longest duration that has passed, in [0, 1]."""
 
-    def end_epoch(self, last: bool) -> list[int]:
-        """Slots that can be fixed now; last: the search stage ends, and all slots that are open are returned."""
-        return []
-
-    def freeze(self, slots: list[int]) -> None:
-        """Fix these slots; the network has absorbed their gates."""
-
     def snapshot(self) -> dict[str, Tensor]:
         """For the history: `alpha` float32 and `support` bool, both [slots, most candidates], padded with zeros."""
         widest = max((len(slot.candidates) for slot in self.slots), default=0)
         support = torch.zeros(len(self.slots), widest, dtype=torch.bool)
-        for slot, chosen in enumerate(self.picks):
-            support[slot, list(chosen)] = True
+        for row, chosen in zip(support, self.picks):
+            row[list(chosen)] = True
         alpha = getattr(self, "alpha", support)
         return {"alpha": alpha.detach().cpu().to(torch.float32), "support": support}
 
@@ -114,17 +103,18 @@ class Searcher(ByAdam, ArchLearner):
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
         leaves = [variable.requires_grad_() for variable in variables]
-        self.adam = torch.optim.Adam(leaves, lr=lr, betas=BETAS, weight_decay=DECAY)
+        # as in DARTS and ISTA-NAS
+        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)
 
+    @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
         if self.finished:
             return
-        before = [variable.detach().clone() for variable in self.variables()]
+        before = [variable.clone() for variable in self.variables()]
         super().move(gradient)
         if self.frozen.any():  # Adam's momentum and weight decay would move these rows as well
-            with torch.no_grad():
-                for variable, old in zip(self.variables(), before):
-                    variable[self.frozen] = old[self.frozen]
+            for variable, old in zip(self.variables(), before):
+                variable[self.frozen] = old[self.frozen]
 
     @property
     def frozen(self) -> Tensor:
@@ -132,9 +122,11 @@ class Searcher(ByAdam, ArchLearner):
 
     @property
     def finished(self) -> bool:
+        """Whether the architecture will not change any more."""
         return None not in self.fixed
 
     def end_epoch(self, last: bool) -> list[int]:
+        """Slots that can be fixed now; last: the search stage ends, and all slots that are open are returned."""
         return torch.nonzero((self.settled() | last) & ~self.frozen).flatten().tolist()
 
     def settled(self) -> Tensor:
@@ -142,6 +134,7 @@ class Searcher(ByAdam, ArchLearner):
         return torch.zeros(len(self.slots), dtype=torch.bool)
 
     def freeze(self, slots: list[int]) -> None:
+        """Fix these slots; the network has absorbed their gates."""
         self.fixed = tuple(chosen if slot in slots else self.fixed[slot] for slot, chosen in enumerate(self.picks))
 
     def leaves(self, gates: list[Tensor]) -> tuple[Tensor | None, ...]:
@@ -149,22 +142,24 @@ class Searcher(ByAdam, ArchLearner):
         leaf = lambda gate: gate.detach().clone().requires_grad_()
         return tuple(leaf(gate) if chosen is None else None for gate, chosen in zip(gates, self.fixed))
 
-    def strongest(self, strength: Tensor) -> Picks:
-        """The strongest candidates of every slot, and those of frozen slots; where they break the limits, the child
-        with the greatest product of strengths that keeps to them: of probabilities, the likeliest.
+    def largest(self, strength: Tensor) -> Picks:
+        """The strongest candidates of every slot, and those of frozen slots. strength: ≥ 0, shaped as `alpha`."""
+        order = strength.detach().cpu().masked_fill(~self.valid, -1.0).argsort(dim=1, descending=True, stable=True)
+        rows = zip(self.slots, self.fixed, order.tolist())
+        return tuple(chosen or tuple(sorted(row[: slot.takes])) for slot, chosen, row in rows)
 
-        strength: float64 [slots, most candidates], ≥ 0.
-        """
-        rows = [row[: len(slot.candidates)].clone() for slot, row in zip(self.slots, strength.detach().cpu())]
-        for row, chosen in zip(rows, self.fixed):
-            if chosen is not None:
-                row.zero_()[list(chosen)] = 1e9  # the last to be exchanged for the limits' sake
-        orders = [row.argsort(descending=True, stable=True).tolist() for row in rows]
-        picks = tuple(tuple(sorted(order[: slot.takes])) for order, slot in zip(orders, self.slots))
+    def strongest(self, strength: Tensor) -> Picks:
+        """As `largest`; where that breaks the limits, the child with the greatest product of strengths that keeps to
+        them: of probabilities, the likeliest."""
+        picks = self.largest(strength)
         if self.limits.allow(picks):
             return picks
-        likely = [row.clamp(min=1e-12).log().numpy() for row in rows]
-        return self.limits.best(likely)
+        strength = strength.detach().cpu().clone()
+        for row, chosen in zip(strength, self.fixed):
+            if chosen is not None:
+                row.zero_()[list(chosen)] = 1e9  # the last to be exchanged for the limits' sake
+        likely = strength.clamp(min=1e-12).log().numpy()
+        return self.limits.best([row[: len(slot.candidates)] for slot, row in zip(self.slots, likely)])
 
     @abstractmethod
     def distributions(self) -> Tensor:

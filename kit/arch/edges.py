@@ -4,8 +4,6 @@ A slot's candidates are grouped by the edge that they read. In a space without e
 group, so that all of these work on it as well.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -19,12 +17,11 @@ from kit.arch.logits import Logits
 from kit.errors import KitError
 from kit.space.network import Child, Picks, Slot
 
-REACH = {"arch_reach": 6.0}  # DARTS: Adam at 3e-4 for 50 epochs of 390 steps
-
 
 class Edges(Logits):
-    """A categorical over operations on every edge. The derived architecture takes each edge's best operation, and the
-    slot's strongest edges. The temperature falls linearly over the search."""
+    """A categorical over operations on every edge. Every edge runs one operation, drawn by Gumbel-max, behind a gate of
+    value 1 whose gradient goes through the relaxed softmax (straight-through). The derived architecture takes each
+    edge's best operation, and the slot's strongest edges. The temperature falls linearly over the search."""
 
     class Options(Logits.Options):
         temperature: float = Field(1.0, gt=0, description="of the softmax over an edge's operations, at first")
@@ -115,7 +112,7 @@ def _by_edge(slot: Slot) -> list[list[int]]:
     return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
 
 
-@register("daas", title="Hard Gumbel over edges and operations (DAAS)", brings=REACH)
+@register("daas", title="Hard Gumbel over edges and operations (DAAS)", brings={"arch_reach": 6.0})
 class Gumbel(Edges):
     """A slot also draws as many edges as it takes from β, by Gumbel top-k, and derives β's strongest ones. A gate is
     A · B, both 1: its gradient is that of the operation's A and of the edge's B alike."""

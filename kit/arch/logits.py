@@ -1,7 +1,5 @@
 """Architecture learners that keep a logit for every candidate: what they share, and the two that draw candidates."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +19,8 @@ TRIES = 50  # draws that may break the limits before the current architecture is
 class Logits(Searcher):
     """logits: float64 [slots, most candidates] on the CPU, where children are drawn; padding is never drawn.
 
-    A child that breaks the limits is drawn again, and after `TRIES` draws the current architecture is taken.
+    A child that breaks the limits is drawn again, and after `TRIES` draws the current architecture is taken. A subclass
+    says in `draw` what is drawn, and in `value` what the logits descend along.
     """
 
     limited = True  #: the drawn children are what is deployed, and have to keep to the limits
@@ -32,12 +31,12 @@ class Logits(Searcher):
         self.optimize(self.logits)
 
     @property
-    def picks(self) -> Picks:  # type: ignore[override]
+    def picks(self) -> Picks:
         return self.strongest(self.strength())
 
     @property
     @abstractmethod
-    def alpha(self) -> Tensor:  # type: ignore[override]
+    def alpha(self) -> Tensor:
         """The probability of each candidate to be drawn (first); 0 for padding."""
 
     def strength(self) -> Tensor:
@@ -64,7 +63,7 @@ class Logits(Searcher):
         return Child(picks, gates, unit=True, memory=memory)
 
     def fallback(self) -> Child:
-        """The current architecture, where every draw has broken the limits; nothing is learned from it."""
+        """Where every draw has broken the limits; nothing is learned from it."""
         return Child(self.picks)
 
     def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
@@ -82,10 +81,9 @@ class Logits(Searcher):
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)
         # none is reached where frozen slots of constant operations stand between all open ones and the loss
         ran = [(slot, c) for slot, gate in enumerate(gates) if gate is not None for c in child.picks[slot]]
-        if ran:
-            # one transfer from the device for all slots
-            found = torch.cat([gate for gate in gates if gate is not None]).to("cpu", torch.float64)
-            measured[tuple(zip(*ran))] = found
+        if ran:  # one transfer from the device for all slots
+            found = torch.cat([gate for gate in gates if gate is not None])
+            measured[tuple(zip(*ran))] = found.to("cpu", torch.float64)
         return measured
 
     def gumbel(self, shape: torch.Size) -> Tensor:
@@ -123,7 +121,7 @@ class Categorical(Logits):
 
     def draw(self) -> tuple[Picks, Tensor]:
         """By Gumbel top-k; memory: the candidates in the order of their draw, int64 [slots, picks]."""
-        perturbed = (self.logits.detach() + self.gumbel(self.logits.shape)).masked_fill(~self.valid, -torch.inf)
+        perturbed = self.scores().detach() + self.gumbel(self.logits.shape)
         best = perturbed.argsort(dim=1, descending=True)[:, : self.slots[0].takes].tolist()
         order = [chosen or row for chosen, row in zip(self.fixed, best)]
         return tuple(tuple(sorted(row)) for row in order), torch.tensor(order)

@@ -2,17 +2,13 @@
 `AUGMENT`, each operation in `operations()`; `register` adds to both.
 """
 
-from __future__ import annotations
-
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from kit.augment.fixed import Plain
 from kit.augment.gradient import PolicyGradient
 from kit.augment.ops import DAAS_OPS, OPERATIONS, OPS, apply_mixed, apply_op, operations
-from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Policy, register
+from kit.augment.policy import AUGMENT, Basics, Draw, LearnedPolicy, Plain, Policy, register
 from kit.augment.softmax import PairSoftmax
 
 
@@ -30,16 +26,15 @@ def build(
     """A policy by name.
 
     image: (H, W), which sets the crop's padding (1/8 of the side) and the cutout (half the side). flip: whether
-    mirrored images keep their label. fill: uint8 [C], the cutout's colour. steps: of the search stage. config: what has
-    the policy's options as attributes, a `kit.Config`; without it they may be given by name (`tau_lr=0.1`).
+    mirrored images keep their label. fill: uint8 [C], the cutout's colour. steps: of the search stage. The policy's
+    options are those of config, a `kit.Config`, or given by name (`tau_lr=0.1`).
     """
     part, side = AUGMENT[name], min(image)
-    settings = dict(part.settings)
-    cutout = side // 2 if settings.pop("cutout", False) else 0
+    given = {**part.settings, **options} if config is None else part.arguments(config)
+    cutout = side // 2 if given.pop("cutout", False) else 0
     colour = None if fill is None else fill.to(generator.device)  # once: a copy in every step would wait for the device
-    basics = Basics(max(1, side // 8), flip, cutout, colour) if settings.pop("basic", True) else Basics()
-    given = part.make.given(config or SimpleNamespace(**options), image, steps)
-    return part.make(basics, generator, **given, **settings)
+    basics = Basics(max(1, side // 8), flip, cutout, colour) if given.pop("basic", True) else Basics()
+    return part.make(basics, generator, image=image, steps=steps, **given)
 
 
 def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
 """DAAS's learned policy: operations, application probabilities and magnitudes (eq. 3, 4, 11–13; METHOD section 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -26,28 +25,25 @@ class PolicyGradient(LearnedPolicy):
     operation; p [K] of the probability that an operation is applied; δ [K, bins] of its magnitude, 0 to 10.
 
     The reward of a draw is ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩: a transformation whose training gradient points along the validation
-    gradient is reinforced. shared: one draw for the whole batch, as in the paper; else every image draws its own, the
-    rewards of all of them come from one forward-mode derivative, and each is compared with the mean of the others',
+    gradient is reinforced. With `policies` a draw is for the whole batch, as in the paper; else every image has its
+    own, the rewards of all come from one forward-mode derivative, and each is compared with the mean of the others',
     which adds no bias.
     """
 
     needs = frozenset({"val"})
     usual_ops = DAAS_OPS
 
-    def __init__(self, *at: Any, shared: bool = False, bins: int = 10, **options: Any):
+    class Options(LearnedPolicy.Options):
+        policies: int = Field(0, ge=0, le=100, description="two levels: policies per architecture; 0: one per image")
+
+    def __init__(self, *at: Any, bins: int = 10, **options: Any):
         super().__init__(*at, **options)
-        k, self.shared, self.bins = len(self.ops), shared, bins
+        k, self.shared, self.bins = len(self.ops), self.options.policies > 0, bins
         self.pi, self.apply_logit, self.delta = (
             torch.zeros(shape, device=self.generator.device, requires_grad=True) for shape in ((2, k), (k,), (k, bins))
         )
-        self.adam = torch.optim.Adam(self.variables(), lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
-
-    @classmethod
-    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
-        return {**super().given(config, image, steps), "shared": getattr(config, "policies", 0) > 0}
-
-    def variables(self) -> list[Tensor]:
-        return [self.pi, self.apply_logit, self.delta]
+        leaves = [self.pi, self.apply_logit, self.delta]
+        self.adam = torch.optim.Adam(leaves, lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
 
     def probabilities(self) -> Tensor:
         first, second = self.pi.softmax(1)

@@ -302,23 +302,20 @@ def _checked(images: Tensor, magnitude, sign, center, *, largest: int, channels:
         raise TypeError(f"images must be a uint8 tensor [N, C, H, W], got {_kind(images)}")
     if channels and images.shape[1] not in (1, 3):
         raise ValueError(f"images must have C = 1 or 3 channels where colours are mixed, got C = {images.shape[1]}")
-
-    def real(name: str, values, tail: tuple[int, ...], valid: Callable[[Tensor], Tensor], allowed: str) -> Tensor:
-        shape = (len(images), *tail)
+    n, given = len(images), (magnitude, 1 if sign is None else sign, 0.5 if center is None else center)
+    parameters = []
+    for name, shape, values in zip(Parameters._fields, ((n,), (n,), (n, 2)), given):
         if isinstance(values, (int, float)):
             values = torch.full(shape, float(values), dtype=torch.float64, device=images.device)
         if not isinstance(values, Tensor) or values.shape != shape:
             raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {_kind(values)}")
-        values = values.detach().double()
-        if images.device.type == "cpu":
-            _check_values(name, values, valid(values), allowed)
-        return values
-
-    return Parameters(
-        real("magnitude", magnitude, (), lambda m: (m >= 0) & (m <= largest), f"in [0, {largest}]"),
-        real("sign", 1 if sign is None else sign, (), lambda s: s.abs() == 1, "+1 or -1"),
-        real("center", 0.5 if center is None else center, (2,), lambda c: (c >= 0) & (c < 1), "in [0, 1)"),
-    )
+        parameters.append(values.detach().double())
+    if images.device.type == "cpu":
+        m, s, c = parameters
+        _check_values("magnitude", m, (m >= 0) & (m <= largest), f"in [0, {largest}]")
+        _check_values("sign", s, s.abs() == 1, "+1 or -1")
+        _check_values("center", c, (c >= 0) & (c < 1), "in [0, 1)")
+    return Parameters(*parameters)
 
 
 def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> None:

@@ -4,8 +4,6 @@ A policy is a function of (batch, draw) on the device. Crop and flip come first;
 where a recipe has it, last.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -23,7 +21,7 @@ from kit import registry
 from kit.augment.ops import OPERATIONS, OPS, apply_mixed, operations, register_operation, square
 from kit.errors import KitError
 from kit.search import ranks
-from kit.search.learner import Learner, adam_state, load_adam_state
+from kit.search.learner import ByAdam, Learner
 
 T = TypeVar("T")
 AUGMENT = registry.Registry("augmentation policy")
@@ -52,7 +50,7 @@ class Draw:
     hole: Tensor | None = None  # float [n, 2] in [0, 1): the cutout's centre
     index: Tensor | None = None  # int64 [n]: the pair's place among all ordered pairs that a policy learns
     choices: Tensor | None = None  # int64 [n, K, 3], DAAS's: the operation's place, whether applied, magnitude bin
-    whole: Draw | None = None  # where several ranks search: of all ranks' images, of which this is one's own share
+    whole: "Draw | None" = None  # where several ranks search: of all ranks' images, of which this is one's own share
 
 
 @dataclass(frozen=True)
@@ -106,20 +104,18 @@ def fast_path() -> ModuleType | None:
 class Policy(Learner):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
-    A subclass says in `draw` what is drawn for n images. Where several ranks search, a batch is split among them:
+    image: (H, W). steps: of the search stage. options: those declared in `Options`. A subclass says in `draw` what is
+    drawn for n images. Where several ranks search, a batch is split among them:
     `sample` and `derived` draw for the whole batch, from a generator that all ranks share, and give this rank's share;
     `estimate` gathers what the ranks measured. So `draw` and `gradient` always see the whole batch.
     """
 
     learns: bool = False
+    Options: type[registry.Options] = registry.Options
 
-    def __init__(self, basics: Basics, generator: torch.Generator):
-        self.basics, self.generator = basics, generator
-
-    @classmethod
-    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
-        """What its constructor takes by name: of the configuration, the images' (H, W), the steps of the search."""
-        return {}
+    def __init__(self, basics: Basics, generator: torch.Generator, image=(0, 0), steps: int = 100, **options: Any):
+        self.basics, self.generator, self.image, self.steps = basics, generator, image, steps
+        self.options = self.Options(**options)
 
     def variables(self) -> list[Tensor]:
         return []
@@ -174,17 +170,27 @@ def _share(whole: Draw) -> Draw:
     return whole if ranks.count() == 1 else dataclasses.replace(ranks.own(whole), whole=whole)
 
 
-class LearnedPolicy(Policy):
+@register("none", title="No augmentation", basic=False)
+@register("flip-crop", title="Flip and crop")
+@register("flip-crop-cutout", title="Flip, crop and cutout", cutout=True)
+class Plain(Policy):
+    """The basics alone: what the presets train with where τ is not searched."""
+
+    def draw(self, n: int) -> Draw:
+        device = self.generator.device
+        return self.complete(torch.empty(n, 0, dtype=torch.int64, device=device), torch.empty(n, 0, device=device))
+
+
+class LearnedPolicy(ByAdam, Policy):
     """Base of policies that learn which ordered pairs of K operations to apply.
 
-    at: as `Policy`'s. ops: the K names, where the option `operations` gives none. steps: of the search stage. options:
-    those declared in `Options`. A subclass gives `variables`, `probabilities` and `gradient`, which calls `count`;
-    `adam`, where it sets one, moves the variables.
+    ops: the K names, where the option `operations` gives none. A subclass gives `adam` (or `variables` and `move`),
+    `probabilities`, and `gradient`, which calls `count`.
     """
 
     learns = True
+    kept = ("counts",)
     usual_ops: tuple[str, ...] = OPS  #: the paper's
-    adam: torch.optim.Adam | None = None
 
     class Options(registry.Options):
         tau_lr: float | None = Field(
@@ -194,17 +200,11 @@ class LearnedPolicy(Policy):
             None, description="what τ chooses from: names with commas; +Name adds to the paper's; None: the paper's"
         )
 
-    def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, steps: int = 100, **options: Any):
-        super().__init__(*at)
-        self.options, self.steps = self.Options(**options), steps
+    def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, **options: Any):
+        super().__init__(*at, **options)
         self.ops = self.searched(self.options.operations, ops)
         self.places = torch.tensor([operations().index(name) for name in self.ops], device=self.generator.device)
         self.counts = torch.zeros(len(self.ops) ** 2, device=self.generator.device)
-
-    @classmethod
-    def given(cls, config: Any, image: tuple[int, int], steps: int) -> dict[str, Any]:
-        options = {name: getattr(config, name) for name in cls.Options.model_fields if hasattr(config, name)}
-        return {"steps": steps, **options}
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -238,27 +238,9 @@ class LearnedPolicy(Policy):
         whole = draw if draw.whole is None else draw.whole
         return self.gradient(whole, losses=ranks.gather(losses), rewards=lambda: ranks.gather(rewards()))
 
-    def move(self, gradient: list[Tensor]) -> None:
-        if gradient:
-            for variable, grad in zip(self.variables(), gradient):
-                variable.grad = grad
-            self.adam.step()
-
     def count(self, draw: Draw) -> None:
         """Note the pairs that are trained on."""
         self.counts.scatter_add_(0, draw.index, torch.ones_like(draw.index, dtype=self.counts.dtype))
-
-    def state_dict(self) -> dict:
-        kept = {"variables": [v.detach() for v in self.variables()], "counts": self.counts}
-        return super().state_dict() | kept | {"adam": adam_state(self.adam) if self.adam else {}}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        for own, kept in zip([*self.variables(), self.counts], [*state["variables"], state["counts"]]):
-            own.copy_(kept)
-        if self.adam:
-            load_adam_state(self.adam, state["adam"])
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """DHA's and DiffAutoML's learned distribution over pairs of operations (eq. 2; METHOD section 1)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 
@@ -31,13 +29,13 @@ class PairSoftmax(LearnedPolicy):
     and weight decay, as DHA prints it; farther than tau_reach it never goes.
     """
 
+    kept = (*LearnedPolicy.kept, "velocity", "power", "updates")
+
     class Options(LearnedPolicy.Options):
         tau_form: Literal["score", "paper"] = Field(
-            "score", description="gradient of τ: of the expected loss (score function), or DHA's eq. 2 as printed"
+            "score", description="gradient of τ: the score function of the expected loss, or DHA's eq. 2 as printed"
         )
-        tau_reach: float = Field(
-            1.0, gt=0, description="how far from uniform τ may go in the run: KL divergence in nats"
-        )
+        tau_reach: float = Field(1.0, gt=0, description="how far from uniform τ may go in the run: KL, in nats")
         tau_entropy: float = Field(0.05, ge=0, description="weight of the policy's entropy beside the loss")
 
     def __init__(self, *at: Any, **options: Any):
@@ -97,15 +95,6 @@ class PairSoftmax(LearnedPolicy):
         p = (self.shrink[:, None] * centred).softmax(1)
         kl = (p * p.clamp(min=1e-30).log()).sum(1) + math.log(p.shape[1])
         self.tau.mul_(self.shrink[(kl <= self.options.tau_reach).int().argmax()])
-
-    def state_dict(self) -> dict:
-        return super().state_dict() | {"velocity": self.velocity, "power": self.power, "updates": self.updates}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        self.velocity.copy_(state["velocity"])
-        self.power.copy_(state["power"])
-        self.updates = state["updates"]
 
     def adopt(self, found: dict) -> None:
         """Take over a policy as `Run.policy` gives it."""

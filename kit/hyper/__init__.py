@@ -1,6 +1,5 @@
 """η: learners of the training hyper-parameters. One is added by `register` above its class."""
 
 from kit.hyper.base import HYPER, DerivedHyper, Fixed, HyperLearner, Values, register
-from kit.hyper.bases import Searched, read_bases
-from kit.hyper.controller import Controller
+from kit.hyper.controller import Controller, Searched, read_bases
 from kit.hyper.gradients import Fresh, HyperGradient, LookAhead, Validation

@@ -1,7 +1,5 @@
 """The contract of the η learners, and the one that does not learn."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch
@@ -19,12 +17,9 @@ class RateOptions(registry.Options):
     hyper_lr: float | None = Field(None, gt=0, description="of η; None: so that half the run covers hyper_reach")
 
 
-REGULARISERS = ("mixup", "dropout", "drop_path")  # attributes of a network that its forward pass reads
-
-
 def regular(values: dict[str, Any]) -> dict[str, float]:
-    """The regularisers among them."""
-    return {name: values[name] for name in REGULARISERS if name in values}
+    """The regularisers among them: attributes of a network that its forward pass reads."""
+    return {name: values[name] for name in ("mixup", "dropout", "drop_path") if name in values}
 
 
 class Values(NamedTuple):

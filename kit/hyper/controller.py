@@ -1,17 +1,107 @@
-"""AutoHAS's controller: independent categoricals over bases, trained with REINFORCE (METHOD section 3)."""
+"""Hyper-parameters from a few basis values each (AutoHAS, 2.2; METHOD section 3): the space, and AutoHAS's controller,
+independent categoricals that are trained with REINFORCE.
+"""
 
-from __future__ import annotations
-
+from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit.hyper.base import RateOptions, register
-from kit.hyper.bases import RANGES, Searched
-from kit.search.grads import Trace
+from kit import errors, registry
+from kit.errors import KitError
+from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
+from kit.search.grads import RATES, Trace
 from kit.search.learner import BaselineOptions, ByAdam, Rewarded
+
+Basis = tuple[float, ...] | tuple[str, ...]  # values to mix (numbers) or to choose from (optimizers)
+#: name → the values that are searched where none are given
+DEFAULTS: dict[str, Basis] = {
+    "lr": (0.01, 0.025, 0.05, 0.1, 0.2),
+    "weight_decay": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
+    "mixup": (0.0, 0.05, 0.1, 0.15, 0.2),
+    "dropout": (0.0, 0.1, 0.2, 0.3, 0.5),
+    "drop_path": (0.0, 0.1, 0.2, 0.3, 0.5),
+    "optimizer": tuple(RATES),
+}
+#: of those that are numbers: name → (least, greatest) allowed value; of the others the values above are allowed
+RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": (0, 0.9), "drop_path": (0, 0.9)}
+
+
+def read_bases(text: str) -> dict[str, Basis]:
+    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.05:0.1,optimizer=sgd:adam". Raises KitError for
+    anything else."""
+    bases: dict[str, Basis] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, given, values = (piece.strip() for piece in part.partition("="))
+        if name not in DEFAULTS:
+            raise errors.unknown("hyper-parameter in hyper_space", name, DEFAULTS)
+        bases[name] = _basis(name, values) if given else DEFAULTS[name]
+    if not bases:
+        raise KitError(f"hyper_space={text!r} names no hyper-parameter: name some of {', '.join(DEFAULTS)}")
+    return bases
+
+
+def _basis(name: str, text: str) -> Basis:
+    """Numbers ascend, and nothing is repeated."""
+    words = tuple(dict.fromkeys(map(str.strip, text.split(":"))))
+    if name in RANGES:
+        low, high = RANGES[name]
+        allowed = f"numbers from {low:g} to {high:g}"
+        with suppress(ValueError):
+            values = tuple(sorted(set(map(float, words))))
+            if all(low <= value <= high for value in values):
+                return values
+    else:
+        allowed = f"some of {', '.join(DEFAULTS[name])}"
+        if set(words) <= set(DEFAULTS[name]):
+            return words
+    example = ":".join(map(str, DEFAULTS[name]))
+    raise KitError(f"hyper_space has {name}={text}, but takes {allowed} with colons between: {name}={example}")
+
+
+class Searched(HyperLearner):
+    """Chooses the hyper-parameters that `bases` name; all others stay as configured."""
+
+    class Options(registry.Options):
+        hyper_space: str = Field("weight_decay,mixup", description="to choose from: names, or name=value:value:…")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for a hyper_space that is not one."""
+        read_bases(config.hyper_space)
+
+    def __init__(self, *start: Any, **settings: Any):
+        super().__init__(*start, **settings)
+        self.bases = read_bases(self.options.hyper_space)
+
+    @abstractmethod
+    def current(self) -> dict[str, float | str]:
+        """What this step uses, by name."""
+
+    @abstractmethod
+    def best(self) -> dict[str, float | str]:
+        """The search's result so far, by name."""
+
+    def draw(self) -> dict[str, float]:
+        return regular(self.current())
+
+    def sample(self, schedule: float = 1.0) -> Values:
+        return self._values(self.current(), schedule)
+
+    def derived(self, schedule: float = 1.0) -> Values:
+        return self._values(self.best(), schedule)
+
+    def result(self) -> dict[str, float | str]:
+        return super().result() | self.best()
+
+    def _values(self, chosen: dict[str, float | str], schedule: float) -> Values:
+        values = super().result() | chosen
+        lr, decay = torch.tensor([values["lr"], values["weight_decay"]], dtype=torch.float32, device=self.log.device)
+        return Values(lr * schedule, decay, values.get("optimizer", "sgd"))
 
 
 @register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
@@ -32,12 +122,12 @@ class Controller(Rewarded, ByAdam, Searched):
         self.adam = torch.optim.Adam(list(self.logits.values()), lr=self.options.hyper_lr)
         self.drawn: dict[str, int] = {}
 
-    def probabilities(self, name: str) -> Tensor:
-        return self.logits[name].detach().softmax(0)
+    def probabilities(self) -> dict[str, Tensor]:
+        return {name: logits.detach().softmax(0) for name, logits in self.logits.items()}
 
     def draw(self) -> dict[str, float]:
-        p = {name: self.probabilities(name) for name in self.bases}
-        self.drawn = {name: int(torch.multinomial(p[name], 1, generator=self.generator)) for name in self.bases}
+        drawn = lambda p: int(torch.multinomial(p, 1, generator=self.generator))
+        self.drawn = {name: drawn(p) for name, p in self.probabilities().items()}
         return super().draw()
 
     def current(self) -> dict[str, float | str]:
@@ -46,9 +136,10 @@ class Controller(Rewarded, ByAdam, Searched):
 
     def best(self) -> dict[str, float | str]:
         """C of eq. 4, 5: Σ P_i B_i of numbers, arg max of the optimizers."""
-        mean = lambda name, basis: float(self.probabilities(name) @ torch.tensor(basis, dtype=torch.float64))
-        likeliest = lambda name, basis: basis[int(self.logits[name].argmax())]
-        return {name: (mean if name in RANGES else likeliest)(name, basis) for name, basis in self.bases.items()}
+        mean = lambda p, basis: float(p @ torch.tensor(basis, dtype=torch.float64))
+        likeliest = lambda p, basis: basis[int(p.argmax())]
+        found = {name: (p, self.bases[name]) for name, p in self.probabilities().items()}
+        return {name: (mean if name in RANGES else likeliest)(*of) for name, of in found.items()}
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]."""
@@ -58,7 +149,7 @@ class Controller(Rewarded, ByAdam, Searched):
         return [-advantage * gradient for gradient in torch.autograd.grad(log_p, self.variables())]
 
     def summary(self) -> dict[str, float]:
-        p = {name: self.probabilities(name).tolist() for name in self.bases}
+        p = {name: of.tolist() for name, of in self.probabilities().items()}
         optimizers = zip(self.bases.get("optimizer", ()), p.get("optimizer", ()))
         return {
             **super().summary(),

@@ -1,9 +1,6 @@
-"""η by gradients: DHA's and DiffAutoML's one-step hyper-gradients (eq. 3, 4; METHOD section 3).
-
-They differ in where the outer gradient g' = ∇L(θ'; B') comes from.
+"""η by one-step hyper-gradients (DHA eq. 3, 4, DiffAutoML; METHOD section 3). The learners differ in where the outer
+gradient g' = ∇L(θ'; B') comes from.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable
@@ -52,7 +49,7 @@ class HyperGradient(ByAdam, HyperLearner):
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
         super().move(gradient)
-        self.log.copy_(torch.minimum(torch.maximum(self.log, self.low), self.high))
+        self.log.clamp_(self.low, self.high)
 
 
 @register("fresh", title="Hyper-gradient on a fresh training batch")

@@ -83,10 +83,11 @@ def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
 
 
 class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those."""
+    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those. Without one
+    it gives `variables` and `move` itself."""
 
     kept: tuple[str, ...] = ()
-    adam: torch.optim.Optimizer
+    adam: torch.optim.Optimizer | None = None
     generator: torch.Generator
 
     def variables(self) -> list[Tensor]:
@@ -101,14 +102,15 @@ class ByAdam(Learner):
     def state_dict(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in self.kept}
         variables = [variable.detach() for variable in self.variables()]
-        adam, generator = adam_state(self.adam), self.generator.get_state()
+        adam, generator = adam_state(self.adam) if self.adam else {}, self.generator.get_state()
         return own | {"variables": variables, "adam": adam, "generator": generator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
                 variable.copy_(value)
-        load_adam_state(self.adam, state["adam"])
+        if self.adam:
+            load_adam_state(self.adam, state["adam"])
         self.generator.set_state(state["generator"].cpu())
         for name in self.kept:
             old, value = getattr(self, name), state[name]

@@ -1,10 +1,10 @@
 """AutoAugment (Cubuk et al. 2019): its policy for CIFAR-10."""
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 
-from kit.augment import OPS, Basics, Draw, Policy, operations, register
+from kit.augment import OPS, Draw, Policy, operations, register
 
 
 @register("autoaugment", title="AutoAugment", cutout=True)
@@ -12,12 +12,14 @@ class AutoAugment(Policy):
     """Each image one of the 25 sub-policies learned on CIFAR-10 (Table 7, as torchvision has it), each of its
     operations with its own probability."""
 
-    def __init__(self, basics: Basics, generator: torch.Generator):
-        super().__init__(basics, generator)
+    def __init__(self, *at: Any, **given: Any):
+        super().__init__(*at, **given)
         from torchvision.transforms import AutoAugment, AutoAugmentPolicy  # takes a second
 
         table = AutoAugment(AutoAugmentPolicy.CIFAR10).policies
-        column = lambda of: torch.tensor([[of(*entry) for entry in pair] for pair in table], device=generator.device)
+        column = lambda of: torch.tensor(
+            [[of(*entry) for entry in pair] for pair in table], device=self.generator.device
+        )
         self.ops = column(lambda op, chance, level: operations().index(op))
         self.chance = column(lambda op, chance, level: chance)
         self.magnitude = column(lambda op, chance, level: (level or 0) * 10 / 9)

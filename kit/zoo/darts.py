@@ -2,8 +2,6 @@
 runs as a mixture. AutoHAS compares itself with DARTS's mixture beside η from the validation loss.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

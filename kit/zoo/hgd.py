@@ -1,7 +1,5 @@
 """Hypergradient descent of the learning rate (Baydin et al. 2018), one of AutoHAS's comparisons (its Fig. 2)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Weight decay by implicit differentiation (Lorraine, Vicol & Duvenaud 2020), one of AutoHAS's comparisons (Fig. 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """RandAugment (Cubuk et al. 2020)."""
 
-from __future__ import annotations
-
 import torch
 
 from kit.augment import OPS, Draw, Policy, register

@@ -1,7 +1,5 @@
 """Random search and Bayesian optimisation of the hyper-parameters by Optuna, AutoHAS's comparisons (its Fig. 2)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from kit.hyper import Searched, register

@@ -1,7 +1,5 @@
 """Wide-ResNets (Zagoruyko & Komodakis 2016), the fixed networks on which DHA's Table 4 compares τ and η."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
