@@ -31,7 +31,9 @@ POLICIES = list(itertools.product(EVENTS, repeat=2))  # Γ, in order
 def policy(**settings) -> PolicyGradient:
     """K = 2 operations of 2 bins in float64, at logits of no particular kind."""
     p = PolicyGradient(Basics(), stream(1), tau_lr=0.1, bins=BINS, **({"ops": OPS} | settings))
-    p.pi, p.apply_logit, p.delta = (normal(*v.shape, seed=i + 2).requires_grad_() for i, v in enumerate(p.variables()))
+    exact = [normal(*v.shape, seed=i + 2).requires_grad_() for i, v in enumerate(p.variables())]
+    p.pi, p.apply_logit, p.delta = exact
+    p.adam = torch.optim.Adam(exact, lr=0.1)
     return p
 
 

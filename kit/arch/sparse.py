@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kit.arch.base import Searcher, register
 from kit.errors import KitError
-from kit.space.network import Child, Picks
+from kit.space.network import Child
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 
@@ -73,7 +73,8 @@ class SparseCoding(Searcher):
         # eq. 5 with E = AᵀA − I (eq. 7): w = bᵀA − αᵀE = (b − Aα)ᵀA + α
         rest = self.b.detach().unsqueeze(2) - self.A @ self.alpha.unsqueeze(2)
         w = (self.A.mT @ rest).squeeze(2) + self.alpha
-        return Child(self.picks, self.leaves(list(w.gather(1, self.index(self.picks)).float())))
+        gates = w.gather(1, torch.tensor(self.picks, device=self.device)).float()
+        return Child(self.picks, self.leaves(list(gates)))
 
     def sample(self) -> Child:
         if self.options.recover == "step":
@@ -91,11 +92,9 @@ class SparseCoding(Searcher):
         rests = torch.zeros(len(child.picks[0]), device=self.device)
         by_weight = torch.stack([rests if gate is None else gate for gate in gates]).to(torch.float64)
         # eq. 7, exact for constant α: ∂L/∂b = A_S ∂L/∂w_S
-        columns = self.A.gather(2, self.index(child.picks).unsqueeze(1).expand(-1, WIDTH, -1))
+        index = torch.tensor(child.picks, device=self.device)
+        columns = self.A.gather(2, index.unsqueeze(1).expand(-1, WIDTH, -1))
         return [(columns @ by_weight.unsqueeze(-1)).squeeze(-1)]
-
-    def index(self, picks: Picks) -> Tensor:
-        return torch.tensor(picks, device=self.device)
 
     def end_epoch(self, last: bool) -> list[int]:
         """Recover α, and return the slots whose α has moved by no more than `freeze_tol` (all when `last`).
@@ -141,12 +140,13 @@ def lasso(A: Tensor, b: Tensor, lam: float = 1e-5, tol: float = 1e-9, start: Ten
         alpha = solve_on_support(A, b, start.double().reshape(alpha.shape), lam)
     # the conditions cannot be met more exactly than rounding in Aᵀb allows
     tol = max(tol, 1e-13 * float(_times(A.mT, b).abs().max()))
-    if (wrong := violation(A, b, alpha, lam) > tol).any():
+    if (wrong := ~(violation(A, b, alpha, lam) <= tol)).any():
         alpha[wrong] = homotopy(A[wrong], b[wrong], lam)
     if (wrong := ~(violation(A, b, alpha, lam) <= tol)).any():
         # tied columns, of which the path takes any: of slightly different lengths, they come one after another
         A, b, tilt = A[wrong], b[wrong], 1 - 1e-9 * torch.arange(shape[-1], dtype=A.dtype, device=A.device)
-        alpha[wrong] = solve_on_support(A, b, homotopy(A * tilt, b, lam), lam)
+        path = homotopy(A * tilt, b, lam) if lam else _times(torch.linalg.pinv(A), b)
+        alpha[wrong] = solve_on_support(A, b, path, lam)
         if not (worst := float(violation(A, b, alpha[wrong], lam).max())) <= tol:
             raise KitError(f"lasso: violation {worst:.1e} > tol {tol:.1e}; raise tol or λ")
     return alpha.reshape(*shape[:-2], shape[-1]).to(dtype)
