@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from kit.errors import KitError
 
-Role = Literal["learn", "default", "derived"]
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -25,8 +23,8 @@ class Stage:
 
     name: str
     search: bool = False
-    augment: Role = "learn"
-    hyper: Role = "learn"
+    augment: Literal["learn", "default", "derived"] = "learn"
+    hyper: Literal["learn", "default", "derived"] = "learn"
     restart: bool = False
     step: str = "one-level"
     warm_up: float = 0.0
@@ -80,10 +78,10 @@ class Method:
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
-        augments = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}
-        hypers = {"learned": preset["learned_hyper"], "default": "fixed"}
-        augment, hyper = augments.get(self.augment, self.augment), hypers.get(self.hyper, self.hyper)
-        return {"space": self.space, "arch": self.arch, "augment": augment, "hyper": hyper}
+        augment = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}
+        hyper = {"learned": preset["learned_hyper"], "default": "fixed"}
+        chosen = {"augment": augment.get(self.augment, self.augment), "hyper": hyper.get(self.hyper, self.hyper)}
+        return {"space": self.space, "arch": self.arch, **chosen}
 
 
 _daas = partial(Method, arch="daas", augment="policy-gradient", values={"first_order": False})
