@@ -41,11 +41,12 @@ class Result(NamedTuple):
 
 
 def grid(**axes: Any) -> list[Config]:
-    """Configurations of every combination: a list, tuple or range is an axis, anything else is the same for all.
+    """Configurations of every combination: a list, tuple, range or array is an axis, anything else the same for all.
 
     Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis.
     """
-    choices = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in axes.items()}
+    several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
+    choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
     for name, values in choices.items():
         if name not in Config.model_fields:
             raise errors.unknown("parameter", name, Config.model_fields)
@@ -245,7 +246,7 @@ def _finished(folder: Path) -> bool:
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """A row per data set, method and override: n seeds, their mean test accuracy with its 95% interval by Student's t
-    (low, high), and the mean seconds of a run.
+    (low, high; cut at 0 and 1), and the mean seconds of a run.
     """
     if not runs:
         return pd.DataFrame(columns=["dataset", "method", "n", "test accuracy", "low", "high", "seconds"])
@@ -258,5 +259,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     groups = fields[shown].join(numbers).groupby(shown, sort=False)
     n, mean = groups.size(), groups["test_accuracy"].mean()
     half = groups["test_accuracy"].sem() * stats.t.ppf(0.975, n - 1)
-    table = pd.DataFrame({"n": n, "test accuracy": mean, "low": mean - half, "high": mean + half})
+    table = pd.DataFrame(
+        {"n": n, "test accuracy": mean, "low": (mean - half).clip(0), "high": (mean + half).clip(upper=1)}
+    )
     return table.assign(seconds=groups["seconds"].mean()).reset_index()
