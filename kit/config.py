@@ -23,7 +23,7 @@ from kit.search.step import STEPS
 from kit.space import SPACES
 
 # what does not change the result, so does not name the run
-NOT_HASHED = ("out", "root", "device", "tensorboard", "plugins")
+NOT_HASHED = ("out", "root", "device", "plugins")
 #: the fields that choose a part, and the parts to choose from
 PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT, "hyper": HYPER}
 
@@ -76,7 +76,6 @@ class Config(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that have it")
     deterministic: bool = False
     sync_batchnorm: bool = Field(False, description="several GPUs: BatchNorm over the whole batch, not a GPU's share")
-    tensorboard: bool = Field(False, description="also write the history as TensorBoard files, in the run directory")
     plugins: str | None = Field(None, description="Python files with parts of one's own, commas between them")
     plugin_digest: str | None = Field(None, description="of those files' contents; filled in")
     out: str = Field("runs", description="folder of run directories")

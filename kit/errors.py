@@ -15,3 +15,8 @@ def unknown(kind: str, given: object, allowed: Iterable[object]) -> KitError:
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     names = ", ".join(dict.fromkeys([*nearest, *folded.values()]))
     return KitError(f"unknown {kind} {given!r}.{hint} Valid: {names or '(none)'}")
+
+
+def summary(error: BaseException) -> str:
+    """Any error in one line, for a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

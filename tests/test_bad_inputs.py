@@ -27,7 +27,7 @@ import kit
 from kit import KitError, Run
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, stratified_split, to_sets
-from kit.data.image import decode, from_pil
+from kit.data.files import decode, from_pil
 from kit.search.progress import Silent
 
 
@@ -325,8 +325,7 @@ ARRAYS = {
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_that_are_no_image_set_are_refused(name):
     refused(lambda: ImageSet(ARRAYS[name], torch.zeros(4, dtype=torch.int64)), "images", "image set")
-    source = Source(("a", "b"), (ARRAYS[name], torch.arange(4) % 2))
-    refused(lambda: to_sets(source, "made", flip=True), "images", "image set")
+    refused(lambda: Source(("a", "b"), (ARRAYS[name], torch.arange(4) % 2)), "images", "image set")
 
 
 @pytest.mark.parametrize("name", [*ARRAYS, "dict", "missing file", "folder without images"])

@@ -15,7 +15,7 @@ from PIL import Image
 from tests_data import parts, same, save_images, sizes
 
 import kit
-from kit.data import ImageSet, Source, Streamed, cache, fit, load_dataset, normalization, own, read_csv, register
+from kit.data import DATASETS, ImageSet, Source, Streamed, files, fit, load_dataset, normalization, read_csv, register
 from kit.errors import KitError
 
 
@@ -23,9 +23,10 @@ from kit.errors import KitError
 def root(tmp_path_factory, monkeypatch):
     root = tmp_path_factory.mktemp("root") / "data"
     monkeypatch.setenv("KIT_DATA", str(root))
-    monkeypatch.setattr(own, "REGISTRY", dict(own.REGISTRY))
-    monkeypatch.setattr(kit.data.load, "REGISTRY", own.REGISTRY)
-    return root
+    before = dict(DATASETS)
+    yield root
+    DATASETS.clear()
+    DATASETS.update(before)
 
 
 def numbers(part):
@@ -45,9 +46,9 @@ def test_register_a_data_set():
     register("toy", loader, flip=False, title="a toy")
     sets = load_dataset("toy", root="/somewhere", image_size=2)
     assert seen == [(Path("/somewhere"), 2)] and sets.size == (2, 2) and sets.name == "toy" and not sets.flip
-    assert "toy" in kit.datasets() and kit.data.describe("toy") == "a toy"
+    assert "toy" in kit.datasets() and DATASETS["toy"].title == "a toy"
     register("toy", loader)  # a cell that is run again
-    with pytest.raises(KitError, match="registered already"):
+    with pytest.raises(KitError, match="already registered"):
         register("toy", lambda root, size: None)
     with pytest.raises(KitError, match="a-z"):
         register("My Set", loader)
@@ -84,8 +85,6 @@ def test_wrong_names_and_arguments_are_refused(tmp_path, monkeypatch):
             load_dataset("digits", image_size=size)
     with pytest.raises(KitError, match="unknown on_bad_image 'ignore'. Valid: error, skip"):
         load_dataset("digits", on_bad_image="ignore")
-    monkeypatch.delenv("KIT_DATA")
-    assert kit.data.data_root() == Path.home() / ".cache/kit/data" and kit.data.data_root("/other") == Path("/other")
 
 
 # ---- folders -------------------------------------------------------------------------------------
@@ -156,7 +155,7 @@ def test_photographs_that_differ_in_size_are_fitted_to_the_presets_and_it_is_sai
     [
         ({}, "pets has no class folders: expected FOLDER/CLASS/IMAGE"),
         ({"a": 3, "b": 0}, "class folder .*pets/b has no image file .*add some or remove it"),
-        ({"a": 3}, r"at least two classes are needed, got \['a'\]"),
+        ({"a": 3}, r"a list of at least two names, got \['a'\]"),
         ({"a": 3, "b": 2}, "class 'b' has 2 readable image.* at least 3 are needed"),
         ({"train/a": 3, "val/a": 3}, "has train, val: beside train/ there must be test/"),
         ({"train/a": 3, "test/a": 3, "dev": 0}, "has dev, test, train: .* nothing else but val/"),
@@ -252,7 +251,7 @@ IMAGES, LABELS = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.
         (lambda: (IMAGES, LABELS), "got builtins.tuple"),
         (lambda: torch.utils.data.TensorDataset(IMAGES), "got torch.utils.data.dataset.TensorDataset"),
         (lambda: load_dataset("digits"), "got kit.data.sets.ImageSets"),
-        (lambda: source(IMAGES.permute(0, 2, 3, 1)), r"\[40, 8, 8, 3\]: 1 or 3 channels are needed, permute"),
+        (lambda: source(IMAGES.permute(0, 2, 3, 1)), r"\[40, 8, 8, 3\]: 1 or 3 channels are needed; images.permute"),
         (lambda: source(torch.cat([IMAGES, IMAGES[:, :1]], 1)), r"\[40, 4, 8, 8\]: .*images\[:, :3\] is RGB"),
         (lambda: source(IMAGES.float()), "uint8 .*got float32"),
         (lambda: source(IMAGES.numpy()), "images must be a torch tensor"),
@@ -262,7 +261,7 @@ IMAGES, LABELS = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8), torch.
         (lambda: Source(tuple("abcd"), [("x.png", "a")]), "train is neither"),
         (lambda: Source(tuple("abcd"), [("x.png", 4)]), "x.png with label 4, allowed are 0 to 3"),
         (lambda: Source(tuple("abcd"), (IMAGES, LABELS), None, [("x.png", 0)]), "some parts are tensors and some"),
-        (lambda: Source("abcd", (IMAGES, LABELS)), "classes must be a list of names, got builtins.str"),
+        (lambda: Source("abcd", (IMAGES, LABELS)), "classes must be a list of at least two names, got 'abcd'"),
         (lambda: Source((0, 1, 2, None), (IMAGES, LABELS)), "a class is called None"),
     ],
 )  # fmt: skip
@@ -395,10 +394,10 @@ def test_labels_that_are_numbers_keep_their_order(images):
         (["path,label", *GOOD, "images,odd", f"{'x' * 999},odd"], "2 line.s. .*line 22 .images, odd.; line 23"),
         (["path,label", *GOOD, "images/003.png,even"], "images/003.png is listed twice"),
         (["path,label", *[f"{i:03}.png,odd" for i in range(9)]], "9 line.s. are no samples.*line 6 .004.png, odd"),
-        (["path,label", *[f"images/{i:03}.png,a" for i in range(9)]], "at least two classes are needed"),
+        (["path,label", *[f"images/{i:03}.png,a" for i in range(9)]], "at least two names"),
         (["path,label", *GOOD[:12:2], *GOOD[1:4:2]], "class 'odd' has 2 readable image.s. in train, at least 3"),
         (["path,label,split", *(f"{line},dev" for line in GOOD)], "20 line.s. are no samples: .*train, val or test"),
-        (["path,label,split", *(f"{line},test" for line in GOOD)], "has the splits test: train is needed"),
+        (["path,label,split", *(f"{line},test" for line in GOOD)], "class 'even' has 0 readable image.s. in train"),
         (["path,label,split", *(f"{line},train" for line in GOOD[:9]), f"{GOOD[9]},val"], "needs a test part too"),
         (["path,label,split", *(f"{line},train" for line in GOOD[:9]), f"{GOOD[9][:14]},c,test"], "'c' has 0 readable"),
         (["path,label", '"images/000.png,odd'], "cannot be read|has 0 images"),
@@ -441,7 +440,8 @@ def test_unreadable_images_are_named_or_left_out_when_asked(tmp_path, root, caps
         sets = load_dataset(tmp_path / "pets", on_bad_image="skip")
         found = [(label, n) for p in parts(sets) for label, n in zip(p.labels.tolist(), numbers(p), strict=True)]
         assert sorted(found) == [(0, i) for i in range(8) if i != 3] + [(1, i) for i in range(1, 8)]
-    assert "2 of 16 images are unreadable and left out; bad.json in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 16 images are unreadable" in said and "left out; bad.json in" in said
     assert [file for _, file, _ in json.loads(next(root.glob("cache/pets-*/bad.json")).read_text())] == [
         str(tmp_path / "pets" / name) for name in ("a/003.png", "b/000.png")
     ]
@@ -478,9 +478,9 @@ def pets(tmp_path):
 @pytest.fixture
 def counted(monkeypatch):
     """The files that were decoded, in no order."""
-    files, decode = [], cache.decode
-    monkeypatch.setattr(cache, "decode", lambda file, image_size=None: files.append(file) or decode(file, image_size))
-    return files
+    seen, decode = [], files.decode
+    monkeypatch.setattr(files, "decode", lambda file, image_size=None: seen.append(file) or decode(file, image_size))
+    return seen
 
 
 def test_images_are_decoded_once_to_what_one_by_one_gives(pets, counted, root, monkeypatch):
@@ -489,7 +489,7 @@ def test_images_are_decoded_once_to_what_one_by_one_gives(pets, counted, root, m
     assert same(first, load_dataset(pets, image_size=7)) and len(counted) == 16
     found = {x.numpy().tobytes(): label for part in parts(first) for x, label in zip(part.images, part.labels)}
     for file in pets.glob("*/*.png"):
-        image = fit(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None], 7)[0]
+        image = fit(torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None], 7, 7)[0]
         assert found.pop(image.numpy().tobytes()) == (file.parent.name == "bee")
     assert not found
     first.train.images.zero_()
@@ -540,14 +540,14 @@ def test_no_room_and_interrupts_leave_nothing_half_made(pets, root, monkeypatch)
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KitError, match="No space left .* KIT_DATA to a folder with"):
         patched.setattr(os, "posix_fallocate", full)
         load_dataset(pets)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(cache, "decode", interrupted)
+        patched.setattr(files, "decode", interrupted)
         load_dataset(pets)
     assert {file.suffix for file in (root / "cache").iterdir()} <= {".lock"}
     shutil.rmtree(root)

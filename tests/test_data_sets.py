@@ -17,6 +17,7 @@ from kit.data import (
     Streamed,
     digest,
     drawn,
+    files,
     fit,
     load_dataset,
     normalization,
@@ -121,23 +122,21 @@ def test_a_source_refuses_what_cannot_be_split():
     part = (torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4) % 2)
     for classes, given, message in [
         (("a", "b"), {"val": part}, "val as test"),
-        (("a",), {}, "two classes are needed"),
-        (("a", "b", "a"), {}, "two classes are called 'a'"),
+        (("a",), {}, "at least two names"),
+        (("a", "b", "a"), {}, "two classes look alike, 'a' and 'a'"),
     ]:
         with pytest.raises(KitError, match=message):
             Source(classes, part, **given)
 
 
-def test_so_few_images_that_a_class_gets_none_are_refused_with_the_least_that_works():
+def test_so_few_images_that_a_class_gets_none_are_refused():
     ten = ImageSet(torch.zeros(200, 1, 2, 2, dtype=torch.uint8), torch.arange(200) % 10)
-    with pytest.raises(KitError, match="train_images=3 cannot be drawn evenly from 10 classes: set 10 or more"):
+    with pytest.raises(KitError, match="train_images=3 cannot be drawn evenly from 10 classes: set more, 10 at least"):
         drawn(ten, 3)
     assert drawn(ten, 10).labels.bincount().tolist() == [1] * 10 and drawn(ten, 200) is ten
     uneven = ImageSet(ten.images, (torch.arange(200) - 180).clamp(min=0) // 2)
-    with pytest.raises(KitError, match="train_images=12 .*: set [0-9]+ or more") as caught:
+    with pytest.raises(KitError, match="train_images=12 cannot be drawn evenly"):
         drawn(uneven, 12)
-    least = int(str(caught.value).split("set ")[1].split()[0])
-    assert len(drawn(uneven, least)) == least > 12
     with pytest.raises(KitError, match="train_images=201 but there are 200"):
         drawn(ten, 201)
 
@@ -149,9 +148,7 @@ def test_the_digest_is_of_pixels_labels_and_names_however_they_are_held(tmp_path
     monkeypatch.setenv("KIT_RESIDENT_GB", "0")
     lazy = load_dataset(tmp_path / "pets", root=tmp_path / "data")
     assert isinstance(lazy.test.images, Streamed) and len(digest(held)) == 64
-    bare = Streamed(lazy.val.images.pool, lazy.val.images.sums, lazy.val.images.rows)
     alike = [load_dataset(tmp_path / "pets", tmp_path / "other"), lazy.to("cpu"), replace(lazy, name="x")]
-    alike.append(replace(lazy, val=ImageSet(bare, lazy.val.labels)))
     assert {digest(sets) for sets in alike} == {digest(held)}
     changed = held.test.images.clone()
     changed[-1, -1, -1, -1] ^= 1
@@ -183,8 +180,8 @@ def test_digits_are_those_of_scikit_learn_and_keep_their_split(digits):
 def test_fit_resizes_the_shorter_side_and_crops_the_centre(digits):
     images = torch.zeros(2, 3, 4, 8, dtype=torch.uint8)
     images[..., 2:6] = 200
-    square = fit(images, 4)
-    assert torch.equal(square, torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)) and fit(square, 4) is square
+    square = fit(images, 4, 4)
+    assert torch.equal(square, torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)) and fit(square, 4, 4) is square
     larger = load_dataset("digits", image_size=12)
     assert larger.size == (12, 12) and torch.equal(larger.test.labels, digits.test.labels)
 
@@ -234,10 +231,6 @@ def test_batches_refuse_what_does_not_fit():
     for size in (24, 0, -1):
         with pytest.raises(KitError, match=f"batch_size is {size} but the set has 23 images"):
             batches(batch_size=size)
-    with pytest.raises(KitError, match="images=23, this one has images=22"):
-        batches(some_set(22)).load_state_dict(batches().state_dict())
-    with pytest.raises(KitError, match="batch_size=5, this one has batch_size=4"):
-        batches(batch_size=4).load_state_dict(batches().state_dict())
 
 
 # ---- sets that stream ----------------------------------------------------------------------------
@@ -247,9 +240,8 @@ def streamed(n=23, channels=2, size=3):
     """A set over a pool of n + 7 images, and the same set as tensors."""
     pool = some_set(n + 7, channels, size).images
     rows = torch.randperm(n + 7, generator=torch.Generator().manual_seed(1))[:n]
-    values, labels = pool.to(torch.int64), torch.arange(n) % 3
-    sums = torch.stack([values.sum((2, 3)), (values**2).sum((2, 3))], dim=2)
-    return ImageSet(Streamed(pool, sums, rows), labels), ImageSet(pool[rows], labels)
+    labels = torch.arange(n) % 3
+    return ImageSet(Streamed(pool, files.pixel_marks(pool), rows), labels), ImageSet(pool[rows], labels)
 
 
 def test_streamed_images_are_read_like_a_tensor():

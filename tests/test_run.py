@@ -224,27 +224,3 @@ def test_with_every_checkpoint_gone_the_run_begins_again(interrupted: Run, finis
     for path in (interrupted.path / "checkpoints").glob("*"):
         path.write_bytes(b"")
     assert_same_run(kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent()), finished)
-
-
-@pytest.mark.filterwarnings("ignore")  # tensorboard's and protobuf's own
-def test_event_files_hold_the_history_once_also_after_an_interruption(micro: str, tmp_path: Path):
-    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    config = micro_config("plain", tensorboard=True)
-    assert config.name == micro_config("plain").name
-    with pytest.raises(Stop):
-        kit.search(config, out=tmp_path, progress=StopAfterEachEpoch())
-    run = kit.search(config, out=tmp_path, progress=Silent())
-    events = reading.EventAccumulator(str(run.path / "tensorboard"), size_guidance={reading.SCALARS: 0})
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == set(run.history["name"])
-    for name, rows in run.history.groupby("name"):
-        at = rows["step" if name.startswith("step/") else "epoch"]
-        assert [event.step for event in events.Scalars(name)] == at.tolist()
-        assert [event.value for event in events.Scalars(name)] == pytest.approx(rows["value"].tolist(), rel=1e-6)
-
-
-def test_tensorboard_is_refused_before_any_compute_where_it_is_not_installed(micro: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(KitError, match=r"needs the package tensorboard: pip install 'kit\[tensorboard\]'"):
-        kit.search(micro_config(tensorboard=True), out=tmp_path)
-    assert not list(tmp_path.iterdir())

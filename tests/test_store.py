@@ -125,6 +125,6 @@ def test_a_file_system_without_locks_is_one_error_with_the_remedy(number: int, t
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(KitError, match=f"{tmp_path}/run lies on a file system that has no locks .*-o flock.* for out"):
+    with pytest.raises(KitError, match=f"{tmp_path}/run cannot be made and locked .* another folder for out.*-o flock"):
         store.exclusive(tmp_path / "run").__enter__()
     assert not store.in_use(tmp_path / "run")

@@ -116,23 +116,11 @@ def _indoor() -> tuple[Maker, dict[str, list[str]], bytes]:
 
 def mit67(patch, tmp: Path) -> Published:
     maker, names, archive = _indoor()
-    files = {"indoorCVPR_09.tar": archive}
-    for part, rows in (
-        ("Train", slice(0, 7)),
-        ("Test", slice(7, 9)),
-    ):  # one image of each class is in neither, as there
-        lines = "\r\n".join(f"{scene}/{name}" for scene in SCENES for name in names[scene][rows])
-        files[f"{part}Images.txt"] = lines.encode()
-    return Published("mit67", files, "mit67", SCENES, (21, 6), "TrainImages.txt and TestImages.txt of", maker.label)
-
-
-def mit67_nas(patch, tmp: Path) -> Published:
-    maker, names, archive = _indoor()
     lists = {f"MIT67_train{i}.csv": {scene: names[scene][:8]} for i, scene in enumerate(SCENES, 1)}
     lists |= {"MIT67_train4.csv": {SCENES[0]: names[SCENES[0]][8:9]}}
     lists |= {"MIT67_test.csv": {scene: names[scene][9:] for scene in SCENES}}
     files = {"indoorCVPR_09.tar": archive} | benchmark(lists)
-    return Published("mit67_nas", files, "mit67", SCENES, (25, 3), "80:20 lists", maker.label)
+    return Published("mit67", files, "mit67", SCENES, (25, 3), "80:20 lists", maker.label)
 
 
 FLOWERS = ("rose", "sweet pea", "lily")
@@ -203,4 +191,4 @@ def places365(patch, tmp: Path) -> Published:
     return Published("places365", files, "places365", classes, (30, 6), "test is the published", maker.label)
 
 
-FETCHED = (sport8, mit67, mit67_nas, flowers102, flowers102_nas, sun397, places365)
+FETCHED = (sport8, mit67, flowers102, flowers102_nas, sun397, places365)

@@ -51,8 +51,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("EVENTS", "INDOOR", "SUN_PARTITIONS"):
         monkeypatch.setattr(named, name, f"{address}/{getattr(named, name).rpartition('/')[2]}")
-    for name in ("INDOOR_LISTS", "BENCHMARK"):
-        monkeypatch.setattr(named, name, address)
+    monkeypatch.setattr(named, "BENCHMARK", address)
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield served

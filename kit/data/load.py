@@ -1,30 +1,20 @@
 """From a data set's name or path to disjoint train, val and test sets."""
 
+import contextlib
 import functools
-import operator
 import os
 import zlib
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 import torch
 
-from kit.data.cache import alone, decoded, listed
-from kit.data.image import say
-from kit.data.named import NAMED
-from kit.data.own import REGISTRY, Entry, datasets, read_csv, read_folder
-from kit.data.sets import ImageSets
-from kit.data.source import CONTRACT, Source, checked, to_sets
-from kit.errors import KitError, unknown
-
-REGISTRY.update(NAMED)
-
-
-def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Where data sets are kept: `root`, else the environment's KIT_DATA, else ~/.cache/kit/data."""
-    return Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
+from kit.data.files import alone, decoded, fit, listed
+from kit.data.sets import SPLIT_SEED, ImageSets, described, stratified_split
+from kit.data.sources import DATASETS, Source, read_csv, read_folder
+from kit.errors import KitError, summary, unknown
+from kit.search.progress import say
 
 
 def load_dataset(
@@ -38,97 +28,117 @@ def load_dataset(
 
     name: one of `datasets()`, or the path of a folder of class folders, of a folder with train/, [val/,] test/ of class
     folders, or of a .csv, .tsv or .txt file with the columns path, label and, if wanted, split. root: where data sets
-    are kept, see `data_root`. image_size: resize the shorter side and crop the centre to this many pixels; by default
-    images keep their size, or take the one that the data set is read at, or, where files differ in size, photo_size;
-    that is said. on_bad_image: "error" names images that cannot be used, with the reasons, and stops; "skip" goes on
-    without them. Decoded files of more than $KIT_RESIDENT_GB (in 10^9 bytes, 4 if not set) are not held in memory but
-    streamed. Raises KitError: unknown name, path that cannot be read, data that is neither here nor to be downloaded, a
-    loader that returns no `Source`.
-    """
-    image_size, photo_size = _pixels("image_size", image_size), _pixels("photo_size", photo_size)
+    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: resize the shorter side and crop the centre to this
+    many pixels; by default images keep their size, or take the one that the data set is read at, or, where files differ
+    in size, photo_size; that is said. on_bad_image: "error" names images that cannot be used, with the reasons, and
+    stops; "skip" goes on without them. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are not held in
+    memory but streamed. Raises KitError: unknown name, path that cannot be read, data that is neither here nor to be
+    downloaded, a loader that returns no `Source`."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
-    name, folder, flip = os.fspath(name), data_root(root), True
-    if name in REGISTRY:
-        entry = REGISTRY[name]
-        image_size, flip = image_size or _pixels("size", entry.size), entry.flip
-        source = (_fetched if entry.bring else _loaded)(name, entry, folder, image_size)
+    folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
+    name = os.fspath(name)
+    about = DATASETS[name].settings if name in DATASETS else {"size": None, "flip": True}
+    size = about["size"] if image_size is None else image_size
+    if size is not None and (isinstance(size, bool) or not hasattr(size, "__index__") or size < 1):
+        raise KitError(f"image_size must be a positive integer (pixels) or None, got {size!r}")
+    size = size and int(size)  # one of numpy's, too
+    if name in DATASETS:
+        source = _called(name, folder, size)
     else:
         path = Path(os.path.expanduser(name))
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
-            known = unknown("dataset", name, datasets())
+            known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
         is_list = path.suffix.lower() in (".csv", ".tsv", ".txt") and not path.is_dir()
-        source = checked(read_csv(path) if is_list else read_folder(path))
+        source = read_csv(path) if is_list else read_folder(path)
         name = path.resolve().stem if is_list else path.resolve().name
     if isinstance(source.train, list):
-        source = _decoded(source, folder / "cache" / name[:40], (image_size, photo_size), on_bad_image == "skip")
-    return to_sets(source, name, flip, image_size)
+        source = _decoded(source, folder / "cache" / name[:40], size, photo_size, on_bad_image == "skip")
+    return to_sets(source, name, about["flip"], size)
 
 
-def _pixels(name: str, given: Any) -> int | None:
-    """A whole number, also one of numpy's, or None."""
-    if given is None or (hasattr(given, "__index__") and not isinstance(given, bool) and operator.index(given) > 0):
-        return given and operator.index(given)
-    raise KitError(f"{name} must be a positive integer (pixels) or None, got {given!r}")
-
-
-def _loaded(name: str, entry: Entry, root: Path, image_size: int | None) -> Source:
+def _called(name: str, root: Path, image_size: int | None) -> Source:
+    loader, bring = DATASETS[name].make, DATASETS[name].settings["bring"]
     try:
-        return checked(entry.loader(root, image_size))
-    except KitError as error:
-        raise KitError(f"the loader of dataset {name!r}: {error}; it must return {CONTRACT}") from error
-
-
-def _fetched(name: str, entry: Entry, root: Path, image_size: int | None) -> Source:
-    try:
-        with alone(root / f".{name}"):
-            return checked(entry.loader(root, image_size))
+        with alone(root / f".{name}") if bring else contextlib.nullcontext():
+            source = loader(root, image_size)
+        if not isinstance(source, Source):
+            raise KitError(f"got {described(source)}")
+        return source
     except Exception as error:  # urllib, requests, tarfile, rarfile, scipy, torchvision have each their own
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        mend = f"{entry.bring.format(root=root)}; or set root= or KIT_DATA to a folder that has it"
-        raise KitError(f"dataset {name!r} is not in {root} and was not fetched ({reason}): {mend}") from error
+        if bring:
+            mend = f"{bring.format(root=root)}; or set root= or KIT_DATA to a folder that has it"
+            why = f"is not in {root} and was not fetched ({summary(error)})"
+            raise KitError(f"dataset {name!r} {why}: {mend}") from error
+        if isinstance(error, KitError):
+            part = "(images uint8 [N, C, H, W], labels int64 [N]) of torch, or a list of (image file, label)"
+            need = f"it must return kit.data.Source(classes, train, val, test), each part {part}"
+            raise KitError(f"the loader of dataset {name!r}: {error}; {need}") from error
+        raise
 
 
-def _decoded(source: Source, cache: Path, size: tuple[int | None, int], skip: bool) -> Source:
-    """The same source with images in place of files, without those that cannot be read. size: see `decoded`."""
-    _check_counts(source)
-    name, files = cache.name, [file.absolute() for part in source.parts.values() for file, _ in part]
+def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: int, skip: bool) -> Source:
+    """The same source with images in place of files, without those that cannot be read."""
+    listing = [(part, file.absolute(), label) for part, pairs in source.parts.items() for file, label in pairs]
+    table, name = pd.DataFrame(listing, columns=["part", "file", "label"]), cache.name
+    _check_counts(source, table)
     folder = functools.cache(os.path.realpath)  # by whatever links an image is reached
-    places = [os.path.realpath(file) if file.is_symlink() else f"{folder(file.parent)}/{file.name}" for file in files]
-    place, n = Counter(places).most_common(1)[0]
-    if n > 1:
-        twice = " and ".join(str(file) for file, there in zip(files, places) if there == place)
+    real = lambda file: Path(os.path.realpath(file)) if file.is_symlink() else Path(folder(file.parent), file.name)
+    places = table["file"].map(real)
+    if places.duplicated().any():
+        twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
-    place = zlib.crc32(os.fsencode(os.path.commonpath(files)))
-    images, bad = decoded(files, cache.with_name(f"{name}-{size[0] or f'own{size[1]}'}-{place:08x}"), *size)
+    files = list(table["file"])
+    size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
+    images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
     if bad:
-        said = f"{name}: {len(bad)} of {len(files)} images are unreadable"
+        reasons = listed({files[row]: why for row, why in bad.items()})
+        said = f"{name}: {len(bad)} of {len(files)} images are unreadable: {reasons}"
         if not skip:
-            mend = "replace or remove them, or pass on_bad_image='skip' to leave them out"
-            raise KitError(f"{said}: {listed(bad, files)}: {mend}")
-        say(f"{said} and left out; bad.json in {cache.parent} lists them: {listed(bad, files)}")
-    parts, good, start = {}, {}, 0
-    for part, pairs in source.parts.items():
-        good[part] = [(row, label) for row, (_, label) in enumerate(pairs, start) if row not in bad]
-        start += len(pairs)
-    _check_counts(replace(source, **good))
+            raise KitError(f"{said}: replace or remove them, or pass on_bad_image='skip' to leave them out")
+        say(f"{said}: left out; bad.json in {cache.parent} lists them")
+        _check_counts(source, table := table.drop(index=list(bad)))
     try:
         stream = images.pool.nbytes > 1e9 * float(os.environ.get("KIT_RESIDENT_GB") or 4)
     except ValueError as error:
         raise KitError(f"KIT_RESIDENT_GB must be a number of gigabytes from 0, which streams all: {error}") from None
-    for part, pairs in good.items():
-        rows, labels = torch.tensor(pairs).unbind(1)
-        parts[part] = images.take(rows) if stream else images[rows], labels
+    parts = {}
+    for part, held in table.groupby("part"):
+        rows = torch.tensor(held.index.to_numpy())
+        parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())
     return replace(source, **parts)
 
 
-def _check_counts(source: Source) -> None:
+def _check_counts(source: Source, table: pd.DataFrame) -> None:
     """Every class must reach every part, those that are to be cut from train as well."""
-    needed, counts = 4 - len(source.parts), Counter(label for _, label in source.train)
+    needed, counts = 4 - len(source.parts), table.groupby("part")["label"].value_counts()
     for label, name in enumerate(source.classes):
-        if counts[label] < needed:
-            have = f"class {name!r} has {counts[label]} readable image(s) in train, at least {needed} are needed"
+        if (n := counts.get(("train", label), 0)) < needed:
+            have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
             raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
-    if empty := [part for part, pairs in source.parts.items() if not pairs]:
-        raise KitError(f"{empty[0]} has no readable image: give at least one, or leave the part out")
+    for part in source.parts:
+        if part not in counts:
+            raise KitError(f"{part} has no readable image: give at least one, or leave the part out")
+
+
+def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
+    """Resize, and hold out what the source does not. Raises KitError where the parts break ImageSets' contract."""
+    parts, pool, seed = source.parts, source.train, f"(split seed {SPLIT_SEED})"
+    if source.test is None:
+        kept, test = stratified_split(pool.labels, source.test_fraction)
+        train, val = stratified_split(pool.labels[kept], source.val_fraction / (1 - source.test_fraction))
+        parts = {"train": pool.take(kept[train]), "val": pool.take(kept[val]), "test": pool.take(test)}
+        shares = 1 - source.val_fraction - source.test_fraction, source.val_fraction, source.test_fraction
+        split = "the source has no split: stratified {:.0%} train, {:.0%} val, {:.0%} test ".format(*shares) + seed
+        split = f"{source.split}; {split}" if source.split else split
+    elif source.val is None:
+        train, val = stratified_split(pool.labels, source.val_fraction)
+        parts |= {"train": pool.take(train), "val": pool.take(val)}
+        held = f"val is a stratified {source.val_fraction:.0%} of its training images {seed}"
+        split = f"{source.split or 'test as the source gives it'}; {held}"
+    else:
+        split = source.split or "train, val and test as the source gives them"
+    if image_size is not None:
+        parts = {name: replace(part, images=fit(part.images, image_size, image_size)) for name, part in parts.items()}
+    return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

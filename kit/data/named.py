@@ -8,7 +8,6 @@ import csv
 import gzip
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,27 +19,34 @@ import torch
 from torchvision import datasets as tv
 from torchvision.datasets.utils import extract_archive
 
-from kit.data.own import Entry, class_folders, folders
+from kit.data.files import whole
 from kit.data.sets import SPLIT_SEED, stratified_split
-from kit.data.source import Part, Source
+from kit.data.sources import Part, Source, class_folders, folders, register
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 EVENTS = "http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar"
 INDOOR = "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar"
-INDOOR_LISTS = "http://web.mit.edu/torralba/www"
 SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
-# the commit of NAS-Benchmark (Yang, Esperança and Carlucci 2020) that holds its 80:20 lists
+# NAS-Benchmark (Yang, Esperança and Carlucci 2020) as it was when this was written
 BENCHMARK = "https://raw.githubusercontent.com/antoyang/NAS-Benchmark/c2758da73192d408aad458768f26d3537dd78c40/data"
-# DADA's reduced ImageNet (Li et al. 2020, its search code), which DAAS follows: classes in the order of WordNet ids.
-DADA_CLASSES = (
-    16, 23, 52, 57, 76, 93, 95, 96, 99, 121, 122, 128, 148, 172, 181, 189, 202, 210, 232, 238, 257, 258, 259, 277,
-    283, 289, 295, 304, 307, 318, 322, 331, 337, 338, 345, 350, 361, 375, 376, 381, 388, 399, 401, 408, 424, 431,
-    432, 440, 447, 462, 464, 472, 483, 497, 506, 512, 530, 541, 553, 554, 557, 564, 570, 584, 612, 614, 619, 626,
-    631, 632, 650, 657, 658, 660, 674, 675, 680, 682, 691, 695, 699, 711, 734, 736, 741, 754, 757, 764, 769, 770,
-    780, 781, 787, 797, 799, 811, 822, 829, 830, 835, 837, 842, 843, 845, 873, 883, 897, 900, 902, 905, 913, 920,
-    925, 937, 938, 940, 941, 944, 949, 959,
-)  # fmt: skip
+
+NAS = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
+AS_VAL = "test is the published validation set (labels of its test set are not published)"
+OPEN, RESEARCH = "no licence stated", "non-commercial research by its terms"
+
+
+def known(
+    name: str, title: str, read: Callable[..., Read], *how: Any, split: str = "", val: float = 0.1, **about: Any
+) -> None:
+    """Register a set. read(*how, root); val: the share of the training images to hold out where no part is published;
+    about: as in `register`."""
+
+    def load(root: Path, image_size: int | None = None) -> Source:
+        classes, parts = read(*how, root)
+        return Source(tuple(classes), **parts, val_fraction=val, split=split or None)
+
+    register(name, load, title="; ".join(filter(None, (title, split))), **about)
 
 
 def digits(root: Path, image_size: int | None = None) -> Source:
@@ -52,19 +58,14 @@ def digits(root: Path, image_size: int | None = None) -> Source:
     return Source(tuple("0123456789"), (images, labels), val_fraction=0.15, test_fraction=0.25)
 
 
-def torchvision(make: Callable[[Path, Any], Any], parts: dict[str, Any], root: Path) -> Read:
-    """A set of torchvision's; make(root, torchvision's name of a part), with `loader=Path` where it reads files."""
-    data = {name: make(root, theirs) for name, theirs in parts.items()}
-    classes = getattr(data["train"], "classes", "0123456789")
-    if not hasattr(data["train"], "data"):
-        return classes, {name: [part[i] for i in range(len(part))] for name, part in data.items()}
-    arrays = {}
+def arrays(make: Callable[[Path, bool], Any], root: Path) -> Read:
+    """A set that torchvision holds in memory; make(root, whether the training images)."""
+    data, parts = {"train": make(root, True), "test": make(root, False)}, {}
     for name, part in data.items():
         images = torch.as_tensor(part.data)
-        images = images.permute(0, 3, 1, 2) if images.shape[-1] == 3 else images
-        labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets)
-        arrays[name] = images.reshape(len(images), -1, *images.shape[-2:]).contiguous(), labels
-    return classes, arrays
+        images = images.permute(0, 3, 1, 2).contiguous() if images.ndim == 4 else images[:, None]
+        parts[name] = images, torch.as_tensor(part.targets)
+    return data["train"].classes, parts
 
 
 def fashion_mnist(root: Path, training: bool) -> tv.FashionMNIST:
@@ -76,12 +77,21 @@ def fashion_mnist(root: Path, training: bool) -> tv.FashionMNIST:
     return tv.FashionMNIST(root, training, download=True)
 
 
-def elpv(classes: tuple[str, ...], root: Path) -> Read:
-    """Classes by the published defect probabilities: 0 and 1 where the experts were sure, else 1/3 or 2/3.
+def photographs(make: Callable[..., Any], parts: dict[str, str], root: Path) -> Read:
+    """A set that torchvision holds as files. parts: what it calls them."""
+    data = {name: make(root, theirs, loader=Path) for name, theirs in parts.items()}
+    return data["train"].classes, {name: [part[i] for i in range(len(part))] for name, part in data.items()}
 
-    The paper's own draw of its test set is not published. Nor is which of the 44 modules a cell is of: cells of one
-    module may be in both parts.
-    """
+
+def places365(root: Path, part: str, loader: Any) -> tv.Places365:
+    data = tv.Places365(root / "places365", part, small=True, download=True, loader=loader)
+    data.classes = [name[3:] for name in sorted(data.class_to_idx, key=data.class_to_idx.get)]  # /a/airfield
+    return data
+
+
+def elpv(classes: tuple[str, ...], root: Path) -> Read:
+    """Classes by the published defect probabilities: 0 and 1 where the experts were sure, else 1/3 or 2/3. Neither the
+    paper's own test set is published, nor of which of 44 modules a cell is: those of one may be in both parts."""
     package, folder = importlib.util.find_spec("elpv_dataset"), root / "elpv"
     if package is not None and not folder.is_dir():
         folder = Path(package.origin).parent / "data"
@@ -93,27 +103,9 @@ def elpv(classes: tuple[str, ...], root: Path) -> Read:
     return classes, {part: [files[i] for i in rows.tolist()] for part, rows in parts}
 
 
-def places365(root: Path, part: str) -> tv.Places365:
-    data = tv.Places365(root / "places365", part, small=True, download=True, loader=Path)
-    data.classes = [name[3:] for name in sorted(data.class_to_idx, key=data.class_to_idx.get)]  # /a/airfield
-    return data
-
-
-def imagenet(chosen: tuple[int, ...], root: Path) -> Read:
-    """train/<WordNet id>/ and val/<WordNet id>/; the chosen classes of them, by number."""
+def imagenet(root: Path) -> Read:
     (classes, train), (_, val) = (class_folders(root / "imagenet" / part) for part in ("train", "val"))
-    label = {old: new for new, old in enumerate(chosen or range(len(classes)))}
-    parts = {"train": train, "test": val}
-    parts = {name: [(file, label[old]) for file, old in part if old in label] for name, part in parts.items()}
-    return [classes[old] for old in label], parts
-
-
-def sport8(root: Path) -> dict[str, Path]:
-    return folders(_unpacked(EVENTS, root / "sport8" / "event_img"))
-
-
-def indoor(root: Path) -> dict[str, Path]:
-    return folders(_unpacked(INDOOR, root / "mit67" / "Images"))
+    return classes, {"train": train, "test": val}
 
 
 def flowers(root: Path) -> dict[str, Path]:
@@ -122,25 +114,16 @@ def flowers(root: Path) -> dict[str, Path]:
 
 
 def sun397(root: Path) -> Read:
-    """Lines of /a/abbey/sun_abc.jpg, of class abbey."""
+    """By lists of /a/abbey/sun_abc.jpg, of class abbey."""
     tv.SUN397(root, download=True)
-    lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
-    classes, parts = _listed(root / "SUN397", lists / "Training_01.txt", lists / "Testing_01.txt")
-    return [name.partition("/")[2] for name in classes], parts
-
-
-def mit67(root: Path) -> Read:
-    indoor(root)
-    lists = (_fetch(f"{INDOOR_LISTS}/{part}Images.txt", root / "mit67") for part in ("Train", "Test"))
-    return _listed(root / "mit67" / "Images", *lists)
-
-
-def _listed(base: Path, train: Path, test: Path) -> Read:
-    """By lists of class/file."""
-    names = {"train": [line.strip("/") for line in _lines(train)], "test": [line.strip("/") for line in _lines(test)]}
+    folder, parts = (
+        _unpacked(SUN_PARTITIONS, root / "Partitions"),
+        {"train": "Training_01.txt", "test": "Testing_01.txt"},
+    )
+    names = {part: _lines(folder / file) for part, file in parts.items()}
     classes = sorted({os.path.dirname(name) for name in names["train"]})
-    label = {name: i for i, name in enumerate(classes)}
-    return classes, {part: [(base / name, label[os.path.dirname(name)]) for name in names[part]] for part in names}
+    found = lambda name: (root / "SUN397" / name[1:], classes.index(os.path.dirname(name)))
+    return [kind[3:] for kind in classes], {part: list(map(found, names[part])) for part in parts}
 
 
 def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root: Path) -> Read:
@@ -166,94 +149,63 @@ def _fetch(url: str, folder: Path) -> Path:
 
 
 def _unpacked(url: str, target: Path) -> Path:
-    """`target`: the archive's folder of that name, or all of the archive. It appears whole or not at all."""
-    if target.is_dir():
-        return target
-    archive = _fetch(url, target.parent)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=archive.parent, ignore_cleanup_errors=True) as folder:
-        if archive.suffix == ".rar":
-            import rarfile  # of the extra `data`
+    """`target`: the archive's folder of that name, or all of the archive."""
+    if not target.is_dir():
+        archive = _fetch(url, target.parent)
+        with whole(target) as folder:
+            if archive.suffix == ".rar":
+                import rarfile  # of the extra `data`
 
-            rarfile.RarFile(archive).extractall(folder)
-        else:
-            extract_archive(archive, folder)
-        found = Path(folder) / target.name
-        os.replace(found if found.is_dir() else folder, target)
+                rarfile.RarFile(archive).extractall(folder)
+            else:
+                extract_archive(archive, folder)
     return target
 
 
-def _known(
-    title: str, read: Callable[..., Read], *how: Any, split: str | None = None, val: float = 0.1, **about: Any
-) -> Entry:
-    """An entry of the table: read(*how, root). val: the share of the training images to hold out where no part is
-    published."""
-
-    def load(root: Path, image_size: int | None = None) -> Source:
-        classes, parts = read(*how, root)
-        return Source(tuple(classes), **parts, val_fraction=val, split=split)
-
-    return Entry(load, f"{title}; {split}" if split else title, **about)
-
-
-NAS = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
-AS_VAL = "test is the published validation set (labels of its test set are not published)"
-OF_ELPV = f"a quarter for test, stratified by defect probability and cell type, drawn by kit (split seed {SPLIT_SEED})"
-OPEN, RESEARCH, ELPV = "no licence stated", "non-commercial research by its terms", "300x300 grey, CC BY-NC-SA 4.0"
-OBJECTS = "50,000 + 10,000 photographs of objects, 32x32"
-TEST, WHETHER = {"train": "train", "test": "test"}, {"train": True, "test": False}  # what torchvision calls the parts
-CIFAR, FLOWERS_SITE = f"{OPEN}, cs.toronto.edu/~kriz/cifar.html", "robots.ox.ac.uk/~vgg/data/flowers/102"
-SCENES_SITE = "web.mit.edu/torralba/www/indoor.html"
-BRING_ELPV = "pip install elpv-dataset (91 MB), or put labels.csv and images/ of its repository into {root}/elpv"
-BRING_SCENES = "put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and the lists into {root}/mit67"
+# fmt: off
+register("digits", digits, title="1,797 handwritten digits, 8x8 grey, CC BY 4.0, scikit-learn", flip=False)
+known("fashion_mnist", "60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/fashion-mnist",
+    arrays, fashion_mnist, bring="apt install dataset-fashion-mnist, or put train-images-idx3-ubyte.gz and its three "
+    "neighbours into {root}/FashionMNIST/raw")
+for n, make in ((10, tv.CIFAR10), (100, tv.CIFAR100)):
+    known(f"cifar{n}", f"50,000 + 10,000 photographs of objects, 32x32, {n} classes, {OPEN}, cs.toronto.edu/~kriz/"
+        "cifar.html", arrays, partial(make, download=True), bring=f"put cifar-{n}-python.tar.gz into {{root}}")
+for name, classes in (("elpv", "functional, defective"),
+                      ("elpv4", "functional, possibly defective, likely defective, defective")):
+    known(name, f"1,968 + 656 solar cells, {classes.count(',') + 1} classes by defect probability, 300x300 grey, "
+        "CC BY-NC-SA 4.0", elpv, tuple(classes.split(", ")), split="a quarter for test, stratified by defect "
+        f"probability and cell type, drawn by kit (split seed {SPLIT_SEED})", val=0.1 / 0.75, bring="pip install "
+        "elpv-dataset (91 MB), or put labels.csv and images/ of its repository into {root}/elpv")
+known("sport8", f"1,579 photographs of sports, 8 classes, {OPEN}, vision.stanford.edu/lijiali/event_dataset", benchmark,
+    "sport8", "Sport8_train Sport8_test", lambda root: folders(_unpacked(EVENTS, root / "sport8" / "event_img")),
+    split=NAS, size=224, bring="put event_dataset.rar (it needs: pip install rarfile, apt install unar or unrar or "
+    "7zip), or its folder event_img/, and NAS-Benchmark's Sport8_train.csv and Sport8_test.csv into {root}/sport8")
+known("mit67", f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}, web.mit.edu/torralba/www/indoor.html",
+    benchmark, "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test",
+    lambda root: folders(_unpacked(INDOOR, root / "mit67" / "Images")), split=NAS, size=224,
+    bring="put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and NAS-Benchmark's MIT67_*.csv into {root}/mit67")
+FLOWERS = f"photographs of flowers, 102 classes, {OPEN}, robots.ox.ac.uk/~vgg/data/flowers/102"
 BRING_FLOWERS = "put 102flowers.tgz, imagelabels.mat and setid.mat into {root}/flowers-102"
-BRING_IMAGENET = "fetch it from image-net.org to {root}/imagenet/train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG"
-
-NAMED = {
-    "digits": Entry(digits, "1,797 handwritten digits, 8x8 grey, CC BY 4.0, scikit-learn", flip=False),
-    "fashion_mnist": _known("60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/"
-        "fashion-mnist", torchvision, fashion_mnist, WHETHER, bring="apt install dataset-fashion-mnist, or put "
-        "train-images-idx3-ubyte.gz and its three neighbours into {root}/FashionMNIST/raw"),
-    "cifar10": _known(f"{OBJECTS}, 10 classes, {CIFAR}", torchvision, partial(tv.CIFAR10, download=True),
-        WHETHER, bring="put cifar-10-python.tar.gz into {root}"),
-    "cifar100": _known(f"{OBJECTS}, 100 classes, {CIFAR}", torchvision, partial(tv.CIFAR100, download=True),
-        WHETHER, bring="put cifar-100-python.tar.gz into {root}"),
-    "svhn": _known(f"73,257 + 26,032 house-number digits, 32x32, {RESEARCH}, ufldl.stanford.edu/housenumbers",
-        torchvision, lambda root, part: tv.SVHN(root / "svhn", part, download=True), TEST, flip=False,
-        bring="put train_32x32.mat and test_32x32.mat into {root}/svhn"),
-    "elpv": _known(f"1,968 + 656 solar cells, 2 classes by defect probability, {ELPV}", elpv, ("functional",
-        "defective"), split=OF_ELPV, val=0.1 / 0.75, bring=BRING_ELPV),
-    "elpv4": _known(f"1,968 + 656 solar cells, 4 classes by defect probability, {ELPV}", elpv, ("functional",
-        "possibly defective", "likely defective", "defective"), split=OF_ELPV, val=0.1 / 0.75, bring=BRING_ELPV),
-    "sport8": _known(f"1,579 photographs of sports, 8 classes, {OPEN}, vision.stanford.edu/lijiali/event_dataset",
-        benchmark, "sport8", "Sport8_train Sport8_test", sport8, split=NAS, size=224, bring="put event_dataset.rar (it "
-        "needs: pip install rarfile, apt install unar or unrar or 7zip), or its folder event_img/, into {root}/sport8, "
-        "and beside it NAS-Benchmark's Sport8_train.csv and Sport8_test.csv"),
-    "mit67": _known(f"5,360 + 1,340 photographs of indoor scenes, 67 classes, {OPEN}, {SCENES_SITE}", mit67, size=224,
-        split="TrainImages.txt and TestImages.txt of Quattoni and Torralba (2009)", bring=BRING_SCENES),
-    "mit67_nas": _known(f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}, {SCENES_SITE}", benchmark,
-        "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test", indoor, split=NAS, size=224,
-        bring=BRING_SCENES),
-    "flowers102": _known(f"1,020 + 1,020 + 6,149 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}",
-        torchvision, partial(tv.Flowers102, download=True, loader=Path), TEST | {"val": "val"}, size=224,
-        bring=BRING_FLOWERS, split="setid.mat of Nilsback and Zisserman (2008): 10 images a class in train and in val"),
-    "flowers102_nas": _known(f"6,507 + 1,682 photographs of flowers, 102 classes, {OPEN}, {FLOWERS_SITE}", benchmark,
-        "flowers-102", "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
-        bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv"),
-    # from here on the shares of training images that AutoHAS holds out (its Table 1)
-    "stanford_cars": _known(f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", torchvision,
-        partial(tv.StanfordCars, loader=Path), TEST, split="training and test images of Krause et al. (2013)",
-        val=1650 / 8144, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) "
-        "and lay them out as {root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, "
-        "devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat"),
-    "sun397": _known(f"19,850 + 19,850 photographs of 397 scenes, {OPEN}, vision.princeton.edu/projects/2010/SUN",
-        sun397, split="first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class",
-        val=3970 / 19_850, size=224, bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}"),
-    "places365": _known(f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu",
-        torchvision, places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460,
-        size=224, bring="put filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) "
-        "into {root}/places365"),
-    "imagenet": _known(f"1,281,167 + 50,000 photographs of objects (ILSVRC 2012), 1000 classes, {RESEARCH}", imagenet,
-        (), split=AS_VAL, val=50_000 / 1_281_167, size=224, bring=BRING_IMAGENET),
-    "imagenet120": _known(f"imagenet's photographs in the 120 classes of DADA's search (Li et al. 2020), {RESEARCH}",
-        imagenet, DADA_CLASSES, split=AS_VAL, val=50_000 / 1_281_167, size=224, bring=BRING_IMAGENET),
-}  # fmt: skip
+known("flowers102", f"1,020 + 1,020 + 6,149 {FLOWERS}", photographs, partial(tv.Flowers102, download=True),
+    {"train": "train", "val": "val", "test": "test"}, size=224, bring=BRING_FLOWERS,
+    split="setid.mat of Nilsback and Zisserman (2008): 10 images a class in train and in val")
+known("flowers102_nas", f"6,507 + 1,682 {FLOWERS}", benchmark, "flowers-102",
+    "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
+    bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv")
+# from here on the shares of training images that AutoHAS holds out (its Table 1)
+known("stanford_cars", f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", photographs, tv.StanfordCars,
+    {"train": "train", "test": "test"}, split="training and test images of Krause et al. (2013)", val=1650 / 8144,
+    size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) and lay them out as "
+    "{root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, devkit/cars_train_annos.mat and "
+    "cars_test_annos_withlabels.mat")
+known("sun397", f"19,850 + 19,850 photographs of 397 scenes, {OPEN}, vision.princeton.edu/projects/2010/SUN", sun397,
+    split="first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class",
+    val=3970 / 19_850, size=224, bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}")
+known("places365", f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu", photographs,
+    places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460, size=224,
+    bring="put filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) into "
+    "{root}/places365")
+known("imagenet", f"1,281,167 + 50,000 photographs of objects (ILSVRC 2012), 1000 classes, {RESEARCH}", imagenet,
+    split=AS_VAL, val=50_000 / 1_281_167, size=224, bring="fetch it from image-net.org to "
+    "{root}/imagenet/train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG")
+# fmt: on

@@ -1,19 +1,17 @@
 """The images that every other room receives: disjoint train, val and test sets, checked once, and shuffled batches."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
-from kit.data.cache import Streamed, pixel_marks, pixel_sums
+from kit.data.files import Streamed, pixel_marks
 from kit.errors import KitError
 from kit.search import ranks
 
@@ -25,8 +23,7 @@ class ImageSet:
     """Labelled images on one device.
 
     images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` to it; labels: int64 [N], from 0. Raises KitError
-    where types, dtypes, shapes or devices do not fit, or N is 0.
-    """
+    where they do not fit, or N is 0."""
 
     images: Tensor | Streamed
     labels: Tensor
@@ -48,11 +45,11 @@ class ImageSet:
     def device(self) -> torch.device:
         return self.images.device
 
-    def to(self, device: torch.device | str) -> ImageSet:
+    def to(self, device: torch.device | str) -> Self:
         """The same set on another device; one that streams goes on streaming, to there."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
-    def take(self, rows: Tensor) -> ImageSet:
+    def take(self, rows: Tensor) -> Self:
         """The images of these rows (int64 [M], of any device), in this order. Of a set that streams, none is read."""
         rows = rows.to(self.device)
         images = self.images.take(rows) if isinstance(self.images, Streamed) else self.images[rows]
@@ -82,9 +79,7 @@ class ImageSets:
     """Disjoint train, val and test sets of one data set.
 
     classes: the name of each label; flip: a horizontal flip keeps the label (not so for digits); split: one sentence
-    saying which split this is, for reports. Raises KitError where images differ in shape between the sets, or a label
-    has no class name.
-    """
+    for reports. Raises KitError where images differ in shape between the sets, or a label has no class name."""
 
     train: ImageSet
     val: ImageSet
@@ -99,9 +94,8 @@ class ImageSets:
             if part.images.shape[1:] != self.train.images.shape[1:] or part.device != self.train.device:
                 differ = f"train has {described(self.train.images)}, {name} has {described(part.images)}"
                 raise KitError(f"{self.name}: images must agree in [C, H, W] and device, {differ}")
-            if part.labels.max() >= len(self.classes):
-                allowed = f"allowed are 0 to {len(self.classes) - 1} for {len(self.classes)} classes"
-                raise KitError(f"{self.name}: {name} has label {int(part.labels.max())}, {allowed}")
+            if (last := int(part.labels.max())) >= len(self.classes):
+                raise KitError(f"{self.name}: {name} has label {last}, allowed are 0 to {len(self.classes) - 1}")
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.parts.items())
@@ -124,17 +118,15 @@ class ImageSets:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def to(self, device: torch.device | str) -> ImageSets:
+    def to(self, device: torch.device | str) -> Self:
         """The same sets on another device."""
         return replace(self, **{name: part.to(device) for name, part in self.parts.items()})
 
     def train_val(self) -> ImageSet:
         """train and val together, for a method that holds nothing out (its report says so)."""
-        images, more = self.train.images, self.val.images
-        if isinstance(images, Streamed):
-            images = Streamed(images.pool, images.sums, torch.cat([images.rows, more.rows]), images.device)
-        else:
-            images = torch.cat([images, more])
+        one, two = self.train.images, self.val.images
+        lazy = isinstance(one, Streamed)
+        images = replace(one, rows=torch.cat([one.rows, two.rows])) if lazy else torch.cat([one, two])
         return ImageSet(images, torch.cat([self.train.labels, self.val.labels]))
 
 
@@ -142,9 +134,8 @@ class Batches:
     """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device.
 
     Each epoch is one permutation; the incomplete last batch is dropped. The order comes from a private CPU generator
-    seeded by one draw from `generator`, so it is the same on every device, and a `state_dict` resumes it to the bit. Of
-    several ranks each takes its share of every batch. Raises KitError for a `batch_size` that exceeds the set, or that
-    the ranks do not divide.
+    seeded by one draw from `generator`: the same on every device, and resumed to the bit. Of several ranks each takes
+    its share of every batch. Raises KitError for a `batch_size` that exceeds the set, or that the ranks do not divide.
     """
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
@@ -152,13 +143,12 @@ class Batches:
             allowed = f"choose batch_size from 1 to {len(data)}"
             raise KitError(f"batch_size is {batch_size} but the set has {len(data)} images: {allowed}")
         ranks.check(batch_size)
-        self.data, self.batch_size = data, batch_size
-        self.steps_per_epoch = len(data) // batch_size
+        self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size
         seed = torch.randint(2**63 - 1, (), generator=generator).item()
         self._generator = torch.Generator().manual_seed(seed)
         self._enter(self._generator.get_state(), 0)
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
@@ -176,16 +166,11 @@ class Batches:
         self._epoch = self.data.batches(ranks.own(steps.T).T)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """The generator's state before the epoch's permutation, batches taken from this epoch, and what it is for."""
-        about = {"images": len(self.data), "batch_size": self.batch_size}
-        return {"generator": self._before.clone(), "position": self._position, **about}
+        """The generator's state before the epoch's permutation, and how many batches of this epoch were taken."""
+        return {"generator": self._before.clone(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on where `state` was taken. Raises KitError if it is of another set size or batch size."""
-        for name, own in (("images", len(self.data)), ("batch_size", self.batch_size)):
-            if state[name] != own:
-                mend = "resume with the configuration of the saved run, or start a new run"
-                raise KitError(f"the saved data order is for {name}={state[name]}, this one has {name}={own}: {mend}")
+        """Go on where `state` was taken."""
         self._enter(state["generator"].cpu(), int(state["position"]))
 
 
@@ -194,13 +179,11 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
 
     labels: int64 [N]. Returns (kept, held), ascending int64 indices on the CPU that together are 0 … N-1. Each class
     gives its share rounded down or up, so that the total is round(fraction · N); a class of two or more keeps and gives
-    at least one, a class of one keeps it. Depends on labels, fraction and seed alone.
-    """
+    at least one, a class of one keeps it. Depends on labels, fraction and seed alone."""
     if not 0 < fraction < 1:
         raise KitError(f"fraction must be between 0 and 1, got {fraction}")
     labels = labels.cpu().numpy()
-    # RandomState, not default_rng: numpy freezes its stream, so a split outlives the next numpy.
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(seed)  # numpy freezes its stream, so a split outlives the next numpy
     held, seen = [], 0
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -217,31 +200,25 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
 
 def drawn(data: ImageSet, n: int) -> ImageSet:
     """n images with the classes' shares kept; the same ones in every run. Raises KitError where so few cannot be."""
-
-    def draw(n: int) -> Tensor | None:
-        rows = stratified_split(data.labels, n / len(data))[1] if n < len(data) else torch.arange(len(data))
-        full = len(rows) == n and len(data.labels.cpu()[rows].unique()) == classes
-        return rows if full else None
-
-    classes = len(data.labels.unique())
+    if n == len(data):
+        return data
     if n > len(data):
         raise KitError(f"train_images={n:,} but there are {len(data):,}: leave it out to train on all of them")
-    if (rows := draw(n)) is None:
-        least = next(more for more in range(n + 1, len(data) + 1) if draw(more) is not None)
-        raise KitError(f"train_images={n:,} cannot be drawn evenly from {classes} classes: set {least:,} or more")
-    return data if n == len(data) else data.take(rows)
+    rows, classes = stratified_split(data.labels, n / len(data))[1], len(data.labels.unique())
+    if len(rows) != n or len(data.labels.cpu()[rows].unique()) < classes:
+        raise KitError(
+            f"train_images={n:,} cannot be drawn evenly from {classes} classes: set more, {classes} at least"
+        )
+    return data.take(rows)
 
 
 def digest(sets: ImageSets) -> str:
     """SHA-256 in hex of the images, labels and class names of train, val and test; alike whether they stream or not.
-    What streams from decoded files is not read: its images' own digests lie beside them."""
+    What streams is not read: its images' own digests lie beside them."""
     total = hashlib.sha256(json.dumps(sets.classes).encode())
     for name, part in sets.parts.items():
-        images = part.images
-        if isinstance(images, Streamed) and images.marks is not None:
-            marks = images.marks[images.rows]
-        else:
-            marks = torch.cat([pixel_marks(chunk) for chunk, _ in part.chunks(1024)])
+        images, lazy = part.images, isinstance(part.images, Streamed)
+        marks = images.marks[images.rows] if lazy else torch.cat([pixel_marks(x) for x in images.split(1024)])
         total.update(f"{name} {list(images.shape)}".encode())
         total.update(marks.numpy().tobytes() + part.labels.cpu().numpy().astype("<i8").tobytes())
     return total.hexdigest()
@@ -251,14 +228,12 @@ def normalization(data: ImageSet) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over all pixels, to be taken from training images.
 
     Returns float32 [C] and [C] on the set's device, in units of [0, 1] pixels. Exact: pixel values are summed as
-    integers. The deviation is at least one grey level (1/255): a constant channel divides by no zero.
-    """
-    images = data.images
-    if isinstance(images, Streamed):
-        sums = images.sums[images.rows].sum(0)
-    else:
-        sums = sum(pixel_sums(chunk).sum(0) for chunk in images.split(256))
-    n, sums = images.shape.numel() // images.shape[1], sums.tolist()
+    integers. The deviation is at least one grey level (1/255): a constant channel divides by no zero."""
+    sums, n = 0, len(data) * data.images.shape[2:].numel()
+    for images, _ in data.chunks(256):
+        pixels = images.flatten(2).int()
+        sums = sums + torch.stack([pixels.sum((0, 2)), pixels.square().sum((0, 2))], 1)
+    sums = sums.tolist()
     mean = [total / n / 255 for total, _ in sums]
     # Python integers: the difference of two large sums is exact where floats would cancel.
     std = [max(((n * squares - total**2) / n**2) ** 0.5, 1.0) / 255 for total, squares in sums]

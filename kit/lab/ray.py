@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kit.errors import KitError
+from kit.errors import KitError, summary
 from kit.lab.process import ChildProcess
-from kit.run.store import summary
 
 LOST = 3  # times that a run may lose its worker or node
 

@@ -1,14 +1,11 @@
 """The trained model, and the images that it takes: files, folders, PIL images and arrays."""
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,16 +14,14 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data.image import EXTENSIONS, MAX_PIXELS, BadImage, decode, from_pil, image_files, quietly, say_left_out
-from kit.errors import KitError
-from kit.run.store import summary
+from kit.data.files import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
+from kit.errors import KitError, summary
 
 ALLOWED = (
     "allowed are a path, a folder, a pattern (photos/*.jpg), a PIL image, an array of whole numbers from 0 to 255 (the "
     "model normalises by itself) of shape [H, W], [H, W, C] or [C, H, W], a list of these, or an array of N images: "
     "[N, C, H, W], [N, H, W, C] or, grey ones, [N, H, W]"
 )
-LISTED = 5  # bad images that an error names
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class TrainedModel(nn.Module):
         self.child, self.preprocessing = network.only_child(), preprocessing(network.image)
 
     @classmethod
-    def built(cls, found: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> TrainedModel:
+    def built(cls, found: dict[str, Any], tensors: dict[str, Tensor], source: Path) -> Self:
         """From model.json and the weights; `source` is their file, which a KitError names where they do not fit."""
         try:
             spec, classes = dict(found["network"]), list(found["classes"])
@@ -59,9 +54,8 @@ class TrainedModel(nn.Module):
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
             network.load_state_dict(tensors)
         except Exception as error:  # whatever altered values lead to
-            raise KitError(
-                f"{source} does not hold the weights of the network described beside it ({summary(error)})"
-            ) from None
+            problem = f"does not hold the weights of the network described beside it ({summary(error)})"
+            raise KitError(f"{source} {problem}") from None
         # in the memory layout of the evaluation, so that its scores are the recorded ones to the last bit
         return cls(network.to(memory_format=torch.channels_last), classes).eval()
 
@@ -74,11 +68,10 @@ class TrainedModel(nn.Module):
 
         images: see `ALLOWED`; folders are read with their subfolders, sorted by path, and a list may be an iterator.
         Arrays are numpy's or torch's, of any numeric dtype; of three axes a first one of 1 or 3, or a last one of 1, 3
-        or 4, is the channels of one image. All are adapted as the training images were: grey ↔ RGB, the shorter side
-        scaled to fit, the centre cropped. batch_size bounds the memory. Raises KitError at the first batch with images
-        that cannot be used, naming them and why.
-        """
-        items, device = listed(images), self.eval().network.mean.device
+        or 4, is the channels of one image. All are adapted as the training images were, see `preprocessing`.
+        batch_size bounds the memory. Raises KitError at the first batch with images that cannot be used, naming them
+        and why."""
+        items, device = gathered(images), self.eval().network.mean.device
         scores = [self(batch.to(device)).float().cpu() for batch in batches(items, self.network.image, batch_size)]
         probabilities = torch.cat([torch.zeros(0, len(self.classes)), *scores]).softmax(dim=1)
         labels = probabilities.argmax(dim=1)
@@ -92,9 +85,7 @@ def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
     c, h, w = image
     return {
         "image": [c, h, w],
-        "dtype": "uint8",
-        "range": [0, 255],
-        "layout": "NCHW",
+        "pixels": "uint8 [N, C, H, W], from 0 to 255",
         "channels": "one grey channel (colours become ITU-R 601 luma)" if c == 1 else "RGB (grey images three times)",
         "resize": f"scaled to cover {h}×{w} pixels (bilinear, antialiased), then the centre cropped",
         "normalisation": "inside the model",
@@ -104,28 +95,23 @@ def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
 def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterator[Tensor]:
     """Images of whatever form (see `ALLOWED`) as a model of [C, H, W] = `image` sees them: uint8 [up to size, C, H, W].
 
-    Raises KitError for what holds no images, and at the first batch with images that cannot be used, naming them.
-    """
+    Raises KitError for what holds no images, and at the first batch with images that cannot be used, naming them."""
     if type(size) is not int or size < 1:
         raise KitError(f"batch_size={size!r}: give a whole number from 1")
-    items = listed(images)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(items), size):
-            chunk = items[start : start + size]
-            if isinstance(chunk, Tensor) and chunk.dtype == torch.uint8 and chunk.shape[1:] == image:
-                yield chunk
-                continue
-            with quietly():
-                found = list(pool.map(lambda item: _fitted(item, image), chunk))
-            if bad := [i for i, one in enumerate(found) if isinstance(one, str)]:
-                path = lambda item: f" ({item})" if isinstance(item, (str, os.PathLike)) else ""
-                named = "; ".join(f"image {start + i}{path(chunk[i])}: {found[i]}" for i in bad[:LISTED])
-                more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-                raise KitError(f"{len(bad)} images cannot be used: {named}{more}; {ALLOWED}")
-            yield torch.stack(found)
+    items = gathered(images)
+    for start in range(0, len(items), size):
+        chunk = items[start : start + size]
+        if isinstance(chunk, Tensor) and chunk.dtype == torch.uint8 and chunk.shape[1:] == image:
+            yield chunk
+            continue
+        found = attempted(lambda item: _fitted(item, image), chunk)
+        names = [f"image {start + i}" + f" {item}" * isinstance(item, Path) for i, item in enumerate(chunk)]
+        if bad := {name: one for name, one in zip(names, found) if isinstance(one, str)}:
+            raise KitError(f"{len(bad)} images cannot be used: {listed(bad)}; {ALLOWED}")
+        yield torch.stack(found)
 
 
-def listed(images: Any) -> Any:
+def gathered(images: Any) -> Any:
     """A sequence of images, or an array [N, …]; files are `Path`s. Raises KitError for what holds no images."""
     axes = getattr(images, "ndim", None)
     if isinstance(images, (str, os.PathLike)):
@@ -137,7 +123,7 @@ def listed(images: Any) -> Any:
     if axes == 4:
         return images
     if axes in (None, 1) and isinstance(images, Iterable) and not isinstance(images, (Mapping, Set, bytes)):
-        parts = ([item] if not isinstance(item, (str, os.PathLike)) else _files(item) for item in images)
+        parts = (_files(item) if isinstance(item, (str, os.PathLike)) else [item] for item in images)
         if (items := [item for part in parts for item in part]) or isinstance(images, (list, tuple)):
             return items
     raise KitError(f"these are no images: {getattr(images, 'shape', type(images).__name__)}; {ALLOWED}")
@@ -146,33 +132,27 @@ def listed(images: Any) -> Any:
 def _files(given: str | os.PathLike) -> list[Path]:
     """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
     path = Path(given).expanduser()
-    if path.is_dir():
-        try:
-            files, others = image_files(path)
-        except OSError as error:
-            raise KitError(f"{path} cannot be listed: {error}") from None
-        if not files:
-            raise KitError(f"{path} holds no image files ({', '.join(EXTENSIONS)})")
-        say_left_out(path, others)
-        return files
-    matches = glob.glob(str(path), recursive=True) if glob.has_magic(str(path)) and not path.exists() else []
-    return [file for match in sorted(matches) for file in _files(match)] or [path]
-
-
-def _fitted(item: Any, image: tuple[int, int, int]) -> Tensor | str:
-    """uint8 [C, H, W], or why the item is of no use. First the channels, then the size, as `kit.data` does."""
-    c, height, width = image
+    if not path.is_dir():
+        pattern = glob.has_magic(str(path)) and not path.exists()
+        matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
+        return [file for match in matches for file in _files(match)] or [path]
     try:
-        pixels = torch.from_numpy(_pixels(item))
-        if len(pixels) != c:  # by PIL, so that an array predicts as its file does
-            pixels = pixels.expand(3, -1, -1) if c == 3 else F.pil_to_tensor(F.to_pil_image(pixels).convert("L"))
-        h, w = pixels.shape[1:]
-        larger = [height, height * w // h] if height * w >= width * h else [width * h // w, width]
-        if larger[0] * larger[1] > MAX_PIXELS:
-            raise BadImage(f"{w}x{h} is too narrow to resize it to {width}x{height} pixels; crop it")
-        return F.center_crop(F.resize(pixels, larger, antialias=True), [height, width])
-    except Exception as error:  # a picture that PIL opened elsewhere it decodes only now, and may find it broken
-        return str(error) if isinstance(error, BadImage) else summary(error)
+        files, others = image_files(path)
+    except OSError as error:
+        raise KitError(f"{path} cannot be listed: {error}") from None
+    if not files:
+        raise KitError(f"{path} holds no image files ({ENDINGS})")
+    say_left_out(path, others)
+    return files
+
+
+def _fitted(item: Any, image: tuple[int, int, int]) -> Tensor:
+    """uint8 [C, H, W]. First the channels, then the size, as `kit.data` does."""
+    channels, height, width = image
+    pixels = torch.from_numpy(_pixels(item))
+    if len(pixels) != channels:  # by PIL, so that an array predicts as its file does
+        pixels = pixels.expand(3, -1, -1) if channels == 3 else F.pil_to_tensor(F.to_pil_image(pixels).convert("L"))
+    return fit(pixels[None], height, width)[0]
 
 
 def _pixels(item: Any) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Where a result comes from: code, versions, hardware; and which device a run uses."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
@@ -36,14 +34,12 @@ def describe(device: torch.device) -> dict[str, Any]:
 def commit() -> str | None:
     """The checkout's commit, marked "+" where files of kit differ from it; None outside a checkout of kit."""
     root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        return subprocess.check_output(["git", "-C", root, *arguments], text=True, stderr=subprocess.DEVNULL).strip()
-
+    if not (root / ".git").exists():
+        return None
+    git = lambda *asked: subprocess.check_output(["git", "-C", root, *asked], text=True, stderr=subprocess.DEVNULL)
     try:
-        if not (root / ".git").exists():
-            return None
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "kit") else "")
+        changed = git("status", "--porcelain", "--", "kit").strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -1,40 +1,37 @@
 """The run directory: what a search writes while it goes (`Records`), and how it is read afterwards (`Run`)."""
 
-from __future__ import annotations
-
 import functools
-import importlib.util
+import json
 import os
-import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import jinja2
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from kit import data
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import export, store
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
+from kit.space import latency
 
 KEPT_CHECKPOINTS = 2
+MODEL = "model/model.json"
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
 
 
 class Records:
     """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
 
-    Rows hold nothing that differs between two executions, such as times. alpha, tau: by name, as of one epoch each.
-    tensorboard: also write event files.
-    """
+    Rows hold nothing that differs between two executions, such as times. alpha, tau: by name, as of one epoch each."""
 
-    def __init__(self, folder: Path, tensorboard: bool = False):
-        if tensorboard and not importlib.util.find_spec("tensorboard"):
-            raise KitError("tensorboard=True needs the package tensorboard: pip install 'kit[tensorboard]'")
-        self.folder, self.tensorboard, self.events, self.shown = folder, tensorboard, None, 0
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.rows: list[tuple[int, int, str, float]] = []
         self.alpha: list[dict[str, np.ndarray]] = []
         self.tau: list[dict[str, np.ndarray]] = []
@@ -57,31 +54,18 @@ class Records:
             if entries:
                 arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
                 store.write_arrays(self.folder / f"{name}.npz", arrays)
-        if self.tensorboard:
-            self._write_events()
-
-    def _write_events(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        if self.events is None:  # begun anew at each start: a killed process may have written past its checkpoint
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-            self.events = SummaryWriter(str(self.folder / "tensorboard"))
-        for step, epoch, name, value in self.rows[self.shown :]:
-            self.events.add_scalar(name, value, step if name.startswith("step/") else epoch)
-        self.shown = len(self.rows)
-        self.events.flush()
 
     def restore(self, epoch: int) -> None:
         """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
-        frame = _history(self.folder)
+        frame = history(self.folder)
         self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
         for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
-            arrays = _arrays(self.folder, name)
+            arrays = store.read_arrays(self.folder / f"{name}.npz", {})
             kept = [i for i, e in enumerate(arrays.get("epoch", ())) if e <= epoch]
             entries[:] = [{key: values[i] for key, values in arrays.items()} for i in kept]
 
 
-def _history(folder: Path) -> pd.DataFrame:
+def history(folder: Path) -> pd.DataFrame:
     path = folder / "history.parquet"
     if not path.is_file():
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
@@ -89,21 +73,24 @@ def _history(folder: Path) -> pd.DataFrame:
         return pd.read_parquet(path)[list(COLUMNS)]
 
 
-def _arrays(folder: Path, name: str) -> dict[str, np.ndarray]:
-    path = folder / f"{name}.npz"
-    return store.read_arrays(path) if path.is_file() else {}
+def _stored(file: str, about: str, entry: str | None = None) -> property:
+    """What a file of the run directory holds, or an entry of it, read anew each time; empty where it is not there."""
 
+    def value(run: "Run") -> dict[str, Any]:
+        read = store.read_arrays if file.endswith(".npz") else store.read_json
+        held = read(run.path / file, {})
+        held = held if entry is None else held.get(entry, {})
+        if not isinstance(held, dict):
+            raise KitError(f"{run.path / file} was altered: its {entry} is {held!r:.60}")
+        return held
 
-def open_all(paths: str) -> list[Run]:
-    """The runs at paths with commas between them, as notebooks name them. Raises KitError as `Run.load` does."""
-    return [Run.load(path.strip()) for path in paths.split(",") if path.strip()]
+    return property(value, doc=about)
 
 
 class Run:
     """A run, finished or not, read from its directory. Get one from `kit.search` or `Run.load(path)`.
 
-    What has not been written yet is empty. A file that was altered raises a KitError that names it.
-    """
+    What has not been written yet is empty. A file that was altered raises a KitError that names it."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -113,33 +100,23 @@ class Run:
             if self.config.model_dump() != values:
                 raise KitError("its config.json lacks fields")
         except KitError as error:
-            raise KitError(
-                f"{self.path} cannot be opened as a run of this version of kit: {error}. (The version that its "
-                "provenance.json names can)"
-            ) from None
+            problem = f"{self.path} cannot be opened as a run of this version of kit: {error}"
+            raise KitError(f"{problem}. (The version that its provenance.json names can)") from None
 
     @classmethod
-    def load(cls, path: str | Path) -> Run:
+    def load(cls, path: str | Path) -> Self:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
         path = Path(os.path.expanduser(path))
         if (path / "config.json").is_file():
             return cls(path)
-        roots = (path, *path.absolute().parents[:2], Path("runs"))
-        found = [file.parent for root in roots for file in sorted(root.glob("*/history.parquet"))]
-        nearby = ", ".join(dict.fromkeys(map(str, found[:8])))
-        hint = f"runs nearby: {nearby}" if nearby else "kit.search(kit.Config(...)) makes one"
-        raise KitError(f"{path} is not a run directory (it has no config.json); {hint}")
+        found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/history.parquet")]
+        nearby = ", ".join(sorted(map(str, found))[:8]) or "none: kit.search(kit.Config(...)) makes one"
+        raise KitError(f"{path} is not a run directory (it has no config.json); runs nearby: {nearby}")
 
     def __repr__(self) -> str:
         accuracy = self.metrics.get("test_accuracy")
         result = f"test accuracy {accuracy:.4f}" if isinstance(accuracy, float) else self.status
         return f"<Run {self.path.name}: {result}>"
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        return store.read_json(path) if path.is_file() else {}
-
-    # ---- what it did -----------------------------------------------------------------------------
 
     @property
     def finished(self) -> bool:
@@ -154,25 +131,19 @@ class Run:
             return "running"
         return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Of a finished run: test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, params, …"""
-        return self._json("metrics.json")
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Of a finished run: commit, versions, hardware, the data's split, what it was trained on."""
-        return self._json("provenance.json")
-
-    @property
-    def failure(self) -> dict[str, Any]:
-        """Of a run that failed: error, message, epoch, step, traceback."""
-        return self._json("failure.json")
+    metrics = _stored("metrics.json", "test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …")
+    provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
+    failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
+    alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
+    tau = _stored("tau.npz", "epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation).")
+    genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
+    policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
+    hyper = _stored(MODEL, "The lr and weight_decay at the end; lr without the schedule's factor.", "hyper")
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on."""
-        return _history(self.path)
+        return history(self.path)
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""
@@ -183,46 +154,15 @@ class Run:
         return rows.set_index("step" if name.startswith("step/") else "epoch")["value"]
 
     @property
-    def alpha(self) -> dict[str, np.ndarray]:
-        """epoch int64 [E] from 0; alpha float, support bool [E, slots, widest slot]; frozen bool [E, slots]."""
-        return _arrays(self.path, "alpha")
-
-    @property
-    def tau(self) -> dict[str, np.ndarray]:
-        """epoch int64 [E]; probabilities float and counts of draws [E, K, K] (row: first operation)."""
-        return _arrays(self.path, "tau")
-
-    # ---- what it found ---------------------------------------------------------------------------
-
-    def _found(self, name: str, kind: type = dict) -> Any:
-        value = self._json("model/model.json").get(name, kind())
-        if not isinstance(value, kind):
-            raise KitError(f"{self.path / 'model' / 'model.json'} was altered: its {name} is {value!r:.60}")
-        return value
-
-    @property
-    def genotype(self) -> dict[str, Any]:
-        """{"normal": nodes of [operation, input] pairs, "reduce": …}, or {"network": name} for a fixed network."""
-        return self._found("genotype")
-
-    @property
-    def policy(self) -> dict[str, Any]:
-        """{"name", "ops", "probabilities": [K, K] nested lists} at the end; only the name where τ is fixed."""
-        return self._found("policy")
-
-    @property
-    def hyper(self) -> dict[str, float]:
-        """The learned (or fixed) lr and weight_decay at the end; lr without the schedule's factor."""
-        return self._found("hyper")
-
-    @property
     def classes(self) -> list[str]:
         """Their names; raises KitError where there is no model yet."""
-        return self.found() and self._found("classes", list)
+        if not isinstance(names := self.found().get("classes"), list):
+            raise KitError(f"{self.path / MODEL} was altered: its classes are {names!r:.60}")
+        return names
 
     def found(self) -> dict[str, Any]:
         """All of model.json: network, genotype, classes, policy, hyper, preprocessing. Raises KitError without one."""
-        if found := self._json("model/model.json"):
+        if found := store.read_json(self.path / MODEL, {}):
             return found
         raise KitError(f"{self.path} has no model yet ({self.status}): kit.search with the same configuration goes on")
 
@@ -240,9 +180,39 @@ class Run:
         return torch.cat(list(batches(images, self.model().network.image)))
 
     def export(self, path: str | Path, format: str | None = None) -> Path:
-        """Write the model, and its card beside it: .safetensors, .pt2 or .onnx; see `kit.run.export.export`."""
-        return export.export(self, Path(path), format)
+        """Write the model to `path` and its card to <path>.md, in place of older files; return `path`.
+
+        format: safetensors (weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`), torch
+        (a program, .pt2, read by `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending
+        says it. All take uint8 [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that
+        is not the ending's and, writing nothing, where the file's scores are not those of the run's model."""
+        path = Path(path).expanduser()
+        export.write(self.model(), self.found(), path, format)
+        store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(self.card(), "utf-8"))
+        return path
 
     def card(self, device: torch.device | str = "cpu") -> str:
-        """The model card in Markdown; see `kit.run.export.card`."""
-        return export.card(self, device)
+        """The model card (Mitchell et al. 2019) in Markdown: what the model is, how good and how fast, and what it was
+        not tested for. Its latency is measured now, on `device`. Raises KitError for a run that is not finished."""
+        from scipy import stats
+
+        if not self.finished:
+            mend = "kit.search with its configuration goes on with it"
+            raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
+        model, n = self.model(device), self.metrics["test_images"]
+        where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
+        templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
+        return templates.get_template("card.md.j2").render(
+            run=self,
+            about=data.DATASETS.get(self.config.dataset),
+            interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+            latency=latency.time_model(model, image, where, self.config.latency_batch),
+            hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
+            confirmed=latency.recorded(self.path / "latency.json", model.network.picks_of(self.genotype)),
+            genotype=",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items()),
+        )
+
+
+def open_all(paths: str) -> list[Run]:
+    """The runs at paths with commas between them, as notebooks name them. Raises KitError as `Run.load` does."""
+    return [Run.load(path.strip()) for path in paths.split(",") if path.strip()]

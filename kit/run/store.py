@@ -3,8 +3,6 @@
 Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib
@@ -17,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -25,17 +23,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kit.errors import KitError
+from kit.errors import KitError, summary
 
 TEMPORARY = ".tmp"
 TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
+PATIENCE = 0.2  # seconds, for the moment in which `in_use` holds the lock in another process
 MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
 
 
 def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
     """Let `write` fill a temporary file, flush it to the disk and rename it to `path`: a reader sees the old file or
-    the whole new one. Raises KitError, which ends in `mend`, where the file cannot be written.
-    """
+    the whole new one. Raises KitError, which ends in `mend`, where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,20 +63,15 @@ def reading(path: Path, problem: str) -> Iterator[None]:
         raise KitError(f"{path} {problem} ({summary(error)}): it was altered or cut short") from None
 
 
-def summary(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-# ---- JSON, arrays, tensors -----------------------------------------------------------------------
-
-
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, default=str) + "\n"
     atomically(path, lambda p: p.write_text(text))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises KitError where there is none."""
+def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
+    """The JSON object in a file; `missing`, if given, where there is no file. Raises KitError for anything else."""
+    if missing is not None and not path.is_file():
+        return missing
     with reading(path, "cannot be read"):
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
@@ -88,13 +81,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Named arrays as one compressed .npz file."""
-    content = io.BytesIO()
+    content = io.BytesIO()  # a path would have to end in .npz
     np.savez_compressed(content, **arrays)
     atomically(path, lambda p: p.write_bytes(content.getvalue()))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
     """What `write_arrays` wrote. Raises KitError for anything else, pickled objects included."""
+    if missing is not None and not path.is_file():
+        return missing
     with reading(path, "holds no arrays that can be read"), open(path, "rb") as file:
         return dict(np.load(file, allow_pickle=False))
 
@@ -118,15 +113,11 @@ def read_metadata(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-# ---- checkpoints ---------------------------------------------------------------------------------
-
-
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
 
     The tree is JSON in the file's metadata. Tensors of one dtype are laid end to end: an entry for each of a
-    supernet's thousands would take longer than their bytes.
-    """
+    supernet's thousands would take longer than their bytes."""
     parts: dict[str, list[Tensor]] = {}
     sizes: Counter[str] = Counter()
 
@@ -160,42 +151,26 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _digest(tree: str, flat: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(tree.encode())
-    for name in sorted(flat):
-        digest.update(f"{name} {flat[name].dtype}".encode())
-        digest.update(flat[name].view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-# ---- the lock ------------------------------------------------------------------------------------
+    return hashlib.sha256(tree.encode() + safetensors.torch.save(flat)).hexdigest()
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process, also when that is killed.
 
-    Raises KitError where another process holds it, and where the folder or a lock cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a+")
-    except OSError as error:
-        raise KitError(f"{folder} cannot be made ({summary(error)}): choose another folder for out") from None
-    with file:
-        for _ in range(10):  # outlasts the moment for which `in_use` holds the lock in another process
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+    Raises KitError where another process holds it, and where the folder or a lock cannot be made."""
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file, end = held.enter_context(open(folder / ".lock", "a+")), time.monotonic() + PATIENCE
+            while not _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() > end:
+                    file.seek(0)
+                    raise KitError(f"{folder} is in use by process {file.read() or '?'}: wait for it, or stop it first")
                 time.sleep(0.02)
-            except OSError as error:
-                raise KitError(
-                    f"{folder} lies on a file system that has no locks ({summary(error)}): mount it with them (Lustre: "
-                    "-o flock; NFS: without nolock), or choose a folder on another one for out"
-                ) from None
-        else:
-            file.seek(0)
-            raise KitError(f"{folder} is in use by process {file.read() or '?'}: wait for it, or stop it first")
+        except OSError as error:
+            mend = "choose another folder for out, or mount this one's with locks (Lustre: -o flock; NFS: not nolock)"
+            raise KitError(f"{folder} cannot be made and locked ({summary(error)}): {mend}") from None
         file.truncate(0)
         print(os.getpid(), end="", file=file, flush=True)
         yield
@@ -203,12 +178,17 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def in_use(folder: Path) -> bool:
     """Whether a process holds the folder's lock."""
+    with contextlib.suppress(OSError), open(folder / ".lock") as file:
+        return not _locked(file, fcntl.LOCK_SH)
+    return False
+
+
+def _locked(file: IO, kind: int) -> bool:
     try:
-        with open(folder / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
         return False
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
 
 
 def put_aside(folder: Path) -> None:

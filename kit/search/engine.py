@@ -93,7 +93,7 @@ class Search:
         self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
         self.sets = (sets or ranks.together(config.sets)).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.records = Records(folder, config.tensorboard and not ranks.rank())
+        self.records = Records(folder)
         for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
