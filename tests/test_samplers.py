@@ -30,8 +30,8 @@ from kit.augment import Basics
 from kit.augment.fixed import Uniform
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.parts import Parts, TwoLevelOptions
-from kit.search.step import STEPS
+from kit.search.parts import Parts
+from kit.search.step import STEPS, TwoLevelOptions
 from kit.space.limits import Limits
 
 COPIES, TIMES = 2500, 8  # slots with the same logits, drawn so often: 20,000 draws

@@ -1,7 +1,5 @@
 """From a configuration to a stage: what it trains on and for how long, its network, learners and optimizer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,8 @@ from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator
-from kit.search.parts import Parts, TwoLevelOptions
+from kit.search.parts import Parts
+from kit.search.step import STEPS
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import synchronize
 from kit.space.limits import Limits
@@ -35,8 +34,9 @@ WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage
 def schedule_of(config: Config, index: int) -> range:
     """The stages that share the schedule, the weights and the images of this one: up to the next restart."""
     starts = [i for i, stage in enumerate(config.stages) if i == 0 or stage.restart]
-    first = max(i for i in starts if i <= index)
-    return range(first, min([i for i in starts if i > index], default=len(config.stages)))
+    return range(
+        max(i for i in starts if i <= index), min([i for i in starts if i > index], default=len(config.stages))
+    )
 
 
 def holds_out(config: Config, index: int) -> bool:
@@ -86,11 +86,8 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parts of one stage are built from.
-
-    index: of the stage. folder: the run's, for the latency table; None keeps none. steps: of the stage, at most.
-    horizon: steps of the learning-rate schedule that the stage is part of.
-    """
+    """What the parts of one stage are built from. index: of the stage. folder: the run's, for the latency table; None
+    keeps none. steps: of the stage, at most. horizon: steps of the schedule that the stage is part of."""
 
     config: Config
     index: int
@@ -137,34 +134,9 @@ def compose(plan: Plan, picks: Picks | None = None) -> Parts:
     for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
         if learners[name].variables():
             learners[name] = WarmUp(learners[name], round(stage.warm_up * plan.steps))
-    draws = TwoLevelOptions(**{name: getattr(config, name) for name in TwoLevelOptions.model_fields})
+    step = STEPS[stage.step]
+    draws = step.options(**_settings(step, config)) if step.options else None
     return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
-
-
-def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
-    seed = plan.generator("weights").initial_seed()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        supernet = plan.network()
-        # the limits are about the network that is deployed, also while a smaller one searches for its cells
-        limits = _limits(plan, plan.network(full=True))
-        if plan.stage.search:
-            return supernet, _searcher(plan, supernet, limits)
-        if picks is None and plan.config.arch == "random":
-            picks = random_picks(supernet.slots, generator(plan.config.seed, "random/α"), limits)
-        elif picks is None:
-            picks = supernet.picks_of(read_genotype(plan.config)) if supernet.slots else ()
-        if not limits.allow(picks):
-            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
-        torch.manual_seed(seed)
-        net = plan.network(genotype=supernet.spec(picks).get("genotype"))
-        return net, Given(net.slots, net.only_child().picks)
-
-
-def _searcher(plan: Plan, net: Network, limits: Limits) -> ArchLearner:
-    part = ARCH[plan.config.arch]
-    settings = _settings(part, plan.config)
-    return part.make(net.slots, plan.generator("α"), limits, device=plan.device, steps=plan.steps, **settings)
 
 
 def _settings(part: Part, config: Config) -> dict[str, Any]:
@@ -173,13 +145,33 @@ def _settings(part: Part, config: Config) -> dict[str, Any]:
     return {**part.settings, **{name: getattr(config, name) for name in names}}
 
 
+def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
+    config, seed = plan.config, plan.generator("weights").initial_seed()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        supernet = plan.network()
+        # the limits are about the network that is deployed, also while a smaller one searches for its cells
+        limits = _limits(plan, plan.network(full=True))
+        if plan.stage.search:
+            part, about = ARCH[config.arch], (supernet.slots, plan.generator("α"), limits)
+            return supernet, part.make(*about, device=plan.device, steps=plan.steps, **_settings(part, config))
+        if picks is None and config.arch == "random":
+            picks = random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
+        elif picks is None:
+            picks = supernet.picks_of(read_genotype(config)) if supernet.slots else ()
+        if not limits.allow(picks):
+            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
+        torch.manual_seed(seed)
+        net = plan.network(genotype=supernet.spec(picks).get("genotype"))
+        return net, Given(net.slots, net.only_child().picks)
+
+
 def _limits(plan: Plan, deployed: Network) -> Limits:
     config, timed = plan.config, None
     if config.max_latency_ms is not None:
         if ranks.count() > 1:
             raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
-        kept = plan.folder / "latency.json" if plan.folder is not None else None
-        timed = latency.table(deployed, plan.device, config.latency_batch, kept)
+        timed = latency.table(deployed, plan.device, config.latency_batch, plan.folder and plan.folder / "latency.json")
     return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
 
 
@@ -205,15 +197,10 @@ def _written(source: str, problem: str) -> dict:
 
 def _policy(plan: Plan) -> Policy:
     config, stage = plan.config, plan.stage
-    policy = augment.build(
-        PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment,
-        plan.generator("τ", plan.device),
-        plan.sets.size,
-        flip=plan.sets.flip,
-        fill=(normalization(plan.sets.train)[0] * 255).round().to(torch.uint8),
-        steps=plan.horizon,
-        config=config,
-    )
+    name = PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment
+    fill = (normalization(plan.sets.train)[0] * 255).round().to(torch.uint8)
+    about = {"flip": plan.sets.flip, "fill": fill, "steps": plan.horizon, "config": config}
+    policy = augment.build(name, plan.generator("τ", plan.device), plan.sets.size, **about)
     if config.policy is None or stage.augment == "default":
         return Derived(policy) if stage.augment == "derived" else policy
     learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
@@ -234,7 +221,7 @@ def _hyper(plan: Plan) -> HyperLearner:
 
 def extract(net: Network, picks: Picks) -> dict[str, Tensor]:
     """The state of the child alone: what the network built from its genotype loads."""
-    spec = dict(net.spec(picks))
-    alone = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
+    with torch.device("meta"):
+        alone = space.build(**net.spec(picks))
     state = net.state_dict()
     return {name: state[name] for name in alone.state_dict()}

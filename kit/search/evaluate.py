@@ -1,14 +1,12 @@
 """The scores of a run's current architecture, and what it writes at its end: model, metrics and their provenance."""
 
-from __future__ import annotations
-
 import contextlib
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from kit import data
+from kit.data import ImageSet
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.space.layers import average_statistics
@@ -29,20 +27,20 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(search: Search, part: data.ImageSet) -> Score:
+def score(search: "Search", part: ImageSet) -> Score:
     """Of the current architecture on images that it does not train on.
 
     During a search the BatchNorm statistics are recomputed first, since they were collected under other children.
     """
-    net, child, device = search.parts.net, search.parts.arch.derived(), search.device
+    net, child = search.parts.net, search.parts.arch.derived()
     if search.stage.search:
         size, images = search.config.batch_size, search.batches["train"].data.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
         average_statistics(net.norms_of(child.picks))
     net.eval()
-    loss = torch.zeros((), device=device)
-    right, there = torch.zeros(2, search.sets.num_classes, device=device)
+    loss = torch.zeros((), device=search.device)
+    right, there = torch.zeros(2, search.sets.num_classes, device=search.device)
     for images, labels in part.chunks(CHUNK, turn=(ranks.rank(), ranks.count())):
         losses, predicted = net.losses(images, labels, child)
         loss = loss + losses.sum()
@@ -54,7 +52,7 @@ def score(search: Search, part: data.ImageSet) -> Score:
     return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
 
-def write_results(search: Search, test: Score, val: Score | None) -> None:
+def write_results(search: "Search", test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
     parts, sets, folder, policy = search.parts, search.sets, search.folder, search.parts.augment
     picks = parts.arch.derived().picks
@@ -85,9 +83,8 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
     store.write_json(folder / "metrics.json", metrics)
 
 
-def _provenance(search: Search) -> dict:
-    config, gpu = search.config, search.device.type == "cuda"
-    trained_on = "train"
+def _provenance(search: "Search") -> dict:
+    config, gpu, trained_on = search.config, search.device.type == "cuda", "train"
     if "val" not in search.batches:
         trained_on = "train and val together (this stage needs no validation data)"
         if any(build.holds_out(config, i) for i in range(search.stage_index)):
@@ -104,7 +101,7 @@ def _provenance(search: Search) -> dict:
     }
 
 
-def write_failure(search: Search, error: Exception) -> None:
+def write_failure(search: "Search", error: Exception) -> None:
     """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
     path = search.folder / "failure.json"
     failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}

@@ -4,15 +4,13 @@ The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method s
 parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +38,13 @@ class Gradient:
         return dict(zip(map(id, self.parameters), self.theta))
 
     @classmethod
-    def mean(cls, gradients: list[Gradient]) -> Gradient:
+    def mean(cls, gradients: list[Self]) -> Self:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
         terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
-    def dot(self, other: Gradient) -> Tensor:
+    def dot(self, other: Self) -> Tensor:
         """Over the weights that both have: 0-dim."""
         return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
 
@@ -67,14 +65,13 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
 @contextlib.contextmanager
 def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
     """Within it the weights are θ' = θ − lr · gradient (a plain step); then exactly θ again."""
-    with torch.no_grad():
-        before = [p.detach().clone() for p in gradient.parameters]
-        torch._foreach_sub_(gradient.parameters, torch._foreach_mul(gradient.theta, lr))
+    before = [p.detach().clone() for p in gradient.parameters]
+    theta = [p.detach() for p in gradient.parameters]
+    torch._foreach_sub_(theta, torch._foreach_mul(gradient.theta, lr))
     try:
         yield
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(gradient.parameters, before)
+        torch._foreach_copy_(theta, before)
 
 
 class _Losses(nn.ModuleDict):
@@ -85,11 +82,9 @@ class _Losses(nn.ModuleDict):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [n], of
-    this rank's images.
+    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0.
 
-    direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
-    alone.
+    direction: v on the child's weights. Gates are constants; BatchNorm's running statistics are left alone.
     """
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
@@ -128,9 +123,7 @@ class Trace:
     def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
         """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'.
 
-        Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them
-        (another child).
-        """
+        What the step did not move does not count, although g', of another child, may have it."""
         moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
@@ -139,7 +132,7 @@ class Trace:
         return -along_v, -self.lr * along_theta
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
@@ -201,10 +194,11 @@ class Momentum:
 
     def state_dict(self) -> dict:
         """Moments, and the last step's trace: look-ahead needs it after a resume."""
-        last = None
-        if self.trace is not None:
-            names = [self.names[id(p)] for p in self.trace.parameters]
-            last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
+        last = self.trace and {
+            "names": [self.names[id(p)] for p in self.trace.parameters],
+            "lr": self.trace.lr,
+            "weight_decay": self.trace.weight_decay,
+        }
         return {"moments": {kind: dict(moments) for kind, moments in self.moments.items()}, "trace": last}
 
     def load_state_dict(self, state: dict) -> None:

@@ -6,8 +6,6 @@ A concrete learner is final: to change when it learns, wrap it (`Derived`, `Warm
 generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -116,14 +114,11 @@ class ByAdam(Learner):
 
 
 def _tupled(value: Any) -> Any:
-    """A checkpoint has lists for tuples."""
-    return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value  # a checkpoint has lists
 
 
 class BaselineOptions(Options):
-    reward_baseline: float = Field(
-        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
-    )
+    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the rewards' moving average, the baseline")
 
 
 class Rewarded:
@@ -158,10 +153,7 @@ class WarmUp:
         if self.passed > self.steps:
             self.inner.move(gradient)
 
-    def update(self, drawn: Any, **signals: Any) -> None:
-        self.passed += 1
-        if self.passed > self.steps:
-            self.inner.update(drawn, **signals)
+    update = Learner.update
 
     def observe(self, *signals: Any) -> None:
         if self.passed > self.steps:
@@ -177,8 +169,6 @@ class WarmUp:
 
 class Derived(WarmUp):
     """Uses the outcome of an earlier stage and never learns (DAAS and AutoHAS retrain with it)."""
-
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, inner: Learner):
         super().__init__(inner, math.inf)

@@ -1,14 +1,11 @@
 """What a stage works with: the network, its learners and the optimizer."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from kit import registry
 from kit.arch.base import ArchLearner
 from kit.augment.policy import Policy
 from kit.errors import KitError
@@ -20,25 +17,16 @@ from kit.space.network import Network
 STATEFUL = ("net", "arch", "augment", "hyper", "sgd")
 
 
-class TwoLevelOptions(registry.Options):
-    children: int = Field(2, ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
-    arch_samples: int = Field(1, ge=1, le=100, description="two levels: architectures per step of α, τ (DAAS: n_arch)")
-    policies: int = Field(
-        0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: one per image"
-    )
-    first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
-
-
 @dataclass
 class Parts:
-    """draws: how often a two-level step draws. Raises KitError where two of them hold the same trainable tensor."""
+    """draws: the options of the stage's step. Raises KitError where two of them hold the same trainable tensor."""
 
     net: Network
     arch: ArchLearner
     augment: Policy
     hyper: HyperLearner
     sgd: Momentum
-    draws: TwoLevelOptions = field(default_factory=TwoLevelOptions)
+    draws: Any = None
 
     def __post_init__(self) -> None:
         owner: dict[int, str] = {}
@@ -66,13 +54,13 @@ class Parts:
             if frozen:
                 self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
-    def take_over(self, before: Parts) -> None:
+    def take_over(self, before: Self) -> None:
         """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
         state = before.state_dict()
         weights = {name: state["net"][name] for name in self.net.state_dict()}
         self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
 
-    def inherit(self, before: Parts, was: Stage, now: Stage) -> None:
+    def inherit(self, before: Self, was: Stage, now: Stage) -> None:
         """New weights, with τ and η as the stage before learned them, where both stages are about them."""
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):

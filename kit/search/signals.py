@@ -1,7 +1,5 @@
 """The passes of a step: the training pass, and the further signals that a learner may ask for, a pass each."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kit.augment.policy import Policy
 from kit.hyper.base import HyperLearner
 from kit.search import grads, ranks
 from kit.search.grads import Gradient
+from kit.search.parts import Parts
 from kit.space.network import Child, Network
 
 Batch = tuple[Tensor, Tensor]
@@ -23,6 +21,7 @@ Batches = dict[str, Iterator[Batch]]
 class Pass(NamedTuple):
     """Forward and backward. losses: per sample, detached; right: whether each prediction is; gradient: of the mean."""
 
+    child: Child
     losses: Tensor
     right: Tensor
     gradient: Gradient
@@ -31,7 +30,7 @@ class Pass(NamedTuple):
 def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
     """On an augmented batch, with mixup where it is on."""
     losses, predicted = net.losses(*mixed(x, y, net), child)
-    return Pass(losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+    return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
 def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False) -> Pass:
@@ -40,36 +39,34 @@ def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False)
     child = child if gates else child.detached()
     with net.frozen_statistics(child.picks):
         losses, predicted = net.losses(*batch, child)
-    return Pass(losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
+    return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
 
 
 def on_request(
-    net: Network, batches: Batches, augment: Policy, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor
+    parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor
 ) -> dict[str, Callable[..., Any]]:
-    """The signals that cost a pass, as functions: rewards(), outer(source), curvature(parameters, v) and reward(),
-    which is measured once at most. gradient: the child's, of the augmented batch."""
-    return {
-        "rewards": functools.partial(alignment, net, batches, augmented, child, gradient, lr),
-        "outer": functools.partial(outer_gradient, net, batches, augment, child),
-        "curvature": functools.partial(grads.curvature, net, augmented, child),
-        "reward": functools.cache(lambda: accuracy(net, next(batches["val"]), child)),
-    }
+    """The signals that cost a pass, as functions. train: the pass on the augmented batch, of a step of length lr."""
+    net, augment, child = parts.net, parts.augment, train.child
 
+    def outer(source: str) -> Gradient:
+        """g' = ∇_θ L(θ'; B') on a batch of this source: "val" as it is, "fresh" augmented like the training batch."""
+        x, y = next(batches[source])
+        if source == "fresh":
+            x = augment.apply(x, augment.sample(len(x)))
+        return outer_pass(net, (x, y), child).gradient
 
-def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child, source: str) -> Gradient:
-    """g' = ∇_θ L(θ'; B') of the step's own child, on the batch that an η learner names: "val" as it is, "fresh"
-    augmented like the training batch."""
-    x, y = next(batches[source])
-    if source == "fresh":
-        x = augment.apply(x, augment.sample(len(x)))
-    return outer_pass(net, (x, y), child).gradient
+    def rewards() -> Tensor:
+        """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
+        with grads.ahead(train.gradient, lr):
+            of_val = outer_pass(net, next(batches["val"]), child).gradient
+        return grads.directional(net, *augmented, child, of_val)
 
+    @functools.cache
+    def reward() -> float:
+        return accuracy(net, next(batches["val"]), child)
 
-def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
-    with grads.ahead(gradient, lr):
-        outer = outer_pass(net, next(batches["val"]), child).gradient
-    return grads.directional(net, *augmented, child, outer)
+    curvature = functools.partial(grads.curvature, net, augmented, child)
+    return {"outer": outer, "rewards": rewards, "reward": reward, "curvature": curvature}
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:

@@ -1,8 +1,6 @@
 """Chains of blocks with one choice per block: the base of such spaces, the ShuffleNetV2 choice blocks of DSNAS and
 DiffAutoML (METHOD section 2b), and AutoHAS's MobileNetV2 blocks."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, norms
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, mixture, picked, register
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, mixture, picked, register
 
 
 class BlockStage(NamedTuple):
@@ -41,8 +39,8 @@ class BlockNetwork(Network):
     which one is picked. A subclass says by `labels`, `stages` and `build_block` which blocks there are.
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
-    halve the resolution, the last ones; None: as many as the image allows. stem: "small" (stride 1, below 128 pixels)
-    or "imagenet" (stride 2). Raises KitError for what the space or the image is too small for.
+    halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
+    Raises KitError for what the space or the image is too small for.
 
     BatchNorms train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates
     are not absorbed, and the estimators of these spaces have gates of 1.
@@ -54,29 +52,18 @@ class BlockNetwork(Network):
     activation: type[nn.Module] = nn.ReLU
     eps: float = 1e-5  # of the BatchNorms
 
-    def __init__(
-        self,
-        classes: int,
-        image: tuple[int, int, int],
-        *,
-        channels: int,
-        cells: int,
-        reductions: int | None = None,
-        stem: str | None = None,
-        genotype: Mapping | None = None,
-    ):
+    def __init__(self, classes: int, image: Size, *, channels: int, cells: int, reductions=None, genotype=None):
         super().__init__(classes, image)
         if cells < 4:
             raise KitError(f"space {self.space!r} needs 4 blocks or more, got {cells}: set cells to 4 or more")
         self.channels = channels
-        self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
         stages = self.stages[: cells - self.fixed_blocks]
         counts = shares(cells - self.fixed_blocks, [stage.share for stage in stages])
         halving = [i for i, stage in enumerate(stages) if stage.halves]
-        self.reductions = checked_reductions(image, int(self.stem_kind == "imagenet"), reductions, len(halving))
+        self.reductions = checked_reductions(image, int(self.large), reductions, len(halving))
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
-        self.stem, c = self.build_stem(2 if self.stem_kind == "imagenet" else 1)
+        self.stem, c = self.build_stem(2 if self.large else 1)
         self.strides, halving = [], halving[len(halving) - self.reductions :]  # channels in and out, stride
         for i, (stage, count) in enumerate(zip(stages, counts)):
             for b in range(count):
@@ -214,9 +201,6 @@ class ChoiceNetwork(BlockNetwork):
     build_block = staticmethod(ShuffleUnit)
 
 
-KERNEL_AND_EXPANSION = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}
-
-
 class InvertedResidual(nn.Module):
     """MobileNetV2's block (Sandler et al. 2018): [N, c_in, H, W] to [N, c_out, H/stride, W/stride]."""
 
@@ -250,7 +234,7 @@ class MobileNetwork(BlockNetwork):
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
     usual = "mobilenet-v2"
-    labels = tuple(KERNEL_AND_EXPANSION)
+    labels = ("k3_e3", "k3_e6", "k5_e3", "k5_e6")  # kernel and expansion
     activation = nn.ReLU6
 
     # Table 2 of the paper, without its first row: that block is fixed
@@ -259,7 +243,7 @@ class MobileNetwork(BlockNetwork):
 
     @staticmethod
     def build_block(label: str, c_in: int, c_out: int, stride: int) -> nn.Module:
-        return InvertedResidual(c_in, c_out, stride, *KERNEL_AND_EXPANSION[label])
+        return InvertedResidual(c_in, c_out, stride, kernel=int(label[1]), expansion=int(label[-1]))
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         c = self.channels
