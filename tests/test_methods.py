@@ -24,8 +24,8 @@ from kit.search import engine, evaluate
 from kit.search.build import holds_out, horizon
 from kit.search.engine import Search
 from kit.search.grads import Gradient
-from kit.search.parts import Parts
 from kit.search.progress import Silent
+from kit.search.signals import Parts
 from kit.space import picks_of
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}

@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.hyper import HYPER
 from kit.search import build, signals
 from kit.search.learner import generator
-from kit.search.parts import Parts
+from kit.search.signals import Parts
 from kit.search.step import STEPS, TwoLevelOptions
 from kit.space import SPACES as NETWORKS
 
@@ -68,7 +68,7 @@ class Scene:
         }
 
     def _parts(self) -> Parts:
-        made = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
+        made = build.Plan(self.config, 0, self.sets, torch.device("cpu")).parts()
         made.net.train()
         made.draws = TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
         return made

@@ -30,7 +30,7 @@ from kit.augment import Basics
 from kit.augment.fixed import Uniform
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.parts import Parts
+from kit.search.signals import Parts
 from kit.search.step import STEPS, TwoLevelOptions
 from kit.space.limits import Limits
 

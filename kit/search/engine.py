@@ -249,7 +249,7 @@ class Search:
         each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
         plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
-        self.parts = build.compose(plan, picks)
+        self.parts = plan.parts(picks)
 
     def _next_stage(self) -> None:
         """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""

@@ -28,10 +28,8 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def score(search: "Search", part: ImageSet) -> Score:
-    """Of the current architecture on images that it does not train on.
-
-    During a search the BatchNorm statistics are recomputed first, since they were collected under other children.
-    """
+    """Of the current architecture on images that it does not train on. During a search the BatchNorm statistics are
+    recomputed first, since they were collected under other children."""
     net, child = search.parts.net, search.parts.arch.derived()
     if search.stage.search:
         size, images = search.config.batch_size, search.batches["train"].data.images
@@ -54,30 +52,23 @@ def score(search: "Search", part: ImageSet) -> Score:
 
 def write_results(search: "Search", test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    parts, sets, folder, policy = search.parts, search.sets, search.folder, search.parts.augment
-    picks = parts.arch.derived().picks
+    parts, sets, folder = search.parts, search.sets, search.folder
+    net, policy, picks = parts.net, parts.augment, parts.arch.derived().picks
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
-        "network": parts.net.spec(picks),
-        "genotype": parts.net.genotype(picks),
+        "network": net.spec(picks),
+        "genotype": net.genotype(picks),
         "classes": list(sets.classes),
         "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.result(),
-        "preprocessing": predict.preprocessing(parts.net.image),
+        "preprocessing": predict.preprocessing(net.image),
     }
     spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
-    metrics = {
-        **{f"test_{name}": value for name, value in test._asdict().items()},
-        "test_images": len(sets.test),
-        **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
-        "val_images": len(sets.val) if val else 0,
-        "train_images": len(search.batches["train"].data),
-        **parts.net.cost(picks)._asdict(),
-        "epochs": search.epoch,
-        "steps": search.step,
-        **spent,
-    }
-    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, picks))
+    metrics = {f"test_{name}": value for name, value in test._asdict().items()} | {"test_images": len(sets.test)}
+    metrics |= {f"val_{name}": getattr(val, name, None) for name in Score._fields}
+    metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
+    metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent
+    store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
     store.write_json(folder / "model" / "model.json", model)
     store.write_json(folder / "provenance.json", _provenance(search) | spent)
     store.write_json(folder / "metrics.json", metrics)

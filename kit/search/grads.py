@@ -1,8 +1,4 @@
-"""Gradients and the weights' step, for every method.
-
-The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
-parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
-"""
+"""Gradients and the weights' step, for every method."""
 
 import collections
 import contextlib
@@ -109,7 +105,7 @@ def curvature(
 
 @dataclass
 class Trace:
-    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products.
 
     lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
     hold θ' until the next step; θ itself is θ' + lr v'.
@@ -121,9 +117,8 @@ class Trace:
     weight_decay: Tensor
 
     def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
-        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'.
-
-        What the step did not move does not count, although g', of another child, may have it."""
+        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'. It may be another
+        child's: what the step did not move does not count."""
         moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
@@ -137,11 +132,9 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Momentum:
-    """SGD with momentum on the parameters of each step's child, with gradient clipping by global norm (DARTS: 5).
-
-    A parameter's moments start at its first gradient and rest while the parameter is not part of the child. A step may
-    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
-    """
+    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm
+    (DARTS: 5). A parameter's moments start at its first gradient and rest while it is not part of the child. A step may
+    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
 
     def __init__(self, network: Network, momentum: float, clip: float):
         self.momentum, self.clip = momentum, clip

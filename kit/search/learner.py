@@ -1,9 +1,8 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
-A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
-a missing one fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it.
-A concrete learner is final: to change when it learns, wrap it (`Derived`, `WarmUp`). All its state, its random
-generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
+A step hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing
+one fails by name. A signal that costs a pass is a function, called by whoever needs it. A concrete learner is final: to
+change when it learns, wrap it (`Derived`, `WarmUp`).
 """
 
 import hashlib
@@ -59,10 +58,10 @@ class Learner(ABC):
         """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
 
     def state_dict(self) -> dict[str, Any]:
+        """All that moves, random generators too: tensors, numbers, strings, lists and dicts only."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def summary(self) -> dict[str, float]:
         """Numbers for the history, read once per epoch."""
@@ -97,10 +96,9 @@ class ByAdam(Learner):
             self.adam.step()
 
     def state_dict(self) -> dict[str, Any]:
+        moved = {"variables": [variable.detach() for variable in self.variables()], "adam": adam_state(self.adam)}
         own = {name: getattr(self, name) for name in self.kept}
-        variables = [variable.detach() for variable in self.variables()]
-        adam, generator = adam_state(self.adam), self.generator.get_state()
-        return own | {"variables": variables, "adam": adam, "generator": generator}
+        return own | moved | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():

@@ -1,9 +1,8 @@
 """One search on several processes ("ranks"): `torchrun --nproc_per_node=2 -m kit dataset=… method=…`.
 
 Every rank draws the whole batch's rows, transformations, masks and the one child from generators that all ranks share,
-and computes its own slice. Gradients are averaged, per-sample losses and rewards are gathered, and so every learner is
-updated with the whole batch's signals, alike on every rank: nothing that a run keeps depends on the number of ranks.
-Without torchrun every function here gives back what it is given.
+and computes its own slice. Gradients are averaged, losses and rewards gathered, so that every learner is updated alike
+on every rank, with the whole batch's signals. Without torchrun every function here gives back what it is given.
 """
 
 import contextlib

@@ -15,8 +15,7 @@ from kit.hyper.base import Values
 from kit.registry import Options, Registry
 from kit.search import grads, ranks, signals
 from kit.search.grads import Gradient
-from kit.search.parts import Parts
-from kit.search.signals import Batch, Batches, on_request
+from kit.search.signals import Batch, Batches, Parts, on_request
 
 STEPS = Registry("step")
 

@@ -40,10 +40,8 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
-    Raises KitError for what the space or the image is too small for.
-
-    BatchNorms train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates
-    are not absorbed, and the estimators of these spaces have gates of 1.
+    Raises KitError for what the space or the image is too small for. BatchNorms train their affine parts from the start
+    (DSNAS): a frozen slot has nothing to switch on, and no gate is absorbed.
     """
 
     labels: tuple[str, ...]
@@ -69,10 +67,10 @@ class BlockNetwork(Network):
             for b in range(count):
                 c_in, c = c, rounded(stage.width * channels)
                 self.strides.append((c_in, c, 2 if b == 0 and i in halving else 1))
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
-            for slot, size in zip(self.slots, self.strides)
+        block = lambda slot, size: nn.ModuleDict(
+            {label: self.build_block(label, *size) for label, _ in slot.candidates}
         )
+        self.blocks = nn.ModuleList(map(block, self.slots, self.strides))
         c_head = self.head_width(c)
         self.head, self.classifier = ConvNorm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
         for norm in norms(self):
@@ -118,17 +116,14 @@ class BlockNetwork(Network):
         names = genotype.get("blocks") if isinstance(genotype, Mapping) else None
         names = [names] * count if isinstance(names, str) else names
         if not isinstance(names, (list, tuple)) or len(names) != count:
-            raise KitError(
-                f"a genotype of space {self.space!r} is {{'blocks': [{count} names]}}, or {{'blocks': name}} for the "
-                f"same everywhere, names from {', '.join(self.labels)}; got {genotype!r}"
-            )
+            forms = f"{{'blocks': [{count} names]}}, or {{'blocks': name}} for the same everywhere"
+            raise KitError(f"a genotype of {self.space!r} is {forms}, of {', '.join(self.labels)}; got {genotype!r}")
         return tuple(picked(slot, name) for slot, name in zip(self.offered, names))
 
     @classmethod
     def graph(cls, genotype: Mapping) -> dict[str, list[tuple[str, str, str]]]:
         """One chain; of a genotype with the same block everywhere, one link of it."""
-        names = genotype["blocks"]
-        names = [names] if isinstance(names, str) else names
+        names = [genotype["blocks"]] if isinstance(genotype["blocks"], str) else genotype["blocks"]
         nodes = ["stem", *(f"block {i}" for i in range(1, len(names) + 1))]
         return {"blocks": list(zip(nodes, nodes[1:], names))}
 
@@ -159,8 +154,7 @@ class ShuffleUnit(nn.Module):
         c_right = c_in - c_left if self.passes else c_in
         if xception:  # three depthwise-separable convolutions, the stride on the first
             widths = ((c_right, c, stride), (c, c, 1), (c, c_out - c_left, 1))
-            pairs = [(depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU())) for i, o, s in widths]
-            main = [layer for pair in pairs for layer in pair]
+            main = [m for i, o, s in widths for m in (depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU()))]
         else:
             main = [ConvNorm(c_right, c, 1, 1, nn.ReLU()), depthwise(c, kernel, stride)]
             main.append(ConvNorm(c, c_out - c_left, 1, 1, nn.ReLU()))
@@ -176,13 +170,8 @@ class ShuffleUnit(nn.Module):
 @register(
     "choice",
     title="ShuffleNetV2 choice blocks",
-    brings={
-        "channels": {"paper": 64, "server": 32, "laptop": 16},
-        "search_channels": {"paper": 64, "server": 32, "laptop": 16},
-        "cells": {"paper": 20, "server": 20, "laptop": 6},
-        "lr": {"paper": 0.5},
-        "weight_decay": {"paper": 4e-5},
-    },
+    brings=dict.fromkeys(("channels", "search_channels"), {"paper": 64, "server": 32, "laptop": 16})
+    | {"cells": {"paper": 20, "server": 20, "laptop": 6}, "lr": {"paper": 0.5}, "weight_decay": {"paper": 4e-5}},
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
@@ -219,11 +208,8 @@ class InvertedResidual(nn.Module):
 @register(
     "mobile",
     title="MobileNetV2 blocks",
-    brings={
-        "channels": {"paper": 32, "server": 32, "laptop": 8},
-        "search_channels": {"paper": 32, "server": 32, "laptop": 8},
-        "cells": {"paper": 17, "server": 17, "laptop": 6},
-    },
+    brings=dict.fromkeys(("channels", "search_channels"), {"paper": 32, "server": 32, "laptop": 8})
+    | {"cells": {"paper": 17, "server": 17, "laptop": 6}},
 )
 class MobileNetwork(BlockNetwork):
     """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
