@@ -145,6 +145,11 @@ class Config(BaseModel):
         return self.composition.unrolled(self.trials)
 
     @property
+    def searches_apart(self) -> bool:
+        """Whether the search stages have a network of their own (search_channels, search_cells)."""
+        return self.stages[-1].restart and any(stage.search for stage in self.stages)
+
+    @property
     def stage_epochs(self) -> list[int]:
         """Of each stage, at most: search_epochs are shared by those before the last, which has the rest."""
         before = len(self.stages) - 1

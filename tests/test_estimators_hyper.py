@@ -367,10 +367,12 @@ def test_the_numbers_of_a_basis_ascend_without_repetition():
 
 
 def trials(
-    name: str = "random-search", space: str = "lr=0.001:1,mixup=0:0.2,weight_decay=0:0.01,optimizer=sgd:adam"
+    name: str = "random-search",
+    space: str = "lr=0.001:1,mixup=0:0.2,weight_decay=0:0.01,optimizer=sgd:adam",
+    number: int = 4,
 ) -> Trials:
     part = HYPER[name]
-    return part.make(0.05, 1e-3, stream(3), hyper_space=space, **part.settings)
+    return part.make(0.05, 1e-3, stream(3), hyper_space=space, trials=number, **part.settings)
 
 
 @pytest.mark.filterwarnings("default")
@@ -417,6 +419,16 @@ def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_w
         and learner.summary()["trials/best"] == 0.9
     )
     assert learner.sample() not in [s for s, _ in settings]
+
+
+@pytest.mark.filterwarnings("default")
+def test_as_few_trials_as_bayesian_optimisation_draws_at_random_are_said(capsys):
+    said = []
+    for name, number in (("bayesian", 3), ("bayesian", 4), ("random-search", 2)):
+        trials(name, number=number).ask()
+        said.append(capsys.readouterr().out)
+    assert "first 3 settings are drawn at random, which is all of trials=3; set trials=4 or more" in said[0]
+    assert said[1:] == ["", ""]
 
 
 def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -73,3 +76,22 @@ def test_backward_hooks_work_on_every_module(finished):
     with pytest.warns(UserWarning, match="no inputs require gradients"):
         model(x).sum().backward()
     assert len(fired) > 50
+
+
+LOADS_TORCH = """
+import os, sys
+class Witness:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Witness())
+import kit
+"""
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(own, found):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    done = subprocess.run([sys.executable, "-c", LOADS_TORCH], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [found], done.stderr  # torch reads it when it is loaded

@@ -178,6 +178,6 @@ def test_the_summary_has_a_row_per_override():
     rows = sweep.summary(runs)
     assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1]
     assert list(rows["test accuracy"]) == pytest.approx([0.6, 0.9])
-    half = 12.706 * (0.02**0.5) / 2**0.5  # Student's t with one degree of freedom
-    assert rows["high"][0] == pytest.approx(0.6 + half, rel=1e-3) and rows[["low", "high"]].iloc[1].isna().all()
+    assert (rows["low"][0], rows["high"][0]) == (0, 1)  # Student's, from two seeds: -0.67 … 1.87
+    assert rows[["low", "high"]].iloc[1].isna().all()
     assert sweep.summary([]).empty

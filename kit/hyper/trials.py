@@ -8,6 +8,7 @@ from pydantic import Field
 
 from kit.hyper.base import register
 from kit.hyper.bases import Searched
+from kit.search.progress import say
 
 # All options of TPE whose defaults differ between Optuna's versions, or might, and that none has deprecated. Optuna's
 # own 10 startup trials, which are drawn at random, would be all of a short search.
@@ -46,6 +47,10 @@ class Trials(Searched):
         """The setting to try after those that have finished."""
         import optuna  # takes a second
 
+        at_random = self.of_sampler.get("n_startup_trials", 0)
+        if not self.finished and self.options.trials <= at_random:
+            drawn = f"the first {at_random} settings are drawn at random, which is all of trials={self.options.trials}"
+            say(f"{self.sampler}: {drawn}; set trials={at_random + 1} or more to let it learn from them")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         seed = self.generator.initial_seed() % 2**31 + len(self.finished)
         sampler = getattr(optuna.samplers, self.sampler)(seed=seed, **self.of_sampler)

@@ -245,7 +245,7 @@ def _finished(folder: Path) -> bool:
 
 def summary(runs: Sequence[Run]) -> pd.DataFrame:
     """A row per data set, method and override: n seeds, their mean test accuracy with its 95% interval by Student's t
-    (low, high), and the mean seconds of a run.
+    (low, high; cut at 0 and 1), and the mean seconds of a run.
     """
     if not runs:
         return pd.DataFrame(columns=["dataset", "method", "n", "test accuracy", "low", "high", "seconds"])
@@ -258,5 +258,7 @@ def summary(runs: Sequence[Run]) -> pd.DataFrame:
     groups = fields[shown].join(numbers).groupby(shown, sort=False)
     n, mean = groups.size(), groups["test_accuracy"].mean()
     half = groups["test_accuracy"].sem() * stats.t.ppf(0.975, n - 1)
-    table = pd.DataFrame({"n": n, "test accuracy": mean, "low": mean - half, "high": mean + half})
+    table = pd.DataFrame(
+        {"n": n, "test accuracy": mean, "low": (mean - half).clip(0), "high": (mean + half).clip(upper=1)}
+    )
     return table.assign(seconds=groups["seconds"].mean()).reset_index()

@@ -128,7 +128,7 @@ class Plan:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
         c = self.config
         settings = c.model_dump(exclude={"space"}) | {"genotype": genotype}
-        if not full and self.stage.search and c.stages[-1].restart:
+        if not full and self.stage.search and c.searches_apart:
             settings["channels"] = c.search_channels
             if SPACES[c.space].make.repeats:
                 settings["cells"] = c.search_cells

@@ -52,12 +52,9 @@ class BlockNetwork(Network):
 
     def __init__(self, classes: int, image: Size, *, channels: int, cells: int, reductions=None, genotype=None):
         super().__init__(classes, image)
-        if cells < 4:
-            raise KitError(f"space {self.space!r} needs 4 blocks or more, got {cells}: set cells to 4 or more")
         self.channels = channels
-        stages = self.stages[: cells - self.fixed_blocks]
+        stages, halving = self.stages_of(cells)
         counts = shares(cells - self.fixed_blocks, [stage.share for stage in stages])
-        halving = [i for i, stage in enumerate(stages) if stage.halves]
         self.reductions = checked_reductions(image, int(self.large), reductions, len(halving))
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
@@ -67,14 +64,25 @@ class BlockNetwork(Network):
             for b in range(count):
                 c_in, c = c, rounded(stage.width * channels)
                 self.strides.append((c_in, c, 2 if b == 0 and i in halving else 1))
-        block = lambda slot, size: nn.ModuleDict(
-            {label: self.build_block(label, *size) for label, _ in slot.candidates}
-        )
-        self.blocks = nn.ModuleList(map(block, self.slots, self.strides))
+        of = lambda slot, size: nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
+        self.blocks = nn.ModuleList(map(of, self.slots, self.strides))
         c_head = self.head_width(c)
         self.head, self.classifier = ConvNorm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
         for norm in norms(self):
             norm.eps = self.eps
+
+    @classmethod
+    def stages_of(cls, cells: int) -> tuple[tuple[BlockStage, ...], list[int]]:
+        """The stages of so many blocks, and which of them can halve the resolution."""
+        if cells < 4:
+            raise KitError(f"space {cls.space!r} needs 4 blocks or more, got {cells}: set cells to 4 or more")
+        stages = cls.stages[: cells - cls.fixed_blocks]
+        return stages, [i for i, stage in enumerate(stages) if stage.halves]
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        side = config.image_size or 1024
+        checked_reductions((3, side, side), 0, config.reductions, len(cls.stages_of(config.cells)[1]))
 
     @staticmethod
     @abstractmethod

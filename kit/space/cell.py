@@ -183,6 +183,12 @@ class CellNetwork(Network):
         kinds = ["reduce" if i in positions else "normal" for i in range(cells)]
         self._build_cells(kinds, c_stem, trained=genotype is not None)
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        side, reductions = config.image_size or 1024, 2 if config.reductions is None else config.reductions
+        for cells in (config.cells, config.search_cells)[: 1 + config.searches_apart]:
+            checked_reductions((3, side, side), 0, reductions, cells - 1)
+
     def _build_cells(self, kinds: list[str], c_last: int, trained: bool) -> None:
         halved = len(self.stem) > 1
         c_before, c = c_last, self.channels

@@ -168,6 +168,10 @@ class Network(nn.Module, ABC):
         self._last: tuple[Picks | None, list[nn.Parameter]] = None, []  # a child, and its parameters
         self._cost_of: dict[nn.Module, Cost] = {}
 
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises KitError for a configuration that the space cannot take, whatever the images are."""
+
     @abstractmethod
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
         """[N, classes], of normalised float images, and the auxiliary head's while training (else None)."""

@@ -66,7 +66,7 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
         "title": f"{TITLES[kept['study']]}: {name}",
         "rows": tables.per_run(runs),
         "table": tables.formatted(summary, name),
-        "findings": tables.findings(summary.set_index("method"), tables.REFERENCE),
+        "findings": tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary),
     }
 
 

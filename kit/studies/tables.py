@@ -76,12 +76,12 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
     """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
-    _high (95% interval of the mean), and `more` as in `DataFrameGroupBy.agg`."""
+    _high (95% interval of the mean, cut at 0 and 1), and `more` as in `DataFrameGroupBy.agg`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
     groups = rows.groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
     mean, half = table["accuracy_mean"], half_width(table["accuracy_std"], table["n"])
-    return table.assign(accuracy_low=mean - half, accuracy_high=mean + half).reset_index()
+    return table.assign(accuracy_low=(mean - half).clip(0), accuracy_high=(mean + half).clip(upper=1)).reset_index()
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
@@ -133,6 +133,16 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
     }
     return pd.DataFrame(shown)
+
+
+def cut_off(summary: pd.DataFrame) -> list[str]:
+    """A sentence on the methods of `summarize` whose interval would go beyond what an accuracy can be, where any do."""
+    cut = summary[(summary["accuracy_low"] == 0) | (summary["accuracy_high"] == 1)]
+    cut = cut[cut["accuracy_std"] > 0]
+    if cut.empty:
+        return []
+    names = ", ".join(f"`{row.method}` (n = {row.n})" for row in cut.itertuples())
+    return [f"The interval of {names} is cut off at 0 or 100%, where an accuracy ends: so few seeds cannot place it."]
 
 
 def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", factor: float = 100) -> list[str]:
