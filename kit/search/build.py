@@ -38,17 +38,14 @@ def schedule_of(config: Config, index: int) -> range:
 def holds_out(config: Config, index: int) -> bool:
     """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
     else they are trained on. Raises KitError where they are needed and hold_out is False."""
-    read = False
-    for stage in (config.stages[i] for i in schedule_of(config, index)):
-        learning = [ARCH[config.arch]] if stage.search else []
-        learning += [AUGMENT[config.augment]] if stage.augment == "learn" else []
-        learning += [HYPER[config.hyper]] if stage.hyper == "learn" else []
-        read |= stage.step == "bi-level" or any("val" in part.make.needs for part in learning)
+    stages = [config.stages[i] for i in schedule_of(config, index)]
+    learning = [ARCH[config.arch]] if any(stage.search for stage in stages) else []
+    learning += [AUGMENT[config.augment]] if any(stage.augment == "learn" for stage in stages) else []
+    learning += [HYPER[config.hyper]] if any(stage.hyper == "learn" for stage in stages) else []
+    read = any(stage.step == "bi-level" for stage in stages) or any("val" in part.make.needs for part in learning)
     if read and config.hold_out is False:
         learners = f"arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r}"
-        raise KitError(
-            f"method {config.method!r} with {learners} reads validation batches: leave hold_out out, or set it to True"
-        )
+        raise KitError(f"method {config.method!r} with {learners} reads validation batches: leave hold_out out")
     return read or bool(config.hold_out)
 
 
@@ -62,8 +59,8 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
 
 
 def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
-    """The batches of the stage and of those that share its schedule: "train" and "fresh" from the images that the
-    weights learn from, "val" where validation images are kept from them."""
+    """The batches of the stage and of those that share its schedule: "train" and "fresh" of the images that the weights
+    learn from, "val" where validation images are kept from them."""
     hold_out = holds_out(config, index)
     train = sets.train if hold_out else sets.train_val()
     if config.train_images is not None:

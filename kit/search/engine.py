@@ -52,7 +52,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         facts = _facts(sets)
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
-        held.enter_context(interruptible(lambda: f"stopped after epoch {_epochs_saved(folder)}; run again to go on"))
+        held.enter_context(interruptible(lambda: f"stopped after epoch {_last_epoch(folder)}; run again to go on"))
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
@@ -108,7 +108,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
 
 
-def _epochs_saved(folder: Path) -> int:
+def _last_epoch(folder: Path) -> int:
     return max((int(path.stem.removeprefix("epoch-")) for path in _checkpoints(folder)), default=0)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kit.space.blocks import ChoiceNetwork, MobileNetwork
-from kit.space.cell import CELL_OPS, DARTS_V2, CellNetwork, picks_of
+from kit.space.cell import CELL_OPS, DARTS_V2, CellNetwork
 from kit.space.fixed import WideResNet
 from kit.space.network import SPACES, Child, Cost, Network, Picks, Size, Slot, register
 

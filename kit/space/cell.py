@@ -242,7 +242,10 @@ class CellNetwork(Network):
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
 
     def picks_of(self, genotype: Genotype) -> Picks:
-        return picks_of(genotype, self.offered)
+        cells = [genotype.get(kind) for kind in KINDS] if isinstance(genotype, Mapping) else []
+        if not cells or any(not isinstance(cell, (list, tuple)) or len(cell) != NODES for cell in cells):
+            raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
+        return tuple(map(picked, self.offered, [node for cell in cells for node in cell]))
 
     @classmethod
     def graph(cls, genotype: Genotype) -> dict[str, list[tuple[str, str, str]]]:
@@ -250,12 +253,3 @@ class CellNetwork(Network):
         ends = [(str(i), "cₖ", "concatenate") for i in range(NODES)]
         edges = lambda nodes: [(sources[edge], str(i), op) for i, node in enumerate(nodes) for op, edge in node]
         return {f"{kind} cell": edges(nodes) + ends for kind, nodes in genotype.items()}
-
-
-def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks:
-    """The genotype as candidate indices in these slots (None: those of the space "cell"). Raises KitError."""
-    cells = [genotype.get(kind) for kind in KINDS] if isinstance(genotype, Mapping) else []
-    if not cells or any(not isinstance(cell, (list, tuple)) or len(cell) != NODES for cell in cells):
-        raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
-    nodes = [node for cell in cells for node in cell]
-    return tuple(picked(slot, entries) for slot, entries in zip(slots or cell_slots(), nodes, strict=True))
