@@ -208,13 +208,12 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        """α and τ, for the history. Later stages train the chosen child alone: there α stays what the search left."""
-        if self.stage_index:
+        """α and τ, for the history."""
+        arch = self.parts.arch
+        frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
+        alpha = {**arch.snapshot(), "frozen": frozen.clone()}
+        if self.stage_index:  # it trains the chosen child alone: α stays what the search left
             alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
-        else:
-            arch = self.parts.arch
-            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
         self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
 
     def _check_finite(self, curves: torch.Tensor) -> None:

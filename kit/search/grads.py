@@ -18,6 +18,7 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 @dataclass
@@ -92,15 +93,13 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
-def curvature(
-    net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
-) -> list[Tensor]:
-    """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
+def curvature(net: Network, batch: Batch, child: Child, weights: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
+    """Hessian-vector product of the batch's mean loss on `weights`, by double backward."""
     with net.frozen_statistics(child.picks):
         loss = net.losses(*batch, child.detached())[0].mean()
-    first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
-    return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
+    return ranks.mean([h.detach() for h in torch.autograd.grad(along, weights, materialize_grads=True)])
 
 
 @dataclass
@@ -187,11 +186,8 @@ class Momentum:
 
     def state_dict(self) -> dict:
         """Moments, and the last step's trace: look-ahead needs it after a resume."""
-        last = self.trace and {
-            "names": [self.names[id(p)] for p in self.trace.parameters],
-            "lr": self.trace.lr,
-            "weight_decay": self.trace.weight_decay,
-        }
+        t = self.trace
+        last = t and {"names": [self.names[id(p)] for p in t.parameters], "lr": t.lr, "weight_decay": t.weight_decay}
         return {"moments": {kind: dict(moments) for kind, moments in self.moments.items()}, "trace": last}
 
     def load_state_dict(self, state: dict) -> None:

@@ -15,10 +15,9 @@ from kit.errors import KitError
 from kit.hyper.base import HyperLearner
 from kit.methods import Stage
 from kit.search import grads, ranks
-from kit.search.grads import Gradient, Momentum
+from kit.search.grads import Batch, Gradient, Momentum
 from kit.space.network import Child, Network
 
-Batch = tuple[Tensor, Tensor]
 Batches = dict[str, Iterator[Batch]]
 STATEFUL = ("net", "arch", "augment", "hyper", "sgd")
 
@@ -98,9 +97,7 @@ def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False)
     return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
 
 
-def on_request(
-    parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor
-) -> dict[str, Callable[..., Any]]:
+def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor) -> dict[str, Callable]:
     """The signals that cost a pass, as functions. train: the pass on the augmented batch, of a step of length lr."""
     net, augment, child = parts.net, parts.augment, train.child
 

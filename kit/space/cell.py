@@ -25,8 +25,6 @@ DARTS_V2: Genotype = {
                [("max_pool_3x3", 0), ("skip_connect", 2)], [("skip_connect", 2), ("max_pool_3x3", 1)]],
 }  # fmt: skip
 
-# ---- operations ----------------------------------------------------------------------------------
-
 
 class Operation(nn.Sequential):
     """Ends in a BatchNorm (pools and skips too: METHOD section 2a), whose affine part can take over a node's weight
@@ -88,8 +86,6 @@ OPERATIONS = {
     "skip_connect": _skip,
 }
 CELL_OPS = tuple(OPERATIONS)
-
-# ---- cells ---------------------------------------------------------------------------------------
 
 
 def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:

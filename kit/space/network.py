@@ -187,9 +187,8 @@ class Network(nn.Module, ABC):
         """Set the slots, with all their candidates, or with those alone that the genotype picks."""
         self.offered = self.slots = slots
         if genotype is not None:
-            chosen = zip(slots, self.picks_of(genotype), strict=True)
-            kept = [(slot.name, tuple(slot.candidates[c] for c in picks)) for slot, picks in chosen]
-            self.slots = tuple(Slot(name, candidates, len(candidates)) for name, candidates in kept)
+            only = lambda slot, picks: slot._replace(candidates=tuple(slot.candidates[c] for c in picks))
+            self.slots = tuple(map(only, slots, self.picks_of(genotype)))
 
     def genotype(self, picks: Picks) -> dict:
         """A child in words, JSON-able: {slot: [[operation, input], …]}; a fixed network by its name."""
