@@ -9,6 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from test_process import ENDLESS, SMALL, gone, process_at_work
 
@@ -19,6 +20,7 @@ from kit.lab import sweep
 def test_grid_makes_every_combination_and_refuses_what_makes_none():
     configs = sweep.grid(method=["dha", "ista"], seed=range(3), epochs=4)
     assert [(c.method, c.seed, c.epochs) for c in configs] == [(m, s, 4) for m in ("dha", "ista") for s in range(3)]
+    assert sweep.grid(method=np.array(["dha", "ista"]), seed=np.arange(3), epochs=np.int64(4)) == configs
     for axes, says in (
         ({"method": []}, "method: an empty axis"),
         ({"method": ["ista", "dhaa"]}, "Did you mean 'dha'"),

@@ -41,11 +41,12 @@ class Result(NamedTuple):
 
 
 def grid(**axes: Any) -> list[Config]:
-    """Configurations of every combination: a list, tuple or range is an axis, anything else is the same for all.
+    """Configurations of every combination: a list, tuple, range or array is an axis, anything else the same for all.
 
     Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis.
     """
-    choices = {name: list(v) if isinstance(v, (list, tuple, range)) else [v] for name, v in axes.items()}
+    several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
+    choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
     for name, values in choices.items():
         if name not in Config.model_fields:
             raise errors.unknown("parameter", name, Config.model_fields)
