@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from kit import arch, augment, hyper
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.parts import Parts, TwoLevelOptions
-from kit.search.step import STEPS
+from kit.search.signals import Parts
+from kit.search.step import STEPS, TwoLevelOptions
 from kit.space import Child, Cost, Network, Picks, Slot
 from kit.space.limits import Limits
 from kit.space.network import gate_output

@@ -25,7 +25,7 @@ from kit.run.provenance import pick_device
 from kit.search import build, grads
 from kit.search.grads import Momentum
 from kit.search.learner import generator
-from kit.search.parts import Parts
+from kit.search.signals import Parts
 from kit.search.step import one_level
 from kit.space.layers import keep_freed
 
@@ -44,7 +44,7 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
-    parts = build.compose(build.Plan(config, 0, sets, device))
+    parts = build.Plan(config, 0, sets, device).parts()
     parts.net.train()
     return parts
 

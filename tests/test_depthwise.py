@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from kit.space.cell import HalvingConv
 from kit.space.layers import FAST, DepthwiseConv, by_kernels, dense_gradient
-from kit.space.operations import HalvingConv
 
 KINDS = [(kernel, stride, dilation) for kernel, stride, dilation in itertools.product((3, 5, 7), (1, 2), (1, 2))]
 SIDES = [(8, 8), (7, 9), (1, 3)]

@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -270,6 +271,11 @@ def test_one_forward_derivative_is_every_images_inner_product(where: str, kind: 
     assert float(expected.mean()) == pytest.approx(float(direction.dot(mean)), rel=1e-10)
 
 
+def rewards_of(net, held_out, augmented, child, gradient, lr) -> Tensor:
+    step, parts = signals.Pass(child, None, None, gradient), SimpleNamespace(net=net, augment=None)
+    return signals.on_request(parts, {"val": held_out}, augmented, step, lr)["rewards"]()
+
+
 @pytest.mark.parametrize("where", ["cell", "choice", "mobile"])
 def test_the_reward_is_taken_one_step_ahead_and_the_training_gradient_at_the_weights(where: str):
     """DAAS eq. 13: v = ∇L_val(θ − lr g) on the validation batch, inner product with ∇ℓ_k(θ)."""
@@ -285,7 +291,7 @@ def test_the_reward_is_taken_one_step_ahead_and_the_training_gradient_at_the_wei
             moved.get_parameter(names[id(p)]).sub_(0.05 * g)
     there = gradient_of(moved, Child(child.picks), 30)
     v = Gradient(inner.parameters, there.theta)
-    found = signals.alignment(net, {"val": batches(30, n=3)}, (x, y), child, inner, lr)
+    found = rewards_of(net, batches(30, n=3), (x, y), child, inner, lr)
     torch.testing.assert_close(found, explicit(net, x, y, child, v), rtol=1e-8, atol=1e-11)
     assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
     here = explicit(net, x, y, child, gradient_of(net, Child(child.picks), 30))
@@ -307,9 +313,7 @@ def test_many_rewards_cost_one_backward_pass_where_explicit_ones_cost_one_each(m
 
     monkeypatch.setattr(torch.autograd, "grad", counting("backward", torch.autograd.grad))
     monkeypatch.setattr(net, "scores", counting("forward", net.scores))
-    rewards = signals.alignment(
-        net, {"val": batches(30, n=12)}, (x, y), child, inner, torch.tensor(0.05, dtype=torch.float64)
-    )
+    rewards = rewards_of(net, batches(30, n=12), (x, y), child, inner, torch.tensor(0.05, dtype=torch.float64))
     assert len(rewards) == 12 and passes == {
         "forward": 2,
         "backward": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from kit.arch import random_picks
 from kit.hyper import HYPER, Values
 from kit.search import grads
 from kit.search.grads import Gradient, Momentum, Trace
-from kit.search.signals import outer_gradient
+from kit.search.signals import Pass, on_request
 from kit.space import Child
 from kit.space.limits import Limits
 
@@ -165,7 +166,9 @@ def test_look_ahead_and_fresh_agree_on_the_same_batch_child_and_gradients():
             gradient, *Values(torch.tensor(0.02, dtype=torch.float64), torch.tensor(DECAY, dtype=torch.float64))
         )
         # the batch that comes next, asked for by kit.step's own outer gradient
-        outer = functools.partial(outer_gradient, scene.net, {"fresh": iter([batch(41 + i)])}, _NoPolicy(), still)
+        parts = SimpleNamespace(net=scene.net, augment=_NoPolicy())
+        streams, step = {"fresh": iter([batch(41 + i)])}, Pass(still, None, None, gradient)
+        outer = on_request(parts, streams, (), step, 0.02)["outer"]
         first.update(trace, outer=outer)
         second.update(trace, outer=outer)
     assert not torch.equal(first.log, torch.tensor([LR, DECAY], dtype=torch.float64).log())
@@ -183,8 +186,9 @@ def test_the_outer_gradient_leaves_statistics_gates_and_validation_images_alone(
     gates = tuple(torch.full((2,), 0.7, dtype=torch.float64, requires_grad=True) for _ in net.slots)
     child = Child(some_child(net, 1).picks, gates)
     before = {k: v.clone() for k, v in net.named_buffers() if "running" in k}
-    outer = functools.partial(outer_gradient, net, {"val": iter([batch(1)])}, None, child)  # no policy: val as it is
-    gradient = outer("val")
+    parts = SimpleNamespace(net=net, augment=None)  # no policy: val as it is
+    measured = on_request(parts, {"val": iter([batch(1)])}, (), Pass(child, None, None, None), 0.1)
+    gradient = measured["outer"]("val")
     assert gradient.gates == [None] * len(net.slots)
     buffers = dict(net.named_buffers())
     assert all(torch.equal(v, buffers[k]) for k, v in before.items())

@@ -178,7 +178,7 @@ def test_the_table_is_that_of_the_network_to_deploy_and_made_once(micro: str, tm
     config = micro_config("seq-nas+hpo", search_channels=2, latency_batch=2, max_latency_ms=1e4)
     run = kit.search(config, out=tmp_path, progress=Silent())
     assert made == [(config.channels, 2)]
-    ms, where = latency.recorded(run.path / "latency.json", space.picks_of(run.genotype))
+    ms, where = latency.recorded(run.path / "latency.json", space.outline("cell").picks_of(run.genotype))
     assert ms <= 1e4 and where.startswith("batch 2, ")
     said = r"max_latency_ms=1e-06 is less than any architecture needs: .*batch 2, .*1 thread\(s\)"
     with pytest.raises(KitError, match=said):

@@ -24,9 +24,8 @@ from kit.search import engine, evaluate
 from kit.search.build import holds_out, horizon
 from kit.search.engine import Search
 from kit.search.grads import Gradient
-from kit.search.parts import Parts
 from kit.search.progress import Silent
-from kit.space import picks_of
+from kit.search.signals import Parts
 
 SMALL = {"cell": {}, "choice": {"cells": 4, "channels": 8}, "mobile": {"cells": 4}}
 BEFORE = {
@@ -165,7 +164,7 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     assert metrics["params"] == sum(p.numel() for p in model.parameters()) and metrics["macs"] > 0
     assert config.max_params is None or metrics["params"] <= config.max_params
     if config.space == "cell":
-        picks_of(run.genotype)
+        build_supernet(run).picks_of(run.genotype)
     else:
         assert (
             (run.genotype == {"network": config.space})

@@ -14,8 +14,9 @@ from kit import KitError, registry, space
 from kit.arch import Dsnas, random_picks
 from kit.search import grads
 from kit.space import CellNetwork, Child
+from kit.space.cell import Operation
+from kit.space.layers import batch_norm
 from kit.space.limits import Limits
-from kit.space.operations import Operation, batch_norm
 from kit.zoo.darts import Darts
 from kit.zoo.gdas import Gdas
 

@@ -14,9 +14,10 @@ from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError
 from kit.hyper import HYPER
-from kit.search import build, parts, signals
+from kit.search import build, signals
 from kit.search.learner import generator
-from kit.search.step import STEPS
+from kit.search.signals import Parts
+from kit.search.step import STEPS, TwoLevelOptions
 from kit.space import SPACES as NETWORKS
 
 ARCHES = [name for name, entry in ARCH.items() if entry.make.searches]
@@ -66,17 +67,17 @@ class Scene:
             for name, part in (("train", self.sets.train), ("fresh", self.sets.train), ("val", self.sets.val))
         }
 
-    def _parts(self) -> parts.Parts:
-        made = build.compose(build.Plan(self.config, 0, self.sets, torch.device("cpu")))
+    def _parts(self) -> Parts:
+        made = build.Plan(self.config, 0, self.sets, torch.device("cpu")).parts()
         made.net.train()
-        made.draws = parts.TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
+        made.draws = TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
         return made
 
     def take(self, times: int) -> list[torch.Tensor]:
         return [self.step(self.parts, self.batches, 0.9).losses for _ in range(times)]
 
 
-def variables(of: parts.Parts) -> dict[str, list[torch.Tensor]]:
+def variables(of: Parts) -> dict[str, list[torch.Tensor]]:
     return {name: [v.detach().clone() for v in getattr(of, name).variables()] for name in ("arch", "augment", "hyper")}
 
 

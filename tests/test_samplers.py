@@ -29,8 +29,8 @@ from kit.arch import ARCH, Dsnas, Given, Gumbel, Reinforce
 from kit.augment import Basics, Plain
 from kit.hyper import Fixed
 from kit.search.grads import Momentum
-from kit.search.parts import Parts, TwoLevelOptions
-from kit.search.step import STEPS
+from kit.search.signals import Parts
+from kit.search.step import STEPS, TwoLevelOptions
 from kit.space.limits import Limits
 from kit.zoo.gdas import Gdas
 

@@ -17,7 +17,7 @@ from kit.arch import random_picks
 from kit.errors import KitError
 from kit.search import build as compose
 from kit.search import grads
-from kit.space import CELL_OPS, DARTS_V2, Child, picks_of
+from kit.space import CELL_OPS, DARTS_V2, Child
 from kit.space.limits import Limits
 
 SMALL = {
@@ -100,7 +100,7 @@ def test_gradients_of_gates_and_weights_equal_the_references():
 
 def test_imagenet_stem_at_128_pixels():
     net = unlike_their_start(supernet(image=(3, 128, 128), channels=2)).double().eval()
-    assert net.stem_kind == "imagenet" and supernet(image=(3, 64, 64)).stem_kind == "small"
+    assert net.large and not supernet(image=(3, 64, 64)).large
     child, x, sides = child_of(net), images_for(net, 2), []
     for cell in net.cells:
         cell.register_forward_hook(lambda m, i, o: sides.append(o.shape[-1]))
@@ -174,7 +174,8 @@ def test_only_the_picked_operations_run_learn_and_are_stored(name: str):
 
 
 def test_affine_parts_of_cells_rest_in_the_supernet_until_their_slot_is_frozen():
-    net, picks = supernet(), picks_of(DARTS_V2)
+    net = supernet()
+    picks = net.picks_of(DARTS_V2)
     resting = {p for cell in net.cells for p in cell.ops.parameters() if p.ndim == 1}
     assert all(p.requires_grad != (p in resting) for p in net.parameters())
     before = len(net.child_parameters(picks))

@@ -66,7 +66,7 @@ def test_blocks_are_dealt_to_the_stages():
 )
 def test_candidates_of_a_block_agree_in_size_and_layout(name: str, size: tuple[int, int], reductions: int):
     net = supernet(name, (1, *size), cells=7).to(memory_format=torch.channels_last).eval()
-    assert net.reductions == reductions and net.stem_kind == ("imagenet" if size[0] >= 128 else "small")
+    assert net.reductions == reductions and net.large == (size[0] >= 128)
     assert all(c % 4 == 0 for _, c, _ in net.strides)
     with torch.no_grad():
         x = net.stem(net.prepare(images_for(net, 2)))
@@ -144,12 +144,12 @@ class Reference:
 
 
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize(("image", "settings"), [((1, 15, 9), {"cells": 8}), ((2, 40, 40), {"stem": "imagenet"})])
+@pytest.mark.parametrize(("image", "settings"), [((1, 15, 9), {"cells": 8}), ((2, 128, 128), {"cells": 4})])
 def test_child_equals_a_plain_reference_network(name: str, image, settings):
     net = unlike_their_start(supernet(name, image, **settings)).double().eval()
     for norm in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.weight.data *= 3  # so that some values are beyond ReLU6
-    x, stem = images_for(net), 2 if net.stem_kind == "imagenet" else 1
+    x, stem = images_for(net), 2 if net.large else 1
     for seed in range(3):
         child = every_candidate(net, seed)
         reference = Reference(net.state_dict(), net.strides, name == "mobile")
@@ -244,7 +244,6 @@ def test_what_cannot_be_built_is_refused(name: str):
         ((3, 8, 8), {"cells": 3}, "needs 4 blocks or more, got 3: set cells to 4 or more"),
         ((3, 8, 8), {"reductions": 3}, "too deep .* 3 halvings leave less.* at most 2 fit. Set reductions=2 or"),
         ((3, 64, 64), {"reductions": 5}, "set reductions to 0…4, or leave it out"),
-        ((3, 2, 2), {"stem": "imagenet"}, "images of 2×2 pixels: 1 halvings leave less.* Set stem='small'"),
         ((3, 1, 9), {}, "images of 1×9 pixels"),
     ):
         with pytest.raises(KitError, match=said):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.search import grads
-from kit.space import DARTS_V2, Child, picks_of
+from kit.space import DARTS_V2, Child
 from kit.space.network import drop, gate_output
 
 CHAINS = ("choice", "mobile")
@@ -196,7 +196,7 @@ def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
 def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_skips():
     net = supernet()
     skips = {kind: [[("skip_connect", 0), ("skip_connect", 1)]] * 4 for kind in DARTS_V2}
-    x, child, skipping = images_for(net, 16), Child(picks_of(DARTS_V2)), Child(picks_of(skips))
+    x, child, skipping = images_for(net, 16), Child(net.picks_of(DARTS_V2)), Child(net.picks_of(skips))
     net.eval()
     plain, plain_skips = net(x, child), net(x, skipping)
     net.drop_path = 0.5

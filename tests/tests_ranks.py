@@ -17,7 +17,7 @@ from torch import Tensor
 import kit
 from kit.__main__ import main as command_line
 from kit.run import store
-from kit.search import isolation, signals
+from kit.search import engine, signals
 from kit.search import ranks as distributed
 from kit.search.engine import Search
 from kit.search.progress import Silent
@@ -55,14 +55,14 @@ def float64() -> Iterator[None]:
     1e-16.
     """
     single = Tensor.float
-    isolation.DTYPE = torch.float64
+    engine.DTYPE = torch.float64
     torch.set_default_dtype(torch.float64)
     Tensor.float = Tensor.double  # type: ignore[method-assign]
     try:
         yield
     finally:
         torch.set_default_dtype(torch.float32)
-        isolation.DTYPE = torch.float32
+        engine.DTYPE = torch.float32
         Tensor.float = single  # type: ignore[method-assign]
 
 

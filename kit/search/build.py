@@ -1,7 +1,5 @@
 """From a configuration to a stage: what it trains on and for how long, its network, learners and optimizer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,37 +20,32 @@ from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
 from kit.search.learner import Derived, WarmUp, generator
-from kit.search.parts import Parts, TwoLevelOptions
+from kit.search.signals import Parts
+from kit.search.step import STEPS
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import synchronize
 from kit.space.limits import Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 
-# ---- what a stage trains on, and for how long ----------------------------------------------------
-
 
 def schedule_of(config: Config, index: int) -> range:
     """The stages that share the schedule, the weights and the images of this one: up to the next restart."""
-    starts = [i for i, stage in enumerate(config.stages) if i == 0 or stage.restart]
-    first = max(i for i in starts if i <= index)
-    return range(first, min([i for i in starts if i > index], default=len(config.stages)))
+    starts = [i for i, stage in enumerate(config.stages) if i == 0 or stage.restart] + [len(config.stages)]
+    return range(max(i for i in starts if i <= index), min(i for i in starts if i > index))
 
 
 def holds_out(config: Config, index: int) -> bool:
     """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
     else they are trained on. Raises KitError where they are needed and hold_out is False."""
-    read = False
-    for stage in (config.stages[i] for i in schedule_of(config, index)):
-        learning = [ARCH[config.arch]] if stage.search else []
-        learning += [AUGMENT[config.augment]] if stage.augment == "learn" else []
-        learning += [HYPER[config.hyper]] if stage.hyper == "learn" else []
-        read |= stage.step == "bi-level" or any("val" in part.make.needs for part in learning)
+    stages = [config.stages[i] for i in schedule_of(config, index)]
+    learning = [ARCH[config.arch]] if any(stage.search for stage in stages) else []
+    learning += [AUGMENT[config.augment]] if any(stage.augment == "learn" for stage in stages) else []
+    learning += [HYPER[config.hyper]] if any(stage.hyper == "learn" for stage in stages) else []
+    read = any(stage.step == "bi-level" for stage in stages) or any("val" in part.make.needs for part in learning)
     if read and config.hold_out is False:
         learners = f"arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r}"
-        raise KitError(
-            f"method {config.method!r} with {learners} reads validation batches: leave hold_out out, or set it to True"
-        )
+        raise KitError(f"method {config.method!r} with {learners} reads validation batches: leave hold_out out")
     return read or bool(config.hold_out)
 
 
@@ -66,8 +59,8 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
 
 
 def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
-    """The batches of the stage and of those that share its schedule: "train" and "fresh" from the images that the
-    weights learn from, "val" where validation images are kept from them."""
+    """The batches of the stage and of those that share its schedule: "train" and "fresh" of the images that the weights
+    learn from, "val" where validation images are kept from them."""
     hold_out = holds_out(config, index)
     train = sets.train if hold_out else sets.train_val()
     if config.train_images is not None:
@@ -81,16 +74,10 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     return made
 
 
-# ---- its parts -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Plan:
-    """What the parts of one stage are built from.
-
-    index: of the stage. folder: the run's, for the latency table; None keeps none. steps: of the stage, at most.
-    horizon: steps of the learning-rate schedule that the stage is part of.
-    """
+    """What the parts of one stage are built from. index: of the stage. folder: the run's, for the latency table; None
+    keeps none. steps: of the stage, at most. horizon: steps of the schedule that the stage is part of."""
 
     config: Config
     index: int
@@ -104,9 +91,35 @@ class Plan:
     def stage(self) -> Stage:
         return self.config.stages[self.index]
 
+    def parts(self, picks: Picks | None = None) -> Parts:
+        """The stage's parts, with new weights and learners.
+
+        picks: the architecture of an earlier stage's search; None: this one searches, or the configuration names one.
+        """
+        config, stage, device = self.config, self.stage, self.device
+        net, searcher = self.searched(picks)
+        net = net.to(device, memory_format=torch.channels_last)
+        net.generator, net.mixer = self.generator("drop-path", device), self.generator("mixup")
+        bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
+        if config.sync_batchnorm:
+            synchronize(net)
+        learners = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}
+        for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
+            if learners[name].variables():
+                learners[name] = WarmUp(learners[name], round(stage.warm_up * self.steps))
+        step = STEPS[stage.step]
+        draws = step.options(**self.settings(step)) if step.options else None
+        return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
+
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random stream for one purpose in this stage."""
         return generator(self.config.seed, f"{self.stage.name}/{purpose}", device)
+
+    def settings(self, part: Part) -> dict[str, Any]:
+        """What tells the part's name apart, and its options."""
+        names = part.options.model_fields if part.options else ()
+        return {**part.settings, **{name: getattr(self.config, name) for name in names}}
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
@@ -119,68 +132,57 @@ class Plan:
         image = (self.sets.channels, *self.sets.size)
         return space.build(c.space, self.sets.num_classes, image, *normalization(self.sets.train), **settings)
 
+    def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
+        """The network, and the learner of its architecture."""
+        config, seed = self.config, self.generator("weights").initial_seed()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            supernet = self.network()
+            # the limits are about the network that is deployed, also while a smaller one searches for its cells
+            limits = self.limits(self.network(full=True))
+            if self.stage.search:
+                part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
+                return supernet, part.make(*about, device=self.device, steps=self.steps, **self.settings(part))
+            if picks is None and config.arch == "random":
+                picks = random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
+            elif picks is None:
+                picks = supernet.picks_of(read_genotype(config)) if supernet.slots else ()
+            if not limits.allow(picks):
+                raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
+            torch.manual_seed(seed)
+            net = self.network(genotype=supernet.spec(picks).get("genotype"))
+            return net, Given(net.slots, net.only_child().picks)
 
-def compose(plan: Plan, picks: Picks | None = None) -> Parts:
-    """The parts of a stage, with new weights and learners.
+    def limits(self, deployed: Network) -> Limits:
+        config, timed = self.config, None
+        if config.max_latency_ms is not None:
+            if ranks.count() > 1:
+                raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
+            path = self.folder and self.folder / "latency.json"
+            timed = latency.table(deployed, self.device, config.latency_batch, path)
+        return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
 
-    picks: the architecture of an earlier stage's search; None where this one searches or the configuration names one.
-    """
-    config, stage, device = plan.config, plan.stage, plan.device
-    net, searcher = _network(plan, picks)
-    net = net.to(device, memory_format=torch.channels_last)
-    net.generator, net.mixer = plan.generator("drop-path", device), plan.generator("mixup")
-    bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
-    if config.sync_batchnorm:
-        synchronize(net)
-    learners = {"arch": searcher, "augment": _policy(plan), "hyper": _hyper(plan)}
-    for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
-        if learners[name].variables():
-            learners[name] = WarmUp(learners[name], round(stage.warm_up * plan.steps))
-    draws = TwoLevelOptions(**{name: getattr(config, name) for name in TwoLevelOptions.model_fields})
-    return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
+    def policy(self) -> Policy:
+        config, role = self.config, self.stage.augment
+        name = PRESETS[config.preset]["fixed_augment"] if role == "default" else config.augment
+        fill = (normalization(self.sets.train)[0] * 255).round().to(torch.uint8)
+        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, "config": config}
+        policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
+        if config.policy is None or role == "default":
+            return Derived(policy) if role == "derived" else policy
+        learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
+        if learned.get("name") != config.augment or tuple(learned.get("ops", ())) != policy.ops:
+            kind = f"of kind {learned.get('name')!r} over {learned.get('ops')}"
+            raise KitError(f"policy={config.policy!r} is {kind}: set augment and operations to these")
+        policy.adopt(learned)
+        return Derived(policy)
 
-
-def _network(plan: Plan, picks: Picks | None) -> tuple[Network, ArchLearner]:
-    seed = plan.generator("weights").initial_seed()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        supernet = plan.network()
-        # the limits are about the network that is deployed, also while a smaller one searches for its cells
-        limits = _limits(plan, plan.network(full=True))
-        if plan.stage.search:
-            return supernet, _searcher(plan, supernet, limits)
-        if picks is None and plan.config.arch == "random":
-            picks = random_picks(supernet.slots, generator(plan.config.seed, "random/α"), limits)
-        elif picks is None:
-            picks = supernet.picks_of(read_genotype(plan.config)) if supernet.slots else ()
-        if not limits.allow(picks):
-            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
-        torch.manual_seed(seed)
-        net = plan.network(genotype=supernet.spec(picks).get("genotype"))
-        return net, Given(net.slots, net.only_child().picks)
-
-
-def _searcher(plan: Plan, net: Network, limits: Limits) -> ArchLearner:
-    part = ARCH[plan.config.arch]
-    settings = _settings(part, plan.config)
-    return part.make(net.slots, plan.generator("α"), limits, device=plan.device, steps=plan.steps, **settings)
-
-
-def _settings(part: Part, config: Config) -> dict[str, Any]:
-    """What tells the part's name apart, and its options."""
-    names = part.options.model_fields if part.options else ()
-    return {**part.settings, **{name: getattr(config, name) for name in names}}
-
-
-def _limits(plan: Plan, deployed: Network) -> Limits:
-    config, timed = plan.config, None
-    if config.max_latency_ms is not None:
-        if ranks.count() > 1:
-            raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
-        kept = plan.folder / "latency.json" if plan.folder is not None else None
-        timed = latency.table(deployed, plan.device, config.latency_batch, kept)
-    return Limits(deployed, config.max_params, config.max_macs, config.max_latency_ms, timed)
+    def hyper(self) -> HyperLearner:
+        config, role = self.config, self.stage.hyper
+        part, start = HYPER["fixed" if role == "default" else config.hyper], (config.lr, config.weight_decay)
+        about = {"device": self.device, "steps": self.horizon, **self.settings(part)}
+        learner = part.make(*start, self.generator("η"), **about)
+        return DerivedHyper(learner) if role == "derived" else learner
 
 
 def read_genotype(config: Config) -> dict:
@@ -203,38 +205,9 @@ def _written(source: str, problem: str) -> dict:
     return store.read_json(path)
 
 
-def _policy(plan: Plan) -> Policy:
-    config, stage = plan.config, plan.stage
-    policy = augment.build(
-        PRESETS[config.preset]["fixed_augment"] if stage.augment == "default" else config.augment,
-        plan.generator("τ", plan.device),
-        plan.sets.size,
-        flip=plan.sets.flip,
-        fill=(normalization(plan.sets.train)[0] * 255).round().to(torch.uint8),
-        steps=plan.horizon,
-        config=config,
-    )
-    if config.policy is None or stage.augment == "default":
-        return Derived(policy) if stage.augment == "derived" else policy
-    learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
-    if learned.get("name") != config.augment or tuple(learned.get("ops", ())) != policy.ops:
-        kind = f"of kind {learned.get('name')!r} over {learned.get('ops')}"
-        raise KitError(f"policy={config.policy!r} is {kind}: set augment and operations to these")
-    policy.adopt(learned)
-    return Derived(policy)
-
-
-def _hyper(plan: Plan) -> HyperLearner:
-    config, stage = plan.config, plan.stage
-    part = HYPER["fixed" if stage.hyper == "default" else config.hyper]
-    start, settings = (config.lr, config.weight_decay, plan.generator("η")), _settings(part, config)
-    learner = part.make(*start, device=plan.device, steps=plan.horizon, **settings)
-    return DerivedHyper(learner) if stage.hyper == "derived" else learner
-
-
 def extract(net: Network, picks: Picks) -> dict[str, Tensor]:
     """The state of the child alone: what the network built from its genotype loads."""
-    spec = dict(net.spec(picks))
-    alone = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
+    with torch.device("meta"):
+        alone = space.build(**net.spec(picks))
     state = net.state_dict()
     return {name: state[name] for name in alone.state_dict()}

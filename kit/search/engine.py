@@ -1,12 +1,12 @@
 """A run from start to end: epochs, stages, checkpoints. `kit.search(config)` starts it, or goes on with it."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import math
 import os
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from kit.run.provenance import pick_device
 from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_failure, write_results
-from kit.search.isolation import own_state
-from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say, stopped_after
+from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
 from kit.search.step import STEPS
 from kit.space import Picks
 from kit.space.layers import average_statistics, keep_freed, norms
@@ -30,6 +29,9 @@ from kit.space.layers import average_statistics, keep_freed, norms
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
+DTYPE = torch.float32  #: of the weights
+# torch's default dtype and its random numbers belong to the whole process: searches in threads take turns
+_TURN = threading.RLock()
 
 
 class NonFinite(KitError):
@@ -50,7 +52,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         facts = _facts(sets)
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
-        held.enter_context(interruptible(lambda: stopped_after(folder)))
+        held.enter_context(interruptible(lambda: f"stopped after epoch {_last_epoch(folder)}; run again to go on"))
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
@@ -65,6 +67,23 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         return Run.load(folder)
 
 
+@contextlib.contextmanager
+def own_state() -> Iterator[None]:
+    """Within it torch has `DTYPE`, the CPU, gradients and random numbers of kit's own, whatever the caller has set;
+    afterwards the caller finds everything as it was. A second thread waits until the first is done."""
+    with _TURN:
+        dtype, cpu = torch.get_default_dtype(), torch.device("cpu")
+        # a mode, through which every call of torch would go: only where it is needed
+        device = cpu if torch.get_default_device() != cpu else contextlib.nullcontext()
+        torch.set_default_dtype(DTYPE)
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), device, torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+
 def _facts(sets: ImageSets) -> dict[str, Any]:
     """What tells one state of a data set from another, for the run directory."""
     sizes = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
@@ -75,7 +94,7 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
     """Raises KitError where the same configuration was interrupted on these data as they were before a change."""
     others = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
     for other in others if not folder.exists() else ():
-        if (other / "metrics.json").is_file() or not any(other.glob("checkpoints/epoch-*")):
+        if (other / "metrics.json").is_file() or not _checkpoints(other):
             continue
         before = store.read_json(other / "data.json")
         changed = [f"{k} {before.get(k)} → {now}" for k, now in facts.items() if k != "digest" and before.get(k) != now]
@@ -83,6 +102,14 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
             f"{other} was interrupted, and its data have changed since ({'; '.join(changed) or 'pixels or labels'}): "
             "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
         )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
+
+
+def _last_epoch(folder: Path) -> int:
+    return max((int(path.stem.removeprefix("epoch-")) for path in _checkpoints(folder)), default=0)
 
 
 class Search:
@@ -165,7 +192,8 @@ class Search:
         self.records.add(self.step, self.epoch, numbers)
         self._snapshot()
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
-            self._next_stage(numbers.get("val_accuracy"))
+            parts.hyper.record_score(numbers.get("val_accuracy"))
+            self._next_stage()
         return numbers
 
     def _numbers(self, curves: torch.Tensor) -> dict[str, float]:
@@ -180,14 +208,12 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        """α and τ, for the history. α is over the slots of the supernet: constant in later stages, which train the
-        chosen child alone."""
-        if self.stage_index:
+        """α and τ, for the history."""
+        arch = self.parts.arch
+        frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
+        alpha = {**arch.snapshot(), "frozen": frozen.clone()}
+        if self.stage_index:  # it trains the chosen child alone: α stays what the search left
             alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
-        else:
-            arch = self.parts.arch
-            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
         self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
 
     def _check_finite(self, curves: torch.Tensor) -> None:
@@ -201,9 +227,9 @@ class Search:
         step = bad[0] + 1 if bad else len(curves)
         what = f"the loss is {curves[step - 1, 0].item()} at" if bad else f"{broken[0]} is not finite after"
         # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
-        sound = [values for values in curves[:step, 2:].tolist() if all(map(math.isfinite, values))]
-        lr, decay = sound[-1] if sound else (math.nan, math.nan)
-        saved = self._checkpoints()
+        eta = [values for values in curves[:step, 2:].tolist() if all(map(math.isfinite, values))]
+        lr, decay = eta[-1] if eta else (math.nan, math.nan)
+        saved = _checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
         raise NonFinite(
             f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
@@ -222,12 +248,11 @@ class Search:
         each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
         plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
-        self.parts = build.compose(plan, picks)
+        self.parts = plan.parts(picks)
 
-    def _next_stage(self, val_accuracy: float | None) -> None:
+    def _next_stage(self) -> None:
         """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
         before, was = self.parts, self.stage
-        before.hyper.record_score(val_accuracy)
         self._enter(self.stage_index + 1, self._picks())
         if self.stage.restart:
             self.parts.inherit(before, was, self.stage)
@@ -246,18 +271,15 @@ class Search:
 
     # ---- checkpoints -----------------------------------------------------------------------------
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("epoch-*.safetensors"))
-
-    def _prepare(self) -> None:
+    def _prepare(self) -> list[Path]:
         (self.folder / "failure.json").unlink(missing_ok=True)
         store.tidy(self.folder)
         store.write_json(self.folder / "config.json", self.config.model_dump())
+        return _checkpoints(self.folder)
 
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it that can be read."""
-        ranks.on_first(self._prepare)
-        for path in reversed(ranks.on_first(self._checkpoints)):
+        for path in reversed(ranks.on_first(self._prepare)):
             try:
                 self.load_state_dict(ranks.on_first(lambda path=path: store.read_state(path)))
                 return self.records.restore(self.epoch)
@@ -272,14 +294,14 @@ class Search:
         if ranks.rank() == 0:
             self.records.write()
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
-            for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            for old in _checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
                 old.unlink()
 
     def state_dict(self) -> dict:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "stage": self.stage_index,
-            "picks": [list(p) for p in self._picks()],
+            "picks": self._picks(),
             "parts": self.parts.state_dict(),
             "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
         }
@@ -287,7 +309,7 @@ class Search:
     def load_state_dict(self, state: dict) -> None:
         if state["stage"]:
             self.batches = build.streams(self.config, state["stage"], self.sets)
-            self._enter(state["stage"], tuple(tuple(p) for p in state["picks"]))
+            self._enter(state["stage"], tuple(map(tuple, state["picks"])))
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.parts.load_state_dict(state["parts"])

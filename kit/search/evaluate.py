@@ -1,14 +1,12 @@
 """The scores of a run's current architecture, and what it writes at its end: model, metrics and their provenance."""
 
-from __future__ import annotations
-
 import contextlib
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from kit import data
+from kit.data import ImageSet
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.space.layers import average_statistics
@@ -29,20 +27,18 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(search: Search, part: data.ImageSet) -> Score:
-    """Of the current architecture on images that it does not train on.
-
-    During a search the BatchNorm statistics are recomputed first, since they were collected under other children.
-    """
-    net, child, device = search.parts.net, search.parts.arch.derived(), search.device
+def score(search: "Search", part: ImageSet) -> Score:
+    """Of the current architecture on images that it does not train on. During a search the BatchNorm statistics are
+    recomputed first, since they were collected under other children."""
+    net, child = search.parts.net, search.parts.arch.derived()
     if search.stage.search:
         size, images = search.config.batch_size, search.batches["train"].data.images
         count = min(RECALIBRATION, len(images) // size)
         net.recalibrate(child, [ranks.own(images[i * size : (i + 1) * size]) for i in range(count)])
         average_statistics(net.norms_of(child.picks))
     net.eval()
-    loss = torch.zeros((), device=device)
-    right, there = torch.zeros(2, search.sets.num_classes, device=device)
+    loss = torch.zeros((), device=search.device)
+    right, there = torch.zeros(2, search.sets.num_classes, device=search.device)
     for images, labels in part.chunks(CHUNK, turn=(ranks.rank(), ranks.count())):
         losses, predicted = net.losses(images, labels, child)
         loss = loss + losses.sum()
@@ -54,40 +50,32 @@ def score(search: Search, part: data.ImageSet) -> Score:
     return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
 
-def write_results(search: Search, test: Score, val: Score | None) -> None:
+def write_results(search: "Search", test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    parts, sets, folder, policy = search.parts, search.sets, search.folder, search.parts.augment
-    picks = parts.arch.derived().picks
+    parts, sets, folder = search.parts, search.sets, search.folder
+    net, policy, picks = parts.net, parts.augment, parts.arch.derived().picks
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
-        "network": parts.net.spec(picks),
-        "genotype": parts.net.genotype(picks),
+        "network": net.spec(picks),
+        "genotype": net.genotype(picks),
         "classes": list(sets.classes),
         "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.result(),
-        "preprocessing": predict.preprocessing(parts.net.image),
+        "preprocessing": predict.preprocessing(net.image),
     }
     spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
-    metrics = {
-        **{f"test_{name}": value for name, value in test._asdict().items()},
-        "test_images": len(sets.test),
-        **{f"val_{name}": getattr(val, name, None) for name in Score._fields},
-        "val_images": len(sets.val) if val else 0,
-        "train_images": len(search.batches["train"].data),
-        **parts.net.cost(picks)._asdict(),
-        "epochs": search.epoch,
-        "steps": search.step,
-        **spent,
-    }
-    store.write_tensors(folder / "model" / "model.safetensors", build.extract(parts.net, picks))
+    metrics = {f"test_{name}": value for name, value in test._asdict().items()} | {"test_images": len(sets.test)}
+    metrics |= {f"val_{name}": getattr(val, name, None) for name in Score._fields}
+    metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
+    metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent
+    store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
     store.write_json(folder / "model" / "model.json", model)
     store.write_json(folder / "provenance.json", _provenance(search) | spent)
     store.write_json(folder / "metrics.json", metrics)
 
 
-def _provenance(search: Search) -> dict:
-    config, gpu = search.config, search.device.type == "cuda"
-    trained_on = "train"
+def _provenance(search: "Search") -> dict:
+    config, gpu, trained_on = search.config, search.device.type == "cuda", "train"
     if "val" not in search.batches:
         trained_on = "train and val together (this stage needs no validation data)"
         if any(build.holds_out(config, i) for i in range(search.stage_index)):
@@ -104,7 +92,7 @@ def _provenance(search: Search) -> dict:
     }
 
 
-def write_failure(search: Search, error: Exception) -> None:
+def write_failure(search: "Search", error: Exception) -> None:
     """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
     path = search.folder / "failure.json"
     failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}

@@ -1,18 +1,12 @@
-"""Gradients and the weights' step, for every method.
-
-The step is SGD with momentum as in PyTorch (or Adam or RMSprop where a method searches the optimizer), on the child's
-parameters alone. What it did is returned as a `Trace`, from which the hyper-gradients are two scalar products.
-"""
-
-from __future__ import annotations
+"""Gradients and the weights' step, for every method."""
 
 import collections
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +18,7 @@ from kit.space.network import Child, Network
 # serves all three (0.05 for SGD is 0.001 for Adam).
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 @dataclass
@@ -40,13 +35,13 @@ class Gradient:
         return dict(zip(map(id, self.parameters), self.theta))
 
     @classmethod
-    def mean(cls, gradients: list[Gradient]) -> Gradient:
+    def mean(cls, gradients: list[Self]) -> Self:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
         terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
-    def dot(self, other: Gradient) -> Tensor:
+    def dot(self, other: Self) -> Tensor:
         """Over the weights that both have: 0-dim."""
         return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
 
@@ -67,14 +62,13 @@ def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
 @contextlib.contextmanager
 def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
     """Within it the weights are θ' = θ − lr · gradient (a plain step); then exactly θ again."""
-    with torch.no_grad():
-        before = [p.detach().clone() for p in gradient.parameters]
-        torch._foreach_sub_(gradient.parameters, torch._foreach_mul(gradient.theta, lr))
+    before = [p.detach().clone() for p in gradient.parameters]
+    theta = [p.detach() for p in gradient.parameters]
+    torch._foreach_sub_(theta, torch._foreach_mul(gradient.theta, lr))
     try:
         yield
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(gradient.parameters, before)
+        torch._foreach_copy_(theta, before)
 
 
 class _Losses(nn.ModuleDict):
@@ -85,11 +79,9 @@ class _Losses(nn.ModuleDict):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for every image k: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0. Float [n], of
-    this rank's images.
+    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0.
 
-    direction: v on the child's weights. Gates are constants; BatchNorm uses the batch's statistics and leaves its own
-    alone.
+    direction: v on the child's weights. Gates are constants; BatchNorm's running statistics are left alone.
     """
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
@@ -101,20 +93,18 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
-def curvature(
-    net: Network, batch: tuple[Tensor, Tensor], child: Child, parameters: list[nn.Parameter], v: list[Tensor]
-) -> list[Tensor]:
-    """Hessian-vector product of the batch's mean loss on `parameters`, by double backward."""
+def curvature(net: Network, batch: Batch, child: Child, weights: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
+    """Hessian-vector product of the batch's mean loss on `weights`, by double backward."""
     with net.frozen_statistics(child.picks):
         loss = net.losses(*batch, child.detached())[0].mean()
-    first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
     along = sum((g * d).sum() for g, d in zip(first, v))
-    return ranks.mean([h.detach() for h in torch.autograd.grad(along, parameters, materialize_grads=True)])
+    return ranks.mean([h.detach() for h in torch.autograd.grad(along, weights, materialize_grads=True)])
 
 
 @dataclass
 class Trace:
-    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, as the hyper-gradients need it.
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products.
 
     lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
     hold θ' until the next step; θ itself is θ' + lr v'.
@@ -126,11 +116,8 @@ class Trace:
     weight_decay: Tensor
 
     def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
-        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'.
-
-        Weights that the step did not move do not depend on lr and wd: they do not count, although g' may have them
-        (another child).
-        """
+        """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'. It may be another
+        child's: what the step did not move does not count."""
         moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
@@ -139,16 +126,14 @@ class Trace:
         return -along_v, -self.lr * along_theta
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
 class Momentum:
-    """SGD with momentum on the parameters of each step's child, with gradient clipping by global norm (DARTS: 5).
-
-    A parameter's moments start at its first gradient and rest while the parameter is not part of the child. A step may
-    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own.
-    """
+    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm
+    (DARTS: 5). A parameter's moments start at its first gradient and rest while it is not part of the child. A step may
+    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
 
     def __init__(self, network: Network, momentum: float, clip: float):
         self.momentum, self.clip = momentum, clip
@@ -201,10 +186,8 @@ class Momentum:
 
     def state_dict(self) -> dict:
         """Moments, and the last step's trace: look-ahead needs it after a resume."""
-        last = None
-        if self.trace is not None:
-            names = [self.names[id(p)] for p in self.trace.parameters]
-            last = {"names": names, "lr": self.trace.lr, "weight_decay": self.trace.weight_decay}
+        t = self.trace
+        last = t and {"names": [self.names[id(p)] for p in t.parameters], "lr": t.lr, "weight_decay": t.weight_decay}
         return {"moments": {kind: dict(moments) for kind, moments in self.moments.items()}, "trace": last}
 
     def load_state_dict(self, state: dict) -> None:

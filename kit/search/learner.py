@@ -1,12 +1,9 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
-A step function hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so
-a missing one fails by name, and ignores the rest; a signal that costs a pass is a function, called by whoever needs it.
-A concrete learner is final: to change when it learns, wrap it (`Derived`, `WarmUp`). All its state, its random
-generator included, is in `state_dict()`: tensors, numbers, strings, lists and dicts only.
+A step hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing
+one fails by name. A signal that costs a pass is a function, called by whoever needs it. A concrete learner is final: to
+change when it learns, wrap it (`Derived`, `WarmUp`).
 """
-
-from __future__ import annotations
 
 import hashlib
 import math
@@ -61,10 +58,10 @@ class Learner(ABC):
         """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
 
     def state_dict(self) -> dict[str, Any]:
+        """All that moves, random generators too: tensors, numbers, strings, lists and dicts only."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def summary(self) -> dict[str, float]:
         """Numbers for the history, read once per epoch."""
@@ -101,9 +98,9 @@ class ByAdam(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in self.kept}
+        adam = adam_state(self.adam) if self.adam else {}
         variables = [variable.detach() for variable in self.variables()]
-        adam, generator = adam_state(self.adam) if self.adam else {}, self.generator.get_state()
-        return own | {"variables": variables, "adam": adam, "generator": generator}
+        return own | {"variables": variables, "adam": adam, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
@@ -118,14 +115,11 @@ class ByAdam(Learner):
 
 
 def _tupled(value: Any) -> Any:
-    """A checkpoint has lists for tuples."""
-    return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value
+    return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value  # a checkpoint has lists
 
 
 class BaselineOptions(Options):
-    reward_baseline: float = Field(
-        0.95, ge=0, lt=1, description="factor of the moving average that rewards are compared with"
-    )
+    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the rewards' moving average, the baseline")
 
 
 class Rewarded:
@@ -160,10 +154,7 @@ class WarmUp:
         if self.passed > self.steps:
             self.inner.move(gradient)
 
-    def update(self, drawn: Any, **signals: Any) -> None:
-        self.passed += 1
-        if self.passed > self.steps:
-            self.inner.update(drawn, **signals)
+    update = Learner.update
 
     def observe(self, *signals: Any) -> None:
         if self.passed > self.steps:
@@ -179,8 +170,6 @@ class WarmUp:
 
 class Derived(WarmUp):
     """Uses the outcome of an earlier stage and never learns (DAAS and AutoHAS retrain with it)."""
-
-    needs: frozenset[str] = frozenset()
 
     def __init__(self, inner: Learner):
         super().__init__(inner, math.inf)

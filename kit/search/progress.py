@@ -1,13 +1,10 @@
 """Progress: a bar for people, plain lines for logs. None of it ends a run: whoever reads may have gone away."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 SHOWN = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr": ".2g", "eta/weight_decay": ".1e"}
@@ -86,9 +83,6 @@ def _text(numbers: dict[str, float]) -> str:
     return " ".join(f"{name.split('/')[-1]} {numbers[name]:{form}}" for name, form in SHOWN.items() if name in numbers)
 
 
-# ---- interruptions -------------------------------------------------------------------------------
-
-
 class Stopped(KeyboardInterrupt):
     """An interruption that is told in one line."""
 
@@ -101,15 +95,9 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
     """Turn an interruption into `Stopped` with a message, which notebooks and scripts show without a traceback."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        if isinstance(error, Stopped):
-            raise
+    except Stopped:
+        raise
+    except KeyboardInterrupt:
         hook = sys.excepthook
         sys.excepthook = lambda kind, e, trace: say(f"{e}", sys.stderr) if kind is Stopped else hook(kind, e, trace)
         raise Stopped(message()) from None
-
-
-def stopped_after(folder: Path) -> str:
-    """What to say of the interrupted run in `folder`."""
-    saved = max((int(file.stem.removeprefix("epoch-")) for file in folder.glob("checkpoints/epoch-*")), default=0)
-    return f"stopped after epoch {saved}; run again to go on"

@@ -1,12 +1,9 @@
 """One search on several processes ("ranks"): `torchrun --nproc_per_node=2 -m kit dataset=… method=…`.
 
 Every rank draws the whole batch's rows, transformations, masks and the one child from generators that all ranks share,
-and computes its own slice. Gradients are averaged, per-sample losses and rewards are gathered, and so every learner is
-updated with the whole batch's signals, alike on every rank: nothing that a run keeps depends on the number of ranks.
-Without torchrun every function here gives back what it is given.
+and computes its own slice. Gradients are averaged, losses and rewards gathered, so that every learner is updated alike
+on every rank, with the whole batch's signals. Without torchrun every function here gives back what it is given.
 """
-
-from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -26,7 +23,6 @@ T = TypeVar("T")
 TIMEOUT = timedelta(minutes=5)  # in a step, for a rank that hangs; one that dies is noticed at once
 PATIENCE = timedelta(hours=24)  # outside: a data set may be fetched and decoded before the first step
 AGAIN = "start the same again, it goes on from the last checkpoint"
-LOCAL = int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0)))  # this process among those on its machine
 
 _group: Any = None  # the patient group; None: this process is alone
 
@@ -74,12 +70,12 @@ def own_device(device: torch.device) -> torch.device:
     """This rank's GPU, on GPUs. Raises KitError where there are too few, or where `device` is one of them."""
     if count() == 1 or device.type != "cuda":
         return device
-    there = torch.cuda.device_count()
-    if device.index is not None or there <= LOCAL:
+    there, mine = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", rank()))
+    if device.index is not None or there <= mine:
         use = f"device='cuda' and torchrun --nproc_per_node={there} at most, or device='cpu'"
         raise KitError(f"device={str(device)!r}: {count()} ranks need a GPU each, of {there} here: use {use}")
-    torch.cuda.set_device(LOCAL)
-    return torch.device("cuda", LOCAL)
+    torch.cuda.set_device(mine)
+    return torch.device("cuda", mine)
 
 
 class RaisedElsewhere(KitError):
@@ -106,7 +102,7 @@ def together(action: Callable[[], T]) -> T:
     for failed, message in enumerate(messages):
         if message is not None:
             raise failure if failed == rank() else RaisedElsewhere(message)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def on_first(action: Callable[[], T]) -> T:
@@ -114,7 +110,7 @@ def on_first(action: Callable[[], T]) -> T:
     value = [together(lambda: None if rank() else action())]
     if count() > 1:
         _exchange(dist.broadcast_object_list, value, src=0, group=_group)
-    return value[0]  # type: ignore[return-value]
+    return value[0]
 
 
 def whole(n: int) -> int:
@@ -154,24 +150,6 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def same(child: T, what: object) -> T:
-    """child, after all ranks have shown that they drew the same one: averaging the gradients of different weights would
-    mean nothing. what: compared by its repr. Raises KitError on all ranks where it differs."""
-    if count() > 1:
-        mark = torch.tensor([zlib.crc32(repr(what).encode())])
-        if (gather(mark) != mark).any():
-            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}): {AGAIN}")
-    return child
-
-
-def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables differ by more than rounding."""
-    if count() > 1 and tensors:
-        sizes = side_by_side(torch.stack([t.detach().double().abs().sum().cpu() for t in tensors]))
-        if (sizes.amax(0) - sizes.amin(0) > 1e-5 * sizes.amax(0)).any():
-            raise KitError(f"the ranks' variables have drifted apart (rank {rank()}): {AGAIN}")
-
-
 class Total(torch.autograd.Function):
     """The sum over ranks, differentiable to any order: its derivative, forward and backward, is itself."""
 
@@ -193,3 +171,21 @@ def side_by_side(tensor: Tensor) -> Tensor:
     """Every rank's tensor: [ranks, …], differentiable."""
     empty = torch.zeros_like(tensor)
     return Total.apply(torch.stack([tensor if r == rank() else empty for r in range(count())]))
+
+
+def same(child: T, what: object) -> T:
+    """child, of all ranks: averaging the gradients of different weights would mean nothing. what: compared by its repr.
+    Raises KitError where it differs."""
+    if count() > 1:
+        mark = torch.tensor([zlib.crc32(repr(what).encode())])
+        if (gather(mark) != mark).any():
+            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}): {AGAIN}")
+    return child
+
+
+def check_agreement(tensors: Sequence[Tensor]) -> None:
+    """Raises KitError where the ranks' weights or learned variables differ by more than rounding."""
+    if count() > 1 and tensors:
+        sizes = side_by_side(torch.stack([t.detach().double().abs().sum().cpu() for t in tensors]))
+        if (sizes.amax(0) - sizes.amin(0) > 1e-5 * sizes.amax(0)).any():
+            raise KitError(f"the ranks' variables have drifted apart (rank {rank()}): {AGAIN}")

@@ -1,28 +1,82 @@
-"""The passes of a step: the training pass, and the further signals that a learner may ask for, a pass each."""
-
-from __future__ import annotations
+"""What a step works with, `Parts`; its passes, and the further signals that a learner may ask for, a pass each."""
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kit.arch.base import ArchLearner
 from kit.augment.policy import Policy
+from kit.errors import KitError
 from kit.hyper.base import HyperLearner
+from kit.methods import Stage
 from kit.search import grads, ranks
-from kit.search.grads import Gradient
+from kit.search.grads import Batch, Gradient, Momentum
 from kit.space.network import Child, Network
 
-Batch = tuple[Tensor, Tensor]
 Batches = dict[str, Iterator[Batch]]
+STATEFUL = ("net", "arch", "augment", "hyper", "sgd")
+
+
+@dataclass
+class Parts:
+    """draws: the options of the stage's step. Raises KitError where two of them hold the same trainable tensor."""
+
+    net: Network
+    arch: ArchLearner
+    augment: Policy
+    hyper: HyperLearner
+    sgd: Momentum
+    draws: Any = None
+
+    def __post_init__(self) -> None:
+        owner: dict[int, str] = {}
+        for letter, tensors in self.variables().items():
+            for tensor in tensors:
+                if (other := owner.setdefault(id(tensor), letter)) != letter:
+                    shape = list(tensor.shape)
+                    raise KitError(f"a trainable tensor of shape {shape} belongs to both {other} and {letter}, not one")
+
+    def variables(self) -> dict[str, list[Tensor]]:
+        """All that is trained, by its letter."""
+        learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
+        return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
+
+    def state_dict(self) -> dict:
+        chance = {"drop_path": self.net.generator.get_state(), "mixup": self.net.mixer.get_state()}
+        return chance | {name: getattr(self, name).state_dict() for name in STATEFUL}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.net.generator.set_state(state["drop_path"].cpu())
+        self.net.mixer.set_state(state["mixup"].cpu())
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.empty(0)).tolist()):
+            if frozen:
+                self.net.freeze_slot(slot, self.arch.picks[slot], None)
+
+    def take_over(self, before: Self) -> None:
+        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
+        state = before.state_dict()
+        weights = {name: state["net"][name] for name in self.net.state_dict()}
+        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
+
+    def inherit(self, before: Self, was: Stage, now: Stage) -> None:
+        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
+        for name in ("augment", "hyper"):
+            if "default" not in (getattr(was, name), getattr(now, name)):
+                learner, learned = getattr(self, name), getattr(before, name)
+                getattr(learner, "inner", learner).load_state_dict(getattr(learned, "inner", learned).state_dict())
 
 
 class Pass(NamedTuple):
     """Forward and backward. losses: per sample, detached; right: whether each prediction is; gradient: of the mean."""
 
+    child: Child
     losses: Tensor
     right: Tensor
     gradient: Gradient
@@ -31,7 +85,7 @@ class Pass(NamedTuple):
 def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
     """On an augmented batch, with mixup where it is on."""
     losses, predicted = net.losses(*mixed(x, y, net), child)
-    return Pass(losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
+    return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
 def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False) -> Pass:
@@ -40,36 +94,32 @@ def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False)
     child = child if gates else child.detached()
     with net.frozen_statistics(child.picks):
         losses, predicted = net.losses(*batch, child)
-    return Pass(losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
+    return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
 
 
-def on_request(
-    net: Network, batches: Batches, augment: Policy, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor
-) -> dict[str, Callable[..., Any]]:
-    """The signals that cost a pass, as functions: rewards(), outer(source), curvature(parameters, v) and reward(),
-    which is measured once at most. gradient: the child's, of the augmented batch."""
-    return {
-        "rewards": functools.partial(alignment, net, batches, augmented, child, gradient, lr),
-        "outer": functools.partial(outer_gradient, net, batches, augment, child),
-        "curvature": functools.partial(grads.curvature, net, augmented, child),
-        "reward": functools.cache(lambda: accuracy(net, next(batches["val"]), child)),
-    }
+def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor) -> dict[str, Callable]:
+    """The signals that cost a pass, as functions. train: the pass on the augmented batch, of a step of length lr."""
+    net, augment, child = parts.net, parts.augment, train.child
 
+    def outer(source: str) -> Gradient:
+        """g' = ∇_θ L(θ'; B') on a batch of this source: "val" as it is, "fresh" augmented like the training batch."""
+        x, y = next(batches[source])
+        if source == "fresh":
+            x = augment.apply(x, augment.sample(len(x)))
+        return outer_pass(net, (x, y), child).gradient
 
-def outer_gradient(net: Network, batches: Batches, augment: Policy, child: Child, source: str) -> Gradient:
-    """g' = ∇_θ L(θ'; B') of the step's own child, on the batch that an η learner names: "val" as it is, "fresh"
-    augmented like the training batch."""
-    x, y = next(batches[source])
-    if source == "fresh":
-        x = augment.apply(x, augment.sample(len(x)))
-    return outer_pass(net, (x, y), child).gradient
+    def rewards() -> Tensor:
+        """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
+        with grads.ahead(train.gradient, lr):
+            of_val = outer_pass(net, next(batches["val"]), child).gradient
+        return grads.directional(net, *augmented, child, of_val)
 
+    @functools.cache
+    def reward() -> float:
+        return accuracy(net, next(batches["val"]), child)
 
-def alignment(net: Network, batches: Batches, augmented: Batch, child: Child, gradient: Gradient, lr: Tensor) -> Tensor:
-    """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
-    with grads.ahead(gradient, lr):
-        outer = outer_pass(net, next(batches["val"]), child).gradient
-    return grads.directional(net, *augmented, child, outer)
+    curvature = functools.partial(grads.curvature, net, augmented, child)
+    return {"outer": outer, "rewards": rewards, "reward": reward, "curvature": curvature}
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:

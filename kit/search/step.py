@@ -4,22 +4,20 @@ batches: "train", and "fresh" (other training batches) and "val" where a learner
 the learning-rate schedule at this step. Every learner gets every signal, so any learner works in any step.
 """
 
-from __future__ import annotations
-
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from kit import registry
 from kit.hyper.base import Values
+from kit.registry import Options, Registry
 from kit.search import grads, ranks, signals
 from kit.search.grads import Gradient
-from kit.search.parts import Parts, TwoLevelOptions
-from kit.search.signals import Batch, Batches, on_request
+from kit.search.signals import Batch, Batches, Parts, on_request
 
-STEPS = registry.Registry("step")
+STEPS = Registry("step")
 
 
 class Outcome(NamedTuple):
@@ -30,7 +28,7 @@ class Outcome(NamedTuple):
     values: Values
 
     @classmethod
-    def of_all_ranks(cls, measured: signals.Pass, values: Values) -> Outcome:
+    def of_all_ranks(cls, measured: signals.Pass, values: Values) -> Self:
         return cls(ranks.gather(measured.losses), ranks.total(measured.right.sum()), values)
 
 
@@ -55,7 +53,7 @@ def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     # look-ahead: this gradient closes the step before
     hyper.observe(sgd.trace, train.gradient)
     values = hyper.sample(schedule)
-    measured = on_request(net, batches, augment, (x, y), child, train.gradient, values.lr)
+    measured = on_request(parts, batches, (x, y), train, values.lr)
     # line 6, eq. 2
     augment.update(draw, losses=train.losses, **measured)
     # line 7, eq. 3
@@ -65,6 +63,15 @@ def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     # line 9, eq. 4
     hyper.update(trace, **measured)
     return Outcome.of_all_ranks(train, values)
+
+
+class TwoLevelOptions(Options):
+    children: int = Field(2, ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
+    arch_samples: int = Field(1, ge=1, le=100, description="two levels: architectures per step of α, τ (DAAS: n_arch)")
+    policies: int = Field(
+        0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: one per image"
+    )
+    first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
 
 
 @STEPS.register(
@@ -83,8 +90,8 @@ def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     With first_order α's gradient is the one of GDAS and first-order DARTS, at θ itself, and τ learns from the training
     step.
     """
-    net, arch, augment = parts.net, parts.arch, parts.augment
-    hyper, sgd, draws = parts.hyper, parts.sgd, parts.draws
+    net, arch, augment, hyper, sgd = parts.net, parts.arch, parts.augment, parts.hyper, parts.sgd
+    draws = parts.draws
     x, y = train = next(batches["train"])
     held_out = next(batches["val"])
     signals.regularize(net, hyper)
@@ -100,7 +107,7 @@ def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     children = [arch.drawn() for _ in range(draws.children)]
     passes = [signals.training_pass(net, x, y, child) for child in children]
     gradient, last = Gradient.mean([one.gradient for one in passes]), passes[-1]
-    measured = on_request(net, batches, augment, (x, y), children[-1], last.gradient, lr)
+    measured = on_request(parts, batches, (x, y), last, lr)
     if draws.first_order:
         augment.update(draw, losses=last.losses, **measured)
     hyper.observe(sgd.trace, gradient)

@@ -1,8 +1,6 @@
 """Chains of blocks with one choice per block: the base of such spaces, the ShuffleNetV2 choice blocks of DSNAS and
 DiffAutoML (METHOD section 2b), and AutoHAS's MobileNetV2 blocks."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,7 +11,7 @@ from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, norms
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, mixture, picked, register
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, mixture, picked, register
 
 
 class BlockStage(NamedTuple):
@@ -41,11 +39,9 @@ class BlockNetwork(Network):
     which one is picked. A subclass says by `labels`, `stages` and `build_block` which blocks there are.
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
-    halve the resolution, the last ones; None: as many as the image allows. stem: "small" (stride 1, below 128 pixels)
-    or "imagenet" (stride 2). Raises KitError for what the space or the image is too small for.
-
-    BatchNorms train their affine parts from the start (DSNAS), so that a frozen slot has nothing to switch on; gates
-    are not absorbed, and the estimators of these spaces have gates of 1.
+    halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
+    Raises KitError for what the space or the image is too small for. BatchNorms train their affine parts from the start
+    (DSNAS): a frozen slot has nothing to switch on, and no gate is absorbed.
     """
 
     labels: tuple[str, ...]
@@ -54,35 +50,22 @@ class BlockNetwork(Network):
     activation: type[nn.Module] = nn.ReLU
     eps: float = 1e-5  # of the BatchNorms
 
-    def __init__(
-        self,
-        classes: int,
-        image: tuple[int, int, int],
-        *,
-        channels: int,
-        cells: int,
-        reductions: int | None = None,
-        stem: str | None = None,
-        genotype: Mapping | None = None,
-    ):
+    def __init__(self, classes: int, image: Size, *, channels: int, cells: int, reductions=None, genotype=None):
         super().__init__(classes, image)
         self.channels = channels
-        self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
         stages, halving = self.stages_of(cells)
         counts = shares(cells - self.fixed_blocks, [stage.share for stage in stages])
-        self.reductions = checked_reductions(image, int(self.stem_kind == "imagenet"), reductions, len(halving))
+        self.reductions = checked_reductions(image, int(self.large), reductions, len(halving))
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
-        self.stem, c = self.build_stem(2 if self.stem_kind == "imagenet" else 1)
+        self.stem, c = self.build_stem(2 if self.large else 1)
         self.strides, halving = [], halving[len(halving) - self.reductions :]  # channels in and out, stride
         for i, (stage, count) in enumerate(zip(stages, counts)):
             for b in range(count):
                 c_in, c = c, rounded(stage.width * channels)
                 self.strides.append((c_in, c, 2 if b == 0 and i in halving else 1))
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
-            for slot, size in zip(self.slots, self.strides)
-        )
+        of = lambda slot, size: nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
+        self.blocks = nn.ModuleList(map(of, self.slots, self.strides))
         c_head = self.head_width(c)
         self.head, self.classifier = ConvNorm(c, c_head, 1, 1, self.activation()), nn.Linear(c_head, classes)
         for norm in norms(self):
@@ -141,17 +124,14 @@ class BlockNetwork(Network):
         names = genotype.get("blocks") if isinstance(genotype, Mapping) else None
         names = [names] * count if isinstance(names, str) else names
         if not isinstance(names, (list, tuple)) or len(names) != count:
-            raise KitError(
-                f"a genotype of space {self.space!r} is {{'blocks': [{count} names]}}, or {{'blocks': name}} for the "
-                f"same everywhere, names from {', '.join(self.labels)}; got {genotype!r}"
-            )
+            forms = f"{{'blocks': [{count} names]}}, or {{'blocks': name}} for the same everywhere"
+            raise KitError(f"a genotype of {self.space!r} is {forms}, of {', '.join(self.labels)}; got {genotype!r}")
         return tuple(picked(slot, name) for slot, name in zip(self.offered, names))
 
     @classmethod
     def graph(cls, genotype: Mapping) -> dict[str, list[tuple[str, str, str]]]:
         """One chain; of a genotype with the same block everywhere, one link of it."""
-        names = genotype["blocks"]
-        names = [names] if isinstance(names, str) else names
+        names = [genotype["blocks"]] if isinstance(genotype["blocks"], str) else genotype["blocks"]
         nodes = ["stem", *(f"block {i}" for i in range(1, len(names) + 1))]
         return {"blocks": list(zip(nodes, nodes[1:], names))}
 
@@ -182,8 +162,7 @@ class ShuffleUnit(nn.Module):
         c_right = c_in - c_left if self.passes else c_in
         if xception:  # three depthwise-separable convolutions, the stride on the first
             widths = ((c_right, c, stride), (c, c, 1), (c, c_out - c_left, 1))
-            pairs = [(depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU())) for i, o, s in widths]
-            main = [layer for pair in pairs for layer in pair]
+            main = [m for i, o, s in widths for m in (depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU()))]
         else:
             main = [ConvNorm(c_right, c, 1, 1, nn.ReLU()), depthwise(c, kernel, stride)]
             main.append(ConvNorm(c, c_out - c_left, 1, 1, nn.ReLU()))
@@ -199,13 +178,8 @@ class ShuffleUnit(nn.Module):
 @register(
     "choice",
     title="ShuffleNetV2 choice blocks",
-    brings={
-        "channels": {"paper": 64, "server": 32, "laptop": 16},
-        "search_channels": {"paper": 64, "server": 32, "laptop": 16},
-        "cells": {"paper": 20, "server": 20, "laptop": 6},
-        "lr": {"paper": 0.5},
-        "weight_decay": {"paper": 4e-5},
-    },
+    brings=dict.fromkeys(("channels", "search_channels"), {"paper": 64, "server": 32, "laptop": 16})
+    | {"cells": {"paper": 20, "server": 20, "laptop": 6}, "lr": {"paper": 0.5}, "weight_decay": {"paper": 4e-5}},
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
@@ -222,9 +196,6 @@ class ChoiceNetwork(BlockNetwork):
     stages = (BlockStage(1, 1), BlockStage(2.5, 1), BlockStage(5, 2), BlockStage(10, 1))
     eps = 1e-2
     build_block = staticmethod(ShuffleUnit)
-
-
-KERNEL_AND_EXPANSION = {"k3_e3": (3, 3), "k3_e6": (3, 6), "k5_e3": (5, 3), "k5_e6": (5, 6)}
 
 
 class InvertedResidual(nn.Module):
@@ -245,11 +216,8 @@ class InvertedResidual(nn.Module):
 @register(
     "mobile",
     title="MobileNetV2 blocks",
-    brings={
-        "channels": {"paper": 32, "server": 32, "laptop": 8},
-        "search_channels": {"paper": 32, "server": 32, "laptop": 8},
-        "cells": {"paper": 17, "server": 17, "laptop": 6},
-    },
+    brings=dict.fromkeys(("channels", "search_channels"), {"paper": 32, "server": 32, "laptop": 8})
+    | {"cells": {"paper": 17, "server": 17, "laptop": 6}},
 )
 class MobileNetwork(BlockNetwork):
     """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
@@ -260,7 +228,7 @@ class MobileNetwork(BlockNetwork):
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
     usual = "mobilenet-v2"
-    labels = tuple(KERNEL_AND_EXPANSION)
+    labels = ("k3_e3", "k3_e6", "k5_e3", "k5_e6")  # kernel and expansion
     activation = nn.ReLU6
 
     # Table 2 of the paper, without its first row: that block is fixed
@@ -269,7 +237,7 @@ class MobileNetwork(BlockNetwork):
 
     @staticmethod
     def build_block(label: str, c_in: int, c_out: int, stride: int) -> nn.Module:
-        return InvertedResidual(c_in, c_out, stride, *KERNEL_AND_EXPANSION[label])
+        return InvertedResidual(c_in, c_out, stride, kernel=int(label[1]), expansion=int(label[-1]))
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         c = self.channels

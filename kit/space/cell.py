@@ -1,7 +1,5 @@
 """The cell space of DARTS with DHA's operations: a supernet of which the sampled child runs (METHOD section 2a)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from typing import Any
@@ -11,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.space.layers import ConvNorm, dense_gradient, gated, last_norm, norms
-from kit.space.network import Child, Network, Picks, Slot, checked_reductions, drop, picked, register
-from kit.space.operations import OPERATIONS, factorized_reduce
+from kit.space import layers
+from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, dense_gradient
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, picked, register
 
 NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
@@ -26,6 +24,68 @@ DARTS_V2: Genotype = {
     "reduce": [[("max_pool_3x3", 0), ("max_pool_3x3", 1)], [("skip_connect", 2), ("max_pool_3x3", 1)],
                [("max_pool_3x3", 0), ("skip_connect", 2)], [("skip_connect", 2), ("max_pool_3x3", 1)]],
 }  # fmt: skip
+
+
+class Operation(nn.Sequential):
+    """Ends in a BatchNorm (pools and skips too: METHOD section 2a), whose affine part can take over a node's weight
+    when the node freezes. reads_relu: it reads relu(x), which the cell computes once for all that do, else x itself."""
+
+    def __init__(self, *layers: nn.Module, reads_relu: bool):
+        super().__init__(*layers)
+        self.reads_relu = reads_relu
+
+
+class HalvingConv(nn.Conv2d):
+    """1×1 convolution of stride 2, weight [c_out, c_in, 1, 1], of which the first half of the outputs reads the even
+    pixels and the other the odd ones: one 2×2 convolution with zeros at the other taps, quicker than slices."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, 1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.out_channels // 2
+        kernel = torch.cat([F.pad(self.weight[:half], (0, 1, 0, 1)), F.pad(self.weight[half:], (1, 0, 1, 0))])
+        # an odd side gives the even pixels one row more than the odd ones: the row that they lack is zero
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)) if x.shape[2] % 2 or x.shape[3] % 2 else x
+        return F.conv2d(x, kernel, stride=2)
+
+
+def factorized_reduce(c_in: int, c_out: int, trained: bool = True) -> Operation:
+    """Halve the resolution without a pool (DARTS): two 1×1 convolutions of stride 2 on grids one pixel apart."""
+    return Operation(HalvingConv(c_in, c_out), batch_norm(c_out, trained), reads_relu=True)
+
+
+def _convolution(kernel: int, dilation: int, repeat: int, c: int, stride: int, trained: bool) -> Operation:
+    """A depthwise-separable convolution, applied `repeat` times; the stride is the first one's (DARTS)."""
+    made: list[nn.Module] = []
+    for i in range(repeat):
+        made += [nn.ReLU()] if i else []
+        made += [DepthwiseConv(c, kernel, 1 if i else stride, dilation), nn.Conv2d(c, c, 1, bias=False)]
+        made.append(batch_norm(c, trained))
+    return Operation(*made, reads_relu=True)
+
+
+def _pool(kind: type[nn.Module], c: int, stride: int, trained: bool) -> Operation:
+    return Operation(kind(stride), batch_norm(c, trained), reads_relu=False)
+
+
+def _skip(c: int, stride: int, trained: bool) -> Operation:
+    if stride == 1:
+        return Operation(nn.Identity(), batch_norm(c, trained), reads_relu=False)
+    return factorized_reduce(c, c, trained)
+
+
+#: name → (channels, stride, trained) → module: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)]
+OPERATIONS = {
+    "sep_conv_3x3": partial(_convolution, 3, 1, 2),
+    "sep_conv_5x5": partial(_convolution, 5, 1, 2),
+    "dil_conv_3x3": partial(_convolution, 3, 2, 1),
+    "dil_conv_5x5": partial(_convolution, 5, 2, 1),
+    "max_pool_3x3": partial(_pool, layers.MaxPool),
+    "avg_pool_3x3": partial(_pool, layers.AveragePool),
+    "skip_connect": _skip,
+}
+CELL_OPS = tuple(OPERATIONS)
 
 
 def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:
@@ -70,7 +130,7 @@ class Cell(nn.Module):
                 if operation.reads_relu and edge not in rectified:
                     rectified[edge] = F.relu(states[edge])
                 x = rectified[edge] if operation.reads_relu else states[edge]
-                y = operation(x) if gates[slot] is None else gated(operation, x, gates[slot][k])
+                y = operation(x) if gates[slot] is None else layers.gated(operation, x, gates[slot][k])
                 outputs.append(y if name == "skip_connect" else drop(y))
             states.append(dense_gradient(reduce(torch.add, outputs)))
         return torch.cat(states[INPUTS:], dim=1)
@@ -86,8 +146,8 @@ def auxiliary_head(channels: int, classes: int) -> nn.Sequential:
 @register("cell", title="DARTS cells")
 class CellNetwork(Network):
     """Stem, cells, global pool, classifier. channels: C of the first cell. reductions: how many cells halve the
-    resolution. stem: "small" for 8…64 pixels, "imagenet" (stride 8) above. In the supernet the operations' affine parts
-    rest until their node freezes. Raises KitError for what does not fit into the image.
+    resolution. From 128 pixels on the stem has stride 8. In the supernet the operations' affine parts rest until their
+    node freezes. Raises KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
     takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`.
@@ -101,28 +161,18 @@ class CellNetwork(Network):
     operations: Mapping[str, Callable[[int, int, bool], nn.Module]] = OPERATIONS
 
     def __init__(
-        self,
-        classes: int,
-        image: tuple[int, int, int],
-        *,
-        channels: int,
-        cells: int,
-        reductions: int = 2,
-        stem: str | None = None,
-        auxiliary: float = 0.0,
-        genotype: Genotype | None = None,
+        self, classes: int, image: Size, *, channels: int, cells: int, reductions=2, auxiliary=0.0, genotype=None
     ):
         super().__init__(classes, image)
         self.channels, self.auxiliary = channels, auxiliary
-        self.stem_kind = stem or ("imagenet" if min(image[1:]) >= 128 else "small")
-        checked_reductions(image, 3 if self.stem_kind == "imagenet" else 0, reductions, cells - 1)
+        checked_reductions(image, 3 if self.large else 0, reductions, cells - 1)
         self.offer(cell_slots(self.operations), genotype)
-        if self.stem_kind == "small":
-            c_stem, stem = 3 * channels, [ConvNorm(image[0], 3 * channels, 3)]
-        else:
+        if self.large:
             c_stem, half = channels, ConvNorm(image[0], channels // 2, 3, 2)
             first = nn.Sequential(*half, nn.ReLU(), *ConvNorm(channels // 2, channels, 3, 2))
             stem = [first, ConvNorm(channels, channels, 3, 2)]
+        else:
+            c_stem, stem = 3 * channels, [ConvNorm(image[0], 3 * channels, 3)]
         self.stem = nn.ModuleList(stem)  # their outputs feed the first cell
         # at 1/3 and 2/3 of the depth for the usual two (DARTS)
         positions = [(i + 1) * cells // (reductions + 1) for i in range(reductions)]
@@ -177,11 +227,10 @@ class CellNetwork(Network):
         for cell in (cell for cell in self.cells if slot in cell.mine):
             for k, candidate in enumerate(picks):
                 operation = cell.operation(slot, candidate)[0]
-                for parameter in (p for norm in norms(operation) for p in norm.parameters()):
-                    parameter.requires_grad_(True)
-                if gate is not None:
-                    for parameter in last_norm(operation).parameters():
-                        parameter.mul_(gate[k])
+                for norm in layers.norms(operation):
+                    norm.requires_grad_(True)
+                for parameter in () if gate is None else layers.last_norm(operation).parameters():
+                    parameter.mul_(gate[k])
 
     def genotype(self, picks: Picks) -> Genotype:
         """{"normal": four nodes of two [operation, input], "reduce": …}; inputs 0 and 1 are the two cells before."""
@@ -189,24 +238,14 @@ class CellNetwork(Network):
         return {"normal": nodes[:NODES], "reduce": nodes[NODES:]}
 
     def picks_of(self, genotype: Genotype) -> Picks:
-        return picks_of(genotype, self.offered)
+        cells = [genotype.get(kind) for kind in KINDS] if isinstance(genotype, Mapping) else []
+        if not cells or any(not isinstance(cell, (list, tuple)) or len(cell) != NODES for cell in cells):
+            raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
+        return tuple(map(picked, self.offered, [node for cell in cells for node in cell]))
 
     @classmethod
     def graph(cls, genotype: Genotype) -> dict[str, list[tuple[str, str, str]]]:
         sources = ("cₖ₋₂", "cₖ₋₁", *map(str, range(NODES)))
-        return {
-            f"{kind} cell": [
-                *((sources[edge], str(node), op) for node, entries in enumerate(nodes) for op, edge in entries),
-                *((str(node), "cₖ", "concatenate") for node in range(NODES)),
-            ]
-            for kind, nodes in genotype.items()
-        }
-
-
-def picks_of(genotype: Genotype, slots: tuple[Slot, ...] | None = None) -> Picks:
-    """The genotype as candidate indices in these slots (None: those of the space "cell"). Raises KitError."""
-    cells = [genotype.get(kind) for kind in KINDS] if isinstance(genotype, Mapping) else []
-    if not cells or any(not isinstance(cell, (list, tuple)) or len(cell) != NODES for cell in cells):
-        raise KitError(f"a genotype has the keys 'normal' and 'reduce' with {NODES} nodes each; got {genotype!r}")
-    nodes = [node for cell in cells for node in cell]
-    return tuple(picked(slot, entries) for slot, entries in zip(slots or cell_slots(), nodes, strict=True))
+        ends = [(str(i), "cₖ", "concatenate") for i in range(NODES)]
+        edges = lambda nodes: [(sources[edge], str(i), op) for i, node in enumerate(nodes) for op, edge in node]
+        return {f"{kind} cell": edges(nodes) + ends for kind, nodes in genotype.items()}

@@ -6,8 +6,6 @@ child by that sum are timed as a whole, and say what every child takes beside it
 left where operations run in a row.
 """
 
-from __future__ import annotations
-
 import copy
 import platform
 import time
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from kit.errors import KitError
 from kit.space import build
 from kit.space.limits import cheapest
-from kit.space.network import Child, Network, Picks, everything
+from kit.space.network import Network, Picks, alone
 
 SPREAD, SECONDS = 0.1, 0.3  # a time is taken until its blocks' quartiles are so close, or for so long
 
@@ -64,10 +62,8 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
 
 def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
     """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    if not path.is_file():
-        return None
-    found = _read(path)
-    return found.predict(picks), str(found)
+    found = _read(path) if path.is_file() else None
+    return found and (found.predict(picks), str(found))
 
 
 def _read(path: Path) -> LatencyTable:
@@ -77,36 +73,34 @@ def _read(path: Path) -> LatencyTable:
         raise KitError(f"{path} is not a latency table: remove the file, and it is measured anew") from None
 
 
-@torch.no_grad()
 def candidate_times(network: Network, device: torch.device, batch: int) -> list[list[float]]:
     """Milliseconds of every candidate alone, [slot][candidate]: the modules that only run when it is picked, one timing
     per shape and memory layout."""
-    twin = copy.deepcopy(network).to(device, memory_format=torch.channels_last).eval()
-    none = [()] * len(network.slots)
-    fixed = set(twin.modules_of(tuple(none)))
-    own = lambda slot, candidate: set(twin.modules_of((*none[:slot], (candidate,), *none[slot + 1 :]))) - fixed
-    modules = [[own(i, c) for c in range(len(slot.candidates))] for i, slot in enumerate(network.slots)]
-    ms: dict[nn.Module, float] = {}
-    known: dict[Any, float] = {}
+    twin = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
+    slots, known = network.slots, {}
+    fixed = set(twin.modules_of(((),) * len(slots)))
+    own = lambda slot, candidate: set(twin.modules_of(alone(slots, slot, candidate))) - fixed
+    modules = [[own(i, c) for c in range(len(slot.candidates))] for i, slot in enumerate(slots)]
+    timed = {module for row in modules for each in row for module in each}
 
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def time_alone(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> float:
+        if module not in timed:
+            return 0.0
         # a module's text names all its layers and their sizes
         key = (repr(module), *((x.shape, x.stride()) for x in inputs if isinstance(x, Tensor)))
         if key not in known:
             known[key] = _milliseconds(lambda: module.forward(*inputs), device)
-        ms[module] = known[key]
+        return known[key]
 
-    for module in {module for row in modules for each in row for module in each}:
-        module.register_forward_pre_hook(note)
-    twin(torch.zeros((batch, *network.image), dtype=torch.uint8, device=device), Child(everything(network.slots)))
+    ms = twin.measured(time_alone, batch)
     return [[sum(ms[module] for module in each) for each in row] for row in modules]
 
 
 def time_child(network: Network, picks: Picks, device: torch.device, batch: int) -> float:
     """Of a child alone, as it is deployed: laid out as `Run.model()` has it."""
     with torch.random.fork_rng(devices=[]):  # its weights do not matter and must not shift the search's draws
-        alone = build(**network.spec(picks))
-    return time_model(alone.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch)
+        child = build(**network.spec(picks))
+    return time_model(child.to(device, memory_format=torch.channels_last).eval(), network.image, device, batch)
 
 
 def time_model(model: nn.Module, image: tuple[int, ...], device: torch.device, batch: int) -> float:

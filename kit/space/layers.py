@@ -1,7 +1,5 @@
 """Layers of the spaces in torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch
@@ -12,20 +10,11 @@ from kit.search import ranks as distributed
 
 try:
     from kit import fast
+    from kit.fast import dense_gradient, keep_freed
 except ImportError:
     fast = None
+    dense_gradient, keep_freed = lambda x: x, lambda: None
 FAST = fast is not None
-
-
-def dense_gradient(x: Tensor) -> Tensor:
-    """x, whose gradient arrives in one piece of memory."""
-    return fast.dense_gradient(x) if FAST else x
-
-
-def keep_freed() -> None:
-    """Let the process keep memory that it has freed, for the next step."""
-    if FAST:
-        fast.keep_freed()
 
 
 def by_kernels(x: Tensor, *weights: Tensor) -> bool:
@@ -97,10 +86,7 @@ class GatedNorm(nn.BatchNorm2d):
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
     """BatchNorm whose affine part trains only when `trained` (search keeps it at 1, 0 until the node freezes)."""
-    norm = GatedNorm(channels)
-    for affine in norm.parameters():
-        affine.requires_grad_(trained)
-    return norm
+    return GatedNorm(channels) if trained else GatedNorm(channels).requires_grad_(False)
 
 
 def last_norm(operation: nn.Module) -> GatedNorm:

@@ -1,9 +1,7 @@
 """Resource limits c_i(α) ≤ C_i (DHA eq. 1): what a child may cost, and a target that a search steers its cost to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +9,7 @@ from scipy import optimize
 from torch import Tensor
 
 from kit.errors import KitError
-from kit.space.network import Network, Picks, Slot
-
-if TYPE_CHECKING:
-    from kit.space.latency import LatencyTable
+from kit.space.network import Network, Picks, Slot, alone
 
 UNITS = {"max_params": "parameters", "max_macs": "multiply-adds", "max_latency_ms": "ms"}
 BOUNDS = tuple(UNITS)
@@ -23,17 +18,12 @@ BOUNDS = tuple(UNITS)
 class Limits:
     """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind.
 
-    latency: the table that `max_latency_ms` is compared with. Raises KitError when no child of the space can keep to
-    the limits, with the range that the space reaches.
+    latency: the `LatencyTable` that `max_latency_ms` is compared with. Raises KitError when no child of the space can
+    keep to the limits, with the range that the space reaches.
     """
 
     def __init__(
-        self,
-        network: Network,
-        max_params: int | None = None,
-        max_macs: int | None = None,
-        max_latency_ms: float | None = None,
-        latency: LatencyTable | None = None,
+        self, network: Network, max_params=None, max_macs=None, max_latency_ms: float | None = None, latency: Any = None
     ):
         self.network, self.latency = network, latency
         given = zip(BOUNDS, (max_params, max_macs, max_latency_ms))
@@ -73,10 +63,10 @@ class Limits:
 
     def additive(self, name: str) -> tuple[float, list[np.ndarray]]:
         """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
-        slots, none = self.network.slots, [()] * len(self.network.slots)
-        fixed = self.cost(tuple(none), name)
-        alone = lambda i, candidate: self.cost((*none[:i], (candidate,), *none[i + 1 :]), name) - fixed
-        return fixed, [np.array([alone(i, c) for c in range(len(s.candidates))], float) for i, s in enumerate(slots)]
+        slots = self.network.slots
+        fixed = self.cost(((),) * len(slots), name)
+        of = lambda i: [self.cost(alone(slots, i, c), name) - fixed for c in range(len(slots[i].candidates))]
+        return fixed, [np.array(of(i), float) for i in range(len(slots))]
 
     def best(self, gain: Sequence[np.ndarray]) -> Picks | None:
         """Of the children that keep to all limits at once, the one with the greatest sum of gains, or None.
@@ -111,8 +101,7 @@ def cheapest(slots: Sequence[Slot], rows: Sequence[np.ndarray], sign: int = 1) -
 class Target:
     """Multiply-adds that a search steers to, softly: DSNAS's penalty and TuNAS's absolute reward (METHOD section 3).
 
-    macs: multiply-adds per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child
-    meets it.
+    macs: per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child meets it.
     """
 
     def __init__(self, network: Network, macs: int, weight: float):

@@ -5,15 +5,13 @@ the cell space, one block for a chain of blocks, nothing for a fixed network. Le
 them works on any space.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from kit.space.layers import norms
 SPACES = Registry("space")
 register = SPACES.register
 Picks = tuple[tuple[int, ...], ...]  # for each slot the chosen candidates' indices
+Size = tuple[int, int, int]  # of an image: C, H, W
 
 
 class Slot(NamedTuple):
@@ -40,6 +39,11 @@ class Slot(NamedTuple):
 def everything(slots: Iterable[Slot]) -> Picks:
     """All candidates of every slot: a mixture that runs each operation once."""
     return tuple(tuple(range(len(slot.candidates))) for slot in slots)
+
+
+def alone(slots: Sequence[Slot], slot: int, candidate: int) -> Picks:
+    """Nothing but one candidate of one slot."""
+    return tuple((candidate,) if i == slot else () for i in range(len(slots)))
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Child:
     def gate(self, slot: int) -> Tensor | None:
         return self.gates[slot] if self.gates else None
 
-    def detached(self) -> Child:
+    def detached(self) -> Self:
         """The same function with constant gates."""
         constant = () if self.unit else tuple(None if gate is None else gate.detach() for gate in self.gates)
         return Child(self.picks, constant)
@@ -148,16 +152,17 @@ class Network(nn.Module, ABC):
     slots: tuple[Slot, ...] = ()
     auxiliary: float = 0.0
 
-    def __init__(self, classes: int, image: tuple[int, int, int]):
+    def __init__(self, classes: int, image: Size):
         super().__init__()
         self.classes, self.image = classes, tuple(image)
+        self.large = min(image[1:]) >= 128  # the stem makes these smaller
         self.settings: dict[str, Any] = {}  # by which `kit.space.build` makes it again
         self.register_buffer("mean", torch.full((1, image[0], 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, image[0], 1, 1), 0.25))
         self.amp_dtype: torch.dtype | None = None
         self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as dropout; a space may take one per block
         self.dropout: float | Tensor = 0.0  # of the features before the classifier
-        self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.step.mixed
+        self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.signals.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
         self._last: tuple[Picks | None, list[nn.Parameter]] = None, []  # a child, and its parameters
@@ -182,9 +187,8 @@ class Network(nn.Module, ABC):
         """Set the slots, with all their candidates, or with those alone that the genotype picks."""
         self.offered = self.slots = slots
         if genotype is not None:
-            chosen = zip(slots, self.picks_of(genotype), strict=True)
-            kept = [(slot.name, tuple(slot.candidates[c] for c in picks)) for slot, picks in chosen]
-            self.slots = tuple(Slot(name, candidates, len(candidates)) for name, candidates in kept)
+            only = lambda slot, picks: slot._replace(candidates=tuple(slot.candidates[c] for c in picks))
+            self.slots = tuple(map(only, slots, self.picks_of(genotype)))
 
     def genotype(self, picks: Picks) -> dict:
         """A child in words, JSON-able: {slot: [[operation, input], …]}; a fixed network by its name."""
@@ -205,29 +209,38 @@ class Network(nn.Module, ABC):
         nodes = ["image", *genotype]
         return {"slots": [(a, b, op) for a, b in zip(nodes, nodes[1:]) for op, _ in genotype[b]]}
 
+    def only_child(self) -> Child:
+        """The child of a network that holds no alternatives (fixed networks, and a child built alone)."""
+        if any(len(slot.candidates) != slot.takes for slot in self.slots):
+            raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
+        return Child(everything(self.slots))
+
     def spec(self, picks: Picks) -> dict:
         """JSON-able arguments from which `kit.space.build` makes this child alone, without the supernet."""
         named = {"space": self.space, "classes": self.classes, "image": list(self.image), **self.settings}
         return {**named, "genotype": self.genotype(picks)} if self.slots else named
 
     @torch.no_grad()
+    def measured(self, measure: Callable[[nn.Module, tuple[Any, ...], Any], Any], batch: int = 1) -> dict:
+        """measure(module, inputs, output) of every module, as a batch goes through all candidates in evaluation."""
+        found, training = {}, self.training
+
+        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            found[module] = measure(module, inputs, output)
+
+        hooks = [module.register_forward_hook(note) for module in self.modules()]
+        images = torch.zeros((batch, *self.image), dtype=torch.uint8, device=self.mean.device)
+        self.eval()(images, Child(everything(self.slots)))
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        return found
+
     def cost(self, picks: Picks) -> Cost:
         """Parameters, also those that rest, and multiply-adds (of convolutions and linear layers) of a child: a sum
-        over `modules_of`, which were counted in one forward pass of one image by all candidates."""
+        over `modules_of`, which are counted once for all children."""
         if not self._cost_of:
-            ran: dict[nn.Module, Cost] = {}
-
-            def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
-                macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
-                ran[layer] = Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
-
-            hooks, training = [module.register_forward_hook(count) for module in self.modules()], self.training
-            image = torch.zeros((1, *self.image), dtype=torch.uint8, device=self.mean.device)
-            self.eval()(image, Child(everything(self.slots)))
-            self.train(training)
-            for hook in hooks:
-                hook.remove()
+            ran = self.measured(_layer_cost)
             self._cost_of = {m: _total(ran[layer] for layer in m.modules() if layer in ran) for m in self.modules()}
         return _total(self._cost_of[module] for module in self.modules_of(picks))
 
@@ -238,6 +251,14 @@ class Network(nn.Module, ABC):
 
     def forward(self, images: Tensor, child: Child | None = None) -> Tensor:
         return self._run(images, child or self.only_child())[0]
+
+    def _run(self, images: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
+        x = self.prepare(images)
+        if self.amp_dtype is None:
+            return self.scores(x, child)
+        with torch.autocast(x.device.type, dtype=self.amp_dtype):
+            scores, auxiliary = self.scores(x, child)
+        return scores.float(), auxiliary.float() if auxiliary is not None else None
 
     def drop_features(self, features: Tensor) -> Tensor:
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
@@ -250,20 +271,6 @@ class Network(nn.Module, ABC):
         if auxiliary is not None:
             losses = losses + self.auxiliary * F.cross_entropy(auxiliary, labels, reduction="none")
         return losses, scores.detach().argmax(dim=1)
-
-    def _run(self, images: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
-        x = self.prepare(images)
-        if self.amp_dtype is None:
-            return self.scores(x, child)
-        with torch.autocast(x.device.type, dtype=self.amp_dtype):
-            scores, auxiliary = self.scores(x, child)
-        return scores.float(), auxiliary.float() if auxiliary is not None else None
-
-    def only_child(self) -> Child:
-        """The child of a network that holds no alternatives (fixed networks, and a child built alone)."""
-        if any(len(slot.candidates) != slot.takes for slot in self.slots):
-            raise KitError("this network is a supernet: pass the child to run, e.g. net(images, arch.sample())")
-        return Child(tuple(tuple(range(slot.takes)) for slot in self.slots))
 
     def child_parameters(self, picks: Picks) -> list[nn.Parameter]:
         """The trainable parameters that a child uses, in a fixed order; those of other children are not among them."""
@@ -304,25 +311,28 @@ class Network(nn.Module, ABC):
         self.train(training)
 
 
+def _layer_cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Cost:
+    """Of a module without those within it."""
+    multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
+    macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
+    return Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
+
+
 def _total(costs: Iterable[Cost]) -> Cost:
     return Cost(*map(sum, zip((0, 0), *costs)))
 
 
-def checked_reductions(image: tuple[int, int, int], stem: int, reductions: int | None, most: int) -> int:
+def checked_reductions(image: Size, stem: int, reductions: int | None, most: int) -> int:
     """How often a network halves the resolution after its stem, at most `most`; None: up to three times, four at 128
     pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
-    fit = (min(image[1:]) - 1).bit_length() - 1  # halvings, rounding up, that leave 2 or more
+    fit = (min(image[1:]) - 1).bit_length() - 1 - stem  # halvings, rounding up, that leave 2 or more
     if reductions is None:
-        reductions = max(0, min(most, 4 if stem else 3, fit - stem))
+        reductions = max(0, min(most, 4 if stem else 3, fit))
     if not 0 <= reductions <= most:
-        raise KitError(
-            f"reductions={reductions}: at most {most} cells or stages can halve the resolution; set reductions to "
-            f"0…{most}, or leave it out, or set more cells"
-        )
-    if stem + reductions > fit:
-        mend = f"reductions={fit - stem}" if fit >= stem else "stem='small'"
+        raise KitError(f"reductions={reductions}: set reductions to 0…{most}, or leave it out, or set more cells")
+    if reductions > fit:
         raise KitError(
             f"the space is too deep for images of {image[1]}×{image[2]} pixels: {stem + reductions} halvings leave "
-            f"less than 2×2; at most {max(0, fit)} fit. Set {mend} or a larger image_size"
+            f"less than 2×2; at most {stem + max(0, fit)} fit. Set reductions={max(0, fit)} or a larger image_size"
         )
     return reductions
