@@ -190,7 +190,7 @@ def test_numba_comes_with_the_first_batch_and_works_where_its_cache_cannot_be_wr
     code = (
         f"import sys; sys.dont_write_bytecode = True; sys.path.insert(0, {str(tmp_path)!r}); import kit, small\n"
         "assert 'numba' not in sys.modules\n"
-        "from kit.fast import pixels\nassert pixels.compiled(small.run)(1) == 2"
+        "from kit.fast import augment\nassert augment.compiled(small.run)(1) == 2"
     )
     environment = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": str(folder), "NUMBA_CACHE_DIR": ""}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -59,7 +59,7 @@ def test_the_table_marks_a_front_for_each_cost(folder):
         ({"place": {"split": "another"}}, "params", "Different split: the same (4 runs); another (1 runs)"),
         ({"epochs": 99}, "params", "Different budget: 25 epochs (4 runs); 99 epochs (1 runs)"),
         ({"train_images": 500}, "seconds", "25 epochs of 500 images (1 runs)"),
-        ({"place": {"processor": "b"}}, "seconds", "no front over seconds spans two"),
+        ({"place": {"processor": "b"}}, "seconds", "seconds on one machine as well: no front spans two"),
     ],
 )
 def test_no_front_spans_what_is_not_comparable_and_the_notes_say_so(folder, changes, cost, says):

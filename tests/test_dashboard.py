@@ -40,7 +40,7 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     panel = Dashboard(config)
     assert "ready" in text(panel) and panel.shown.layout.display == "none" and panel.buttons["stop"].disabled
     panel.buttons["start"].click()
-    assert panel.state == "running" and panel.buttons["start"].disabled and panel.form.fields["seed"].disabled
+    assert panel.state == "running" and panel.buttons["start"].disabled and panel.fields["seed"].disabled
     panel.buttons["pause"].click()
     assert "paused" in text(panel) and panel.buttons["pause"].description == "continue" and panel.child.paused
     panel.buttons["pause"].click()
@@ -52,7 +52,7 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     again.buttons["stop"].click()
     for each in (again, panel):
         assert "interrupted" in text(each) and each.buttons["start"].description == "resume"
-    assert not again.form.fields["seed"].disabled
+    assert not again.fields["seed"].disabled
     again.buttons["start"].click()
     until(lambda: "finished" in text(again), "the search to end")
     assert "epoch 8 of 8" in text(again) and "test accuracy" in text(again) and again.bar.value == again.bar.max == 8
@@ -74,7 +74,7 @@ def test_in_a_kernel_the_panel_brings_itself_up_to_date(tmp_path: Path):
 
 def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(tmp_path: Path):
     panel = Dashboard(kit.Config(**VALUES, out=str(tmp_path)))
-    more = panel.form.more.value
+    more = panel.fields["other fields"].value
     for name, value, says in (
         ("epochs", "three", "epochs=&#x27;three&#x27;"),
         ("lr", "-1", "greater than 0"),
@@ -84,13 +84,13 @@ def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(tmp_path: Pa
         ("other fields", f"{more} hold_out", "is not name=value"),
         ("other fields", f"{more} holdout=true", "Did you mean &#x27;hold_out&#x27;"),
     ):
-        widget = panel.form.more if name == "other fields" else panel.form.fields[name]
+        widget = panel.fields[name]
         before, widget.value = widget.value, value
         panel.buttons["start"].click()
         assert says in panel.message.value and panel.state == "idle", name
         widget.value = before
         assert panel.message.value == ""
-    assert "of the whole run" in panel.form.fields["epochs"].tooltip
+    assert "of the whole run" in panel.fields["epochs"].tooltip
 
 
 def test_the_form_gives_back_the_configuration_that_it_was_given(tmp_path: Path):
@@ -99,11 +99,11 @@ def test_the_form_gives_back_the_configuration_that_it_was_given(tmp_path: Path)
         kit.Config(method="seq-dha", preset="paper", seed=3, image_size=8),
         kit.Config(method="plain", lr=0.1234567891, hold_out=True, augment="none", deterministic=True),
     ):
-        assert Dashboard(config).form.config() == config
-    form = Dashboard(kit.Config()).form
-    assert form.fields["lr"].placeholder == "0.1" and form.fields["lr"].value == ""
-    form.fields["preset"].value = "paper"
-    assert form.fields["lr"].placeholder == "0.025" and form.config() == kit.Config(preset="paper")
+        assert Dashboard(config).config() == config
+    panel = Dashboard(kit.Config())
+    assert panel.fields["lr"].placeholder == "0.1" and panel.fields["lr"].value == ""
+    panel.fields["preset"].value = "paper"
+    assert panel.fields["lr"].placeholder == "0.025" and panel.config() == kit.Config(preset="paper")
 
 
 def test_a_run_in_the_hands_of_another_process_is_watched_and_not_started(interrupted: Run):
@@ -120,7 +120,6 @@ def test_runs_are_shown_whatever_their_state(finished: Run, interrupted: Run):
     panel = Dashboard(run=finished)
     assert panel.run.path == finished.path and f"{finished.metrics['test_accuracy']:.2%}" in text(panel)
     assert all(len(figure.data) for figure in panel.figures.values())
-    assert repr(panel) == f"<Dashboard of {finished.path.name}: finished>"
     failure = {"error": "NonFinite", "message": "the loss is nan at step 6", "epoch": 1}
     store.write_json(interrupted.path / "failure.json", failure)
     panel = Dashboard(run=interrupted)

@@ -20,7 +20,7 @@ import kit
 from kit import figures
 from kit.data import ImageSet
 from kit.errors import KitError
-from kit.studies import flatness, landscape, report
+from kit.studies import landscape, report
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_the_report_says_the_numbers_and_is_made_again_from_its_summary(measured
     assert [item.run.config.method for item in landscape.one_each(items)] == ["dha", "ista"]
     path = report.write("landscape", [item.run for item in items], tmp_path, note="Alone.", measured=items)
     text, csv = path.read_text(), path.with_suffix(".csv").read_bytes()
-    kinds = flatness.PICTURES if not figures.why_no_png() else ()
+    kinds = landscape.PICTURES if not figures.why_no_png() else ()
     ends = (".md", ".csv", ".json", ".html", ".tex", *(f"-{kind}.png" for kind in kinds))
     assert {file.name for file in tmp_path.iterdir()} == {f"landscape-micro_digits{end}" for end in ends}
     mean, low, high = (measured[0].lines.rises()[f"rise@0.5{end}"] for end in ENDS)

@@ -13,7 +13,7 @@ from kit import KitError, Run, figures, space
 from kit.run import store
 from kit.search.progress import Silent
 from kit.space.limits import Limits
-from kit.studies import limits, render, report
+from kit.studies import limits, page, report
 
 SMALL = {
     "epochs": 2,
@@ -120,9 +120,9 @@ def test_the_summary_is_by_method_and_limit():
     )
     low = 0.91 - 12.7062 * 0.01  # Student's t with one degree of freedom
     assert summary["accuracy_low"][0] == pytest.approx(low, abs=1e-4)
-    text = render.markdown_table(limits.formatted(summary, "params"))
+    text = page.markdown_table(limits.formatted(summary, "params"))
     assert "| DHA | 20,000 | 2 | 91.00 [" in text and "| DHA | none | 1 | 97.00 | 61,000 | 61,000 |" in text
-    assert "| latency, ms (mean) |" in render.markdown_table(limits.formatted(summary, "latency_ms"))
+    assert "| latency, ms (mean) |" in page.markdown_table(limits.formatted(summary, "latency_ms"))
 
 
 def test_the_figure_shows_every_limit_and_run():

@@ -14,7 +14,7 @@ from tests_pages import Fetched, browser, write_run
 import kit
 from kit import figures
 from kit.errors import KitError
-from kit.studies import page, render
+from kit.studies import page
 
 
 @pytest.fixture(scope="module")
@@ -56,30 +56,30 @@ def test_it_lies_in_the_run_directory_or_where_it_is_asked(finished, tmp_path, q
 
 
 def test_an_unfinished_run_shows_what_it_has_and_a_failed_one_why(interrupted, quick):
-    text = words(page.page(interrupted))
+    text = words(page.of_run(interrupted))
     for said in (f"{interrupted.path.name}: interrupted, 1 of", "goes on with it", "train_accuracy"):
         assert said in text, said
     failure = {"error": "NonFinite", "message": "the loss is <b>nan</b>", "epoch": 1, "step": 7}
     (interrupted.path / "failure.json").write_text(json.dumps(failure))
-    assert "NonFinite: the loss is <b>nan</b>" in words(page.page(interrupted))
+    assert "NonFinite: the loss is <b>nan</b>" in words(page.of_run(interrupted))
 
 
 def test_a_run_without_an_epoch_has_a_page(tmp_path, quick):
-    assert "interrupted, 0 of 25 epochs" in words(page.page(write_run(tmp_path, None, method="dha")))
+    assert "interrupted, 0 of 25 epochs" in words(page.of_run(write_run(tmp_path, None, method="dha")))
 
 
 def test_nothing_from_a_runs_files_becomes_markup(finished, tmp_path, quick):
     evil = "</script><script src=http://evil/x.js>alert(1)</script><img src=x onerror=alert(1)>![](http://evil/x.png)"
     run = kit.Run.load(shutil.copytree(finished.path, tmp_path / finished.path.name))
-    before = Fetched(page.page(run))
+    before = Fetched(page.of_run(run))
     for name, key in (("model/model.json", "classes"), ("provenance.json", "split")):
         held = json.loads((run.path / name).read_text())
         (run.path / name).write_text(json.dumps(held | {key: [evil] * 10 if key == "classes" else evil}))
-    text = page.page(kit.Run.load(run.path))
+    text = page.of_run(kit.Run.load(run.path))
     after = Fetched(text)
     assert after.fetched == [] and "<script src" not in text and "<img src=x" not in text
     assert len(after.scripts) <= len(before.scripts) and any(evil.partition("![")[0] in said for said in after.words)
-    drawn = render.page("t", go.Figure(layout={"title": {"text": evil}}))
+    drawn = page.assemble("t", go.Figure(layout={"title": {"text": evil}}))
     assert Fetched(drawn).fetched == [] and "<script src" not in drawn
 
 

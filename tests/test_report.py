@@ -15,7 +15,7 @@ from tests_micro import micro_config
 import kit
 from kit.errors import KitError
 from kit.search.progress import Silent
-from kit.studies import render, report, study, tables
+from kit.studies import page, report, study, tables
 
 REPORTS = Path(__file__).parents[1] / "reports"
 ENDINGS = (".md", ".html", ".csv", ".tex")
@@ -24,8 +24,8 @@ ENDINGS = (".md", ".html", ".csv", ".tex")
 class FakeRun:
     """A finished run with a given accuracy."""
 
-    def __init__(self, method: str, seed: int, accuracy: float):
-        self.config = kit.Config(method=method, seed=seed)
+    def __init__(self, method: str, seed: int, accuracy: float, **values):
+        self.config = kit.Config(method=method, seed=seed, **values)
         self.path, self.status = f"{method}-{seed}", "finished"
         self.metrics = dict(
             test_accuracy=accuracy, val_accuracy=None, seconds=1.0, peak_memory_mb=1.0, params=1, macs=1
@@ -111,14 +111,14 @@ def path(runs, tmp_path_factory):
 
 
 def test_the_report_is_complete(runs, path):
-    text, page, latex = (path.with_suffix(end).read_text() for end in (".md", ".html", ".tex"))
+    text, whole, latex = (path.with_suffix(end).read_text() for end in (".md", ".html", ".tex"))
     assert path.name == "ablation-micro_digits.md"
     for part in ("`dha`", "`ista`", "seeds 0, 1", "2 epochs", "240 images", "60 images", "train and val together"):
         assert part in text, part
     for part in ("98.11 ± 0.26 (76.6 h)", "`channels` 4", runs[0].provenance["commit"], "Alone on the machine."):
         assert str(part) in text, part
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("data:image/png;base64,") == text.count("![") > 0
+    assert not re.search(r'(src|href)="(?!data:)', whole)
+    assert whole.count("data:image/png;base64,") == text.count("![") > 0
     assert path.with_suffix(".csv").read_text().count("\n") == 1 + len(runs)
     assert latex.count(r"\\") == 1 + 2 and r"\toprule" in latex and r"\label{tab:ablation-micro_digits}" in latex
     assert not re.search(r"(?<!\\)[%#]", latex)
@@ -164,13 +164,24 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
 
 def test_text_of_others_is_escaped():
     table = pd.DataFrame({"a|b": ["x\n| <script>", "50 % _ & <"]})
-    assert render.markdown_table(table).splitlines()[2] == "| x \\| <script> |"
-    assert "<script>" not in render.html("# t\n\n<script>alert(1)</script>\n\n" + render.markdown_table(table))
+    assert page.markdown_table(table).splitlines()[2] == "| x \\| <script> |"
+    assert "<script>" not in page.html("# t\n\n<script>alert(1)</script>\n\n" + page.markdown_table(table))
 
 
 def test_what_a_configuration_changes_is_told():
     assert report.changes(kit.Config(method="dha")) == {}
     assert report.changes(kit.Config(method="dha", lr=0.2)) == {"lr": 0.2}
+
+
+def test_the_settings_of_a_sweep_have_a_row_per_override():
+    rows = tables.by_settings(
+        [FakeRun("dha", seed, a, lr=lr) for seed, lr, a in ((0, 0.1, 0.5), (1, 0.1, 0.7), (0, 0.2, 0.9))]
+    )
+    assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1] and list(rows["seconds"]) == [1, 1]
+    assert list(rows["accuracy_mean"]) == pytest.approx([0.6, 0.9])
+    assert (rows["accuracy_low"][0], rows["accuracy_high"][0]) == (0, 1)  # Student's, from two seeds: -0.67 … 1.87
+    assert rows[["accuracy_low", "accuracy_high"]].iloc[1].isna().all()
+    assert tables.by_settings([]).empty
 
 
 def test_mixing_trains_every_architecture_with_every_policy():

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -170,16 +169,3 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     kept = {name: nbformat.read(out / f"{name}.ipynb", as_version=4) for name in (good.name, bad.name)}
     assert "test images" in str(kept[good.name].cells[-1].outputs)
     assert "4096" in str([cell.get("outputs") for cell in kept[bad.name].cells])
-
-
-def test_the_summary_has_a_row_per_override():
-    runs = [
-        SimpleNamespace(config=kit.Config(seed=seed, lr=lr), metrics={"test_accuracy": a, "seconds": 1.0})
-        for seed, lr, a in ((0, 0.1, 0.5), (1, 0.1, 0.7), (0, 0.2, 0.9))
-    ]
-    rows = sweep.summary(runs)
-    assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1]
-    assert list(rows["test accuracy"]) == pytest.approx([0.6, 0.9])
-    assert (rows["low"][0], rows["high"][0]) == (0, 1)  # Student's, from two seeds: -0.67 … 1.87
-    assert rows[["low", "high"]].iloc[1].isna().all()
-    assert sweep.summary([]).empty

@@ -3,8 +3,7 @@
 torch's channels-last kernels go through a pixel's channels by the width of a vector register, and their threads add
 into sums that lie side by side. With 36 channels (DHA's CIFAR size) that means remainder loops, and threads that write
 to one cache line. Here k neighbouring pixels are seen as one of k·C channels, k·C a multiple of 16, and the statistics
-of the k groups are put together.
-"""
+of the k groups are put together."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,29 +1,25 @@
 """Loss landscapes of several runs side by side (DHA Fig. 3): contours, surfaces and lines on the same scale."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import plotly.colors
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kit.figures.style import DASHES, GREY, TEMPLATE, look
+from kit.figures.style import DASHES, DOTTED, TEMPLATE, look
 
-if TYPE_CHECKING:
-    from kit.studies.landscape import Landscape
-
+Landscapes = Sequence[Any]  # what `kit.landscape.compare` returns
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.7, "y": -2.0, "z": 1.15}, "center": {"x": 0, "y": 0, "z": -0.08}}
 LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 
-def contours(landscapes: Sequence[Landscape]) -> go.Figure:
+def contours(landscapes: Landscapes) -> go.Figure:
     """The plane of each run as filled contours, with the same levels and colours in all panels; losses above ten times
     the loss of guessing are one colour. The cross is the trained model."""
     figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
@@ -37,7 +33,7 @@ def contours(landscapes: Sequence[Landscape]) -> go.Figure:
     return figure
 
 
-def surfaces(landscapes: Sequence[Landscape]) -> go.Figure:
+def surfaces(landscapes: Landscapes) -> go.Figure:
     """The plane of each run as a surface over (a, b): the same heights, colours and camera in all."""
     figure = _planes(landscapes, go.Surface, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
     bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
@@ -47,7 +43,7 @@ def surfaces(landscapes: Sequence[Landscape]) -> go.Figure:
     return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
 
 
-def lines(landscapes: Sequence[Landscape]) -> go.Figure:
+def lines(landscapes: Landscapes) -> go.Figure:
     """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
     low, high = _span(landscapes)
     figure = go.Figure(layout={"template": TEMPLATE, "height": 560})
@@ -62,7 +58,7 @@ def lines(landscapes: Sequence[Landscape]) -> go.Figure:
         name = f"{item.label} (n = {len(item.lines.values)} directions)"
         line = {"color": color, "dash": DASHES[k % len(DASHES)]}
         figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
-    figure.add_hline(_guess(landscapes), line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.add_hline(_guess(landscapes), line=DOTTED)
     figure.update_xaxes(title_text=f"t · d, {UNIT}")
     limits = [math.log10(low / 1.5), math.log10(high)]
     figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", type="log", range=limits)
@@ -71,7 +67,7 @@ def lines(landscapes: Sequence[Landscape]) -> go.Figure:
     return figure.update_layout(title_text=title, legend=legend)
 
 
-def _planes(landscapes: Sequence[Landscape], kind: type, **looks: Any) -> go.Figure:
+def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
     """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
     low, high = np.log10(_span(landscapes))
     step = (high - low) / LEVELS
@@ -97,7 +93,7 @@ def _planes(landscapes: Sequence[Landscape], kind: type, **looks: Any) -> go.Fig
     return figure.update_annotations(font_size=12)
 
 
-def _span(landscapes: Sequence[Landscape]) -> tuple[float, float]:
+def _span(landscapes: Landscapes) -> tuple[float, float]:
     """The lowest and the highest loss that all panels show: what lies far above guessing says that the network is
     broken, not how much."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
@@ -105,10 +101,10 @@ def _span(landscapes: Sequence[Landscape]) -> tuple[float, float]:
     return lowest, max(min(10 * _guess(landscapes), float(np.nanmax(values))), lowest * 1.001)
 
 
-def _title(landscapes: Sequence[Landscape]) -> str:
+def _title(landscapes: Landscapes) -> str:
     first = landscapes[0]
     return f"{Path(first.run.config.dataset).name} · test loss ({first.images:,} test images)"
 
 
-def _guess(landscapes: Sequence[Landscape]) -> float:
+def _guess(landscapes: Landscapes) -> float:
     return math.log(max(2, len(landscapes[0].run.classes)))

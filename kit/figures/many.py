@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from kit.figures.style import GREY, SERIES, TEMPLATE, Look, look, name_facets
+from kit.figures.style import DOTTED, SERIES, TEMPLATE, Look, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -28,9 +28,8 @@ def overlay(runs: Sequence[Run], name: str) -> go.Figure:
     for run in runs:
         groups.setdefault(look(run.config.method), []).append(run.curve(name))
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
-    figure = _seeds_and_means(groups, f"{datasets} · {name}")
-    figure.update_yaxes(title_text=f"{name}{' [nats]' if 'loss' in name else ''}")
-    return figure.update_xaxes(title_text="epoch")
+    unit = " [nats]" if "loss" in name else ""
+    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title="epoch", yaxis_title=f"{name}{unit}")
 
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
@@ -39,13 +38,12 @@ def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: 
         Look(color, name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
         for color, (name, seeds) in zip(SERIES * len(curves), curves.items())
     }
-    figure = _seeds_and_means(groups, title).add_hline(0.8, line={"color": GREY, "width": 1, "dash": "dot"})
-    figure.update_yaxes(title_text="probability on what is planted", range=[0, 1.02])
-    return figure.update_xaxes(title_text="step")
+    words = {"title": title, "xaxis_title": "step", "yaxis_title": "probability on what is planted"}
+    return _seeds_and_means(groups, yaxis_range=[0, 1.02], **words).add_hline(0.8, line=DOTTED)
 
 
-def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], title: str) -> go.Figure:
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": title}, "showlegend": True})
+def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], **layout: Any) -> go.Figure:
+    figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
         for values in members if len(members) > 1 else ():  # one seed alone is its mean
@@ -85,7 +83,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
         words = {"annotation_text": f"≤ {round(bound, 2):,.10g}", "annotation_yshift": 14 * (k % 2)}
-        figure.add_vline(bound, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_position="top", **words)
+        figure.add_vline(bound, line=DOTTED, annotation_position="top", **words)
     least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
     room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
     figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
@@ -97,17 +95,14 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
 
     table: `kit.studies.compare.compare(runs).table`."""
     kept = ["run", "data", "method", ACCURACY]
-    points = _percent(table).melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
+    points = table.assign(**{ACCURACY: 100 * table["test_accuracy"]})
+    points = points.melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
     rows = points["data"].nunique()
     facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "facet_col_spacing": 0.06}
     looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}
     figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks))
     figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
     return _legend_below(figure, 170 + 330 * rows)
-
-
-def _percent(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(**{ACCURACY: 100 * rows["test_accuracy"]})
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
@@ -120,7 +115,8 @@ def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
 
 def _single(runs: pd.DataFrame, x: str, y: str) -> Sequence[go.Scatter]:
     """Faint dots."""
-    return px.scatter(_percent(runs), x=x, y=y, opacity=0.4, **_looks(runs)).update_traces(showlegend=False).data
+    points = runs.assign(**{ACCURACY: 100 * runs["test_accuracy"]})
+    return px.scatter(points, x=x, y=y, opacity=0.4, **_looks(runs)).update_traces(showlegend=False).data
 
 
 def _looks(rows: pd.DataFrame) -> dict[str, Any]:

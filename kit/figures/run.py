@@ -1,6 +1,6 @@
 """One run's figures: losses, η, τ and α while they move, τ's map, α's competition; the same curves of several runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from kit.figures.cells import children, supernet
 from kit.figures.style import LOW_TO_HIGH, PALETTE, SERIES, SHARE, TEMPLATE, blank, headline, look, name_facets
 from kit.methods import Stage
 from kit.run.run import Run
-from kit.space import Slot
 
 # where a name of the history is drawn: panel and line; others by their names, see `_place`
 CURVES = {
@@ -57,7 +56,7 @@ def _stages(run: Run) -> list[tuple[Stage, int, int]]:
     return [(run.config.stages[int(k)], e.min() - 1, e.max()) for k, e in rows.groupby("value")["epoch"]]
 
 
-def searches(run: Run) -> bool:
+def _searches(run: Run) -> bool:
     return any(stage.search for stage in run.config.stages)
 
 
@@ -139,7 +138,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         p = tau["probabilities"]
         ratios = _log_ratio((p.sum(axis=1) + p.sum(axis=2)) / 2).T
         found.append(("τ: operations", go.Heatmap(x=tau["epoch"], y=_ops(run), z=ratios, ygap=1, **_colors(ratios))))
-    if alpha and searches(run):
+    if alpha and _searches(run):
         slots = supernet(run.config).slots
         epochs = zip(alpha["epoch"], children(alpha["support"]))
         picks = [(slots[k].candidates[c][0], e) for e, child in epochs for k, of in enumerate(child) for c in of]
@@ -205,13 +204,20 @@ def _colors(ratios: np.ndarray) -> dict[str, Any]:
 def architecture(run: Run) -> go.Figure:
     """|α| of every candidate over the epochs, one panel per slot: thin while it competes, bold while the child uses it.
     A run that does not search gets a note. Raises KitError where nothing is recorded."""
-    if not searches(run):
+    if not _searches(run):
         fixed = f"α is fixed in this run (arch = {run.config.arch}, space = {run.config.space}): see figures.cells"
         return blank(fixed, headline(run))
     alpha = run.alpha
     if not alpha:
         raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    frame = pd.concat([_competition(alpha, k, slot) for k, slot in enumerate(supernet(run.config).slots)])
+    frames = []
+    for k, slot in enumerate(supernet(run.config).slots):
+        for c, (op, _) in enumerate(slot.candidates):
+            strength, used = np.abs(alpha["alpha"][:, k, c]), alpha["support"][:, k, c]
+            lines = {"epoch": alpha["epoch"], "|α|": strength, "in the child": np.where(used, strength, np.nan)}
+            frame = pd.DataFrame(lines).reindex(range(len(used) + 1))  # an empty row between two lines of one colour
+            frames.append(frame.assign(slot=slot.name, operation=look(op).title, color=look(op).color))
+    frame = pd.concat(frames)
     rows = -(-frame["slot"].nunique() // 4)
     height = 110 + 210 * rows
     looks = {"x": "epoch", "facet_col": "slot", "facet_col_wrap": 4, "facet_row_spacing": min(70 / height, 1 / rows)}
@@ -221,15 +227,3 @@ def architecture(run: Run) -> go.Figure:
     used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
     name_facets(figure.add_traces(used.data)).update_layout(height=height, legend_title_text="")
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
-
-
-def _competition(alpha: Mapping[str, np.ndarray], k: int, slot: Slot) -> pd.DataFrame:
-    """Of one slot's candidates |α| over the epochs, and where the child uses it."""
-    frames = []
-    for c, (op, _) in enumerate(slot.candidates):
-        strength = np.abs(alpha["alpha"][:, k, c])
-        used = np.where(alpha["support"][:, k, c], strength, np.nan)
-        frame = pd.DataFrame({"epoch": alpha["epoch"], "|α|": strength, "in the child": used})
-        frame = frame.reindex(range(len(frame) + 1))  # an empty row between two lines of one colour
-        frames.append(frame.assign(slot=slot.name, operation=look(op).title, color=look(op).color))
-    return pd.concat(frames)

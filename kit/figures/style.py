@@ -32,14 +32,14 @@ LOW_TO_HIGH = [PALETTE["blue"], "#F7F7F7", PALETTE["vermillion"]]  # less than, 
 SHARE = ["#F7F7F7", PALETTE["sky"], "#003B5C"]
 WIDTH = 1000  # pixels for which figures are laid out
 
-# A place for each of SERIES: two kernel sizes of a kind are a dark and a light neighbour; of MobileNetV2's blocks, hue
-# is kernel and light expansion.
-FAMILIES = (
-    ("sep_conv_3x3", "dil_conv_3x3", "max_pool_3x3", "avg_pool_3x3", "dil_conv_5x5", "sep_conv_5x5", "skip_connect"),
-    ("shuffle_5x5", "", "", "shuffle_7x7", "xception", "shuffle_3x3"),
-    ("k3_e6", "k5_e6", "", "", "k5_e3", "k3_e3"),
+# a colour for each operation of a space, in the order of SERIES; two kernel sizes of a kind are a dark and a light one
+SPACE_OPERATIONS = (
+    "sep_conv_3x3 dil_conv_3x3 max_pool_3x3 avg_pool_3x3 dil_conv_5x5 sep_conv_5x5 skip_connect",
+    "shuffle_5x5 - - shuffle_7x7 xception shuffle_3x3",
+    "k3_e6 k5_e6 - - k5_e3 k3_e3",
 )
-OPERATIONS = {op: color for family in FAMILIES for op, color in zip(family, SERIES)} | {"none": "#999999"}
+OPERATIONS = {op: color for ops in SPACE_OPERATIONS for op, color in zip(ops.split(), SERIES)} | {"none": "#999999"}
+DOTTED = {"color": GREY, "width": 1, "dash": "dot"}  # a line to compare with
 DASHES = ("solid", "dot", "dashdot", "longdash")
 ABLATION = ("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista")  # shown together: a colour each
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])

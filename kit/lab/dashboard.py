@@ -1,22 +1,15 @@
 """`kit.dashboard`: a panel in a notebook. Widgets and figures are imported by the call, not with kit."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kit.config import Config
 from kit.errors import KitError
 from kit.run.run import Run
 
-if TYPE_CHECKING:
-    from kit.lab.panel import Dashboard
 
-
-def dashboard(
-    config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None
-) -> Dashboard | Run:
+def dashboard(config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None) -> Any:
     """A panel for a notebook cell, whose last line the call has to be: choose, start, pause, stop, resume; curves, τ
     and cells while the search runs.
 
@@ -25,8 +18,7 @@ def dashboard(
     search is a process of its own and ends with the kernel; started again, it goes on from its last epoch.
 
     Without widgets the search runs in this process with lines for progress (or the given run is read), its figures are
-    shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one.
-    """
+    shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one."""
     if not isinstance(config, (Config, type(None))) or (config and run):
         raise KitError("kit.dashboard takes a configuration, kit.dashboard(kit.Config(...)), or a run, run=path")
     shown = run if isinstance(run, Run) or run is None else Run.load(run)

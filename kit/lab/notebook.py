@@ -1,14 +1,10 @@
 """What a notebook's second cell needs: its parameters checked before any compute, and the folder that relative paths
-start from.
+start from. papermill injects `-p name value` as a global and only warns about names that the parameters cell does not
+declare; here every such name is a field of `kit.Config`, one of the notebook's own, or an error.
 
     values, own = notebook.config(globals(), extra={"seeds": int})
     config = kit.Config(**values)
-
-papermill injects `-p name value` as a global and only warns about names that the parameters cell does not declare. Here
-every such name is a field of `kit.Config`, one of the notebook's own, or an error.
 """
-
-from __future__ import annotations
 
 import ast
 import contextlib
@@ -37,8 +33,7 @@ def config(
     converted as for `kit.Config`'s fields; None: left as it is. What an IPython start-up file has defined is none of
     the notebook's. The environment variable KIT_PARAMETERS, a JSON object, overrides what concerns this notebook (tests
     run every notebook in seconds with it). Enters `home()`. Raises KitError for any other plain variable, naming the
-    valid ones, and for a value that has not its parameter's type.
-    """
+    valid ones, and for a value that has not its parameter's type."""
     home()
     own = dict(extra or {})
     allowed = [*own, *Config.model_fields]
@@ -50,10 +45,8 @@ def config(
     given |= {name: value for name, value in _environment().items() if name in allowed}
     for name in given:
         if name not in allowed:
-            raise KitError(
-                f"{errors.unknown('parameter', name, allowed)}. (A variable of your own that is no parameter: let its "
-                "name begin with _.)"
-            )
+            own_name = "(A variable of your own that is no parameter: let its name begin with _.)"
+            raise KitError(f"{errors.unknown('parameter', name, allowed)}. {own_name}")
     values = {name: typed(name, value) for name, value in given.items() if name not in own}
     extras = {name: _converted(name, value, own[name]) for name, value in given.items() if name in own}
     return values, extras
@@ -68,8 +61,7 @@ def typed(name: str, value: Any) -> Any:
 
 def home() -> Path:
     """Make the repository root the working directory where a notebook was opened in notebooks/, as JupyterLab does;
-    return it. So `out="runs"` is the same folder under papermill and in JupyterLab.
-    """
+    return it. So `out="runs"` is the same folder under papermill and in JupyterLab."""
     here = Path.cwd()
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
         os.chdir(here.parent)
@@ -97,8 +89,7 @@ def _environment() -> dict[str, Any]:
 
 def _converted(name: str, value: Any, kind: Any) -> Any:
     """The value in its parameter's type: a string is read as one, anything else has to be of it already. "none" means
-    None, except where it may be a name (augment="none" is a policy).
-    """
+    None, except where it may be a name (augment="none" is a policy)."""
     kind = Any if kind is None else kind
     if isinstance(value, str) and value.strip().lower() in ("none", "null") and kind is not str:
         return None

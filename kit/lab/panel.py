@@ -1,7 +1,5 @@
 """The panel of `kit.dashboard`: a form, three buttons, a line that says how things stand, and the figures."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import html
@@ -24,7 +22,6 @@ from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
 FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay", "augment", "hyper")
-OFFERED = {"dataset": data.datasets, "method": methods, "preset": lambda: ("laptop", "server", "paper")}
 FIGURES = {"curves": figures.curves, "policy": figures.policy, "cells": figures.cells}
 WIDTH = 900  # pixels: a live figure does not follow its page's width
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
@@ -32,58 +29,21 @@ LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"},
 CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 
 
-class Form(widgets.VBox):
-    """The main fields of `kit.Config` as texts, and others as name=value in the last one. An empty one shows in grey
-    what preset and method give it. `changed` is called after every change by hand.
-    """
-
-    def __init__(self, config: Config, changed: Callable[[], None]):
-        values = config.model_dump()
-        usual = Config(**{name: values[name] for name in MAIN}).model_dump()
-        given = {name: _text(value) for name, value in values.items() if name in MAIN or value != usual[name]}
-        self.fields = {name: _field(name, given.pop(name, "")) for name in FORM}
-        others = " ".join(f"{name}={text}" for name, text in given.items())
-        self.more = widgets.Text(others, description="other fields", placeholder="name=value name=value …", **LOOK)
-        columns = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="2px 8px")
-        super().__init__([widgets.GridBox(list(self.fields.values()), layout=columns), self.more])
-        for widget in (*self.fields.values(), self.more):
-            widget.observe(lambda _: changed(), "value")
-
-    def config(self) -> Config:
-        """Raises KitError for a text that is not of its field's type, and for what `kit.Config` refuses."""
-        given = {name: widget.value.strip() for name, widget in self.fields.items() if widget.value.strip()}
-        for part in self.more.value.split():
-            name, equals, given[name] = part.partition("=")
-            if not equals:
-                raise KitError(f"other fields: {part!r} is not name=value, such as drop_path=0.2")
-        config = Config(**{name: notebook.typed(name, text) for name, text in given.items()})
-        for name in FORM[len(MAIN) :]:
-            self.fields[name].placeholder = _text(getattr(config, name))
-        return config
-
-
-def _field(name: str, text: str) -> widgets.Combobox:
-    about = f"{name}: {Config.model_fields[name].description or ''}"
-    options = tuple(OFFERED[name]()) if name in OFFERED else ()
-    return widgets.Combobox(value=text, description=name, options=options, tooltip=about, **LOOK)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
 class Dashboard(widgets.VBox):
-    """What `kit.dashboard` returns in JupyterLab. `start`, `pause` and `stop` are the buttons; `run` is the run shown.
+    """What `kit.dashboard` returns in JupyterLab. `fields` are the form's texts, by field of `kit.Config`, and under
+    "other fields" the rest as name=value; an empty one shows in grey what preset and method give it. `start`, `pause`
+    and `stop` are the buttons; `run` is the run shown.
 
     While anything can change, the kernel calls `refresh` every `every` seconds, between its cells. Whatever goes wrong
-    stands in `message`, since a button has no cell for a traceback.
-    """
+    stands in `message`, since a button has no cell for a traceback."""
 
     def __init__(self, config: Config | None = None, run: Run | None = None, every: float = 1.0):
         self.every, self.run, self.child, self.watching, self.seen = every, None, None, None, None
         if run:
             config = Config(**{**run.config.model_dump(), "out": str(run.path.parent)})
-        self.form = Form(config or Config(), lambda: self._guarded(self._attach))
+        self.fields = _fields(config or Config())
+        for field in self.fields.values():
+            field.observe(lambda _: self._guarded(self._attach), "value")
         self.buttons = {name: widgets.Button(description=name) for name in ("start", "pause", "stop")}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._guarded(getattr(self, name)))
@@ -91,13 +51,24 @@ class Dashboard(widgets.VBox):
         self.line, self.message = widgets.HTML(), widgets.HTML()
         self.figures = {name: go.FigureWidget() for name in FIGURES}
         self.shown = widgets.VBox(list(self.figures.values()))
+        *fields, more = self.fields.values()
+        columns = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="2px 8px")
         row = {"flex_flow": "row wrap", "align_items": "center"}
         actions = widgets.HBox([*self.buttons.values(), self.bar, self.line], layout=row)
-        super().__init__([self.form, actions, self.message, self.shown])
+        super().__init__([widgets.GridBox(fields, layout=columns), more, actions, self.message, self.shown])
         self._guarded(self._attach)
 
-    def __repr__(self) -> str:
-        return f"<Dashboard of {self.run.path.name}: {self.run.status}>" if self.run else "<Dashboard without a run>"
+    def config(self) -> Config:
+        """What the form says. Raises KitError for a text that is not of its field's type, and as `kit.Config` does."""
+        given = {name: text for name in FORM if (text := self.fields[name].value.strip())}
+        for part in self.fields["other fields"].value.split():
+            name, equals, given[name] = part.partition("=")
+            if not equals:
+                raise KitError(f"other fields: {part!r} is not name=value, such as drop_path=0.2")
+        config = Config(**{name: notebook.typed(name, text) for name, text in given.items()})
+        for name in FORM[len(MAIN) :]:
+            self.fields[name].placeholder = _text(getattr(config, name))
+        return config
 
     @property
     def state(self) -> str:
@@ -114,7 +85,7 @@ class Dashboard(widgets.VBox):
         elif self.state == "elsewhere":
             raise KitError(f"{self.folder} is in use by another process: wait for it, or stop it first")
         elif self.state == "idle":
-            values = self.form.config().model_dump()
+            values = self.config().model_dump()
             CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder, threads=torch.get_num_threads())
             self.refresh()
             self._watch()
@@ -144,13 +115,12 @@ class Dashboard(widgets.VBox):
             for name, widget in self.figures.items() if self.run else ():
                 figure = _drawn(FIGURES[name], self.run)
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
-        self._describe(self.state)
+        self._describe(self.state, self.run)
 
     def _attach(self) -> None:
         """Show the run of the form's configuration, if there is one, and take its search in hand if this kernel runs
-        it: its cell was run again.
-        """
-        config = self.form.config()
+        it: its cell was run again."""
+        config = self.config()
         self.folder = (Path(config.out).expanduser() / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)
         self._say("")
@@ -172,14 +142,12 @@ class Dashboard(widgets.VBox):
             with contextlib.suppress(RuntimeError):  # no event loop: a script, not a kernel
                 self.watching = asyncio.get_running_loop().create_task(watch())
 
-    def _describe(self, state: str) -> None:
-        run = self.run
-        self.buttons["start"].description = "resume" if run and not run.finished else "start"
-        self.buttons["start"].disabled = state != "idle"
-        self.buttons["pause"].description = "continue" if state == "paused" else "pause"
-        for name in ("pause", "stop"):
-            self.buttons[name].disabled = state not in ("running", "paused")
-        for widget in (*self.form.fields.values(), self.form.more):
+    def _describe(self, state: str, run: Run | None) -> None:
+        start, pause, stop = self.buttons.values()
+        start.description = "resume" if run and not run.finished else "start"
+        pause.description = "continue" if state == "paused" else "pause"
+        pause.disabled = stop.disabled = state not in ("running", "paused")
+        for widget in (start, *self.fields.values()):
             widget.disabled = state != "idle"
         words = [state if state != "idle" else run.status if run else "ready", self.folder.name]
         if run:
@@ -199,6 +167,26 @@ class Dashboard(widgets.VBox):
             self._say(str(error))
         except Exception as error:
             self._say(f"{type(error).__name__}: {error} (an error of kit's own; the search is not touched)")
+
+
+def _fields(config: Config) -> dict[str, widgets.Widget]:
+    """The form: what the configuration changes of what its dataset, method, preset and seed give."""
+    values = config.model_dump()
+    usual = Config(**{name: values[name] for name in MAIN}).model_dump()
+    given = {name: _text(value) for name, value in values.items() if name in MAIN or value != usual[name]}
+    offered = {"dataset": data.datasets(), "method": methods(), "preset": ("laptop", "server", "paper")}
+    fields = {}
+    for name in FORM:
+        about = {"description": name, "tooltip": f"{name}: {Config.model_fields[name].description or ''}"}
+        about |= {"value": given.pop(name, ""), "options": tuple(offered.get(name, ()))}
+        fields[name] = widgets.Combobox(**about, **LOOK)
+    others = " ".join(f"{name}={text}" for name, text in given.items())
+    about = {"description": "other fields", "placeholder": "name=value name=value …"}
+    return fields | {"other fields": widgets.Text(others, **about, **LOOK)}
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def _drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:

@@ -2,10 +2,7 @@
 
 A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
 exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe, and the
-run kills its whole process group.
-"""
-
-from __future__ import annotations
+run kills its whole process group."""
 
 import atexit
 import contextlib
@@ -35,7 +32,7 @@ from kit.search.progress import Silent
 LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
 STARTING = threading.Lock()
-ALIVE: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+ALIVE = weakref.WeakSet()  # the runs of this process
 
 
 class ChildProcess:
@@ -43,8 +40,7 @@ class ChildProcess:
 
     values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run
     directory. threads: of torch; None: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None:
-    all. notebook: one that papermill executes with the values as parameters, in place of `kit.search`.
-    """
+    all. notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
 
     def __init__(
         self,
@@ -92,8 +88,7 @@ class ChildProcess:
 
     def end(self) -> str:
         """Wait for the end, leave no process behind, and say why there is no result: "" where the run has finished or
-        was killed from here.
-        """
+        was killed from here."""
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,8 +1,5 @@
 """Many runs, each in a process of its own, on this machine or on a Ray cluster. Finished runs are read, interrupted
-ones go on.
-"""
-
-from __future__ import annotations
+ones go on."""
 
 import contextlib
 import itertools
@@ -15,19 +12,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-from scipy import stats
 from tqdm.auto import tqdm
 
 from kit import data, errors
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook as parameters
-from kit.lab import ray
 from kit.lab.process import ChildProcess
+from kit.run import store
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
+
+LOST = 3  # times that a run may lose its Ray worker or node
 
 
 class Result(NamedTuple):
@@ -37,14 +34,10 @@ class Result(NamedTuple):
     failures: dict[str, str]
 
 
-# ---- which runs ----------------------------------------------------------------------------------
-
-
 def grid(**axes: Any) -> list[Config]:
     """Configurations of every combination: a list, tuple, range or array is an axis, anything else the same for all.
 
-    Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis.
-    """
+    Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis."""
     several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
     choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
     for name, values in choices.items():
@@ -59,35 +52,31 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
     """What `grid` takes, from the flat parameters of a notebook.
 
     datasets, methods: names with commas. seeds: see `seeds_of`. overrides: further axes, "lr=0.01:0.1,channels=8:16".
-    values: the same for all runs. Raises KitError for what cannot be read, and for a name given twice.
-    """
-    found: dict[str, Any] = {"dataset": _listed(datasets), "method": _listed(methods), "seed": seeds_of(seeds)}
-    for part in _listed(overrides):
+    values: the same for all runs. Raises KitError for what cannot be read, and for a name given twice."""
+    found: dict[str, Any] = {"dataset": listed(datasets), "method": listed(methods), "seed": seeds_of(seeds)}
+    for part in listed(overrides):
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals or name in found:
             raise KitError(
                 f"overrides={overrides!r}: {part!r} is {'an axis already' if equals else 'not name=value:value'}; give "
                 "fields of kit.Config as in -p overrides lr=0.01:0.1,channels=8:16"
             )
-        found[name] = [parameters.typed(name, value) for value in given.split(":") if value.strip()]
+        found[name] = [parameters.typed(name, value) for value in listed(given, ":")]
     return values | found
 
 
 def seeds_of(seeds: int | str) -> list[int]:
-    """From a number of seeds, 3 → [0, 1, 2], or a list of them, "0,3,7". Raises KitError for anything else."""
+    """A number of seeds, 3 → [0, 1, 2], or text that lists them, "0,3,7". Raises KitError for anything else."""
     try:
-        return [int(seed) for seed in seeds.split(",")] if "," in str(seeds) else list(range(int(seeds)))
-    except ValueError:
+        return [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else list(range(seeds))
+    except (TypeError, ValueError):
         raise KitError(
             f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7"
         ) from None
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-# ---- running them --------------------------------------------------------------------------------
+def listed(text: str, comma: str = ",") -> list[str]:
+    return [part.strip() for part in text.split(comma) if part.strip()]
 
 
 def run(
@@ -113,8 +102,7 @@ def run(
     notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
 
     A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
-    anything starts for what cannot be, such as data that are not there.
-    """
+    anything starts for what cannot be, such as data that are not there."""
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
         if type(value) is not int or value < least:
             raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
@@ -127,15 +115,13 @@ def run(
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
     folders = {Path(out or config.out).expanduser() / name: config for config, name in zip(configs, _names(configs))}
-    todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
     finished = lambda: [folder for folder in folders if _finished(folder)]
+    todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
     failures, options = {}, {"threads": threads, "notebook": notebook}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
         say(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before")
-        for config in {(c.dataset, c.root, c.image_size): c for c in todo.values() if backend == "local"}.values():
-            config.sets()
         if todo:
-            place = ray.connect(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
+            place = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             start, room, stop = place
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
     return Result([Run.load(folder) for folder in finished()], failures)
@@ -153,11 +139,15 @@ def _names(configs: Sequence[Config]) -> list[str]:
     return names
 
 
+def _finished(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file()
+
+
 def require_all(result: Result) -> None:
     """Raises KitError that lists the runs that failed, with their causes; what finished is kept."""
     if result.failures:
-        listed = "; ".join(f"{name}: {cause}" for name, cause in result.failures.items())
-        raise KitError(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed: {listed}")
+        causes = "; ".join(f"{name}: {cause}" for name, cause in result.failures.items())
+        raise KitError(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed: {causes}")
 
 
 def _work_off(
@@ -237,29 +227,45 @@ def available_cards() -> list[str]:
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
-def _finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file()
+def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str], int, Callable[[], None]]:
+    """As `local`, on a cluster whose machines have the same kit and share the folder of run directories: it gives each
+    run its cores and GPUs, also fractions of one, and starts a run again elsewhere whose worker or node is lost.
+
+    address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a new
+    one here. Raises KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
+    try:
+        import ray
+    except ImportError:
+        raise KitError("backend='ray' needs Ray: pip install 'kit[ray]', or use backend='local'") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except Exception as error:
+        raise KitError(
+            f"no Ray cluster answers at {address!r} ({errors.summary(error)}): start one with `ray start --head`, give "
+            "host:port of a running one, or address='local' for one here alone"
+        ) from None
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
+    room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
+    if not room:
+        ray.shutdown()
+        raise KitError(
+            f"threads={threads}, gpus={gpus:g} for each run, and no machine of the cluster {address} has as much: ask "
+            "for fewer, a fraction of a GPU, or gpus=0 for the CPU"
+        )
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LOST, max_calls=0)(_in_ray_worker)
+
+    def run(values: dict[str, Any], folder: Path, **options: Any) -> str:
+        try:
+            return ray.get(task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options))
+        except ray.exceptions.RayError as error:
+            return f"its Ray worker was lost: {errors.summary(error)}"
+
+    return run, room, ray.shutdown
 
 
-# ---- what came of them ---------------------------------------------------------------------------
-
-
-def summary(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row per data set, method and override: n seeds, their mean test accuracy with its 95% interval by Student's t
-    (low, high; cut at 0 and 1), and the mean seconds of a run.
-    """
-    if not runs:
-        return pd.DataFrame(columns=["dataset", "method", "n", "test accuracy", "low", "high", "seconds"])
-    fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
-    fields = fields.drop(columns=["seed", "out", "root", "device"])
-    # what a method sets is told by its name; a field is worth a column where it differs between runs of one method
-    differs = fields.groupby("method").nunique().gt(1).any()
-    shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]
-    numbers = pd.DataFrame([run.metrics for run in runs])[["test_accuracy", "seconds"]]
-    groups = fields[shown].join(numbers).groupby(shown, sort=False)
-    n, mean = groups.size(), groups["test_accuracy"].mean()
-    half = groups["test_accuracy"].sem() * stats.t.ppf(0.975, n - 1)
-    table = pd.DataFrame(
-        {"n": n, "test accuracy": mean, "low": (mean - half).clip(0), "high": (mean + half).clip(upper=1)}
-    )
-    return table.assign(seconds=groups["seconds"].mean()).reset_index()
+def _in_ray_worker(values: dict[str, Any], folder: Path, cwd: str, gpus: bool, options: dict[str, Any]) -> str:
+    with contextlib.suppress(OSError):  # a machine may not have the folder
+        os.chdir(cwd)
+    cards = os.environ.get("CUDA_VISIBLE_DEVICES", "") if gpus else ""  # Ray names the task's GPUs there
+    return ChildProcess(values, folder, cards=cards, **options).end()

@@ -11,24 +11,15 @@ from kit.errors import KitError
 from kit.run.run import Run
 from kit.studies import tables
 
-# what runs may differ in, and what follows where they do
-ASPECTS = {
-    "data": "accuracy is not comparable between them, and multiply-adds are of other images",
-    "split": "accuracy is of other images",
-    "budget": "accuracy and seconds differ by budget as well as by method: no front spans two",
-    "machine": "seconds are not comparable between them: no front over seconds spans two",
-    "space": "accuracy and costs are comparable, architectures within one space only",
-    "network": "accuracy and costs differ by size as well as by cell",
-    "trained_on": "a method that reads validation data has fewer images to train on",
-    "commit": "the code differs",
-}
-FRONTS = ("seconds", "params", "macs")
+SAME = ["data", "split", "budget"]  # within these accuracies are comparable
+FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
+RULE = "Accuracies compare within one data, split and budget, seconds on one machine as well: no front spans two."
 
 
 class Comparison(NamedTuple):
-    """table: one row per finished run: the columns of `tables.per_run`, run, those of ASPECTS, and front_seconds,
-    front_params, front_macs (bool: no run of the same data and budget reaches as much for less). agreement: run × run,
-    the share of choices that two architectures have in common. notes: what is comparable and what is not."""
+    """table: one row per finished run: the columns of `tables.per_run`, run, what it was made under (data … commit) and
+    front_seconds, front_params, front_macs (bool: no comparable run reaches as much for less). agreement: run × run,
+    the share of choices that two architectures have in common. notes: what is the same in all runs, what differs."""
 
     table: pd.DataFrame
     agreement: pd.DataFrame
@@ -45,19 +36,20 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
         try:
             run = Run.load(path)
             if dataset in ("", run.config.dataset):
-                rows.append(_row(run))
+                rows.append(_circumstances(run))
                 found.append(run)
         except KitError as error:
             aside.append(f"Left out: {error}.")
     if not found:
         raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
-    table = tables.per_run(found).join(pd.DataFrame(rows))
-    for cost in FRONTS:
-        within = ["data", "split", "budget", *(["machine"] if cost == "seconds" else [])]
+    circumstances = pd.DataFrame(rows, index=pd.Index([run.path.name for run in found], name="run"))
+    table = tables.per_run(found).join(circumstances.reset_index())
+    for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
     chosen = [choices(run) for run in found]
     shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
-    return Comparison(table, pd.DataFrame(shares, table["run"], table["run"]), [*_notes(table), *aside])
+    agreement = pd.DataFrame(shares, circumstances.index, circumstances.index)
+    return Comparison(table, agreement, [*_notes(circumstances), *aside])
 
 
 def _paths(runs: str | Path | Sequence[Run | str | Path]) -> list[Path]:
@@ -69,14 +61,13 @@ def _paths(runs: str | Path | Sequence[Run | str | Path]) -> list[Path]:
     return list(dict.fromkeys(path.resolve() for path in found))
 
 
-def _row(run: Run) -> dict[str, str]:
+def _circumstances(run: Run) -> dict[str, str]:
     if not run.finished:
         raise KitError(f"{run.path.name} is not finished ({run.status})")
     config, place = run.config, run.provenance
     size = "×".join(map(str, run.found()["network"]["image"][1:]))
     limit = f" of {config.train_images} images" if config.train_images else ""
     return {
-        "run": run.path.name,
         "data": f"{config.dataset} {size}, {run.metrics['test_images']} test images",
         "budget": f"{config.epochs} epochs{limit}",
         "machine": f"{place['device']}, {place['processor']}, {place['threads']} thread(s)",
@@ -103,13 +94,11 @@ def choices(run: Run) -> set[str]:
     return found
 
 
-def _notes(table: pd.DataFrame) -> list[str]:
-    same, different = [], []
-    for aspect, consequence in ASPECTS.items():
-        counts = table[aspect].value_counts(sort=False)
-        if len(counts) > 1:
-            values = "; ".join(f"{value} ({n} runs)" for value, n in counts.items())
-            different.append(f"Different {aspect}: {values}: {consequence}.")
-        else:
-            same.append(f"{aspect}: {counts.index[0]}")
-    return [f"The same in all runs: {'; '.join(same)}.", *different]
+def _notes(circumstances: pd.DataFrame) -> list[str]:
+    counts = {name: values.value_counts(sort=False) for name, values in circumstances.items()}
+    same = "; ".join(f"{name}: {values.index[0]}" for name, values in counts.items() if len(values) == 1)
+    notes = [f"The same in all runs: {same}."]
+    for name, values in counts.items():
+        if len(values) > 1:
+            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in values.items())}.")
+    return [*notes, RULE] if len(notes) > 1 else notes

@@ -1,8 +1,7 @@
 """Loss landscape around trained models (Li et al. 2018; DHA Fig. 3; METHOD section 5), and numbers for its flatness.
 
 `plane`, `line` and `sharpness` take any model and images, and never move it: a copy is. `compare` takes runs and keeps
-the results in their directories.
-"""
+the results in their directories; a report of them is made by `kit.studies.report`."""
 
 import contextlib
 import copy
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
@@ -22,14 +22,21 @@ from tqdm.auto import tqdm
 from kit.data import ImageSet, stratified_split
 from kit.errors import KitError
 from kit.methods import METHODS
-from kit.run import store
+from kit.run import provenance, store
 from kit.run.run import Run
 from kit.search.engine import pick_device
 from kit.search.learner import generator
 from kit.search.progress import interactive
-from kit.studies.tables import interval
+from kit.studies import tables
 
 RADII = (0.25, 0.5, 1.0)  # at which lines give the rise; METHOD section 5
+RISES = {r: [f"rise@{r:g}{end}" for end in ("", "/low", "/high")] for r in RADII}
+TEMPLATE = "landscape.md.j2"
+PICTURES = {
+    "contours": "Test loss on the plane of two random directions, the same levels in all panels",
+    "surfaces": "The same planes as surfaces, cut off a step above the last level",
+    "lines": "Test loss along random directions: mean and 95% interval over the directions",
+}
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,14 @@ class LossLines(Plane):
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
-        return interval(self.values)
+        return tables.interval(self.values)
 
     def rises(self) -> dict[str, float]:
         """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
         "rise@r/low" and "rise@r/high"."""
         at, found = dict(zip(self.coordinates, self.values.T)), {}
-        for r in RADII:
-            ends = map(float, interval((at[r] + at[-r]) / 2 - self.centre))
-            found |= zip((f"rise@{r:g}", f"rise@{r:g}/low", f"rise@{r:g}/high"), ends)
+        for r, names in RISES.items():
+            found |= zip(names, map(float, tables.interval((at[r] + at[-r]) / 2 - self.centre)))
         return found
 
 
@@ -115,8 +121,7 @@ def line(
 ) -> LossLines:
     """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
     rest as for `plane`."""
-    check(directions=directions)
-    coordinates = np.unique([*_coordinates(steps, radius), *RADII, *(-r for r in RADII)])
+    coordinates = np.unique([*_coordinates(steps, radius, directions), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
     ways = (direction(model, seed, name) for name in names)
     values = [_evaluate(model, data, coordinates[:, None], [way], **options) for way in ways]
@@ -125,16 +130,15 @@ def line(
 
 def check(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> None:
     """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
-    if steps < 3 or steps % 2 == 0:
-        raise KitError(f"steps={steps}: give an odd number from 3, for the trained model to be the centre")
-    if not 0 < radius < math.inf:
-        raise KitError(f"radius={radius}: give a positive number; 1 moves every filter by its own norm")
-    if directions < 1 or images < 0:
-        raise KitError(f"directions={directions}, images={images}: give 1 or more directions; 0 takes all images")
+    if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
+        raise KitError(
+            f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
+            "from 3, a positive radius (1 moves every filter by its own norm), 1 direction or more; images=0 takes all"
+        )
 
 
-def _coordinates(steps: int, radius: float) -> np.ndarray:
-    check(steps=steps, radius=radius)
+def _coordinates(steps: int, radius: float, directions: int = 2) -> np.ndarray:
+    check(steps=steps, radius=radius, directions=directions)
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
 
@@ -223,9 +227,8 @@ def compare(
         if path.is_file():
             kept = store.read_arrays(path)
         else:
-            lines = line(model, part, directions=directions, seed=seed, **grid)
-            kept = {"lines": lines.values, "at": lines.coordinates}
-            kept["plane"] = plane(model, part, seed=seed, **grid).values
+            lines, flat = line(model, part, directions, seed=seed, **grid), plane(model, part, seed=seed, **grid)
+            kept = {"lines": lines.values, "at": lines.coordinates, "plane": flat.values}
             kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved))
             with contextlib.suppress(KitError):  # in somebody else's run: measured anew each time
                 store.write_arrays(path, kept)
@@ -253,3 +256,47 @@ def _test_images(runs: Sequence[Run]) -> ImageSet:
 def one_each(landscapes: Sequence[Landscape]) -> list[Landscape]:
     """The first run of each method: what a figure shows of many."""
     return list({item.run.config.method: item for item in reversed(landscapes)}.values())[::-1]
+
+
+# ---- the report ----------------------------------------------------------------------------------
+
+
+def table(landscapes: Sequence[Landscape]) -> pd.DataFrame:
+    """One row per run: accuracy, test loss (the plane's centre), `LossLines.rises`, the largest eigenvalue, and the
+    numbers of directions and images that they rest on."""
+    rows = []
+    for item in landscapes:
+        config, accuracy = item.run.config, item.run.metrics["test_accuracy"]
+        row = {"run": item.label, "method": config.method, "seed": config.seed, "test_accuracy": accuracy}
+        row |= {"test_loss": float(item.plane.centre), **item.lines.rises(), "eigenvalue": item.eigenvalue}
+        counts = {"directions": len(item.lines.values), "images": item.images}
+        rows.append(row | counts | {"eigenvalue_images": item.eigenvalue_images})
+    return pd.DataFrame(rows)
+
+
+def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tuple[list[tuple], dict[str, Any]]:
+    """The report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs."""
+    from kit import figures  # not with kit, which loads this module: plotly takes long
+
+    shown, first = one_each(measured), measured[0].plane
+    drawn = [(f"-{which}", text, getattr(figures, f"landscape_{which}")(shown)) for which, text in PICTURES.items()]
+    grid = {"steps": len(first.coordinates), "radius": float(first.coordinates[-1]), "direction_seed": first.seed}
+    more = {"classes": len(runs[0].classes), "grid": grid, "commit": provenance.commit()}
+    return drawn, {**more, "rows": table(measured).to_dict("records")}
+
+
+def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """What fills the template, and the rows for the CSV file."""
+    rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
+    reference, findings, broken = rows["method"][0], {}, []
+    shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
+    shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
+    for r, names in RISES.items():
+        shown[f"rise at {r:g}"] = tables.bounded(rows, names, ".3g", 1)
+        findings[f"{r:g}"] = tables.findings(tables.against(rows, names[0], reference), reference, "+.3g", 1)
+        broken += [f"{r:g}"] if (rows[names[0]] + rows["test_loss"] > guess).all() else []
+    shown["largest eigenvalue"] = rows["eigenvalue"].map("{:.3g}".format)
+    apart = (rows["test_loss"] - [run.metrics["test_loss"] for run in runs]).abs().max()
+    title = f"Loss landscape: {Path(runs[0].config.dataset).name}"
+    said = {"findings": findings, "guess": guess, "broken": broken, "apart": apart}
+    return {"title": title, "rows": rows, "table": pd.DataFrame(shown), **said}

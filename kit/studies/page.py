@@ -1,40 +1,109 @@
-"""One self-contained HTML page of a run: `page.write(run)`, or `python -m kit.studies.page RUN [OUT]`."""
+"""Text of every format (Jinja templates, Markdown tables, HTML pages that need no network), and the page of a run:
+`page.write(run)`, or `python -m kit.studies.page RUN [OUT]`."""
 
+import base64
+import re
 import sys
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from kit import figures
 from kit.errors import KitError
+from kit.run import store
 from kit.run.run import Run
-from kit.studies import render
 
 FIGURES = (figures.curves, figures.evolution, figures.policy, figures.architecture, figures.cells)
 
 
-def write(run: Run | str | Path, path: str | Path = "") -> Path:
-    """Write the page of a run, or of the run directory at a path, to `path` (default: report.html in the run
-    directory); return where. Raises KitError when there is no run, and when the page cannot be written."""
-    run = run if isinstance(run, Run) else Run.load(run)
-    mend = f"name another file, as in make report RUN={run.path} OUT=report.html"
-    return render.write_text(Path(path or run.path / "report.html").expanduser(), page(run), mend=mend)
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table in Markdown, without its index; every cell is one line."""
+
+    def line(cells: Any) -> str:
+        return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(table.columns), "|" + "---|" * table.shape[1], *map(line, table.values)])
 
 
-def page(run: Run) -> str:
-    """The page as text: the model card, or how far the run is that has none yet, and the run's figures."""
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("kit.studies"),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+ENVIRONMENT.filters["table"] = markdown_table
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of kit/studies/templates; what is put into an .html.j2 is escaped unless it is Markup."""
+    return ENVIRONMENT.get_template(template).render(values) + "\n"
+
+
+def html(markdown: str, folder: Path | None = None) -> Markup:
+    """Markdown as HTML with the pictures of `folder` inside, none by default; what is markup is shown as text."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    if folder is None:
+        return Markup(parser.disable("image").render(markdown))
+    sources = re.split(r'src="([\w.+-]+\.png)"', parser.render(markdown))
+    sources[1::2] = [f'src="{_data_uri((folder / name).read_bytes())}"' for name in sources[1::2]]
+    return Markup("".join(sources))
+
+
+def assemble(title: str, *parts: Markup | go.Figure) -> str:
+    """One self-contained HTML page; figures are interactive, with a picture for readers without JavaScript."""
+    body = [_interactive(part, i) if isinstance(part, go.Figure) else part for i, part in enumerate(parts)]
+    plotlyjs = Markup(get_plotlyjs()) if any(isinstance(part, go.Figure) for part in parts) else ""
+    return render("page.html.j2", title=title, body=body, plotlyjs=plotlyjs)
+
+
+def _interactive(figure: go.Figure, i: int) -> Markup:
+    drawn = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, validate=False, div_id=f"figure-{i}")
+    try:
+        alt, uri = figure.layout.title.text or "figure", _data_uri(figures.png(figure))
+        picture = Markup('<img alt="{}" src="{}">').format(alt, uri)
+    except KitError as error:  # no browser
+        picture = error
+    return Markup("<div class=figure>{}<noscript>{}</noscript></div>").format(Markup(drawn), picture)
+
+
+def _data_uri(picture: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def of_run(run: Run) -> str:
+    """The page of a run: its model card, or how far it is where it has none yet, and its figures."""
     title = f"{Path(run.config.dataset).name}: {run.config.method}, seed {run.config.seed}"
     if run.finished:
         text = run.card()
     else:
         newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
         goes_on = f"`kit.search(kit.Run.load({str(run.path)!r}).config)` goes on with it."
-        text = f"# {title}\n\n{figures.standing(run)}\n\n{goes_on}\n\n{render.markdown_table(newest)}"
+        text = f"# {title}\n\n{figures.standing(run)}\n\n{goes_on}\n\n{markdown_table(newest)}"
     parts = []
     for draw in FIGURES:
         try:
             parts.append(draw(run))
         except KitError as error:  # nothing is recorded yet
-            parts.append(render.html(str(error)))
-    return render.page(title, render.html(text), *parts)
+            parts.append(html(str(error)))
+    return assemble(title, html(text), *parts)
+
+
+def write(run: Run | str | Path, path: str | Path = "") -> Path:
+    """Write the page of a run, or of the run directory at a path, to `path` (default: report.html in the run
+    directory); return where. Raises KitError when there is no run, and when the page cannot be written."""
+    run = run if isinstance(run, Run) else Run.load(run)
+    path, text = Path(path or run.path / "report.html").expanduser(), of_run(run)
+    mend = f"name another file, as in make report RUN={run.path} OUT=report.html"
+    store.atomically(path, lambda p: p.write_text(text, encoding="utf-8"), mend)
+    return path
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Reports of many runs on one data set: Markdown, one self-contained HTML page, CSV, LaTeX, pictures and a summary of
-the runs, from which `python -m kit.studies.report FOLDER` writes all reports of a folder once more.
-"""
+the runs, from which `python -m kit.studies.report FOLDER` writes all reports of a folder once more."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from kit import figures
@@ -13,10 +12,10 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
-from kit.studies import flatness, limits, render, study
+from kit.studies import landscape, limits, page, study
 
 # `gather` says what is drawn and kept of runs, `contents` what fills TEMPLATE from what was kept
-KINDS: Mapping[str, ModuleType] = {"ablation": study, "methods": study, "limits": limits, "landscape": flatness}
+KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 
 def write(
@@ -33,13 +32,13 @@ def write(
     drawn, more = KINDS[kind].gather(kind, runs, **options)
     usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
     path = Path(folder) / f"{name or usual}.json"
-    paths = [path.with_name(f"{path.stem}{ending}.png") for ending, _, _ in drawn]
-    saved = figures.save_all({picture: figure for picture, (_, _, figure) in zip(paths, drawn)}, width=1200)
-    pictures = [(picture.name, caption) for picture, (_, caption, _) in zip(paths, drawn)] if saved else []
+    pictures = {path.with_name(f"{path.stem}{ending}.png"): (text, figure) for ending, text, figure in drawn}
+    saved = figures.save_all({picture: figure for picture, (_, figure) in pictures.items()}, width=1200)
+    captions = [(picture.name, text) for picture, (text, _) in pictures.items()] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
     configs = [run.config.model_dump() | elsewhere for run in runs]
     rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
-    store.write_json(path, {"study": kind, "note": note, "pictures": pictures, **more, "runs": rows})
+    store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)
 
 
@@ -53,14 +52,18 @@ def rewrite(path: str | Path) -> Path:
     for row in kept["runs"]:
         row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
-    found = kind.contents(kept, runs)
-    config = runs[0].config
-    text = render.render(kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
-    latex = found["table"].to_latex(index=False, escape=True, caption=f"{found['title']}.", label=f"tab:{path.stem}")
-    render.write_text(path.with_suffix(".html"), render.page(found["title"], render.html(text, path.parent)))
-    render.write_text(path.with_suffix(".csv"), found["rows"].to_csv(index=False))
-    render.write_text(path.with_suffix(".tex"), latex)
-    return render.write_text(path.with_suffix(".md"), text)
+    found, config = kind.contents(kept, runs), runs[0].config
+    text = page.render(kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
+    title, table = found["title"], found["table"]
+    contents = {
+        ".html": page.assemble(title, page.html(text, path.parent)),
+        ".csv": found["rows"].to_csv(index=False),
+        ".tex": table.to_latex(index=False, escape=True, caption=f"{title}.", label=f"tab:{path.stem}"),
+        ".md": text,
+    }
+    for ending, content in contents.items():
+        path.with_suffix(ending).write_text(content, encoding="utf-8")
+    return path.with_suffix(".md")
 
 
 def changes(config: Config) -> dict[str, Any]:

@@ -26,14 +26,10 @@ SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of ea
 
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: a number of
-    them (from 0) or a list with commas; values: fields of `Config` for all runs. Raises KitError."""
-    rows = (ROWS[study] if methods == "all" else methods).split(",")
-    try:
-        chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise KitError(f"seeds={seeds!r}: give a number of seeds or a list, -p seeds 5 or -p seeds 0,3,7") from None
-    return sweep.grid(seed=chosen, method=[name.strip() for name in rows if name.strip()], **values)
+    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: as for
+    `sweep.seeds_of`; values: fields of `Config` for all runs. Raises KitError."""
+    names = sweep.listed(ROWS[study] if methods == "all" else methods)
+    return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
 
 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
@@ -41,15 +37,10 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
-    drawn = [
-        ("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy),
-        ("-time", "Test accuracy against the time of a run", time),
-        (
-            "-loss",
-            "Training loss, on augmented images: not comparable between policies",
-            figures.overlay(runs, "loss"),
-        ),
-    ]
+    losses = "Training loss, on augmented images: not comparable between policies"
+    drawn = [("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy)]
+    drawn += [("-time", "Test accuracy against the time of a run", time)]
+    drawn += [("-loss", losses, figures.overlay(runs, "loss"))]
     for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
         title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
         drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))
@@ -62,12 +53,9 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     """What fills the template, and the rows for the CSV file."""
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
-    return {
-        "title": f"{TITLES[kept['study']]}: {name}",
-        "rows": tables.per_run(runs),
-        "table": tables.formatted(summary, name),
-        "findings": tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary),
-    }
+    said = tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary)
+    shown = {"table": tables.formatted(summary, name), "findings": said}
+    return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 
 def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
@@ -77,25 +65,14 @@ def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
     learned = [run for run in searched if run.finished and "probabilities" in run.policy]
     if len(learned) < 2:
         raise KitError(f"mixing needs two finished runs that learned a policy, got {len(learned)}: run 'daas', seeds=2")
-    shared = (
-        "dataset root image_size train_images preset device batch_size channels cells reductions lr weight_decay "
-        "momentum clip drop_path auxiliary space precision deterministic out"
-    ).split()
-    first = learned[0].config
-    return sweep.grid(
-        genotype=[str(run.path) for run in learned],
-        policy=[str(run.path) for run in learned],
-        augment=learned[0].policy["name"],
-        method="plain",
-        seed=seed,
-        epochs=first.epochs - first.search_epochs,
-        **{name: getattr(first, name) for name in shared},
-    )
+    first, paths = learned[0].config, [str(run.path) for run in learned]
+    epochs = first.epochs - first.search_epochs
+    trained = {"method": "plain", "arch": "given", "hyper": "fixed", "epochs": epochs, "search_epochs": epochs}
+    return sweep.grid(**first.model_dump() | trained | {"genotype": paths, "policy": paths, "seed": seed})
 
 
 def mixed_table(mixed: Sequence[Run]) -> pd.DataFrame:
     """Test accuracy of the runs of `mixed_grid`: a row per architecture, a column per policy, n = 1 each."""
     names = [(Path(run.config.genotype).name, Path(run.config.policy).name) for run in mixed]
-    accuracy = [run.metrics["test_accuracy"] for run in mixed]
     index = pd.MultiIndex.from_tuples(names, names=["architecture", "policy"])
-    return pd.Series(accuracy, index).unstack(sort=False)
+    return pd.Series([run.metrics["test_accuracy"] for run in mixed], index).unstack(sort=False)

@@ -106,6 +106,19 @@ def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
     return summary.join(against(rows, "test_accuracy", reference), on="method")
 
 
+def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
+    """`grouped` by data set, method and every other field that differs between runs of one method, and mean seconds;
+    what a method sets itself is told by its name."""
+    if not runs:
+        return pd.DataFrame()
+    fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
+    fields = fields.drop(columns=["seed", "out", "root", "device"])
+    differs = fields.groupby("method").nunique().gt(1).any()
+    shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]
+    rows = per_run(runs).drop(columns=["dataset", "method"])
+    return grouped(rows.join(fields[shown]), shown, seconds=("seconds", "mean"))
+
+
 def bounded(table: pd.DataFrame, columns: Sequence[str], form: str = ".2f", factor: float = 100) -> list[str]:
     """Of columns mean, low and high, times a factor, "mean [low, high]"; the mean alone where it has no interval, a
     dash where there is none."""
