@@ -348,10 +348,11 @@ def test_every_field_says_what_it_is_unless_its_name_does():
         ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
         ({"train_images": 241}, "train_images=241 but there are 240"),
         ({"train_images": 50}, "batch_size is 60 but the set has 50"),
-        ({"cells": 2}, "reductions=2: .*set reductions to 0…1, .*more cells"),
+        ({"cells": 2, "reductions": 2}, "reductions=2: .*set reductions to 0…1, .*more cells"),
         ({"cells": 5, "reductions": 3}, "too deep for images of 8×8 pixels.*at most 2 fit. Set reductions=2"),
-        ({"method": "seq-dha", "cells": 2}, "more cells"),  # a later stage's network, refused now
-        ({"method": "seq-dha", "search_cells": 2}, "more cells"),
+        # a later stage's network, refused now
+        ({"method": "seq-dha", "cells": 2, "search_cells": 3, "reductions": 2}, "more cells"),
+        ({"method": "seq-dha", "cells": 3, "search_cells": 2, "reductions": 2}, "more cells"),
         ({"max_params": 100}, "max_params=100 is less than any architecture needs"),
         ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
         (
