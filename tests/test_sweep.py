@@ -132,7 +132,7 @@ def test_a_script_without_a_guard_runs_a_sweep_and_ctrl_c_leaves_nothing_running
     assert "2 of 2 done, 0 failed" in sweep_said and sweep_said.count("0 of them finished before") == 1
     assert said.read_text().count("{}\n") == 1
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(60) != 0 and gone(process)
+    assert parent.wait(120) != 0 and gone(process)
     assert errors.read_text() == "stopped after 0 of 2 runs; run again to go on\n"
     assert kit.Run.load(tmp_path / config.name).status == "interrupted"
 
@@ -162,7 +162,7 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     thread.start()
     kernel = process_at_work(out / killed.name)
     kernel.parent().kill()  # papermill's process: the kernel notices that it is alone
-    thread.join(240)
+    thread.join(480)
     (result,) = results
     causes = result.failures
     assert [run.config.name for run in result.runs] == [good.name] and causes.keys() == {bad.name, killed.name}
