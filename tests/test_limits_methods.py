@@ -51,9 +51,11 @@ def clock(monkeypatch):
 
 
 @functools.cache
-def deployed(where: str, channels: int, cells: int, share: float) -> tuple[dict[str, float], Limits]:
+def deployed(
+    where: str, channels: int, cells: int, reductions: int | None, share: float
+) -> tuple[dict[str, float], Limits]:
     """Three bounds that far into what the space reaches, and the limits they make."""
-    net = space.build(where, 10, (1, 8, 8), channels=channels, cells=cells)
+    net = space.build(where, 10, (1, 8, 8), channels=channels, cells=cells, reductions=reductions)
     free = Limits(net, latency=latency.table(net, "cpu"))
     bounds = {name: low + share * (high - low) for name in BOUNDS for low, high in [free.reach(name)]}
     bounds |= {name: int(bounds[name]) for name in BOUNDS[:2]}
@@ -65,7 +67,7 @@ def limited(method: str, share: float = TIGHT) -> tuple[kit.Config, Limits]:
     before = 2 if len(METHODS[method].stages) > 2 or any(stage.repeat for stage in METHODS[method].stages) else 1
     short = {"epochs": before + 1, "search_epochs": before, "trials": 2, "train_images": 40, "batch_size": 20}
     config = micro_config(method, **SMALL[METHODS[method].space], **short)
-    bounds, limits = deployed(config.space, config.channels, config.cells, share)
+    bounds, limits = deployed(config.space, config.channels, config.cells, config.reductions, share)
     return config.but(**bounds), limits
 
 

@@ -87,14 +87,6 @@ def test_data_that_are_not_there_are_one_error_before_any_run(tmp_path, monkeypa
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_script_without_a_guard_runs_a_sweep(tmp_path):
-    code = f"from kit import sweep\nconfigs = sweep.grid(**{SMALL | {'epochs': 1}!r}, seed=range(2))\n"
-    code += f"print(sweep.run(configs, {str(tmp_path)!r}, workers=1).failures)"
-    (tmp_path / "script.py").write_text(code)
-    said = subprocess.run([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True).stdout
-    assert "2 of 2 done, 0 failed" in said and said.count("0 of them finished before") == 1 and said.endswith("{}\n")
-
-
 def test_cards_are_shared_out():
     assert sweep.places(["2", "5"], 1) == ["2", "5"]
     assert sweep.places(["2", "5"], 0.5) == ["2", "2", "5", "5"]
@@ -120,18 +112,29 @@ def test_a_failing_run_is_tried_again_as_asked_and_the_others_finish_and_are_reu
     assert "2 runs, 2 of them finished before" in capfd.readouterr().out
 
 
-def test_ctrl_c_leaves_nothing_running(tmp_path):
-    # a suite that runs in the background hands down a SIGINT that is ignored
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nimport kit\n"
-    code += "from kit.lab import sweep\n"
-    code += f"sweep.run([kit.Config(**{ENDLESS!r}, seed=seed) for seed in (0, 1)], {str(tmp_path)!r}, 1, retries=1)"
-    with open(tmp_path / "said", "w") as said:
-        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=said)
+SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background hands down one that is ignored
+from kit import sweep
+configs = sweep.grid(**{short!r}, seed=range(2))
+print(sweep.run(configs, {out!r}, workers=1).failures, flush=True)
+sweep.run(sweep.grid(**{endless!r}, seed=range(2)), {out!r}, 1, retries=1)
+"""
+
+
+def test_a_script_without_a_guard_runs_a_sweep_and_ctrl_c_leaves_nothing_running(tmp_path):
+    script, said, errors = (tmp_path / name for name in ("script.py", "said", "errors"))
+    script.write_text(SCRIPT.format(short=SMALL | {"epochs": 1}, endless=ENDLESS, out=str(tmp_path)))
+    with open(said, "w") as stdout, open(errors, "w") as stderr:
+        parent = subprocess.Popen([sys.executable, script], stdout=stdout, stderr=stderr)
     config = kit.Config(**ENDLESS)
     process = process_at_work(tmp_path / config.name)
+    sweep_said = said.read_text().split("{}\n")[0]
+    assert "2 of 2 done, 0 failed" in sweep_said and sweep_said.count("0 of them finished before") == 1
+    assert said.read_text().count("{}\n") == 1
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(60) != 0 and gone(process)
-    assert (tmp_path / "said").read_text() == "stopped after 0 of 2 runs; run again to go on\n"
+    assert parent.wait(120) != 0 and gone(process)
+    assert errors.read_text() == "stopped after 0 of 2 runs; run again to go on\n"
     assert kit.Run.load(tmp_path / config.name).status == "interrupted"
 
 
@@ -160,7 +163,7 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     thread.start()
     kernel = process_at_work(out / killed.name)
     kernel.parent().kill()  # papermill's process: the kernel notices that it is alone
-    thread.join(240)
+    thread.join(480)
     (result,) = results
     causes = result.failures
     assert [run.config.name for run in result.runs] == [good.name] and causes.keys() == {bad.name, killed.name}

@@ -12,6 +12,7 @@ import torch
 import kit
 from kit import Run
 from kit.data import Source, load_dataset, register
+from kit.methods import METHODS
 from kit.run import store
 from kit.search.progress import Silent
 
@@ -30,16 +31,17 @@ def register_micro() -> str:
 
 
 def micro_config(method: str = "dha", **changes: Any) -> kit.Config:
-    """Seconds for a whole run: two searches' worth of steps on a 3-cell network of 4 channels."""
+    """A second for a whole run: an epoch of search and one after it, on two cells of 4 channels, one of each kind."""
+    space = changes.get("space") or METHODS[method].space
+    cells = {"cells": 2, "search_cells": 2, "reductions": 1} if space == "cell" else {"cells": 3, "search_cells": 3}
     given = {
         "dataset": NAME,
         "device": "cpu",
         "epochs": 2,
         "search_epochs": 1,
         "channels": 4,
-        "cells": 3,
         "search_channels": 4,
-        "search_cells": 3,
+        **cells,
         "batch_size": 60,
         "precision": "float32",
     }

@@ -20,7 +20,6 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook as parameters
 from kit.lab.process import ChildProcess
-from kit.run import store
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
