@@ -123,6 +123,8 @@ def register(
     neither found nor fetched. Raises KitError if the name is taken or is not made of a-z, 0-9 and _."""
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise KitError(f"dataset name {name!r} must be made of a-z, 0-9 and _")
+    if not hasattr(loader, "__qualname__"):
+        raise KitError(f"the loader of dataset {name!r} must be a function of root and image_size, got {loader!r:.80}")
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
@@ -185,9 +187,8 @@ def read_csv(path: str | os.PathLike) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
 
     Columns, in any order: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or
-    test). Labels are sorted: by number if all are numbers, else as text.
-    Raises KitError, naming the lines, for a missing column or value, an unknown split, and an image that is not there.
-    """
+    test). Labels are sorted: by number if all are numbers, else as text. Raises KitError, naming the lines, for a
+    missing column or value, an unknown split, and an image that is not there."""
     file = Path(path).expanduser()
     try:
         content = file.read_bytes()
@@ -215,9 +216,7 @@ def read_csv(path: str | os.PathLike) -> Source:
         raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
     numbers = names.str.fullmatch("[0-9]+").all()
     classes = sorted(set(names), key=(lambda name: (int(name), name)) if numbers else None)
-    parts = {
-        part: list(zip(images[rows], names[rows].map(classes.index)))
-        for part, rows in split.groupby(split).groups.items()
-    }
+    labels = names.map(classes.index)
+    parts = {part: list(zip(images[of], labels[of])) for part, of in split.groupby(split).groups.items()}
     split = f"the column split of {file.name}" if len(parts) > 1 else None
     return Source(classes, parts.pop("train", []), **parts, split=split)
