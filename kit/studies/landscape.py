@@ -275,7 +275,6 @@ def table(landscapes: Sequence[Landscape]) -> pd.DataFrame:
 
 
 def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tuple[list[tuple], dict[str, Any]]:
-    """The report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs."""
     from kit import figures  # not with kit, which loads this module: plotly takes long
 
     shown, first = one_each(measured), measured[0].plane
@@ -286,7 +285,6 @@ def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tup
 
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """What fills the template, and the rows for the CSV file."""
     rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
     reference, findings, broken = rows["method"][0], {}, []
     shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}

@@ -89,14 +89,12 @@ def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
 
 
 def gather(kind: str, runs: Sequence[Run], cost: str) -> tuple[list[tuple], dict[str, Any]]:
-    """The report's picture (ending of the file's name, caption, figure), and what it keeps besides the runs."""
     rows, title = table(runs, cost), f"{Path(runs[0].config.dataset).name}: accuracy under limits"
     figure = figures.under_limits(summarize(rows), rows, cost, title=title)
     return [("", f"accuracy against {TITLES[cost]}", figure)], {"cost": cost, "rows": rows.to_dict("records")}
 
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """What fills the template, and the rows for the CSV file."""
     rows, cost = pd.DataFrame(kept["rows"]), kept["cost"]
     title = f"Accuracy under limits: {Path(runs[0].config.dataset).name}, {TITLES[cost]}"
     return {"title": title, "rows": rows, "table": formatted(summarize(rows), cost)}

@@ -14,7 +14,8 @@ from kit.run import store
 from kit.run.run import Run
 from kit.studies import landscape, limits, page, study
 
-# `gather` says what is drawn and kept of runs, `contents` what fills TEMPLATE from what was kept
+# `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
+# `contents`: what fills TEMPLATE, and the rows for the CSV file
 KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 

@@ -33,7 +33,6 @@ def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> 
 
 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
-    """The report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs."""
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
@@ -51,7 +50,6 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """What fills the template, and the rows for the CSV file."""
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
     said = tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary)
     shown = {"table": tables.formatted(summary, name), "findings": said}
