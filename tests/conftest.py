@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,15 +14,36 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 torch.set_num_threads(1)
-if "PYTEST_XDIST_WORKER" in os.environ and "KIT_PARAMETERS" in os.environ:
-    # notebooks that run at the same time make some of the same runs: each worker has a folder of its own for them
-    parameters = json.loads(os.environ["KIT_PARAMETERS"])
-    parameters["out"] = f"{parameters['out']}-{os.environ['PYTEST_XDIST_WORKER']}"
-    os.environ["KIT_PARAMETERS"] = json.dumps(parameters)
+
+# what takes longest starts first, so that no worker is left alone with it at the end
+SLOW = """
+notebooks test_sweep_ray test_browser test_distributed test_methods test_golden test_kill test_process test_sweep
+test_planted test_recombination test_dashboard test_step test_limits_methods test_figures test_page test_export
+""".split()
+
+
+def scope(nodeid: str) -> str:
+    """What one worker runs as a whole: a file of tests, or all notebooks, which share runs."""
+    file = nodeid.split("::")[0]
+    return "notebooks" if file.startswith("notebooks/") else file.removeprefix("tests/").removesuffix(".py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class SlowFirst(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope(nodeid)
+
+    config.option.loadscopereorder = False  # the order below, not that of the number of tests
+    return SlowFirst(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).resolve().parent
+    rank = {name: i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(scope(item.nodeid), len(rank)))
     for item in items:
         if here in item.path.parents:  # the notebooks, collected beside, run other people's code
             item.add_marker(pytest.mark.filterwarnings("error"), append=False)
@@ -56,13 +76,22 @@ def finished(micro: str, tmp_path_factory: pytest.TempPathFactory):
     return kit.search(micro_config(), out=tmp_path_factory.mktemp("finished"), progress=Silent())
 
 
-@pytest.fixture
-def interrupted(micro: str, tmp_path: Path):
-    """The same run, stopped after its first epoch, in a directory of its own."""
+@pytest.fixture(scope="session")
+def after_one_epoch(micro: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the same run, stopped after its first epoch; not to be changed."""
     from tests_micro import Stop, StopAfterEachEpoch, micro_config
 
     import kit
 
+    out = tmp_path_factory.mktemp("interrupted")
     with pytest.raises(Stop):
-        kit.search(micro_config(), out=tmp_path, progress=StopAfterEachEpoch())
-    return kit.Run.load(tmp_path / micro_config().name)
+        kit.search(micro_config(), out=out, progress=StopAfterEachEpoch())
+    return out / micro_config().name
+
+
+@pytest.fixture
+def interrupted(after_one_epoch: Path, tmp_path: Path):
+    """A copy of it in a directory of its own."""
+    import kit
+
+    return kit.Run.load(shutil.copytree(after_one_epoch, tmp_path / after_one_epoch.name))
