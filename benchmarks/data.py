@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 
 import kit
 from kit.data import Batches, ImageSet, read_folder
-from kit.data.files import decoded
+from kit.data.image import decoded
 
 SIZE = {"images": 2000, "image_size": 224, "batch_size": 128, "workers": 2}
 

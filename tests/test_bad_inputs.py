@@ -27,7 +27,7 @@ import kit
 from kit import KitError, Run
 from kit.config import Config
 from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, stratified_split, to_sets
-from kit.data.files import decode, from_pil
+from kit.data.image import decode, from_pil
 from kit.search.progress import Silent
 
 

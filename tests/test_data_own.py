@@ -15,7 +15,7 @@ from PIL import Image
 from tests_data import parts, same, save_images, sizes
 
 import kit
-from kit.data import DATASETS, ImageSet, Source, Streamed, files, fit, load_dataset, normalization, read_csv, register
+from kit.data import DATASETS, ImageSet, Source, Streamed, fit, image, load_dataset, normalization, read_csv, register
 from kit.errors import KitError
 
 
@@ -478,8 +478,8 @@ def pets(tmp_path):
 @pytest.fixture
 def counted(monkeypatch):
     """The files that were decoded, in no order."""
-    seen, decode = [], files.decode
-    monkeypatch.setattr(files, "decode", lambda file, image_size=None: seen.append(file) or decode(file, image_size))
+    seen, decode = [], image.decode
+    monkeypatch.setattr(image, "decode", lambda file, image_size=None: seen.append(file) or decode(file, image_size))
     return seen
 
 
@@ -547,7 +547,7 @@ def test_no_room_and_interrupts_leave_nothing_half_made(pets, root, monkeypatch)
         patched.setattr(os, "posix_fallocate", full)
         load_dataset(pets)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(files, "decode", interrupted)
+        patched.setattr(image, "decode", interrupted)
         load_dataset(pets)
     assert {file.suffix for file in (root / "cache").iterdir()} <= {".lock"}
     shutil.rmtree(root)

@@ -17,13 +17,13 @@ from kit.data import (
     Streamed,
     digest,
     drawn,
-    files,
     fit,
     load_dataset,
     normalization,
     stratified_split,
     to_sets,
 )
+from kit.data.image import pixel_marks
 from kit.errors import KitError, unknown
 
 
@@ -241,7 +241,7 @@ def streamed(n=23, channels=2, size=3):
     pool = some_set(n + 7, channels, size).images
     rows = torch.randperm(n + 7, generator=torch.Generator().manual_seed(1))[:n]
     labels = torch.arange(n) % 3
-    return ImageSet(Streamed(pool, files.pixel_marks(pool), rows), labels), ImageSet(pool[rows], labels)
+    return ImageSet(Streamed(pool, pixel_marks(pool), rows), labels), ImageSet(pool[rows], labels)
 
 
 def test_streamed_images_are_read_like_a_tensor():

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 import kit
 from kit import KitError, Run, space
-from kit.data import files, fit
-from kit.data.files import decode
+from kit.data import fit, image
+from kit.data.image import decode
 from kit.run import predict
 from kit.run.predict import TrainedModel, batches
 
@@ -220,7 +220,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
     ],
 )
 def test_one_error_names_every_image_that_cannot_be_used(given, why: str, model: TrainedModel, monkeypatch):
-    monkeypatch.setattr(files, "MAX_PIXELS", 100_000)
+    monkeypatch.setattr(image, "MAX_PIXELS", 100_000)
     good = noise(3, 8, 8)
     with pytest.raises(KitError, match=rf"^1 images cannot be used: image 1 .*{why}.*allowed are a path, a fold"):
         model.predict([good, given, good], batch_size=1)

@@ -1,7 +1,7 @@
 """Data sets as uint8 tensors on the device: disjoint train / val / test splits, and batches by one gather."""
 
 from kit.data import named
-from kit.data.files import Streamed, fit
+from kit.data.image import Streamed, fit
 from kit.data.load import load_dataset, to_sets
 from kit.data.sets import Batches, ImageSet, ImageSets, digest, drawn, normalization, stratified_split
 from kit.data.sources import DATASETS, Source, datasets, read_csv, read_folder, register

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from kit.data.files import alone, decoded, fit, listed
+from kit.data.image import alone, decoded, fit, listed
 from kit.data.sets import SPLIT_SEED, ImageSets, described, stratified_split
 from kit.data.sources import DATASETS, Source, read_csv, read_folder
 from kit.errors import KitError, summary, unknown

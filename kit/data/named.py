@@ -19,7 +19,7 @@ import torch
 from torchvision import datasets as tv
 from torchvision.datasets.utils import extract_archive
 
-from kit.data.files import whole
+from kit.data.image import whole
 from kit.data.sets import SPLIT_SEED, stratified_split
 from kit.data.sources import Part, Source, class_folders, folders, register
 

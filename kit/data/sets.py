@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
-from kit.data.files import Streamed, pixel_marks
+from kit.data.image import Streamed, pixel_marks
 from kit.errors import KitError
 from kit.search import ranks
 

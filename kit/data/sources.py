@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from kit.data.files import ENDINGS, image_files, is_image, say_left_out, visible
+from kit.data.image import ENDINGS, image_files, is_image, say_left_out, visible
 from kit.data.sets import ImageSet, described
 from kit.errors import KitError, summary
 from kit.registry import Registry

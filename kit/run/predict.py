@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
-from kit.data.files import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
+from kit.data.image import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
 from kit.errors import KitError, summary
 
 ALLOWED = (
