@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import Lasso
 
 from kit.arch import lasso
-from kit.arch.sparse import solve_on_support, violation
+from kit.arch.lasso import fista, homotopy, solve_on_support, violation
 from kit.errors import KitError
 
 
@@ -73,6 +73,14 @@ def test_the_papers_lambda_is_solved_to_optimality():
     assert float(((A @ alpha.unsqueeze(-1)).squeeze(-1) - b).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("lam", [0.02, 0.5])
+def test_the_two_solvers_agree(lam: float):
+    A, b = problem((6,), 7, 28, seed=3, unit=True)
+    exact, iterated = homotopy(A, b, lam), fista(A, b, lam, tol=1e-10)
+    torch.testing.assert_close(exact, iterated, atol=1e-7, rtol=0)
+    assert float(violation(A, b, exact, lam).max()) < 1e-9
+
+
 def test_violation_is_zero_at_the_optimum_and_the_residual_elsewhere():
     A = torch.eye(3, dtype=torch.float64).unsqueeze(0)
     b = torch.tensor([[2.0, -0.5, 0.1]], dtype=torch.float64)
@@ -103,6 +111,7 @@ def test_padding_columns_stay_zero_and_change_nothing():
     alpha = lasso(padded, b, lam)
     assert (alpha[:, 14:] == 0).all()
     torch.testing.assert_close(alpha[:, :14], lasso(A, b, lam), atol=1e-8, rtol=0)
+    torch.testing.assert_close(fista(padded, b, 0.1)[:, :14], fista(A, b, 0.1), atol=1e-8, rtol=0)
 
 
 def test_a_warm_start_changes_the_work_and_not_the_solution(monkeypatch):
@@ -115,7 +124,7 @@ def test_a_warm_start_changes_the_work_and_not_the_solution(monkeypatch):
     # where the support and its signs hold no solver runs at all
     nearby = lasso(A, b * 1.001, 1e-5)
     monkeypatch.setattr(
-        sys.modules["kit.arch.sparse"], "homotopy", lambda *_: pytest.fail("solved anew although the start was optimal")
+        sys.modules["kit.arch.lasso"], "homotopy", lambda *_: pytest.fail("solved anew although the start was optimal")
     )
     torch.testing.assert_close(lasso(A, b, 1e-5, start=cold), cold, atol=1e-10, rtol=0)
     assert torch.equal(nearby.sign(), cold.sign())
@@ -156,3 +165,9 @@ def test_duplicate_and_opposite_columns_are_still_solved(lam: float):
 def test_what_is_refused(change, message: str):
     with pytest.raises(KitError, match=message):
         lasso(*change(*problem((2,), 7, 14)))
+
+
+def test_too_few_iterations_are_an_error_and_not_a_wrong_answer():
+    A, b = problem((2,), 7, 28)
+    with pytest.raises(KitError, match="after 3 iterations"):
+        fista(A, b, 1e-5, max_iterations=3)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from kit import space
 from kit.arch import SparseCoding
-from kit.arch.sparse import WIDTH, violation
+from kit.arch.lasso import violation
+from kit.arch.sparse import WIDTH
 from kit.search import grads
 from kit.search.learner import generator
 from kit.space import Child

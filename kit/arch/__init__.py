@@ -2,5 +2,6 @@
 
 from kit.arch.base import ARCH, ArchLearner, Given, Searcher, random_picks, register
 from kit.arch.edges import Edges, Gumbel
+from kit.arch.lasso import lasso
 from kit.arch.logits import Categorical, Dsnas, Reinforce
-from kit.arch.sparse import SparseCoding, lasso
+from kit.arch.sparse import SparseCoding

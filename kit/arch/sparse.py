@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kit.arch.base import Searcher, register
-from kit.errors import KitError
+from kit.arch.lasso import lasso
 from kit.space.network import Child
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
@@ -114,106 +114,3 @@ class SparseCoding(Searcher):
 
     def summary(self) -> dict[str, float]:
         return super().summary() | {"alpha/change": float(self.moved.max())}
-
-
-# ---- the LASSO -----------------------------------------------------------------------------------
-
-
-def lasso(A: Tensor, b: Tensor, lam: float = 1e-5, tol: float = 1e-9, start: Tensor | None = None) -> Tensor:
-    """argmin_α ½‖A α − b‖² + λ‖α‖₁ for a batch of problems, exactly.
-
-    A: float [..., m, n]; b: float [..., m]; start: [..., n], a warm start: where its support and signs still hold, one
-    solve suffices. Columns of zeros are allowed (padding); their α is 0. tol: largest allowed `violation` of the
-    optimality conditions, in the units of Aᵀb. Returns α [..., n] in the dtype of A; computed in float64. Raises
-    KitError on wrong shapes, negative λ, non-finite input, or where tol is not reached.
-    """
-    if A.ndim < 2 or b.shape != A.shape[:-1]:
-        raise KitError(f"lasso needs A [..., m, n] and b [..., m]; got A {tuple(A.shape)} and b {tuple(b.shape)}")
-    if not lam >= 0:
-        raise KitError(f"lasso needs λ ≥ 0, got {lam}")
-    if not (torch.isfinite(A).all() and torch.isfinite(b).all()):
-        raise KitError("lasso needs finite A and b")
-    dtype, shape = A.dtype, A.shape
-    A, b = A.double().reshape(-1, *shape[-2:]), b.double().reshape(-1, shape[-2])
-    alpha = torch.zeros(len(A), shape[-1], dtype=torch.float64, device=A.device)
-    if start is not None:
-        alpha = solve_on_support(A, b, start.double().reshape(alpha.shape), lam)
-    # the conditions cannot be met more exactly than rounding in Aᵀb allows
-    tol = max(tol, 1e-13 * float(_times(A.mT, b).abs().max()))
-    if (wrong := ~(violation(A, b, alpha, lam) <= tol)).any():
-        alpha[wrong] = homotopy(A[wrong], b[wrong], lam)
-    if (wrong := ~(violation(A, b, alpha, lam) <= tol)).any():
-        # tied columns, of which the path takes any: of slightly different lengths, they come one after another
-        A, b, tilt = A[wrong], b[wrong], 1 - 1e-9 * torch.arange(shape[-1], dtype=A.dtype, device=A.device)
-        path = homotopy(A * tilt, b, lam) if lam else _times(torch.linalg.pinv(A), b)
-        alpha[wrong] = solve_on_support(A, b, path, lam)
-        if not (worst := float(violation(A, b, alpha[wrong], lam).max())) <= tol:
-            raise KitError(f"lasso: violation {worst:.1e} > tol {tol:.1e}; raise tol or λ")
-    return alpha.reshape(*shape[:-2], shape[-1]).to(dtype)
-
-
-def violation(A: Tensor, b: Tensor, alpha: Tensor, lam: float) -> Tensor:
-    """How far α [B, n] is from optimal, per problem [B]: 0 exactly when 0 ∈ Aᵀ(Aα − b) + λ ∂‖α‖₁ (largest residual)."""
-    gradient = _times(A.mT, _times(A, alpha) - b)
-    inactive = (gradient.abs() - lam).clamp(min=0)
-    active = (gradient + lam * alpha.sign()).abs()
-    return torch.where(alpha == 0, inactive, active).amax(dim=-1)
-
-
-def homotopy(A: Tensor, b: Tensor, lam: float) -> Tensor:
-    """The exact solution by its path from λ = ‖Aᵀb‖∞ (where it is 0) down to `lam`: piecewise linear, one entry joins
-    or leaves at each knot (Osborne, Presnell & Turlach 2000; Efron et al. 2004). float64 [B, n]; not reliable for tied
-    columns. About twenty small solves for the cell space at λ = 1e-5, where the papers' shrinkage takes 10⁴ steps."""
-    alpha = torch.zeros(len(A), A.shape[-1], dtype=A.dtype, device=A.device)
-    correlation = _times(A.mT, b)
-    level = correlation.abs().amax(dim=-1, keepdim=True)
-    active = (correlation.abs() >= level) & (level > 0)
-    signs = correlation.sign() * active
-    left = torch.zeros_like(active)  # the entry that left at the last knot sits on the boundary: it must not rejoin yet
-    far = torch.full_like(alpha, torch.inf)
-    for _ in range(8 * A.shape[-1]):
-        remaining = (level - lam).clamp(min=0)
-        if not bool((remaining > 0).any()):
-            break
-        direction = _solve_active(A, active, signs)
-        slope = _times(A.mT, _times(A, direction))
-        rest = ~active & ~left
-        up = torch.where(rest & (1 - slope > 1e-14), (level - correlation) / (1 - slope), far)
-        down = torch.where(rest & (1 + slope > 1e-14), (level + correlation) / (1 + slope), far)
-        leave = torch.where(active & (alpha * direction < 0), -alpha / direction, far)
-        moves = torch.stack([up.clamp(min=0), down.clamp(min=0), leave], dim=-1).flatten(1)
-        knot, which = moves.min(dim=-1, keepdim=True)
-        last = knot >= remaining
-        gamma = torch.minimum(knot, remaining)
-        alpha = alpha + gamma * direction
-        level = level - gamma
-        correlation = correlation - gamma * slope
-        chosen = torch.zeros_like(active).scatter(1, which // 3, True) & ~last
-        kind = which % 3
-        left = chosen & (kind == 2)
-        joined = chosen & (kind < 2)
-        active = (active | joined) & ~left
-        signs = torch.where(joined, torch.where(kind == 0, 1.0, -1.0).to(signs.dtype), signs) * active
-        alpha = alpha * active
-    return alpha
-
-
-def solve_on_support(A: Tensor, b: Tensor, alpha: Tensor, lam: float) -> Tensor:
-    """The exact minimiser that has α's support and signs; α itself where that is no improvement."""
-    active = alpha != 0
-    solution = _solve_active(A, active, _times(A.mT, b) - lam * alpha.sign())
-    better = (solution.sign() == alpha.sign()).all(-1) & (violation(A, b, solution, lam) <= violation(A, b, alpha, lam))
-    return torch.where(better.unsqueeze(-1), solution, alpha)
-
-
-def _solve_active(A: Tensor, active: Tensor, right: Tensor) -> Tensor:
-    """x with A_Sᵀ A_S x_S = right_S on the active set S, zero elsewhere; zero where the system is singular."""
-    masked = A * active.unsqueeze(-2)
-    system = masked.mT @ masked + torch.diag_embed((~active).to(A.dtype))
-    solution, info = torch.linalg.solve_ex(system, (right * active).unsqueeze(-1))
-    usable = (info == 0).unsqueeze(-1) & torch.isfinite(solution.squeeze(-1))
-    return torch.where(usable & active, solution.squeeze(-1), torch.zeros_like(right))
-
-
-def _times(A: Tensor, x: Tensor) -> Tensor:
-    return (A @ x.unsqueeze(-1)).squeeze(-1)
