@@ -236,4 +236,4 @@ def learn_rate(steps: int, seed: int = 0) -> float:
         with torch.no_grad():
             net.threshold.zero_()
         STEPS["reward"].make(parts, batches, 1.0)
-    return float(learner.probabilities("lr")[RATES.index(PLANTED["lr"])])
+    return float(learner.probabilities()["lr"][RATES.index(PLANTED["lr"])])

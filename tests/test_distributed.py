@@ -121,7 +121,7 @@ def test_what_is_refused_is_said_once_and_before_anything_starts(job):
         "epochz",
         "2 ranks do not divide batch_size=61: start as many as divide it",
         "is not name=value",
-        "cannot be made (NotADirectoryError",
+        "cannot be made and locked (NotADirectoryError",
         "max_latency_ms is kept by",
     ):
         assert said_before.count(said) == 1, (said, said_before)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from test_process import SMALL, gone, until
+from test_process import ENDLESS, SMALL, gone, until
 from tests_micro import assert_same_run
 
 import kit
@@ -76,7 +76,7 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def _no_cluster_left_connected():
-    """A test that fails in the middle of a sweep leaves its neighbours none of it."""
+    """A test that fails in the middle of a sweep leaves its neighbours none of it: its runs end with the connection."""
     yield
     if ray is not None:
         ray.shutdown()
@@ -101,7 +101,8 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     marks = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*")}
     where = {"backend": "ray", "address": cluster.address}
     todo = [before, *configs, bad]
-    thread = threading.Thread(target=lambda: results.append(sweep.run(todo, out=out, **where)), daemon=True)
+    work = lambda: results.append(sweep.run(todo, out=out, workers=len(todo), **where))  # no run waits for another here
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
 
     raylet = cluster.other.all_processes["raylet"][0].process.pid
@@ -133,6 +134,17 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     marks |= {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.json")}
     assert len(sweep.run([before, *configs], out=out, **where).runs) == 4
     assert {path: path.stat().st_mtime_ns for path in marks} == marks
+
+
+@needs_ray
+def test_a_sweep_that_is_left_ends_and_leaves_nothing_running(cluster, tmp_path):
+    config, where = kit.Config(**ENDLESS), {"backend": "ray", "address": cluster.address}
+    thread = threading.Thread(target=lambda: sweep.run([config], out=tmp_path, **where), daemon=True)
+    thread.start()
+    ((run, _),) = until(lambda: at_work(tmp_path), "the first epoch")
+    ray.shutdown()  # what Ctrl-C does
+    thread.join(timeout=120)
+    assert not thread.is_alive() and gone(run)
 
 
 @needs_ray

@@ -255,10 +255,15 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LOST, max_calls=0)(_in_ray_worker)
 
     def run(values: dict[str, Any], folder: Path, **options: Any) -> str:
-        try:
-            return ray.get(task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options))
-        except ray.exceptions.RayError as error:
-            return f"its Ray worker was lost: {errors.summary(error)}"
+        result = task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options).future()
+        while ray.is_initialized():  # once it is shut down, as by Ctrl-C, nothing arrives any more
+            try:
+                return result.result(timeout=0.5)
+            except ray.exceptions.RayError as error:
+                return f"its Ray worker was lost: {errors.summary(error)}"
+            except TimeoutError:
+                pass
+        return "the sweep was stopped"
 
     return run, room, ray.shutdown
 
