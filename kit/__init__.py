@@ -4,7 +4,7 @@ import importlib
 import os
 import pkgutil
 
-# OpenMP's threads wait in a busy loop by default: beside other work a step of two threads took up to thirty times as
+# OpenMP's threads wait in a busy loop by default: where two searches share two cores, a step takes up to ten times as
 # long. Read when torch is loaded, so before it; a setting of the caller's own is kept.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

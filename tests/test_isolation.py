@@ -95,3 +95,16 @@ def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(own, fo
     environment |= {"OMP_WAIT_POLICY": own} if own else {}
     done = subprocess.run([sys.executable, "-c", LOADS_TORCH], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [found], done.stderr  # torch reads it when it is loaded
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 1), ("2", 2)])
+def test_small_images_keep_one_thread_busy_unless_told_otherwise(micro, tmp_path, monkeypatch, asked, used):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    torch.set_num_threads(2)
+    try:
+        run = kit.search(micro_config("plain", epochs=1), out=tmp_path, progress=Silent())
+        assert (run.provenance["threads"], torch.get_num_threads()) == (used, 2)  # the caller's own are as they were
+    finally:
+        torch.set_num_threads(1)

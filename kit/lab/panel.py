@@ -10,7 +10,6 @@ from typing import Any
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
-import torch
 
 from kit import data, figures, methods
 from kit.config import Config
@@ -86,7 +85,7 @@ class Dashboard(widgets.VBox):
             raise KitError(f"{self.folder} is in use by another process: wait for it, or stop it first")
         elif self.state == "idle":
             values = self.config().model_dump()
-            CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder, threads=torch.get_num_threads())
+            CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder)
             self.refresh()
             self._watch()
 

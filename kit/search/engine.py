@@ -28,6 +28,7 @@ from kit.space.layers import average_statistics, keep_freed, norms
 
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")
+PER_THREAD = 2**21  # values of a layer's batch: with fewer each, threads wait for one another longer than they work
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
 DTYPE = torch.float32  #: of the weights
 # torch's default dtype and its random numbers belong to the whole process: searches in threads take turns
@@ -49,6 +50,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     place = Path(out if out is not None else config.out).expanduser()
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
+        torch.set_num_threads(_threads(config, sets))
         facts = _facts(sets)
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
@@ -72,7 +74,7 @@ def own_state() -> Iterator[None]:
     """Within it torch has `DTYPE`, the CPU, gradients and random numbers of kit's own, whatever the caller has set;
     afterwards the caller finds everything as it was. A second thread waits until the first is done."""
     with _TURN:
-        dtype, cpu = torch.get_default_dtype(), torch.device("cpu")
+        dtype, threads, cpu = torch.get_default_dtype(), torch.get_num_threads(), torch.device("cpu")
         # a mode, through which every call of torch would go: only where it is needed
         device = cpu if torch.get_default_device() != cpu else contextlib.nullcontext()
         torch.set_default_dtype(DTYPE)
@@ -82,6 +84,16 @@ def own_state() -> Iterator[None]:
                 yield
         finally:
             torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
+
+
+def _threads(config: Config, sets: ImageSets) -> int:
+    """torch's threads, but no more than the images keep busy, unless OMP_NUM_THREADS asks for them: a thread without
+    work costs time, and on a busy machine a multiple of it."""
+    threads = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ:
+        return threads
+    return max(1, min(threads, config.batch_size * config.channels * math.prod(sets.size) // PER_THREAD))
 
 
 def _facts(sets: ImageSets) -> dict[str, Any]:
