@@ -31,18 +31,20 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
 
     runs: a folder of run directories, paths with commas, or a list. dataset: only the runs on it ("": all). Raises
     KitError when nothing is left to compare."""
-    found, rows, aside = [], [], []
-    for path in _paths(runs):
+    paths, found, aside = [], {}, []
+    for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
+        path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
+        paths += sorted(p.parent for p in path.glob("*/config.json")) or [path]
+    for path in dict.fromkeys(path.resolve() for path in paths):
         try:
             run = Run.load(path)
             if dataset in ("", run.config.dataset):
-                rows.append(_circumstances(run))
-                found.append(run)
+                found[run] = _circumstances(run)
         except KitError as error:
             aside.append(f"Left out: {error}.")
     if not found:
         raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
-    circumstances = pd.DataFrame(rows, index=pd.Index([run.path.name for run in found], name="run"))
+    circumstances = pd.DataFrame(found.values(), index=pd.Index([run.path.name for run in found], name="run"))
     table = tables.per_run(found).join(circumstances.reset_index())
     for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
@@ -50,15 +52,6 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
     shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
     agreement = pd.DataFrame(shares, circumstances.index, circumstances.index)
     return Comparison(table, agreement, [*_notes(circumstances), *aside])
-
-
-def _paths(runs: str | Path | Sequence[Run | str | Path]) -> list[Path]:
-    """The run directories meant, each once."""
-    found = []
-    for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
-        path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
-        found += sorted(p.parent for p in path.glob("*/config.json")) or [path]
-    return list(dict.fromkeys(path.resolve() for path in found))
 
 
 def _circumstances(run: Run) -> dict[str, str]:
@@ -95,10 +88,11 @@ def choices(run: Run) -> set[str]:
 
 
 def _notes(circumstances: pd.DataFrame) -> list[str]:
-    counts = {name: values.value_counts(sort=False) for name, values in circumstances.items()}
-    same = "; ".join(f"{name}: {values.index[0]}" for name, values in counts.items() if len(values) == 1)
-    notes = [f"The same in all runs: {same}."]
-    for name, values in counts.items():
-        if len(values) > 1:
-            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in values.items())}.")
-    return [*notes, RULE] if len(notes) > 1 else notes
+    same, notes = [], []
+    for name, values in circumstances.items():
+        counts = values.value_counts(sort=False)
+        if len(counts) == 1:
+            same.append(f"{name}: {counts.index[0]}")
+        else:
+            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in counts.items())}.")
+    return [f"The same in all runs: {'; '.join(same)}.", *notes, *([RULE] if notes else [])]

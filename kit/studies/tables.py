@@ -99,11 +99,11 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
-def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
+def summarize(runs: Sequence[Run]) -> pd.DataFrame:
     """`grouped` by method, with the means of seconds, memory_mb, params and macs, and the columns of `against`."""
     rows = per_run(runs)
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in COSTS})
-    return summary.join(against(rows, "test_accuracy", reference), on="method")
+    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method")
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
