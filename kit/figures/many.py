@@ -93,7 +93,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
 def tradeoffs(table: pd.DataFrame) -> go.Figure:
     """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
 
-    table: `kit.studies.compare.compare(runs).table`."""
+    table: `kit.studies.tables.compare(runs).table`."""
     kept = ["run", "data", "method", ACCURACY]
     points = table.assign(**{ACCURACY: 100 * table["test_accuracy"]})
     points = points.melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
