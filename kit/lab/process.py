@@ -39,17 +39,11 @@ class ChildProcess:
     """A run under way.
 
     values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run
-    directory. threads: of torch; None: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None:
-    all. notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
+    directory. threads: of torch; 0: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None: all.
+    notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
 
     def __init__(
-        self,
-        values: Mapping[str, Any],
-        folder: Path,
-        *,
-        threads: int | None = None,
-        cards: str | None = None,
-        notebook: str | None = None,
+        self, values: Mapping[str, Any], folder: Path, *, threads: int = 0, cards: str | None = None, notebook: str = ""
     ):
         self.killed = self.paused = False
         environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
@@ -112,7 +106,7 @@ def kill_all() -> None:
 # ---- in the process ------------------------------------------------------------------------------
 
 
-def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str | None, place: tuple) -> None:
+def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
@@ -127,10 +121,10 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     while store.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
-        if notebook is None:
-            search(Config(**values), out=folder.parent, progress=Silent())
-        else:
+        if notebook:
             _papermill(values, folder, notebook)
+        else:
+            search(Config(**values), out=folder.parent, progress=Silent())
     except Exception as error:
         link.send(_said(error))
         sys.exit(1)
