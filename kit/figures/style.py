@@ -17,19 +17,11 @@ from kit.run.run import Run
 from kit.space import SPACES
 
 # Okabe & Ito 2008: colours told apart with any kind of colour blindness
-PALETTE = {
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "black": "#000000",
-}
-SERIES = list(PALETTE.values())
+BLUE, VERMILLION, SKY = "#0072B2", "#D55E00", "#56B4E9"
+SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000"]
 GREY = "#6E6E6E"
-LOW_TO_HIGH = [PALETTE["blue"], "#F7F7F7", PALETTE["vermillion"]]  # less than, as, more than expected
-SHARE = ["#F7F7F7", PALETTE["sky"], "#003B5C"]
+LOW_TO_HIGH = [BLUE, "#F7F7F7", VERMILLION]  # less than, as, more than expected
+SHARE = ["#F7F7F7", SKY, "#003B5C"]
 WIDTH = 1000  # pixels for which figures are laid out
 
 # a colour for each operation of a space, in the order of SERIES; two kernel sizes of a kind are a dark and a light one
