@@ -165,8 +165,8 @@ def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
 
 def landscape_lines(landscapes: Landscapes) -> go.Figure:
     """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
-    low, high = _span(landscapes)
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 560})
+    low, high, guess = _span(landscapes)
+    figure = go.Figure(layout={"template": TEMPLATE})
     for k, item in enumerate(landscapes):
         color = look(item.run.config.method).color
         at, (mean, below, above) = item.lines.coordinates, item.lines.band()
@@ -178,18 +178,16 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
         name = f"{item.label} (n = {len(item.lines.values)} directions)"
         line = {"color": color, "dash": DASHES[k % len(DASHES)]}
         figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
-    figure.add_hline(_guess(landscapes), line=DOTTED)
-    figure.update_xaxes(title_text=f"t · d, {UNIT}")
+    figure.add_hline(guess, line=DOTTED).update_xaxes(title_text=f"t · d, {UNIT}")
     limits = [math.log10(low / 1.5), math.log10(high)]
     figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", type="log", range=limits)
-    legend = {"orientation": "h", "y": -0.15, "yanchor": "top", "traceorder": "normal"}
     title = f"{_title(landscapes)} along random directions (dotted: guessing)"
-    return figure.update_layout(title_text=title, legend=legend)
+    return _legend_below(figure, 560).update_layout(title_text=title, legend_traceorder="normal")
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
     """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
-    low, high = np.log10(_span(landscapes))
+    low, high, _ = np.log10(_span(landscapes))
     step = (high - low) / LEVELS
     level = {"start": low, "end": high - step / 2, "size": step}
     level = {"z": {"show": True, "color": "white", **level}} if kind is go.Surface else level
@@ -213,18 +211,14 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
     return figure.update_annotations(font_size=12)
 
 
-def _span(landscapes: Landscapes) -> tuple[float, float]:
-    """The lowest and the highest loss that all panels show: what lies far above guessing says that the network is
-    broken, not how much."""
+def _span(landscapes: Landscapes) -> tuple[float, float, float]:
+    """The lowest and the highest loss that all panels show (what lies far above guessing says that the network is
+    broken, not how much), and that of guessing."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
-    lowest = max(float(np.nanmin(values)), 1e-9)
-    return lowest, max(min(10 * _guess(landscapes), float(np.nanmax(values))), lowest * 1.001)
+    lowest, guess = max(float(np.nanmin(values)), 1e-9), math.log(max(2, len(landscapes[0].run.classes)))
+    return lowest, max(min(10 * guess, float(np.nanmax(values))), lowest * 1.001), guess
 
 
 def _title(landscapes: Landscapes) -> str:
     first = landscapes[0]
     return f"{Path(first.run.config.dataset).name} · test loss ({first.images:,} test images)"
-
-
-def _guess(landscapes: Landscapes) -> float:
-    return math.log(max(2, len(landscapes[0].run.classes)))

@@ -33,8 +33,8 @@ CURVES = {
     "alpha/skips": ("α: skips among the choices [%]", "α"),
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
-COLORS = dict(zip(("training", "η", "τ", "α", "validation", "", "effective"), SERIES))
-ONE_RUN = {"color": "line", "color_discrete_map": COLORS}
+LINES = ("training", "η", "τ", "α", "validation", "", "effective")
+ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
 DASHES = {"validation": "dash", "effective": "dash"}
 
 

@@ -103,10 +103,8 @@ def kill_all() -> None:
         child.kill()
 
 
-# ---- in the process ------------------------------------------------------------------------------
-
-
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:
+    """What the process does."""
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
@@ -126,7 +124,9 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
         else:
             search(Config(**values), out=folder.parent, progress=Silent())
     except Exception as error:
-        link.send(_said(error))
+        name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
+        own = "what a session registers, other processes do not know: put it into a file, plugins='my_file.py'"
+        link.send(f"{name}: {' '.join(value.split())[:LONGEST]}" + (f" ({own})" if value.startswith("unknown") else ""))
         sys.exit(1)
 
 
@@ -134,13 +134,6 @@ def _die_with(link: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         link.recv()  # nothing is ever sent down: this returns when the other end is gone
     os.killpg(0, signal.SIGKILL)
-
-
-def _said(error: Exception) -> str:
-    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
-    hint = " (what a session registers, other processes do not know: put it into a file, plugins='my_file.py')"
-    hint = hint if value.startswith("unknown") else ""
-    return f"{name}: {' '.join(value.split())[:LONGEST]}{hint}"
 
 
 def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:

@@ -23,8 +23,6 @@ from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
-LOST = 3  # times that a run may lose its Ray worker or node
-
 
 class Result(NamedTuple):
     """runs: the finished ones, in the order of the configurations; failures: the others' causes, by name."""
@@ -238,7 +236,7 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
         ray.shutdown()
         asked = f"threads={threads}, gpus={gpus:g} for each run"
         raise KitError(f"{asked}, and no machine of the cluster {address} has as much: ask for fewer, or a fraction")
-    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LOST, max_calls=0)(_in_ray_worker)
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=3, max_calls=0)(_in_ray_worker)  # for lost nodes
 
     def run(values: dict[str, Any], folder: Path, **options: Any) -> str:
         result = task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options).future()

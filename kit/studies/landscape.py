@@ -162,16 +162,14 @@ def sharpness(
     """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
     largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
     Options as for `plane`."""
-    part = part_of(data, min(eigenvalue_images, len(data)))
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
-    return found | {"eigenvalue": largest_eigenvalue(model, part)}
+    return found | {"eigenvalue": largest_eigenvalue(model, part_of(data, eigenvalue_images))}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
-    """About n images with the classes' shares kept, the same ones every time; 0: all of them."""
-    if not 0 <= n <= len(data):
-        raise KitError(f"images={n:,}: there are {len(data):,}; 0 takes them all")
-    return data if n in (0, len(data)) else data.take(stratified_split(data.labels, n / len(data))[1])
+    """About n images with the classes' shares kept, the same ones every time; all of them for 0 and where there are no
+    more."""
+    return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
 
 
 def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
@@ -202,7 +200,7 @@ def compare(
 ) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
 
-    images: so many test images, drawn evenly from the classes (0: all), at most 512 of them for the Hessian. grid:
+    images: at most so many test images, drawn evenly from the classes (0: all), 512 of them for the Hessian. grid:
     steps and radius, as for `plane`. What is measured lies in the run's directory, in landscape/, and is read the next
     time. Raises KitError before any compute for a path that is no run, a run without a model, and runs that were not
     tested on the same images."""
@@ -211,7 +209,7 @@ def compare(
     # in the memory format that the runs evaluated them in: kernels may round by it
     models = [run.model(pick_device(device)).to(memory_format=torch.channels_last) for run in opened]
     part = part_of(_test_images(opened), images).to(pick_device(device))
-    curved, measured = part_of(part, min(512, len(part))), []
+    curved, measured = part_of(part, 512), []
     name = f"{len(at)}-{at[-1]:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
         path = run.path / "landscape" / name

@@ -57,14 +57,11 @@ def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
     return stats.t.ppf(0.975, n - 1) * std / n**0.5
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: pd.Series) -> pd.Series:
     """Holm's step-down adjustment of a family of p-values (Holm 1979): the k-th smallest times the number not yet
     rejected, kept monotone, at most 1. NaN stands for no test and does not count."""
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
-    adjusted = np.full(len(p), math.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted
+    ordered = p.dropna().sort_values()
+    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
@@ -100,7 +97,7 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     n, mean = apart.count(), apart.mean()
     # seeds that all differ by the same number of test images have no spread to take an interval from
     std = apart.std().where(apart.max() - apart.min() > 1e-12)
-    half, p = half_width(std, n), 2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1)
+    half, p = half_width(std, n), pd.Series(2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
     values = (mean, mean - half, mean + half)
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
