@@ -9,7 +9,7 @@ not declare; here every such name is a field of `kit.Config`, one of the noteboo
 import ast
 import contextlib
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ def typed(name: str, value: Any) -> Any:
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
     return _converted(name, value, Config.model_fields[name].annotation)
+
+
+def assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """Values for `kit.Config` from texts like "epochs=10". Raises KitError for a text of another form and a misfit."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise KitError(f"{text!r} is not name=value, such as dataset=digits; kit.Config.model_fields has the names")
+        values[name] = typed(name, value)
+    return values
 
 
 def home() -> Path:

@@ -59,12 +59,8 @@ class Dashboard(widgets.VBox):
 
     def config(self) -> Config:
         """What the form says. Raises KitError for a text that is not of its field's type, and as `kit.Config` does."""
-        given = {name: text for name in FORM if (text := self.fields[name].value.strip())}
-        for part in self.fields["other fields"].value.split():
-            name, equals, given[name] = part.partition("=")
-            if not equals:
-                raise KitError(f"other fields: {part!r} is not name=value, such as drop_path=0.2")
-        config = Config(**{name: notebook.typed(name, text) for name, text in given.items()})
+        given = [f"{name}={text}" for name in FORM if (text := self.fields[name].value.strip())]
+        config = Config(**notebook.assigned([*given, *self.fields["other fields"].value.split()]))
         for name in FORM[len(MAIN) :]:
             self.fields[name].placeholder = str(getattr(config, name))
         return config

@@ -112,9 +112,7 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
     return Plane(at, values.reshape(steps, steps, *values.shape[1:]), seed)
 
 
-def line(
-    model: nn.Module, data: ImageSet, directions: int = 10, *, steps: int = 21, radius: float = 1, seed=0, **options
-) -> LossLines:
+def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.0, seed=0, **options) -> LossLines:
     """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
     rest as for `plane`."""
     at = np.unique([*axis(steps=steps, radius=radius, directions=directions), *RADII, *(-r for r in RADII)])
@@ -156,9 +154,7 @@ def _evaluate(
     return np.stack(values)
 
 
-def sharpness(
-    model: nn.Module, data: ImageSet, *, directions: int = 10, eigenvalue_images: int = 512, **options
-) -> dict[str, float]:
+def sharpness(model: nn.Module, data: ImageSet, *, directions=10, eigenvalue_images=512, **options) -> dict[str, float]:
     """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
     largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
     Options as for `plane`."""
@@ -213,9 +209,7 @@ def compare(
     name = f"{len(at)}-{at[-1]:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
         path = run.path / "landscape" / name
-        if path.is_file():
-            kept = store.read_arrays(path)
-        else:
+        if not (kept := store.read_arrays(path, {})):
             lines, flat = line(model, part, directions, seed=seed, **grid), plane(model, part, seed=seed, **grid)
             kept = {"lines": lines.values, "at": lines.coordinates, "plane": flat.values}
             kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved))
