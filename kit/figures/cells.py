@@ -2,8 +2,7 @@
 runs' compared.
 
 Every edge of a cell has a row of its own, and its operation's name stands in it just before the node that it enters, so
-that neither names nor nodes can overlap.
-"""
+that neither names nor nodes can overlap."""
 
 import functools
 from collections.abc import Collection, Mapping, Sequence

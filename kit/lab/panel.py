@@ -112,7 +112,19 @@ class Dashboard(widgets.VBox):
                     figure = figures.blank(str(error))
                 figure.update_layout(width=WIDTH)
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
-        self._describe()
+        (start, pause, stop), state, run = self.buttons.values(), self.state, self.run
+        start.description = "resume" if run and not run.finished else "start"
+        pause.description = "continue" if state == "paused" else "pause"
+        pause.disabled = stop.disabled = state not in ("running", "paused")
+        for widget in (start, *self.fields.values()):
+            widget.disabled = state != "idle"
+        words = [state if state != "idle" else run.status if run else "ready", self.folder.name]
+        if run:
+            self.bar.max = run.config.epochs
+            self.bar.value = run.history["epoch"].max() if len(run.history) else 0
+            words += [f"epoch {self.bar.value} of {self.bar.max}"]
+            words += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
+        self.line.value = f"<span class='kit-line'>{html.escape(' · '.join(words))}</span>"
 
     def _attach(self) -> None:
         """Show the run of the form's configuration, if there is one, and take its search in hand if this kernel runs
@@ -138,21 +150,6 @@ class Dashboard(widgets.VBox):
         if self.state != "idle" and (self.watching is None or self.watching.done()):
             with contextlib.suppress(RuntimeError):  # no event loop: a script, not a kernel
                 self.watching = asyncio.get_running_loop().create_task(watch())
-
-    def _describe(self) -> None:
-        (start, pause, stop), state, run = self.buttons.values(), self.state, self.run
-        start.description = "resume" if run and not run.finished else "start"
-        pause.description = "continue" if state == "paused" else "pause"
-        pause.disabled = stop.disabled = state not in ("running", "paused")
-        for widget in (start, *self.fields.values()):
-            widget.disabled = state != "idle"
-        words = [state if state != "idle" else run.status if run else "ready", self.folder.name]
-        if run:
-            self.bar.max = run.config.epochs
-            self.bar.value = run.history["epoch"].max() if len(run.history) else 0
-            words += [f"epoch {self.bar.value} of {self.bar.max}"]
-            words += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
-        self.line.value = f"<span class='kit-line'>{html.escape(' · '.join(words))}</span>"
 
     def _say(self, text: str) -> None:
         self.message.value = f"<b class='kit-message'>{html.escape(text)}</b>" if text else ""

@@ -33,9 +33,9 @@ def write(
     drawn, more = KINDS[kind].gather(kind, runs, **options)
     usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
     path = Path(folder) / f"{name or usual}.json"
-    pictures = {path.with_name(f"{path.stem}{ending}.png"): (text, figure) for ending, text, figure in drawn}
-    saved = figures.save_all({picture: figure for picture, (_, figure) in pictures.items()}, width=1200)
-    captions = [(picture.name, text) for picture, (text, _) in pictures.items()] if saved else []
+    pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
+    saved = figures.save_all(pictures, width=1200)
+    captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
     configs = [run.config.model_dump() | elsewhere for run in runs]
     rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
