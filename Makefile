@@ -17,7 +17,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,fast,export]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,fast,tables,export]'
 	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
 		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
 	touch $(INSTALLED)
