@@ -62,7 +62,7 @@ report: $(INSTALLED)
 
 # pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; the notebooks run on
 # real data, only smaller and shorter
-SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
+SMALL := {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
 	"batch_size": 256, "train_images": 512, "methods": "dha,seq-dha,plain", "seeds": 2, "shares": "0.15,1", "steps": 5, "directions": 2, \
 	"images": 64, "updates": 19, "out": "build/test/runs", "reports": "build/test/reports"}
 
