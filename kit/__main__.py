@@ -6,8 +6,6 @@ On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=cifar10 method=dha
 The names are the fields of kit.Config:
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
