@@ -1,11 +1,8 @@
 """Image files: found, read, and decoded once into a memory-mapped array. What a file holds decides, not its name.
 
-    <root>/cache/NAME-SIZE-PLACE-DIGEST/images.npy   uint8 [N, C, H, W]
-                                        marks.npy    uint8 [N, 32], SHA-256 of each
-                                        bad.json     which files hold no image, and why
-                                        fitted       is there if the images differ in size
-
-DIGEST is of the files' paths, sizes and times. Nothing is unpickled.
+The cache's folder NAME-SIZE-PLACE-DIGEST, the last of the files' paths, sizes and times, holds images.npy (uint8
+[N, C, H, W]), marks.npy (their `pixel_marks`), bad.json (which files hold no image, and why) and, where the images
+differed in size, `fitted`.
 """
 
 import contextlib
@@ -51,27 +48,25 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     Hidden ones are left out; links are followed, each folder is entered once. Raises OSError where that is not allowed.
     """
     found, entered, left = [], set(map(str, Path(os.path.realpath(folder)).parents)), [folder]
-    while left:
-        where = left.pop(0)
+    for where in left:  # which grows meanwhile
         if (place := os.path.realpath(where)) not in entered:
             entered.add(place)
-            for item in sorted(where.iterdir()):
-                if visible(item.name):
-                    (left if item.is_dir() else found).append(item)
+            for item in visible(where):
+                (left if item.is_dir() else found).append(item)
     found.sort()
     return [file for file in found if is_image(file)], [file for file in found if not is_image(file)]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in the folder, sorted, without what is hidden. Raises OSError where it cannot be listed."""
+    return [item for item in sorted(folder.iterdir()) if not item.name.startswith((".", "__MACOSX"))]
 
 
 def is_image(file: Path) -> bool:
     return file.suffix.lower() in EXTENSIONS
 
 
-def visible(name: str) -> bool:
-    return not name.startswith((".", "__MACOSX"))
-
-
 def say_left_out(folder: Path, files: Sequence[Path]) -> None:
-    """One line, if there are any."""
     if files:
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + ", …" * (len(files) > 5)
         say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {ENDINGS}: {shown}")
@@ -91,17 +86,16 @@ def attempted(read: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return list(threads.map(attempt, items))
 
 
-def listed(bad: dict[str, str]) -> str:
+def listed(bad: dict[Any, str]) -> str:
     """The first bad images with their reasons, for a message."""
     shown = "; ".join(f"{image} ({why})" for image, why in list(bad.items())[:5])
-    return shown + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+    return shown + f"; and {len(bad) - 5} more" * (len(bad) > 5)
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
     """One image file as uint8 [1 or 3, H, W]; see `from_pil`. Raises BadImage for what is no regular file or none of
     `FORMATS`, and whatever PIL raises for one that is broken."""
-    file = Path(file)
-    if file.exists() and not file.is_file():  # opening a named pipe that nobody writes to would wait for ever
+    if os.path.exists(file) and not os.path.isfile(file):  # a named pipe that nobody writes to opens never
         raise BadImage("not a regular file")
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -133,21 +127,23 @@ def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than PIL's 8 bits of a colour, which PIL cuts without a word, or other than unsigned
-    numbers."""
+    """Whether a colour has more than 8 bits in the file, which PIL cuts without a word, or none that are unsigned."""
     if tags := getattr(image, "tag_v2", None):
         bits, kinds = tags.get(258, 1), tags.get(339, 1)  # BitsPerSample; SampleFormat: 1 is unsigned, 4 is anything
         return np.max(bits) > 8 or not np.isin(kinds, (1, 4)).all()
-    read = [(tile[0], tile[3]) for tile in getattr(image, "tile", ())]  # PIL's decoder and what it is told
-    png = image.format == "PNG" and any(";16" in str(how) for _, how in read)
-    return png or any(name.startswith("ppm") and how[1:] > (255,) for name, how in read if isinstance(how, tuple))
+    for decoder, _, _, how in getattr(image, "tile", ()):  # how: what PIL tells its decoder
+        if image.format == "PNG" and ";16" in str(how):
+            return True
+        if decoder.startswith("ppm") and isinstance(how, tuple) and how[1:] > (255,):
+            return True
+    return False
 
 
 def fit(images: Tensor, height: int, width: int) -> Tensor:
     """Scale until height×width pixels are covered (bilinear, antialiased), then crop the centre.
 
-    images: uint8 [N, C, H, W]. Returns uint8 [N, C, height, width], the same tensor where nothing changes. Raises
-    BadImage where the scaled image would have more than `MAX_PIXELS` pixels."""
+    images: uint8 [N, C, H, W]; the same tensor comes back where nothing changes. Raises BadImage where the scaled image
+    would have more than `MAX_PIXELS` pixels."""
     h, w = images.shape[-2:]
     if (h, w) == (height, width):
         return images
@@ -163,8 +159,7 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
 class Streamed:
     """N images of a pool, uint8 [N, C, H, W]; rows of it come to `device` when they are asked for.
 
-    pool: uint8 [P, C, H, W] on the CPU; marks: uint8 [P, 32], its `pixel_marks`; rows: int64 [N], which of the pool's
-    images these are."""
+    pool: uint8 [P, C, H, W] on the CPU; marks: its `pixel_marks`; rows: int64 [N], which of the pool these are."""
 
     pool: Tensor
     marks: Tensor
@@ -186,7 +181,6 @@ class Streamed:
         return replace(self, device=torch.empty(0, device=device).device)  # with the GPU's number, as tensors say it
 
     def take(self, rows: Tensor) -> Self:
-        """Some of these images, in the order of rows (int64); nothing is read."""
         return replace(self, rows=self.rows[rows.cpu()])
 
 
@@ -199,11 +193,11 @@ def pixel_marks(images: Tensor) -> Tensor:
 def decoded(
     files: Sequence[Path], name: Path, image_size: int | None = None, photo_size: int = 32
 ) -> tuple[Streamed, dict[int, str]]:
-    """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there.
+    """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there, and the
+    rows that hold no image (they are black), and why.
 
-    Images become RGB, or one grey channel if all are grey. Beside them the rows that hold no image (they are black),
-    and why. Where no image_size is given they keep their size, or become squares of photo_size if they differ in it,
-    which is said. Raises KitError where no image can be read, and where there is no room for them."""
+    Images become RGB, or one grey channel if all are grey. Where no image_size is given they keep their size, or become
+    squares of photo_size if they differ, which is said. Raises KitError where none can be read or kept."""
     digest = hashlib.sha256(b"3")  # of what is read from a file: another number makes all caches anew
     for file in files:
         digest.update(os.fsencode(file))
@@ -221,9 +215,9 @@ def decoded(
             stored = lambda name: torch.from_numpy(np.load(folder / f"{name}.npy", "c"))  # c: writes stay in memory
             images = Streamed(stored("images"), stored("marks"), torch.arange(len(files)))
             bad, fitted = json.loads((folder / "bad.json").read_text()), (folder / "fitted").is_file()
+    except KitError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, KitError):
-            raise
         mend = "remove it, or set root= or KIT_DATA to a folder with room"
         raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
     if fitted:
@@ -234,7 +228,7 @@ def decoded(
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock `path`.lock, so that of several processes one does the work while the others wait."""
+    """Hold the lock `path`.lock: of several processes one does the work while the others wait."""
     lock = FileLock(f"{path}.lock")
     with contextlib.suppress(OSError):  # in a folder that can only be read there is nothing to wait for
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,8 +241,8 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A new folder; what is put into it becomes `folder`, as a whole or not at all. Where it holds a folder of that
-    name, as an archive does, that one does. For one process at a time."""
+    """A new folder, which becomes `folder` as a whole or not at all, or a folder of that name in it does, as of an
+    archive. For one process at a time."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -261,7 +255,6 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_size: int, channels: int = 0) -> None:
-    """Write all images. The first one says what shape the others have."""
     images, bad, target, read = None, {}, folder / "images.npy", partial(decode, image_size=image_size)
     silent = getattr(sys.stderr, "closed", True)  # or there is none
     starts = tqdm(range(0, len(files), AT_ONCE), "decoding images", delay=2, mininterval=2, disable=silent)

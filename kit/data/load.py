@@ -28,12 +28,11 @@ def load_dataset(
 
     name: one of `datasets()`, or the path of a folder of class folders, of a folder with train/, [val/,] test/ of class
     folders, or of a .csv, .tsv or .txt file with the columns path, label and, if wanted, split. root: where data sets
-    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: resize the shorter side and crop the centre to this
-    many pixels; by default images keep their size, or take the one that the data set is read at, or, where files differ
-    in size, photo_size; that is said. on_bad_image: "error" names images that cannot be used, with the reasons, and
-    stops; "skip" goes on without them. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are not held in
-    memory but streamed. Raises KitError: unknown name, path that cannot be read, data that is neither here nor to be
-    downloaded, a loader that returns no `Source`."""
+    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: resize the shorter side and crop the centre to so many
+    pixels; by default images keep their size, or take the data set's own or, where files differ, photo_size, which is
+    said. on_bad_image: "error" stops at images that cannot be used and names them, "skip" leaves them out. Decoded
+    files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown name, path that cannot be
+    read, data that is neither here nor to be downloaded, a loader that returns no `Source`."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
     folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
@@ -46,7 +45,7 @@ def load_dataset(
     if name in DATASETS:
         source = _called(name, folder, size)
     else:
-        path = Path(os.path.expanduser(name))
+        path = Path(name).expanduser()
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
@@ -89,7 +88,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
     if places.duplicated().any():
         twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
-    files = list(table["file"])
+    files, parts = list(table["file"]), {}
     size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
     images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
     if bad:
@@ -103,7 +102,6 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
         stream = images.pool.nbytes > 1e9 * float(os.environ.get("KIT_RESIDENT_GB") or 4)
     except ValueError as error:
         raise KitError(f"KIT_RESIDENT_GB must be a number of gigabytes from 0, which streams all: {error}") from None
-    parts = {}
     for part, held in table.groupby("part"):
         rows = torch.tensor(held.index.to_numpy())
         parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())
@@ -117,28 +115,31 @@ def _check_counts(source: Source, table: pd.DataFrame) -> None:
         if (n := counts.get(("train", label), 0)) < needed:
             have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
             raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
-    for part in source.parts:
-        if part not in counts:
-            raise KitError(f"{part} has no readable image: give at least one, or leave the part out")
+    if empty := set(source.parts) - set(table["part"]):
+        raise KitError(f"{' and '.join(empty)} has no readable image: give at least one, or leave the part out")
 
 
 def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
     """Resize, and hold out what the source does not. Raises KitError where the parts break ImageSets' contract."""
-    parts, pool, seed = source.parts, source.train, f"(split seed {SPLIT_SEED})"
+    parts, pool, left, seed = source.parts, source.train, 1.0, f"(split seed {SPLIT_SEED})"
+    rows, shares = {"train": torch.arange(len(pool))}, {"test": source.test_fraction, "val": source.val_fraction}
+    for part, share in shares.items():
+        if part not in parts:
+            kept, held = stratified_split(pool.labels.cpu()[rows["train"]], share / left)
+            rows |= {"train": rows["train"][kept], part: rows["train"][held]}
+            left -= share
+    if len(rows) > 1:
+        parts |= {part: pool.take(own) for part, own in rows.items()}
     if source.test is None:
-        kept, test = stratified_split(pool.labels, source.test_fraction)
-        train, val = stratified_split(pool.labels[kept], source.val_fraction / (1 - source.test_fraction))
-        parts = {"train": pool.take(kept[train]), "val": pool.take(kept[val]), "test": pool.take(test)}
-        shares = 1 - source.val_fraction - source.test_fraction, source.val_fraction, source.test_fraction
-        split = "the source has no split: stratified {:.0%} train, {:.0%} val, {:.0%} test ".format(*shares) + seed
-        split = f"{source.split}; {split}" if source.split else split
+        split = "the source has no split: stratified {:.0%} train, {val:.0%} val, {test:.0%} test ".format(
+            left, **shares
+        )
+        split = "; ".join(filter(None, (source.split, split + seed)))
     elif source.val is None:
-        train, val = stratified_split(pool.labels, source.val_fraction)
-        parts |= {"train": pool.take(train), "val": pool.take(val)}
         held = f"val is a stratified {source.val_fraction:.0%} of its training images {seed}"
         split = f"{source.split or 'test as the source gives it'}; {held}"
     else:
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
-        parts = {name: replace(part, images=fit(part.images, image_size, image_size)) for name, part in parts.items()}
+        parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from kit.data.image import ENDINGS, image_files, is_image, say_left_out, visible
+from kit.data.image import image_files, is_image, say_left_out, visible
 from kit.data.sets import ImageSet, described
 from kit.errors import KitError, summary
 from kit.registry import Registry
@@ -31,12 +31,12 @@ SPLITS = {word: part for part, words in WORDS.items() for word in words.split()}
 
 @dataclass(eq=False)
 class Source:
-    """What a loader returns: the parts that the source publishes, each (images uint8 [N, C, H, W], labels int64 [N]) or
-    a list of (image file, label).
+    """What a loader returns: the published parts, each (images uint8 [N, C, H, W], labels int64 [N]) or a list of (image
+    file, label).
 
-    classes: the name of each label; whole numbers become text. Without test, both fractions are of `train`; with test
-    but without val, only `val_fraction` is. split: one sentence saying whose split this is, for reports. Raises
-    KitError for what does not fit, and for names of classes that look alike or cannot be written."""
+    classes: the name of each label; whole numbers become text. The fractions of `train` are held out for parts that are
+    not given. split: one sentence saying whose split this is, for reports. Raises KitError for what does not fit, and
+    for names of classes that look alike or cannot be written."""
 
     classes: tuple[str, ...]
     train: Part
@@ -63,12 +63,11 @@ class Source:
 
     @property
     def parts(self) -> dict[str, Part]:
-        """train, val and test as far as they are given, each an `ImageSet` or a list of files with their labels."""
+        """Those that are given, each an `ImageSet` or a list of files with their labels."""
         return {name: part for name in WORDS if (part := getattr(self, name)) is not None}
 
 
 def _class_name(given: Any) -> str:
-    """Text in one Unicode form. Raises KitError for what is none, or could not be written into a run's files."""
     name = str(given) if isinstance(given, (str, Integral)) else ""
     if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
         raise KitError(f"a class is called {given!r}: a name must be text that UTF-8 can write, on one line; rename it")
@@ -78,9 +77,8 @@ def _class_name(given: Any) -> str:
 def _look(name: str) -> str:
     """The same for names that a reader takes for one. Single letters may be classes of their own."""
     shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf").strip()
-    if len(shown) == 1:
-        return shown
-    return " ".join(unicodedata.normalize("NFKC", shown).translate(ALIKE).casefold().split())
+    alike = unicodedata.normalize("NFKC", shown).translate(ALIKE).casefold()
+    return shown if len(shown) == 1 else " ".join(alike.split())
 
 
 def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, int]]:
@@ -108,14 +106,7 @@ def datasets() -> list[str]:
     return sorted(DATASETS)
 
 
-def register(
-    name: str,
-    loader: Callable[..., Source],
-    title: str = "",
-    flip: bool = True,
-    size: int | None = None,
-    bring: str = "",
-) -> None:
+def register(name: str, loader: Callable[..., Source], title="", flip=True, size: int | None = None, bring="") -> None:
     """Make `name` known to `load_dataset`.
 
     loader(root, image_size) returns a `Source`. title: how many images, what they show, licence and source; flip: a
@@ -123,17 +114,15 @@ def register(
     neither found nor fetched. Raises KitError if the name is taken or is not made of a-z, 0-9 and _."""
     if not re.fullmatch(r"[a-z0-9_]+", name):
         raise KitError(f"dataset name {name!r} must be made of a-z, 0-9 and _")
-    if not hasattr(loader, "__qualname__"):
-        raise KitError(f"the loader of dataset {name!r} must be a function of root and image_size, got {loader!r:.80}")
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
 def read_folder(path: str | os.PathLike) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded.
 
-    Classes are sorted by name, files by path; names that start with a dot are skipped. Files below a class count as
-    its own; images beside the class folders, and what is no image, are left out and named. Raises KitError for a folder
-    that cannot be listed, has a class without images, or splits that differ in classes."""
+    Classes are sorted by name, files by path. Files below a class count as its own; what is hidden is skipped; images
+    beside the class folders, and what is no image, are left out and named. Raises KitError for a folder that cannot be
+    listed, or splits that differ in classes."""
     folder = Path(path).expanduser()
     try:
         found = folders(folder)
@@ -164,10 +153,6 @@ def class_folders(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
         left += others
     if not found:
         raise KitError(f"{folder} has no class folders: {LAYOUT}")
-    for name, images in found.items():
-        if not images:
-            held = f"; it holds {', '.join(map(str, left[:3]))}" if left else ""
-            raise KitError(f"class folder {folder / name} has no image file ({ENDINGS}): add some or remove it{held}")
     say_left_out(folder, left)
     classes = sorted(found)
     return classes, [(file, label) for label, name in enumerate(classes) for file in found[name]]
@@ -175,12 +160,11 @@ def class_folders(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
 
 def folders(folder: Path) -> dict[str, Path]:
     """The folders in it by name, sorted, without hidden ones."""
-    return {item.name: item for item in sorted(folder.iterdir()) if visible(item.name) and item.is_dir()}
+    return {item.name: item for item in visible(folder) if item.is_dir()}
 
 
 def _loose(folder: Path) -> list[Path]:
-    """Images that lie in the folder itself."""
-    return [item for item in sorted(folder.iterdir()) if visible(item.name) and is_image(item) and not item.is_dir()]
+    return [item for item in visible(folder) if is_image(item) and not item.is_dir()]
 
 
 def read_csv(path: str | os.PathLike) -> Source:
@@ -204,11 +188,8 @@ def read_csv(path: str | os.PathLike) -> Source:
     if not {"path", "label"} <= set(rows) or not rows.columns.is_unique or rows.empty:
         raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
 
-    def image(name: str) -> Path:
-        there = file.parent / name
-        return there if os.path.isfile(there) else file.parent / name.replace("\\", "/")
-
-    images, names = rows["path"].map(image), rows["label"].str.normalize("NFC")
+    images, names = rows["path"].map(file.parent.joinpath), rows["label"].str.normalize("NFC")
+    images = images.where(images.map(os.path.isfile), rows["path"].str.replace("\\", "/").map(file.parent.joinpath))
     split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
     sound = (names != "") & split.isin(set(WORDS)) & images.map(os.path.isfile)
     if lines := [f"line {row + 2 + before} ({', '.join(rows.loc[row])})" for row in rows.index[~sound]]:
