@@ -1,4 +1,4 @@
-"""Architecture learners: what all of them share, and the one that does not learn (a given or a random architecture)."""
+"""Architecture learners: what all share, and the one that does not learn (a given or a random architecture)."""
 
 from abc import abstractmethod
 from typing import Any
@@ -75,11 +75,10 @@ class Given(ArchLearner):
 class Searcher(ByAdam, ArchLearner):
     """A learner whose variables have one row for each slot; those of frozen slots rest.
 
-    generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take.
-    options: those declared in `Options`. A constructor hands its variables to `optimize`; `alpha`, float64 [slots, most
-    candidates], shows them in the history. `valid`, of the same shape, is False for padding, `fixed` holds the picks of
-    frozen slots and None for the others, and `refused` counts children that broke the limits.
-    """
+    generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take. A
+    constructor hands its variables to `optimize`; `alpha`, float64 [slots, most candidates], shows them in the history.
+    `valid`, of the same shape, is False for padding, `fixed` holds the picks of frozen slots and None for the others,
+    and `refused` counts children that broke the limits."""
 
     searches = True
     kept = ("fixed", "refused")
@@ -103,16 +102,13 @@ class Searcher(ByAdam, ArchLearner):
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
         leaves = [variable.requires_grad_() for variable in variables]
-        # as in DARTS and ISTA-NAS
-        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)
+        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)  # as DARTS and ISTA-NAS
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
-        if self.finished:
-            return
         before = [variable.clone() for variable in self.variables()]
-        super().move(gradient)
-        if self.frozen.any():  # Adam's momentum and weight decay would move these rows as well
+        super().move([] if self.finished else gradient)
+        if self.frozen.any():  # Adam's momentum would move these rows as well
             for variable, old in zip(self.variables(), before):
                 variable[self.frozen] = old[self.frozen]
 
@@ -122,7 +118,6 @@ class Searcher(ByAdam, ArchLearner):
 
     @property
     def finished(self) -> bool:
-        """Whether the architecture will not change any more."""
         return None not in self.fixed
 
     def end_epoch(self, last: bool) -> list[int]:
@@ -143,14 +138,13 @@ class Searcher(ByAdam, ArchLearner):
         return tuple(leaf(gate) if chosen is None else None for gate, chosen in zip(gates, self.fixed))
 
     def largest(self, strength: Tensor) -> Picks:
-        """The strongest candidates of every slot, and those of frozen slots. strength: ≥ 0, shaped as `alpha`."""
+        """Every slot's strongest candidates, and frozen slots' own. strength: ≥ 0, shaped as `alpha`."""
         order = strength.detach().cpu().masked_fill(~self.valid, -1.0).argsort(dim=1, descending=True, stable=True)
         rows = zip(self.slots, self.fixed, order.tolist())
         return tuple(chosen or tuple(sorted(row[: slot.takes])) for slot, chosen, row in rows)
 
     def strongest(self, strength: Tensor) -> Picks:
-        """As `largest`; where that breaks the limits, the child with the greatest product of strengths that keeps to
-        them: of probabilities, the likeliest."""
+        """`largest`; where that breaks the limits, the child within them with the greatest product of strengths."""
         picks = self.largest(strength)
         if self.limits.allow(picks):
             return picks
@@ -177,8 +171,8 @@ class Searcher(ByAdam, ArchLearner):
 
 
 def random_picks(slots: tuple[Slot, ...], generator: Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws break the limits, the one within them with the greatest sum of random numbers."""
+    """A child drawn uniformly among those within the limits; where `tries` draws break them, the one within them with
+    the greatest sum of random numbers."""
     for _ in range(tries):
         orders = [torch.randperm(len(slot.candidates), generator=generator).tolist() for slot in slots]
         picks = tuple(tuple(sorted(order[: slot.takes])) for order, slot in zip(orders, slots))

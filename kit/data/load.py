@@ -122,8 +122,8 @@ def _check_counts(source: Source, table: pd.DataFrame) -> None:
 def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
     """Resize, and hold out what the source does not. Raises KitError where the parts break ImageSets' contract."""
     parts, pool, left, seed = source.parts, source.train, 1.0, f"(split seed {SPLIT_SEED})"
-    rows, shares = {"train": torch.arange(len(pool))}, {"test": source.test_fraction, "val": source.val_fraction}
-    for part, share in shares.items():
+    rows = {"train": torch.arange(len(pool))}
+    for part, share in (("test", source.test_fraction), ("val", source.val_fraction)):
         if part not in parts:
             kept, held = stratified_split(pool.labels.cpu()[rows["train"]], share / left)
             rows |= {"train": rows["train"][kept], part: rows["train"][held]}
@@ -131,10 +131,8 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
     if len(rows) > 1:
         parts |= {part: pool.take(own) for part, own in rows.items()}
     if source.test is None:
-        split = "the source has no split: stratified {:.0%} train, {val:.0%} val, {test:.0%} test ".format(
-            left, **shares
-        )
-        split = "; ".join(filter(None, (source.split, split + seed)))
+        cut = f"stratified {left:.0%} train, {source.val_fraction:.0%} val, {source.test_fraction:.0%} test {seed}"
+        split = (f"{source.split}; " if source.split else "") + f"the source has no split: {cut}"
     elif source.val is None:
         held = f"val is a stratified {source.val_fraction:.0%} of its training images {seed}"
         split = f"{source.split or 'test as the source gives it'}; {held}"

@@ -31,8 +31,8 @@ SPLITS = {word: part for part, words in WORDS.items() for word in words.split()}
 
 @dataclass(eq=False)
 class Source:
-    """What a loader returns: the published parts, each (images uint8 [N, C, H, W], labels int64 [N]) or a list of (image
-    file, label).
+    """What a loader returns: the parts that are published, each (images uint8 [N, C, H, W], labels int64 [N]) or a list
+    of (image file, label).
 
     classes: the name of each label; whole numbers become text. The fractions of `train` are held out for parts that are
     not given. split: one sentence saying whose split this is, for reports. Raises KitError for what does not fit, and

@@ -80,15 +80,15 @@ def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
 
 
 class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those. Without one
-    it gives `variables` and `move` itself."""
+    """A learner whose variables its optimizer `adam` moves, where it has one; `kept` names what it has to keep besides
+    those and `generator`."""
 
     kept: tuple[str, ...] = ()
     adam: torch.optim.Optimizer | None = None
     generator: torch.Generator
 
     def variables(self) -> list[Tensor]:
-        return [variable for group in self.adam.param_groups for variable in group["params"]]
+        return [variable for group in (self.adam.param_groups if self.adam else ()) for variable in group["params"]]
 
     def move(self, gradient: list[Tensor]) -> None:
         if gradient:
