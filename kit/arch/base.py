@@ -30,7 +30,6 @@ class ArchLearner(Learner):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Raises KitError for a configuration that the learner cannot follow."""
         if config.target_macs is not None and not cls.steers:
             able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
             raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
@@ -88,9 +87,7 @@ class Searcher(ByAdam, ArchLearner):
         arch_reach: float = Field(6.0, gt=0, description="how far b or a logit of α can move in the search stage")
         arch_lr: float | None = Field(None, gt=0, description="Adam's rate on b or the logits; None: from arch_reach")
 
-    def __init__(
-        self, slots: tuple[Slot, ...], generator: Generator, limits: Limits, *, device="cpu", steps=1, **options: Any
-    ):
+    def __init__(self, slots, generator: Generator, limits: Limits, *, device="cpu", steps=1, **options: Any):
         self.slots, self.generator, self.limits = slots, generator, limits
         self.device, self.steps, self.options = torch.device(device), steps, self.Options(**options)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
@@ -113,8 +110,8 @@ class Searcher(ByAdam, ArchLearner):
                 variable[self.frozen] = old[self.frozen]
 
     @property
-    def frozen(self) -> Tensor:
-        return torch.tensor([picks is not None for picks in self.fixed])  # bool [slots]
+    def frozen(self) -> Tensor:  # bool [slots]
+        return torch.tensor([picks is not None for picks in self.fixed])
 
     @property
     def finished(self) -> bool:
@@ -134,8 +131,8 @@ class Searcher(ByAdam, ArchLearner):
 
     def leaves(self, gates: list[Tensor]) -> tuple[Tensor | None, ...]:
         """The gates of the open slots, each a leaf of its own, so that one backward pass gives each its gradient."""
-        leaf = lambda gate: gate.detach().clone().requires_grad_()
-        return tuple(leaf(gate) if chosen is None else None for gate, chosen in zip(gates, self.fixed))
+        rows = zip(gates, self.fixed)
+        return tuple(gate.detach().clone().requires_grad_() if chosen is None else None for gate, chosen in rows)
 
     def largest(self, strength: Tensor) -> Picks:
         """Every slot's strongest candidates, and frozen slots' own. strength: ≥ 0, shaped as `alpha`."""
@@ -161,13 +158,10 @@ class Searcher(ByAdam, ArchLearner):
 
     def summary(self) -> dict[str, float]:
         names = [slot.candidates[c][0] for slot, chosen in zip(self.slots, self.picks) for c in chosen]
-        p = self.distributions()
-        return {
-            "alpha/frozen": float(self.frozen.sum()),
-            "alpha/entropy": float(-(p * p.clamp(min=1e-300).log()).sum(1).mean()),
-            "alpha/refused": float(self.refused),
-            "alpha/skips": names.count("skip_connect") / len(names),
-        }
+        p, skips = self.distributions(), names.count("skip_connect") / len(names)
+        entropy = float(-(p * p.clamp(min=1e-300).log()).sum(1).mean())
+        found = {"alpha/frozen": float(self.frozen.sum()), "alpha/entropy": entropy}
+        return found | {"alpha/refused": float(self.refused), "alpha/skips": skips}
 
 
 def random_picks(slots: tuple[Slot, ...], generator: Generator, limits: Limits, tries: int = 1000) -> Picks:

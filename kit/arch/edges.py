@@ -101,7 +101,6 @@ class Edges(Logits):
 
 
 def _by_edge(slot: Slot) -> list[list[int]]:
-    """The candidates of every edge, edges ascending."""
     edges = sorted({edge for _, edge in slot.candidates})
     return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
 

@@ -14,10 +14,9 @@ def lasso(A: Tensor, b: Tensor, lam=1e-5, tol=1e-9, start: Tensor | None = None,
     """argmin_α ½‖A α − b‖² + λ‖α‖₁ for a batch of problems.
 
     A: float [..., m, n]; b: float [..., m]; start: [..., n], a warm start: where its support and signs still hold, one
-    solve suffices. Columns of zeros are allowed (padding); their α is 0. tol: largest allowed `violation` of the
-    optimality conditions, in the units of Aᵀb. Returns α [..., n] in the dtype of A; computed in float64. Raises
-    KitError on wrong shapes, negative λ, non-finite input, or when max_iterations of the fallback do not reach tol.
-    """
+    solve suffices. Columns of zeros are allowed (padding); their α is 0. tol: largest `violation` of the optimality
+    conditions, in the units of Aᵀb. Returns α [..., n] in the dtype of A; computed in float64. Raises KitError on wrong
+    shapes, negative λ, non-finite input, or where max_iterations of the fallback do not reach tol."""
     finite = torch.isfinite(A).all() and torch.isfinite(b).all()
     if A.ndim < 2 or b.shape != A.shape[:-1] or not lam >= 0 or not finite:
         given = f"{tuple(A.shape)} and {tuple(b.shape)}, {'' if finite else 'not '}finite, λ = {lam}"
@@ -70,9 +69,8 @@ def fista(A: Tensor, b: Tensor, lam: float, tol: float = 1e-9, max_iterations: i
 
 
 def homotopy(A: Tensor, b: Tensor, lam: float) -> Tensor:
-    """The exact solution by its path from λ = ‖Aᵀb‖∞ (where it is 0) down to `lam`: piecewise linear, one entry joins
-    or leaves at each knot (Osborne, Presnell & Turlach 2000; Efron et al. 2004). float64 [B, n]; not reliable for tied
-    columns: check it."""
+    """The exact solution by its path from λ = ‖Aᵀb‖∞, where it is 0: piecewise linear, an entry joins or leaves at each
+    knot (Osborne et al. 2000; Efron et al. 2004). float64 [B, n]; not reliable for tied columns: check it."""
     alpha = torch.zeros(len(A), A.shape[-1], dtype=A.dtype, device=A.device)
     correlation = _apply(A.mT, b)
     level = correlation.abs().amax(dim=-1, keepdim=True)

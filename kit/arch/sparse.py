@@ -11,17 +11,11 @@ from kit.arch.lasso import lasso
 from kit.space.network import Child
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
+REACH = {"paper": 94.0, "server": 30.0, "laptop": 10.0}
+BRINGS = {"arch_reach": REACH, "recover": {"paper": "step"}, "freeze_tol": {"paper": 1e-3}}
 
 
-@register(
-    "sparse-coding",
-    title="Sparse coding (DHA, ISTA-NAS)",
-    brings={
-        "arch_reach": {"paper": 94.0, "server": 30.0, "laptop": 10.0},
-        "recover": {"paper": "step"},
-        "freeze_tol": {"paper": 1e-3},
-    },
-)
+@register("sparse-coding", title="Sparse coding (DHA, ISTA-NAS)", brings=BRINGS)
 class SparseCoding(Searcher):
     """Each slot trains a short dense vector b; its α is the sparse vector that b compresses, recovered by the LASSO, of
     all slots, padded to the widest, in one batch. A child that breaks the limits is not taken: the last one stays."""
@@ -78,8 +72,7 @@ class SparseCoding(Searcher):
         return self.child()
 
     def derived(self) -> Child:
-        """The current architecture, with the gates that the weights are trained with."""
-        return self.child().detached()
+        return self.child().detached()  # with the gates that the weights are trained with
 
     def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
         """gates: ∂L/∂w per slot [picks]."""

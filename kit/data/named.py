@@ -20,8 +20,8 @@ from torchvision import datasets as tv
 from torchvision.datasets.utils import extract_archive
 
 from kit.data.image import whole
+from kit.data.load import Part, Source, class_folders, folders, register
 from kit.data.sets import SPLIT_SEED, stratified_split
-from kit.data.sources import Part, Source, class_folders, folders, register
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -35,11 +35,8 @@ OPEN, RESEARCH = "no licence stated", "non-commercial research by its terms"
 TWO = {"train": "train", "test": "test"}
 
 
-def known(
-    name: str, title: str, read: Callable[..., Read], *how: Any, split: str = "", val: float = 0.1, **about: Any
-) -> None:
-    """Register a set. read(*how, root); val: the share of the training images to hold out where no part is published;
-    about: as in `register`."""
+def known(name: str, title: str, read: Callable[..., Read], *how: Any, split="", val=0.1, **about: Any) -> None:
+    """Register a set. read(*how, root); val: the share of the training images to hold out; about: as of `register`."""
 
     def load(root: Path, image_size: int | None = None) -> Source:
         classes, parts = read(*how, root)
@@ -92,10 +89,9 @@ def elpv(classes: tuple[str, ...], root: Path) -> Read:
     package, folder = importlib.util.find_spec("elpv_dataset"), root / "elpv"
     if package is not None and not folder.is_dir():
         folder = Path(package.origin).parent / "data"
-    cells = [line.split() for line in _lines(folder / "labels.csv")]
-    thirds = [round(3 * float(probability)) for _, probability, _ in cells]
-    files = [(folder / cell[0], level * len(classes) // 4) for cell, level in zip(cells, thirds)]
-    strata = torch.tensor([2 * level + (cell[2] == "poly") for cell, level in zip(cells, thirds)])
+    cells = [(name, round(3 * float(p)), kind) for name, p, kind in map(str.split, _lines(folder / "labels.csv"))]
+    files = [(folder / name, third * len(classes) // 4) for name, third, _ in cells]
+    strata = torch.tensor([2 * third + (kind == "poly") for _, third, kind in cells])
     parts = zip(("train", "test"), stratified_split(strata, 0.25))
     return classes, {part: [files[i] for i in rows.tolist()] for part, rows in parts}
 
@@ -106,8 +102,8 @@ def imagenet(root: Path) -> Read:
 
 
 def flowers(root: Path) -> dict[str, Path]:
-    classes = tv.Flowers102(root, download=True).classes
-    return {f"flower_{i}": root / "flowers-102" / "jpg" for i in range(1, len(classes) + 1)}
+    names = (f"flower_{i}" for i, _ in enumerate(tv.Flowers102(root, download=True).classes, 1))
+    return dict.fromkeys(names, root / "flowers-102" / "jpg")
 
 
 def sun397(root: Path) -> Read:

@@ -20,10 +20,8 @@ SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Labelled images on one device.
-
-    images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` to it; labels: int64 [N], from 0. Raises KitError
-    where they do not fit, or N is 0."""
+    """Labelled images on one device. images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` to it; labels:
+    int64 [N], from 0. Raises KitError where they do not fit, or N is 0."""
 
     images: Tensor | Streamed
     labels: Tensor
@@ -167,11 +165,9 @@ class Batches:
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
-    """Hold out `fraction` of the samples of every class at random.
-
-    labels: int64 [N]. Returns (kept, held), ascending int64 indices on the CPU. Each class gives its share rounded down
-    or up, so that the total is round(fraction · N); a class of two or more keeps and gives at least one, a class of one
-    keeps it."""
+    """Hold out `fraction` of the samples of every class at random. labels: int64 [N]. Returns (kept, held), ascending
+    int64 indices on the CPU. Each class gives its share rounded down or up, so that the total is round(fraction · N); a
+    class of two or more keeps and gives at least one, a class of one keeps it."""
     if not 0 < fraction < 1:
         raise KitError(f"fraction must be between 0 and 1, got {fraction}")
     labels = labels.cpu().numpy()
@@ -201,21 +197,17 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
 
 
 def digest(sets: ImageSets) -> str:
-    """SHA-256 in hex of the images, labels and class names of all parts; of images that stream by their marks."""
+    """SHA-256 in hex of the images, labels and class names of all parts; alike whether they stream or not."""
     total = hashlib.sha256(json.dumps(sets.classes).encode())
     for name, part in sets.parts.items():
-        images, lazy = part.images, isinstance(part.images, Streamed)
-        marks = images.marks[images.rows] if lazy else torch.cat([pixel_marks(x) for x in images.split(1024)])
-        total.update(f"{name} {list(images.shape)}".encode())
-        total.update(marks.numpy().tobytes() + part.labels.cpu().numpy().astype("<i8").tobytes())
+        total.update(f"{name} {list(part.images.shape)}".encode() + pixel_marks(part.images).numpy().tobytes())
+        total.update(part.labels.cpu().numpy().astype("<i8").tobytes())
     return total.hexdigest()
 
 
 def normalization(data: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels, to be taken from training images.
-
-    Returns float32 [C] and [C] on the set's device, of pixels in [0, 1]; exact, by sums of integers. The deviation is
-    at least one grey level (1/255), so that nothing is divided by zero."""
+    """Mean and standard deviation of each channel over all pixels, exactly: float32 [C] and [C] on the set's device, of
+    pixels in [0, 1]. The deviation is at least one grey level (1/255), so that nothing is divided by zero."""
     sums, n = 0, len(data) * data.images.shape[2:].numel()
     for images, _ in data.chunks(256):
         pixels = images.flatten(2).int()

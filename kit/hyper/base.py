@@ -48,8 +48,7 @@ class HyperLearner(ByAdam):
         self.steps, self.options = steps, self.Options(**options)
 
     def draw(self) -> dict[str, float]:
-        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides."""
-        return {}
+        return {}  # before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides
 
     def sample(self, schedule: float = 1.0) -> Values:
         """schedule: the factor of the learning-rate schedule at this step, in (0, 1]."""

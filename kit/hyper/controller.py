@@ -75,8 +75,7 @@ class Searched(HyperLearner):
         self.bases = read_bases(self.options.hyper_space)
 
     @abstractmethod
-    def current(self) -> dict[str, float | str]:
-        """What this step uses, by name."""
+    def current(self) -> dict[str, float | str]: ...  # what this step uses, by name
 
     @abstractmethod
     def best(self) -> dict[str, float | str]:
@@ -128,7 +127,6 @@ class Controller(Rewarded, Searched):
         return super().draw()
 
     def current(self) -> dict[str, float | str]:
-        """The values of the last `draw`."""
         return {name: self.bases[name][i] for name, i in self.drawn.items()}
 
     def best(self) -> dict[str, float | str]:

@@ -80,8 +80,8 @@ def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
 
 
 class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves, where it has one; `kept` names what it has to keep besides
-    those and `generator`."""
+    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those. Without one
+    it gives `variables` and `move` itself."""
 
     kept: tuple[str, ...] = ()
     adam: torch.optim.Optimizer | None = None
