@@ -1,6 +1,5 @@
 """Architecture learners that decide per input edge (METHOD section 2c): a slot's candidates are grouped by the edge
-that they read. In a space without edges (choice blocks) a slot is one group.
-"""
+that they read. In a space without edges (choice blocks) a slot is one group."""
 
 from functools import partial
 from typing import Any

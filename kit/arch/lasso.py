@@ -1,8 +1,7 @@
 """LASSO for many small problems at once: sparse recovery of the architecture (DHA eq. 6, ISTA-NAS; METHOD section 2a).
 
 `homotopy` follows the exact solution path in λ: about twenty small solves for the cell space's problems, where `fista`,
-the papers' iteration, takes tens of thousands of steps. That solves degenerate problems, whose path is not unique.
-"""
+the papers' iteration, takes tens of thousands of steps. That solves degenerate problems, whose path is not unique."""
 
 import torch
 from torch import Tensor

@@ -12,9 +12,6 @@ from kit.augment.ops import DAAS_OPS, OPS
 from kit.augment.policy import Draw, LearnedPolicy, register, share
 from kit.search import ranks
 
-IDENTITY = OPS.index("Identity")
-
-
 RATES = {"paper": 1e-3, "server": 5e-3, "laptop": 2e-2}
 
 
@@ -56,7 +53,7 @@ class PolicyGradient(LearnedPolicy):
         applied = torch.rand(draws, 2, generator=g, device=device) < self.apply_logit.sigmoid()[place]
         scores = self.delta[place] + (0.0 if derived else _gumbel((draws, 2, self.bins), g))
         place, applied, bins = (x.expand(n, 2) for x in (place, applied, scores.argmax(2)))
-        ops, magnitude = torch.where(applied, self.places[place], IDENTITY), bins * (10 / (self.bins - 1))
+        ops, magnitude = torch.where(applied, self.places[place], OPS.index("Identity")), bins * (10 / (self.bins - 1))
         choices = torch.stack([place, applied.long(), bins], dim=2)
         return self.complete(ops, magnitude, index=place[:, 0] * k + place[:, 1], choices=choices)
 

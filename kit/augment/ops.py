@@ -3,8 +3,7 @@
 Ranges are AutoAugment's as torchvision uses them, a magnitude of 10 their end; beyond it they go on linearly. Pixels,
 and so the order of roundings, are those of `torchvision.transforms.v2.functional` on uint8 tensors. Grids are float32,
 one rounding per operation, the same on every device; torchvision takes them from the machine's BLAS, which may round a
-pixel on the edge of two cells the other way.
-"""
+pixel on the edge of two cells the other way."""
 
 import functools
 from collections.abc import Callable

@@ -1,6 +1,5 @@
 """Augmentation policies: functions of (batch, draw) on the device. Crop and flip come first; then the drawn operations;
-cutout, where a recipe has it, last.
-"""
+cutout, where a recipe has it, last."""
 
 import dataclasses
 import functools
@@ -8,8 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -21,11 +19,10 @@ from kit.errors import KitError
 from kit.search import ranks
 from kit.search.learner import ByAdam
 
-T = TypeVar("T")
 AUGMENT = registry.Registry("augmentation policy")
 
 
-def register(name: str, **settings: Any) -> Callable[[T], T]:
+def register(name: str, **settings: Any) -> Callable[[Any], Any]:
     """A decorator that registers a policy (a subclass of `Policy`) or an operation (a function, see
     `register_operation`) by name. settings of a policy: title, colour and brings, as of a `registry.Part`; cutout=True
     for a hole of half the image's side, basic=False for neither crop nor flip; others are passed on to the class."""
@@ -87,7 +84,7 @@ class Basics:
 
 
 @functools.cache
-def fast_path() -> ModuleType | None:
+def fast_path() -> Any:
     """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
     try:
         from kit.fast import augment

@@ -2,8 +2,7 @@
 
 The cache's folder NAME-SIZE-PLACE-DIGEST, the last of the files' paths, sizes and times, holds images.npy (uint8
 [N, C, H, W]), marks.npy (their `pixel_marks`), bad.json (which files hold no image, and why) and, where the images
-differed in size, `fitted`.
-"""
+differed in size, `fitted`."""
 
 import contextlib
 import glob
@@ -44,23 +43,19 @@ class BadImage(KitError):
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files in a folder and below it that end as images do, and the others, sorted by path, without hidden ones.
     Links are followed, each folder is entered once. Raises OSError where that is not allowed."""
-    found, entered, left = [], set(map(str, Path(os.path.realpath(folder)).parents)), [folder]
+    images, others, left, entered = [], [], [folder], set(map(str, Path(os.path.realpath(folder)).parents))
     for where in left:  # which grows meanwhile
         if (place := os.path.realpath(where)) not in entered:
             entered.add(place)
             for item in visible(where):
-                (left if item.is_dir() else found).append(item)
-    found.sort()
-    return [file for file in found if is_image(file)], [file for file in found if not is_image(file)]
+                kind = images if item.suffix.lower() in EXTENSIONS else others
+                (left if item.is_dir() else kind).append(item)
+    return sorted(images), sorted(others)
 
 
 def visible(folder: Path) -> list[Path]:
     """What lies in the folder, sorted."""
     return [item for item in sorted(folder.iterdir()) if not item.name.startswith((".", "__MACOSX"))]
-
-
-def is_image(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS
 
 
 def say_left_out(folder: Path, files: Sequence[Path]) -> None:
@@ -84,7 +79,6 @@ def attempted(read: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 
 
 def listed(bad: dict[Any, str]) -> str:
-    """The first bad images with their reasons, for a message."""
     shown = "; ".join(f"{image} ({why})" for image, why in list(bad.items())[:5])
     return shown + f"; and {len(bad) - 5} more" * (len(bad) > 5)
 

@@ -1,6 +1,5 @@
 """From a data set's name or path to a `Source`, by a registered loader, of a folder or a list of files; and from it to
-disjoint train, val and test sets.
-"""
+disjoint train, val and test sets."""
 
 import contextlib
 import functools
@@ -21,12 +20,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kit.data.image import alone, decoded, fit, image_files, is_image, listed, say_left_out, visible
+from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, summary, unknown
 from kit.registry import Registry
 from kit.search.progress import say
 
+Place = str | os.PathLike
 Part = ImageSet | tuple[Tensor, Tensor] | list[tuple[Path, int]]
 DATASETS = Registry("dataset")
 ALIKE = str.maketrans("АВЕКМНОРСТХаеорсухΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTXaeopcyxABEZHIKMNOPTYXo")  # of other scripts
@@ -87,20 +87,18 @@ def _look(name: str) -> str:
 
 
 def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, int]]:
-    if isinstance(part, ImageSet):
-        return part
     if isinstance(part, (tuple, list)) and len(part) == 2 and any(hasattr(one, "shape") for one in part):
         part = ImageSet(*part)
         if part.images.shape[1] not in (1, 3):
             mend = "images.permute(0, 3, 1, 2) puts channels first, images[:, :3] is RGB of RGBA"
             raise KitError(f"{name} has images {list(part.images.shape)}: 1 or 3 channels are needed; {mend}")
+    if isinstance(part, ImageSet):
         return part
     try:
-        if not isinstance(part, (tuple, list)):
-            raise TypeError(f"it is {described(part)}")
         pairs = [(Path(file), operator.index(label)) for file, label in part]
     except (TypeError, ValueError) as error:
-        raise KitError(f"{name} is neither (images, labels) nor a list of (image file, label): {error}") from None
+        wanted = f"neither (images, labels) nor a list of (image file, label) but {described(part)}"
+        raise KitError(f"{name} is {wanted}: {error}") from None
     if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
         raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
     return pairs
@@ -121,7 +119,7 @@ def register(name: str, loader: Callable[..., Source], title="", flip=True, size
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
-def read_folder(path: str | os.PathLike) -> Source:
+def read_folder(path: Place) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded. Classes
     are sorted by name, files by path. What is hidden is skipped; images beside the class folders, and other files, are
     left out and named. Raises KitError for a folder that cannot be listed, or splits that differ in classes."""
@@ -166,10 +164,10 @@ def folders(folder: Path) -> dict[str, Path]:
 
 
 def _loose(folder: Path) -> list[Path]:
-    return [item for item in visible(folder) if is_image(item) and not item.is_dir()]
+    return [item for item in visible(folder) if item.suffix.lower() in EXTENSIONS and not item.is_dir()]
 
 
-def read_csv(path: str | os.PathLike) -> Source:
+def read_csv(path: Place) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
     Columns: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or test). Labels
     are sorted, by number if all are numbers. Raises KitError, naming the lines, for what is missing or unknown."""
@@ -203,21 +201,17 @@ def read_csv(path: str | os.PathLike) -> Source:
 
 
 def load_dataset(
-    name: str | os.PathLike,
-    root: str | os.PathLike | None = None,
-    image_size: int | None = None,
-    on_bad_image: str = "error",
-    photo_size: int = 32,
+    name: Place, root: Place | None = None, image_size: int | None = None, on_bad_image="error", photo_size=32
 ) -> ImageSets:
     """Disjoint train, val and test sets as uint8 images; the same on every call and machine.
 
     name: one of `datasets()`, or the path of a folder of class folders, of a folder with train/, [val/,] test/ of class
     folders, or of a .csv, .tsv or .txt file with the columns path, label and, if wanted, split. root: where data sets
-    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: resize the shorter side and crop the centre to so many
-    pixels; by default images keep their size, or take the data set's own or, where files differ, photo_size, which is
-    said. on_bad_image: "error" stops at images that cannot be used and names them, "skip" leaves them out. Decoded
-    files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown name, path that cannot be
-    read, data that is neither here nor to be downloaded, a loader that returns no `Source`."""
+    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: so many pixels (a whole number), by resizing the
+    shorter side and cropping the centre; None: images keep their size, or take the data set's own or, where files
+    differ, photo_size, which is said. on_bad_image: "error" stops at images that cannot be used and names them, "skip"
+    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown
+    name, path that cannot be read, data neither here nor to be downloaded, a loader that returns no `Source`."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
     folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
@@ -301,7 +295,7 @@ def _check_counts(source: Source, table: pd.DataFrame) -> None:
             have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
             raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
     if empty := set(source.parts) - set(table["part"]):
-        raise KitError(f"{' and '.join(empty)} has no readable image: give at least one, or leave the part out")
+        raise KitError(f"{' and '.join(sorted(empty))} has no readable image: give at least one, or leave the part out")
 
 
 def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:

@@ -1,8 +1,7 @@
 """The data sets that kit knows by name: how each is read, and below in one table what is known about it.
 
 torchvision fetches and checks what it has, and unpickles CIFAR's files after comparing their checksums; nothing else is
-ever unpickled. No archive writes outside its folder.
-"""
+ever unpickled. No archive writes outside its folder."""
 
 import csv
 import gzip
@@ -89,7 +88,8 @@ def elpv(classes: tuple[str, ...], root: Path) -> Read:
     package, folder = importlib.util.find_spec("elpv_dataset"), root / "elpv"
     if package is not None and not folder.is_dir():
         folder = Path(package.origin).parent / "data"
-    cells = [(name, round(3 * float(p)), kind) for name, p, kind in map(str.split, _lines(folder / "labels.csv"))]
+    lines = (folder / "labels.csv").read_text("utf-8").splitlines()
+    cells = [(name, round(3 * float(probability)), kind) for name, probability, kind in map(str.split, lines)]
     files = [(folder / name, third * len(classes) // 4) for name, third, _ in cells]
     strata = torch.tensor([2 * third + (kind == "poly") for _, third, kind in cells])
     parts = zip(("train", "test"), stratified_split(strata, 0.25))
@@ -110,7 +110,7 @@ def sun397(root: Path) -> Read:
     """By lists of /a/abbey/sun_abc.jpg, of class abbey."""
     tv.SUN397(root, download=True)
     lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
-    train, test = (_lines(lists / f"{part}_01.txt") for part in ("Training", "Testing"))
+    train, test = ((lists / f"{part}_01.txt").read_text("utf-8").split() for part in ("Training", "Testing"))
     classes = sorted(set(map(os.path.dirname, train)))
     found = lambda name: (root / "SUN397" / name[1:], classes.index(os.path.dirname(name)))
     return [kind[3:] for kind in classes], {"train": list(map(found, train)), "test": list(map(found, test))}
@@ -123,14 +123,11 @@ def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root
     label = {name: i for i, name in enumerate(found)}
     for name in lists.split():
         part = parts["test" if name.endswith("test") else "train"]
-        for row in list(csv.reader(_lines(_fetch(f"{BENCHMARK}/{name}.csv", root / home))))[1:]:
+        rows = _fetch(f"{BENCHMARK}/{name}.csv", root / home).read_text("utf-8").splitlines()[1:]
+        for row in filter(None, csv.reader(rows)):
             kind, *files = row[1:] if row[0].isdigit() else row
             part += [(found[kind] / file, label[kind]) for file in files if file]
     return (tv.Flowers102.classes if "flower_1" in found else found), parts
-
-
-def _lines(file: Path) -> list[str]:
-    return file.read_text(encoding="utf-8").strip().splitlines()
 
 
 def _fetch(url: str, folder: Path) -> Path:

@@ -170,7 +170,6 @@ def warp(image, done, width, matrix):
 
 @inner
 def cut(image, width, top, left, side, fill):
-    """A square hole, in place, clipped at the border."""
     height = image.shape[1] // width
     for c in range(len(image)):
         for y in range(max(top, 0), min(top + side, height)):
