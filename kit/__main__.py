@@ -15,16 +15,6 @@ from kit.search import ranks
 from kit.search.progress import say
 
 
-def config(arguments: list[str]) -> Config:
-    given = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise KitError(f"{argument!r} is not name=value, such as dataset=digits; --help lists the names")
-        given[name] = notebook.typed(name, value)
-    return Config(**given)
-
-
 def main(arguments: list[str]) -> None:
     """Exits with 1 after a KitError, which is printed by one rank."""
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -35,7 +25,7 @@ def main(arguments: list[str]) -> None:
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
     with ranks.joined():
         try:
-            run = search(ranks.together(lambda: config(arguments)))
+            run = search(ranks.together(lambda: Config(**notebook.assigned(arguments))))
         except KitError as error:
             if not isinstance(error, ranks.RaisedElsewhere):
                 mark = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""

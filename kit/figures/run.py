@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 
 from kit import augment
 from kit.errors import KitError
-from kit.figures.cells import children, supernet
-from kit.figures.style import LOW_TO_HIGH, PALETTE, SERIES, SHARE, TEMPLATE, blank, headline, look, name_facets
+from kit.figures.cells import supernet
+from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, blank, headline, look, name_facets
 from kit.methods import Stage
 from kit.run.run import Run
 
@@ -33,8 +33,8 @@ CURVES = {
     "alpha/skips": ("α: skips among the choices [%]", "α"),
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
-COLORS = dict(zip(("training", "η", "τ", "α", "validation", "", "effective"), SERIES))
-ONE_RUN = {"color": "line", "color_discrete_map": COLORS}
+LINES = ("training", "η", "τ", "α", "validation", "", "effective")
+ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
 DASHES = {"validation": "dash", "effective": "dash"}
 
 
@@ -64,7 +64,7 @@ def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     """Shade the epochs of the search in all panels."""
     for stage, first, last in _stages(run):
         if stage.search:
-            figure.add_vrect(x0=first, x1=last, fillcolor=PALETTE["sky"], opacity=0.13, line_width=0, layer="below")
+            figure.add_vrect(x0=first, x1=last, fillcolor=SKY, opacity=0.13, line_width=0, layer="below")
     return figure
 
 
@@ -139,12 +139,13 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         ratios = _log_ratio((p.sum(axis=1) + p.sum(axis=2)) / 2).T
         found.append(("τ: operations", go.Heatmap(x=tau["epoch"], y=_ops(run), z=ratios, ygap=1, **_colors(ratios))))
     if alpha and _searches(run):
-        slots = supernet(run.config).slots
-        epochs = zip(alpha["epoch"], children(alpha["support"]))
-        picks = [(slots[k].candidates[c][0], e) for e, child in epochs for k, of in enumerate(child) for c in of]
-        counts = pd.crosstab(*pd.DataFrame(picks, columns=["operation", "epoch"]).T.to_numpy())
-        names, bar = [look(op).title for op in counts.index], {"title": {"text": "times"}}
-        heat = go.Heatmap(x=counts.columns, y=names, z=counts, zmin=0, colorscale=SHARE, colorbar=bar, ygap=1)
+        counts: dict[str, np.ndarray] = {}
+        for k, slot in enumerate(supernet(run.config).slots):
+            for c, (op, _) in enumerate(slot.candidates):
+                counts[op] = counts.get(op, 0) + alpha["support"][:, k, c]
+        names, bar = [look(op).title for op in counts], {"title": {"text": "times"}}
+        looks = {"zmin": 0, "colorscale": SHARE, "colorbar": bar, "ygap": 1}
+        heat = go.Heatmap(x=alpha["epoch"], y=names, z=list(counts.values()), **looks)
         found.append(("α: operations in the child", heat))
     return found
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kit.errors import KitError
-from kit.figures.style import PALETTE, TEMPLATE, WIDTH, name_facets
+from kit.figures.style import TEMPLATE, VERMILLION, WIDTH, name_facets
 from kit.run.run import Prediction
 
 # it reports messages of the browser that it ignores, in the middle of a notebook
@@ -90,7 +90,7 @@ def predictions(
     words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):
         if name != prediction.names[k]:
-            words[k] = f'<span style="color:{PALETTE["vermillion"]}">{words[k]}<br>✗ is {name:.16}</span>'
+            words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ is {name:.16}</span>'
     pixels = torch.as_tensor(images).cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     rows = -(-len(images) // PER_ROW)
     gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}

@@ -1,4 +1,4 @@
-"""How everything looks: the colours and titles of methods, parts and operations, and one template."""
+"""How everything looks: the colours and titles of methods and operations, and one template."""
 
 import re
 import zlib
@@ -8,28 +8,15 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 import plotly.io
 
-from kit.arch import ARCH
-from kit.augment import AUGMENT
-from kit.augment import OPERATIONS as AUGMENTATIONS
-from kit.hyper import HYPER
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.space import SPACES
 
 # Okabe & Ito 2008: colours told apart with any kind of colour blindness
-PALETTE = {
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "black": "#000000",
-}
-SERIES = list(PALETTE.values())
+BLUE, VERMILLION, SKY = "#0072B2", "#D55E00", "#56B4E9"
+SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000"]
 GREY = "#6E6E6E"
-LOW_TO_HIGH = [PALETTE["blue"], "#F7F7F7", PALETTE["vermillion"]]  # less than, as, more than expected
-SHARE = ["#F7F7F7", PALETTE["sky"], "#003B5C"]
+LOW_TO_HIGH = [BLUE, "#F7F7F7", VERMILLION]  # less than, as, more than expected
+SHARE = ["#F7F7F7", SKY, "#003B5C"]
 WIDTH = 1000  # pixels for which figures are laid out
 
 # a colour for each operation of a space, in the order of SERIES; two kernel sizes of a kind are a dark and a light one
@@ -49,7 +36,7 @@ TEMPLATE.layout.yaxis.update(exponentformat="power", nticks=5)
 
 
 class Look(NamedTuple):
-    """How a method, a learner or an operation appears in every figure."""
+    """How a method or an operation appears in every figure."""
 
     color: str
     title: str
@@ -57,17 +44,14 @@ class Look(NamedTuple):
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
-    unknown name too. A sequential method is the dashed twin of the joint one."""
+    """Colour, title and dash of a method or a network's operation, the same in every figure; of an unknown name too. A
+    sequential method is the dashed twin of the joint one."""
     if name in METHODS:
         joint = list(dict.fromkeys([*ABLATION, *(method for method in METHODS if not method.startswith("seq-"))]))
         place = joint.index(name.removeprefix("seq-"))
         dash = "dash" if name.startswith("seq-") else DASHES[place // len(SERIES)]
         return Look(SERIES[place % len(SERIES)], METHODS[name].title, dash)
     color = OPERATIONS.get(name, SERIES[zlib.crc32(name.encode()) % len(SERIES)])
-    for parts in (AUGMENT, ARCH, HYPER, SPACES, AUGMENTATIONS):
-        if name in parts and name not in OPERATIONS:  # "none" is an operation and a policy
-            return Look(parts[name].colour or color, parts[name].title)
     words = re.sub(r"^k(\d)_e(\d)$", r"\1×\1, ×\2", name.removesuffix("_connect"))
     return Look(color, re.sub(r"(?<=\d)x(?=\d)", "×", words.replace("_", " ")))
 
