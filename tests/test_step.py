@@ -193,7 +193,7 @@ class _Counting:
 def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     config, parts, batches = parts_for(hyper="fixed")
     outcome = one_level(parts, batches, 0.25)
-    assert outcome.losses.shape == (12,) and 0 <= int(outcome.correct) <= 12 and not outcome.losses.requires_grad
+    assert outcome.losses.shape == (12,) and 0 <= int(outcome.right.sum()) <= 12 and not outcome.losses.requires_grad
     assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
         outcome.values.weight_decay
     ) == pytest.approx(config.weight_decay)

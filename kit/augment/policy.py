@@ -137,10 +137,10 @@ class Policy(Learner):
 
     def sample(self, n: int) -> Draw:
         """For this rank's n images."""
-        return _share(self.draw(ranks.whole(n)))
+        return _share(self.draw(n * ranks.count()))
 
     def derived(self, n: int) -> Draw:
-        return _share(self.draw_derived(ranks.whole(n)))
+        return _share(self.draw_derived(n * ranks.count()))
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""

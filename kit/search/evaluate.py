@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,9 +11,7 @@ from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.space.layers import average_statistics
 
-if TYPE_CHECKING:
-    from kit.search.engine import Search
-
+Search = Any  # kit.search.engine's, which imports this file
 RECALIBRATION = 8  # batches
 CHUNK = 256  # images of an evaluation pass
 
@@ -27,7 +25,7 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(search: "Search", part: ImageSet) -> Score:
+def score(search: Search, part: ImageSet) -> Score:
     """Of the current architecture on images that it does not train on. During a search the BatchNorm statistics are
     recomputed first, since they were collected under other children."""
     net, child = search.parts.net, search.parts.arch.derived()
@@ -50,7 +48,7 @@ def score(search: "Search", part: ImageSet) -> Score:
     return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
 
-def write_results(search: "Search", test: Score, val: Score | None) -> None:
+def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
     parts, sets, folder = search.parts, search.sets, search.folder
     net, policy, picks = parts.net, parts.augment, parts.arch.derived().picks
@@ -74,14 +72,13 @@ def write_results(search: "Search", test: Score, val: Score | None) -> None:
     store.write_json(folder / "metrics.json", metrics)
 
 
-def _provenance(search: "Search") -> dict:
+def _provenance(search: Search) -> dict:
     config, gpu, trained_on = search.config, search.device.type == "cuda", "train"
     if "val" not in search.batches:
         trained_on = "train and val together (this stage needs no validation data)"
         if any(build.holds_out(config, i) for i in range(search.stage_index)):
             trained_on += "; searched on train, with val held out"
-    return {
-        **provenance.describe(search.device),
+    return provenance.describe(search.device) | {
         "ranks": ranks.count(),
         "backend": None if ranks.count() == 1 else "nccl" if gpu else "gloo",
         "seed": config.seed,
@@ -92,10 +89,10 @@ def _provenance(search: "Search") -> dict:
     }
 
 
-def write_failure(search: "Search", error: Exception) -> None:
+def write_failure(search: Search, error: Exception) -> None:
     """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
-    path = search.folder / "failure.json"
-    failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}
-    if not path.is_file():
-        with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-            store.write_json(path, failure | {"traceback": traceback.format_exc()})
+    path, place = search.folder / "failure.json", {"epoch": search.epoch, "step": search.step}
+    failure = {"error": type(error).__name__, "message": str(error), **place, "traceback": traceback.format_exc()}
+    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
+        if not path.is_file():
+            store.write_json(path, failure)

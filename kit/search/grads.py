@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from kit.search import ranks
 from kit.space.network import Child, Network
 
-# Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
-# serves all three (0.05 for SGD is 0.001 for Adam).
+# Adam and RMSprop divide by the gradient's size: times this, one range of rates serves all three
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
 EPS = 1e-8
 Batch = tuple[Tensor, Tensor]  # images and labels
@@ -104,10 +103,8 @@ def curvature(net: Network, batch: Batch, child: Child, weights: list[nn.Paramet
 
 @dataclass
 class Trace:
-    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products.
-
-    lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
-    hold θ' until the next step; θ itself is θ' + lr v'.
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products. lr, as
+    applied (schedule included), and wd: float 0-dim. Until the next step `momentum` is v', and the parameters hold θ'.
     """
 
     parameters: list[nn.Parameter]
@@ -122,8 +119,8 @@ class Trace:
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
         along_v = torch.dot(g, velocity)
-        along_theta = torch.dot(g, theta) + self.lr * along_v
-        return -along_v, -self.lr * along_theta
+        # θ = θ' + lr v'
+        return -along_v, -self.lr * (torch.dot(g, theta) + self.lr * along_v)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -192,13 +189,13 @@ class Momentum:
 
     def load_state_dict(self, state: dict) -> None:
         """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
+        mine = lambda names: [self.named[name] for name in names if name in self.named]
         self.moments.clear()
         for kind, moments in state["moments"].items():
-            names = [name for name in moments if name in self.named]
-            for moment, name in zip(self._moments(kind, [self.named[name] for name in names]), names):
-                moment.copy_(moments[name])
+            for p, moment in zip(mine(moments), self._moments(kind, mine(moments))):
+                moment.copy_(moments[self.names[id(p)]])
         self.trace, last = None, state["trace"]
         if last is not None:
-            parameters = [self.named[name] for name in last["names"] if name in self.named]
-            lr, decay = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
-            self.trace = Trace(parameters, self._moments("sgd/velocity", parameters), lr, decay)
+            parameters = mine(last["names"])
+            rates = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
+            self.trace = Trace(parameters, self._moments("sgd/velocity", parameters), *rates)

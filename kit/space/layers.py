@@ -147,7 +147,7 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        self.track(mean, var, distributed.count() * x.numel() // x.shape[1])
         weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)

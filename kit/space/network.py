@@ -128,7 +128,7 @@ def drop(x: Tensor, p: float | Tensor, generator: torch.Generator | None, whole:
     if not isinstance(p, Tensor) and p == 0.0:
         return x
     rest = (1,) * (x.ndim - 1) if whole else x.shape[1:]
-    drawn = torch.rand(distributed.whole(x.shape[0]), *rest, generator=generator, device=x.device)
+    drawn = torch.rand(x.shape[0] * distributed.count(), *rest, generator=generator, device=x.device)
     return x * ((distributed.own(drawn) >= p).to(x.dtype) / (1.0 - p))
 
 
@@ -224,16 +224,13 @@ class Network(nn.Module, ABC):
     def measured(self, measure: Callable[[nn.Module, tuple[Any, ...], Any], Any], batch: int = 1) -> dict:
         """measure(module, inputs, output) of every module, as a batch goes through all candidates in evaluation."""
         found, training = {}, self.training
-
-        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found[module] = measure(module, inputs, output)
-
-        hooks = [module.register_forward_hook(note) for module in self.modules()]
+        note = lambda module, *passed: found.update({module: measure(module, *passed)})
         images = torch.zeros((batch, *self.image), dtype=torch.uint8, device=self.mean.device)
-        self.eval()(images, Child(everything(self.slots)))
+        with contextlib.ExitStack() as hooks:
+            for module in self.modules():
+                hooks.enter_context(module.register_forward_hook(note))
+            self.eval()(images, Child(everything(self.slots)))
         self.train(training)
-        for hook in hooks:
-            hook.remove()
         return found
 
     def cost(self, picks: Picks) -> Cost:
@@ -258,7 +255,7 @@ class Network(nn.Module, ABC):
             return self.scores(x, child)
         with torch.autocast(x.device.type, dtype=self.amp_dtype):
             scores, auxiliary = self.scores(x, child)
-        return scores.float(), auxiliary.float() if auxiliary is not None else None
+        return scores.float(), None if auxiliary is None else auxiliary.float()
 
     def drop_features(self, features: Tensor) -> Tensor:
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
@@ -325,14 +322,12 @@ def _total(costs: Iterable[Cost]) -> Cost:
 def checked_reductions(image: Size, stem: int, reductions: int | None, most: int) -> int:
     """How often a network halves the resolution after its stem, at most `most`; None: up to three times, four at 128
     pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
-    fit = (min(image[1:]) - 1).bit_length() - 1 - stem  # halvings, rounding up, that leave 2 or more
+    fit = min(most, (min(image[1:]) - 1).bit_length() - 1 - stem)  # halvings, rounding up, that leave 2 or more
     if reductions is None:
-        reductions = max(0, min(most, 4 if stem else 3, fit))
-    if not 0 <= reductions <= most:
-        raise KitError(f"reductions={reductions}: set reductions to 0…{most}, or leave it out, or set more cells")
-    if reductions > fit:
+        reductions = max(0, min(4 if stem else 3, fit))
+    if not 0 <= reductions <= fit:
         raise KitError(
-            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {stem + reductions} halvings leave "
-            f"less than 2×2; at most {stem + max(0, fit)} fit. Set reductions={max(0, fit)} or a larger image_size"
+            f"reductions={reductions}: the space is too deep for its cells and for images of {image[1]}×{image[2]} "
+            f"pixels: set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
         )
     return reductions
