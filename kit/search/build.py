@@ -21,7 +21,7 @@ from kit.search.learner import Derived, WarmUp, generator
 from kit.search.signals import Parts
 from kit.search.step import STEPS
 from kit.space import SPACES, Network, Picks, latency
-from kit.space.layers import synchronize
+from kit.space.layers import SyncedNorm, norms
 from kit.space.limits import Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
@@ -34,8 +34,8 @@ def schedule_of(config: Config, index: int) -> range:
 
 
 def holds_out(config: Config, index: int) -> bool:
-    """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
-    else they are trained on. Raises KitError where they are needed and hold_out is False."""
+    """Whether validation images are kept out of training: where a learner of the stage's schedule reads them, or the
+    configuration says so. Raises KitError where they are needed and hold_out is False."""
     arch, augment, hyper = ARCH[config.arch], AUGMENT[config.augment], HYPER[config.hyper]
     read = False
     for stage in (config.stages[i] for i in schedule_of(config, index)):
@@ -48,8 +48,8 @@ def holds_out(config: Config, index: int) -> bool:
 
 
 def horizon(config: Config, index: int, began: int | None = None) -> int:
-    """Epochs of the stage's learning-rate schedule: as planned, or since `began` epochs. The last schedule goes on to
-    the end of the run, which comes later where an earlier stage ended early."""
+    """Epochs of the stage's learning-rate schedule: as planned, or after `began` epochs, where the last schedule has
+    what is left of the run."""
     schedule = schedule_of(config, index)
     if began is not None and schedule.stop == len(config.stages):
         return config.epochs - began
@@ -73,20 +73,16 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parts of one stage are built from. folder: the run's, which keeps the latency table. steps: of the stage,
-    at most. horizon: steps of the schedule that the stage is part of."""
+    """What a stage's parts are built from. folder: the run's, which keeps the latency table. steps: of the stage, at
+    most. horizon: steps of the schedule that the stage is part of."""
 
     config: Config
-    index: int
+    stage: Stage
     sets: ImageSets
     device: torch.device
     folder: Path | None = None
     steps: int = 0
     horizon: int = 0
-
-    @property
-    def stage(self) -> Stage:
-        return self.config.stages[self.index]
 
     def parts(self, picks: Picks | None = None) -> Parts:
         """With new weights and learners. picks: the architecture of an earlier stage's search; None: this one searches,
@@ -97,13 +93,12 @@ class Plan:
         net.generator, net.mixer = self.generator("drop-path", device), self.generator("mixup")
         bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
-        if config.sync_batchnorm:
-            synchronize(net)
-        learners = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}
+        for norm in norms(net) if config.sync_batchnorm else ():
+            norm.__class__ = SyncedNorm  # the same objects, for whoever refers to one
+        learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}, STEPS[stage.step]
         for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
             if learners[name].variables():
                 learners[name] = WarmUp(learners[name], round(stage.warm_up * self.steps))
-        step = STEPS[stage.step]
         draws = step.options and step.options(**step.arguments(config))
         return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 
@@ -126,9 +121,7 @@ class Plan:
         """The network, and the learner of its architecture."""
         config, seed = self.config, self.generator("weights").initial_seed()
         torch.manual_seed(seed)
-        supernet = self.network()
-        # the limits are about the network that is deployed, also while a smaller one searches for its cells
-        limits = self.limits(self.network(full=True))
+        supernet, limits = self.network(), self.limits()
         if self.stage.search:
             part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
             return supernet, part.make(*about, device=self.device, steps=self.steps, **part.arguments(config))
@@ -142,8 +135,9 @@ class Plan:
         net = self.network(genotype=supernet.spec(picks).get("genotype"))
         return net, Given(net.slots, net.only_child().picks)
 
-    def limits(self, deployed: Network) -> Limits:
-        config, timed = self.config, None
+    def limits(self) -> Limits:
+        """About the network that is deployed, also while a smaller one searches for its cells."""
+        config, deployed, timed = self.config, self.network(full=True), None
         if config.max_latency_ms is not None:
             if ranks.count() > 1:
                 raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
@@ -160,9 +154,9 @@ class Plan:
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy
         learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
-        if learned.get("name") != config.augment or tuple(learned.get("ops", ())) != policy.ops:
-            kind = f"of kind {learned.get('name')!r} over {learned.get('ops')}"
-            raise KitError(f"policy={config.policy!r} is {kind}: set augment and operations to these")
+        kind, ops = learned.get("name"), learned.get("ops", ())
+        if kind != config.augment or tuple(ops) != policy.ops:
+            raise KitError(f"policy={config.policy!r} is {kind!r} over {ops}: set augment and operations to these")
         policy.adopt(learned)
         return Derived(policy)
 
@@ -177,8 +171,8 @@ class Plan:
 def read_genotype(config: Config) -> dict:
     """The configuration's genotype: by name (darts-v2), from a JSON file, or from a run's directory; None: the space's
     usual one. The space checks its entries."""
-    named = SPACES[config.space].make.genotypes
-    source = config.genotype or SPACES[config.space].make.usual
+    make = SPACES[config.space].make
+    named, source = make.genotypes, config.genotype or make.usual
     if source in named:
         return named[source]
     content = _written(source, f"genotype={source!r} is neither a name ({', '.join(named)}) nor")

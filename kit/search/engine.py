@@ -54,7 +54,8 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         facts = _facts(sets)
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
-        held.enter_context(interruptible(lambda: f"stopped after epoch {_last_epoch(folder)}; run again to go on"))
+        last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
+        held.enter_context(interruptible(lambda: f"stopped after epoch {last()}; run again to go on"))
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
@@ -116,10 +117,6 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
 
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
-
-
-def _last_epoch(folder: Path) -> int:
-    return max((int(path.stem.removeprefix("epoch-")) for path in _checkpoints(folder)), default=0)
 
 
 class Search:
@@ -257,7 +254,7 @@ class Search:
         self.take_step = STEPS[self.stage.step].make
         each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
-        plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
+        plan = build.Plan(self.config, self.stage, self.sets, self.device, self.folder, steps, planned)
         self.parts = plan.parts(picks)
 
     def _next_stage(self) -> None:

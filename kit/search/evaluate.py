@@ -50,16 +50,29 @@ def score(search: Search, part: ImageSet) -> Score:
 
 def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    parts, sets, folder = search.parts, search.sets, search.folder
+    parts, sets, config, folder = search.parts, search.sets, search.config, search.folder
     net, policy, picks = parts.net, parts.augment, parts.arch.derived().picks
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
         "network": net.spec(picks),
         "genotype": net.genotype(picks),
         "classes": list(sets.classes),
-        "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
+        "policy": {"name": config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.result(),
         "preprocessing": predict.preprocessing(net.image),
+    }
+    trained_on = "train" if "val" in search.batches else "train and val together (this stage needs no validation data)"
+    if "val" not in search.batches and any(build.holds_out(config, i) for i in range(search.stage_index)):
+        trained_on += "; searched on train, with val held out"
+    exact = config.deterministic or search.device.type == "cpu"
+    place = provenance.describe(search.device) | {
+        "ranks": ranks.count(),
+        "backend": None if ranks.count() == 1 else "gloo" if search.device.type == "cpu" else "nccl",
+        "seed": config.seed,
+        "dataset": sets.name,
+        "split": sets.split,
+        "trained_on": trained_on,
+        "determinism": "bit-identical on resume" if exact else "not deterministic (GPU)",
     }
     spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
     metrics = {f"test_{name}": value for name, value in test._asdict().items()} | {"test_images": len(sets.test)}
@@ -67,26 +80,8 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
     metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
     metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
-    store.write_json(folder / "model" / "model.json", model)
-    store.write_json(folder / "provenance.json", _provenance(search) | spent)
-    store.write_json(folder / "metrics.json", metrics)
-
-
-def _provenance(search: Search) -> dict:
-    config, gpu, trained_on = search.config, search.device.type == "cuda", "train"
-    if "val" not in search.batches:
-        trained_on = "train and val together (this stage needs no validation data)"
-        if any(build.holds_out(config, i) for i in range(search.stage_index)):
-            trained_on += "; searched on train, with val held out"
-    return provenance.describe(search.device) | {
-        "ranks": ranks.count(),
-        "backend": None if ranks.count() == 1 else "nccl" if gpu else "gloo",
-        "seed": config.seed,
-        "dataset": search.sets.name,
-        "split": search.sets.split,
-        "trained_on": trained_on,
-        "determinism": "not deterministic (GPU)" if gpu and not config.deterministic else "bit-identical on resume",
-    }
+    for name, content in (("model/model", model), ("provenance", place | spent), ("metrics", metrics)):
+        store.write_json(folder / f"{name}.json", content)
 
 
 def write_failure(search: Search, error: Exception) -> None:

@@ -16,6 +16,7 @@ from kit.space.network import Child, Network
 
 # Adam and RMSprop divide by the gradient's size: times this, one range of rates serves all three
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
+SECOND = {"adam": 0.999, "rmsprop": 0.99}  # of the squared gradients' moving average
 EPS = 1e-8
 Batch = tuple[Tensor, Tensor]  # images and labels
 
@@ -29,20 +30,20 @@ class Gradient:
     gates: list[Tensor | None] = field(default_factory=list)
 
     @functools.cached_property
-    def of(self) -> dict[int, Tensor]:
-        """theta by the parameter's id."""
-        return dict(zip(map(id, self.parameters), self.theta))
+    def of(self) -> dict[nn.Parameter, Tensor]:
+        """theta by the parameter."""
+        return dict(zip(self.parameters, self.theta))
 
     @classmethod
     def mean(cls, gradients: list[Self]) -> Self:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
-        terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
+        terms = [[gradient.of[p] for gradient in gradients if p in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
     def dot(self, other: Self) -> Tensor:
         """Over the weights that both have: 0-dim."""
-        return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
+        return sum((g * other.of[p]).sum() for p, g in zip(self.parameters, self.theta) if p in other.of)
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
@@ -115,7 +116,7 @@ class Trace:
     def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
         """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'. It may be another
         child's: what the step did not move does not count."""
-        moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
+        moved = [(outer.of[p], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if p in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
         along_v = torch.dot(g, velocity)
@@ -141,11 +142,11 @@ class Momentum:
 
     @torch.no_grad()
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
-        parameters, grads = gradient.parameters, gradient.theta
+        parameters, g = gradient.parameters, gradient.theta
         if self.clip > 0:
-            grads = torch._foreach_mul(grads, (self.clip / (_flat(grads).norm() + 1e-6)).clamp(max=1.0))
+            g = torch._foreach_mul(g, (self.clip / (_flat(g).norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
-        torch._foreach_add_(decayed, grads)
+        torch._foreach_add_(decayed, g)
         direction = self._direction(optimizer, parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
@@ -160,17 +161,15 @@ class Momentum:
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_add_(velocity, g)
             return velocity
-        if optimizer == "rmsprop":  # as torch's with α = 0.99, without momentum
-            second = self._moments("rmsprop/second", parameters)
-            torch._foreach_mul_(second, 0.99)
-            torch._foreach_addcmul_(second, g, g, 0.01)
+        # RMSprop as torch's, without momentum; Adam (Kingma & Ba), whose bias correction counts a weight's own steps
+        second, decay = self._moments(f"{optimizer}/second", parameters), SECOND[optimizer]
+        torch._foreach_mul_(second, decay)
+        torch._foreach_addcmul_(second, g, g, 1 - decay)
+        if optimizer == "rmsprop":
             return [d / (v.sqrt() + EPS) for d, v in zip(g, second)]
-        # Adam (Kingma & Ba) with β = (0.9, 0.999); a weight's bias correction counts its own steps
-        first, second, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "second", "steps"))
+        first, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "steps"))
         torch._foreach_add_(steps, 1.0)
         torch._foreach_lerp_(first, g, 0.1)
-        torch._foreach_mul_(second, 0.999)
-        torch._foreach_addcmul_(second, g, g, 0.001)
         return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
 
     def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:

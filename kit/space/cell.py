@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kit.errors import KitError
 from kit.space import layers
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, dense_gradient
-from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, picked, register
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, picked, register
 
 NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
@@ -196,12 +196,11 @@ class CellNetwork(Network):
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
         before = F.relu(self.stem[0](x))
         last = F.relu(self.stem[1](before)) if len(self.stem) > 1 else before
-        dropped = partial(drop, p=self.drop_path if self.training else 0.0, generator=self.generator, whole=True)
         auxiliary = None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
         gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
-            output = cell(before, last, child.picks, gates, dropped)
+            output = cell(before, last, child.picks, gates, self.drop_samples)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
             before, last = last, F.relu(output) if i + 1 < len(self.cells) else output
             if self.training and "auxiliary" in self.head and i == self.last_reduction:

@@ -153,12 +153,6 @@ class SyncedNorm(GatedNorm):
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
 
 
-def synchronize(net: nn.Module) -> None:
-    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
-    for norm in norms(net):
-        norm.__class__ = SyncedNorm
-
-
 @torch.no_grad()
 def average_statistics(of: Iterable[nn.BatchNorm2d]) -> None:
     """Running statistics that each rank took of its own samples become their mean over ranks."""

@@ -51,9 +51,9 @@ class Child:
     """An architecture, and how the learner weighs its operations.
 
     picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
-    [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that require grad receive ∂L/∂gate
-    in the backward pass. unit: every gate is exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with
-    straight-through), so that nothing has to be multiplied. memory: what the learner keeps of the draw.
+    [picks] that multiplies the candidates' outputs, or None for a plain sum; those that require grad receive ∂L/∂gate.
+    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing
+    has to be multiplied. memory: what the learner keeps of the draw.
     """
 
     picks: Picks
@@ -122,10 +122,9 @@ def mixture(outputs: list[Tensor], child: Child, slot: int) -> Tensor:
     return functools.reduce(torch.add, outputs)
 
 
-def drop(x: Tensor, p: float | Tensor, generator: torch.Generator | None, whole: bool = False) -> Tensor:
-    """Dropout of x [N, …] with probability p < 1, rescaled; whole: of all of a sample at once (drop-path, DARTS). p may
-    be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw."""
-    if not isinstance(p, Tensor) and p == 0.0:
+def drop(x: Tensor, p: float, generator: torch.Generator | None, whole: bool = False) -> Tensor:
+    """Dropout of x [N, …] with probability p < 1, rescaled; whole: of all of a sample at once (drop-path, DARTS)."""
+    if p == 0.0:
         return x
     rest = (1,) * (x.ndim - 1) if whole else x.shape[1:]
     drawn = torch.rand(x.shape[0] * distributed.count(), *rest, generator=generator, device=x.device)
@@ -142,10 +141,8 @@ class Network(nn.Module, ABC):
 
     space: str = ""  # the name that it was built under
     searchable: bool = True
-    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
-    absorbs_gates: bool = False
-    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
-    repeats: bool = False
+    absorbs_gates: bool = False  #: `freeze_slot` takes over gates that are not 1, so that nothing jumps at the freeze
+    repeats: bool = False  #: the same slots at any depth (cells): a shallower network may search for a deeper one
     genotypes: Mapping[str, Any] = {}  # architectures by name
     usual: str | None = None  # the one for arch='given' where none is named
     offered: tuple[Slot, ...] = ()  # the supernet's slots; `slots`: with the candidates that this network has
@@ -160,8 +157,8 @@ class Network(nn.Module, ABC):
         self.register_buffer("mean", torch.full((1, image[0], 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, image[0], 1, 1), 0.25))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as dropout; a space may take one per block
-        self.dropout: float | Tensor = 0.0  # of the features before the classifier
+        self.drop_path = 0.0
+        self.dropout = 0.0  # of the features before the classifier
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.signals.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
@@ -260,6 +257,10 @@ class Network(nn.Module, ABC):
     def drop_features(self, features: Tensor) -> Tensor:
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
         return drop(features, self.dropout, self.generator) if self.training else features
+
+    def drop_samples(self, x: Tensor) -> Tensor:
+        """Drop-path of an operation's output [N, …] while training."""
+        return drop(x, self.drop_path, self.generator, whole=True) if self.training else x
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
         """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
