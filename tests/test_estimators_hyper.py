@@ -114,7 +114,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
-    parts = build.Plan(config, 0, sets, torch.device("cpu"), steps=10).parts()
+    parts = build.Plan(config, config.stages[0], sets, torch.device("cpu"), steps=10).parts()
     assert isinstance(parts.arch, WarmUp) and isinstance(parts.hyper, WarmUp) and parts.hyper.steps == 3
     batches = {
         name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))

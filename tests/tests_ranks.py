@@ -91,7 +91,7 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
         parts.arch.sample = sample
         for i in range(steps):
             outcome = engine.take_step(parts, engine.batches, 1 - i / 40)
-            losses.append(outcome.losses)
+            losses.append(distributed.gather(outcome.losses))
         return {
             "theta": [p.detach() for p in net.parameters()],
             "statistics": [b.double() for b in net.buffers()],

@@ -147,16 +147,10 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        self.track(mean, var, distributed.count() * x.numel() // x.shape[1])
         weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
-
-
-def synchronize(net: nn.Module) -> None:
-    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
-    for norm in norms(net):
-        norm.__class__ = SyncedNorm
 
 
 @torch.no_grad()
