@@ -138,7 +138,7 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     (result,) = results
     assert [run.config for run in result.runs] == [before, *configs]
     assert list(result.failures) == [bad.name]
-    assert result.failures[bad.name].startswith("KitError: batch_size is 4096")  # in words, not Ray's traceback
+    assert result.failures[bad.name].startswith("KitError: batch_size=4096")  # in words, not Ray's traceback
     (here,) = sweep.run(configs[:1], out=tmp_path / "local").runs
     assert_same_run(here, result.runs[1])
     marks |= {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.json")}

@@ -133,7 +133,8 @@ class Batches:
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
-            raise KitError(f"batch_size is {batch_size} but the set has {len(data)} images: choose from 1 to that")
+            most = len(data)
+            raise KitError(f"batch_size={batch_size} but the set has {most} images: choose batch_size from 1 to {most}")
         ranks.check(batch_size)
         self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size
         self._generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, (), generator=generator).item())
