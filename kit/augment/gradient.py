@@ -43,7 +43,7 @@ class PolicyGradient(LearnedPolicy):
 
     def derived(self, n: int) -> Draw:
         """π and p as learned, every operation at its likeliest magnitude; one draw per image."""
-        return share(self.draw(ranks.whole(n), derived=True))
+        return share(self.draw(n * ranks.count(), derived=True))
 
     @torch.no_grad()
     def draw(self, n: int, derived: bool = False) -> Draw:

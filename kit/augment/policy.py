@@ -119,7 +119,7 @@ class Policy(ByAdam):
         return Draw(ops, magnitude, sign, center, **more, **self.basics.draw(n, self.generator))
 
     def sample(self, n: int) -> Draw:
-        return share(self.draw(ranks.whole(n)))
+        return share(self.draw(n * ranks.count()))
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
