@@ -5,6 +5,5 @@ writes figures as PNG. They draw what the run directory holds and compute no res
 from kit.figures.cells import cell, cells, cells_compared
 from kit.figures.many import ablation, accuracy_against_time, overlay, planted, tradeoffs, under_limits
 from kit.figures.many import landscape_contours, landscape_lines, landscape_surfaces
-from kit.figures.run import architecture, curves, evolution, policy, standing, tau_evolution
-from kit.figures.show import png, predictions, save_all, show, why_no_png
-from kit.figures.style import TEMPLATE, blank, look
+from kit.figures.run import architecture, curves, evolution, policy, predictions, standing, tau_evolution
+from kit.figures.style import TEMPLATE, blank, look, png, save_all, show, why_no_png

@@ -1,4 +1,4 @@
-"""One run's figures: losses, η, τ and α while they move, τ's map, α's competition; the same curves of several runs."""
+"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions; several runs' curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
+from torch import Tensor
 
 from kit import augment
 from kit.errors import KitError
 from kit.figures.cells import supernet
-from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, blank, headline, look, name_facets
+from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, VERMILLION, blank, headline, look, name_facets
 from kit.methods import Stage
-from kit.run.run import Run
+from kit.run.run import Prediction, Run
 
 # where a name of the history is drawn: panel and line; others by their names, see `_place`
 CURVES = {
@@ -36,6 +38,7 @@ LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 LINES = ("training", "η", "τ", "α", "validation", "", "effective")
 ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
 DASHES = {"validation": "dash", "effective": "dash"}
+PER_ROW = 8  # pictures
 
 
 def standing(run: Run) -> str:
@@ -228,3 +231,25 @@ def architecture(run: Run) -> go.Figure:
     used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
     name_facets(figure.add_traces(used.data)).update_layout(height=height, legend_title_text="")
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
+
+
+def predictions(
+    images: Tensor | np.ndarray, prediction: Prediction, truth: Sequence[str] | None = None, title: str = ""
+) -> go.Figure:
+    """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
+
+    images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""
+    likely = prediction.probabilities.max(dim=1).values.tolist()
+    words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
+    for k, name in enumerate(truth or ()):
+        if name != prediction.names[k]:
+            words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ is {name:.16}</span>'
+    pixels = torch.as_tensor(images).cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    rows = -(-len(images) // PER_ROW)
+    gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}
+    figure = px.imshow(pixels, facet_col=0, facet_col_wrap=min(PER_ROW, len(images)), binary_string=True, **gaps)
+    name_facets(figure).for_each_annotation(lambda note: note.update(text=words[int(note.text)], font_size=12))
+    figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
+    figure.update_traces(hovertemplate=None, hoverinfo="skip")
+    margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=110 + 175 * rows, margin=margin)
