@@ -357,7 +357,7 @@ def test_every_field_says_what_it_is_unless_its_name_does():
         ({"train_images": 50}, "batch_size is 60 but the set has 50"),
         ({"cells": 5, "reductions": 3}, "too deep .*images of 8×8 pixels: set reductions to 0…2"),
         ({"max_params": 100}, "no architecture of this space keeps to max_params=100: it reaches"),
-        ({"method": "plain", "max_params": 100}, "max_params=100 is less"),
+        ({"method": "plain", "max_params": 100}, "keeps to max_params=100: it reaches"),
         (
             {"method": "plain", "genotype": "darts-v3"},
             "'darts-v3' is neither a name \\(darts-v2\\) nor a JSON file",
