@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 
 from kit import registry
 from kit.errors import KitError
-from kit.search import ranks
 from kit.search.learner import ByAdam, Learner
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
@@ -33,11 +32,6 @@ class ArchLearner(Learner):
         if config.target_macs is not None and not cls.steers:
             able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
             raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
-
-    def drawn(self) -> Child:
-        """`sample`, after checking that all ranks drew the same child."""
-        child = self.sample()
-        return ranks.same(child, child.picks)
 
     def derived(self) -> Child:
         """The current architecture, to be evaluated; draws nothing."""

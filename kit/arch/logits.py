@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kit.arch.base import Searcher, register
-from kit.search.learner import BaselineOptions, Rewarded
+from kit.search.learner import Rewarded
 from kit.space.limits import Target
 from kit.space.network import Child, Picks
 
@@ -161,7 +161,7 @@ class Reinforce(Rewarded, Categorical):
     needs = frozenset({"val"})
     kept = (*Categorical.kept, "baseline")
 
-    class Options(Categorical.Options, BaselineOptions):
+    class Options(Categorical.Options, Rewarded.Options):
         pass
 
     def child(self, picks: Picks, memory: Tensor) -> Child:

@@ -4,6 +4,7 @@ cutout, where a recipe has it, last."""
 import dataclasses
 import functools
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ class Basics:
 @functools.cache
 def fast_path() -> Any:
     """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # it would run as plain Python
+        return None
     try:
         from kit.fast import augment
     except ImportError:

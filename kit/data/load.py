@@ -114,8 +114,10 @@ def register(name: str, loader: Callable[..., Source], title="", flip=True, size
     they show, licence and source; flip: a horizontal flip keeps the label; size: the image_size where none is given;
     bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken or is not
     made of a-z, 0-9 and _."""
-    if not re.fullmatch(r"[a-z0-9_]+", name):
-        raise KitError(f"dataset name {name!r} must be made of a-z, 0-9 and _")
+    if not (re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
+        raise KitError(
+            f"dataset {name!r}: its name must be made of a-z, 0-9 and _, its loader a function; got {loader!r}"
+        )
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 

@@ -13,7 +13,7 @@ from kit import errors, registry
 from kit.errors import KitError
 from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
 from kit.search.grads import RATES, Trace
-from kit.search.learner import BaselineOptions, Rewarded
+from kit.search.learner import Rewarded
 
 Basis = tuple[float, ...] | tuple[str, ...]  # values to mix (numbers) or to choose from (optimizers)
 #: by name the values that are searched where none are given
@@ -108,7 +108,7 @@ class Controller(Rewarded, Searched):
     needs = frozenset({"val"})
     kept = ("drawn", "baseline")
 
-    class Options(RateOptions, Searched.Options, BaselineOptions):
+    class Options(RateOptions, Searched.Options, Rewarded.Options):
         pass
 
     def __init__(self, *start: Any, **settings: Any):

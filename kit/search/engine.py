@@ -43,10 +43,8 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """Run a configuration and return its run; a finished one is read, an interrupted one goes on where it was.
 
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
-    aside (renamed, nothing is deleted) and starts anew. progress: see `kit.search.progress`; None chooses a bar or
-    lines. Raises KitError before any training for what does not fit together, and when the loss is not finite (the last
-    good checkpoint stays).
-    """
+    aside (renamed) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines. Raises KitError
+    before any training for what does not fit together, and when the loss is not finite (the last checkpoint stays)."""
     place = Path(out if out is not None else config.out).expanduser()
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
@@ -131,8 +129,6 @@ class Search:
         for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
-
-    # ---- from epoch to epoch ---------------------------------------------------------------------
 
     def run(self, reporter: Silent) -> None:
         """All epochs that are left, then the results."""
@@ -231,7 +227,7 @@ class Search:
         if not sound.all():
             step = int(sound.int().argmin()) + 1
             what = f"the loss is {curves[step - 1, 0].item()} at"
-        # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
+        # look-ahead moves η by the broken gradient: the last η that was a number is the one that led here
         lr, decay = [[math.nan] * 2, *(eta.tolist() for eta in curves[:step, 2:] if eta.isfinite().all())][-1]
         saved = _checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
@@ -239,8 +235,6 @@ class Search:
             f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
             f"{kept}. Try a smaller lr, hyper_lr or clip"
         )
-
-    # ---- from stage to stage ---------------------------------------------------------------------
 
     def _enter(self, index: int, picks: Picks | None = None) -> None:
         """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
@@ -270,8 +264,6 @@ class Search:
         """The architecture as the supernet's candidates."""
         net = self.parts.net
         return net.picks_of(net.genotype(self.parts.arch.picks))
-
-    # ---- checkpoints -----------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it that can be read."""

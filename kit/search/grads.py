@@ -79,10 +79,8 @@ class _Losses(nn.ModuleDict):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0.
-
-    direction: v on the child's weights. Gates are constants; BatchNorm's running statistics are left alone.
-    """
+    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0, with v
+    the direction. Gates are constants; BatchNorm's running statistics are left alone."""
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
@@ -93,20 +91,10 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
-def curvature(net: Network, batch: Batch, child: Child, weights: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
-    """Hessian-vector product of the batch's mean loss on `weights`, by double backward."""
-    with net.frozen_statistics(child.picks):
-        loss = net.losses(*batch, child.detached())[0].mean()
-    first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-    along = sum((g * d).sum() for g, d in zip(first, v))
-    return ranks.mean([h.detach() for h in torch.autograd.grad(along, weights, materialize_grads=True)])
-
-
 @dataclass
 class Trace:
-    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products. lr, as
-    applied (schedule included), and wd: float 0-dim. Until the next step `momentum` is v', and the parameters hold θ'.
-    """
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products. lr, the
+    schedule in it, and wd: float 0-dim. Until the next step `momentum` is v' and the parameters hold θ'."""
 
     parameters: list[nn.Parameter]
     momentum: list[Tensor]
@@ -129,9 +117,9 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Momentum:
-    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm
-    (DARTS: 5). A parameter's moments start at its first gradient and rest while it is not part of the child. A step may
-    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
+    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm. A
+    parameter's moments start at its first gradient and rest while it is not part of the child. A step may take Adam or
+    RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
 
     def __init__(self, network: Network, momentum: float, clip: float):
         self.momentum, self.clip = momentum, clip

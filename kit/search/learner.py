@@ -1,9 +1,7 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
-A step hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing
-one fails by name. A signal that costs a pass is a function, called by whoever needs it. A concrete learner is final: to
-change when it learns, wrap it (`Derived`, `WarmUp`).
-"""
+A step hands every learner all the signals it has, by keyword; a learner names the ones it needs, so a missing one fails
+by name. One that costs a pass is a function. A concrete learner is final: wrap it (`Derived`, `WarmUp`)."""
 
 import hashlib
 import math
@@ -112,19 +110,17 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value  # a checkpoint has lists
 
 
-class BaselineOptions(Options):
-    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the rewards' moving average, the baseline")
-
-
 class Rewarded:
     """Part of a learner that compares a reward with the moving average of those before, which starts at the first."""
+
+    class Options(Options):
+        reward_baseline: float = Field(0.95, ge=0, lt=1, description="of the rewards' moving average, the baseline")
 
     baseline: float | None = None
 
     def advantage(self, reward: float) -> float:
         """reward − baseline, the baseline without this reward; then it takes the reward in."""
-        before = reward if self.baseline is None else self.baseline
-        factor = self.options.reward_baseline
+        before, factor = reward if self.baseline is None else self.baseline, self.options.reward_baseline
         self.baseline = factor * before + (1 - factor) * reward
         return reward - before
 

@@ -8,7 +8,6 @@ rank. Without torchrun every function here gives back what it is given.
 import contextlib
 import dataclasses
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -168,18 +167,9 @@ def side_by_side(tensor: Tensor) -> Tensor:
     return Total.apply(torch.stack([tensor if r == rank() else empty for r in range(count())]))
 
 
-def same(child: T, what: object) -> T:
-    """child, of all ranks: averaging the gradients of different weights would mean nothing. Raises KitError where the
-    repr of `what` differs."""
-    if count() > 1:
-        mark = torch.tensor([zlib.crc32(repr(what).encode())])
-        if (gather(mark) != mark).any():
-            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}): {AGAIN}")
-    return child
-
-
 def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables differ by more than rounding."""
+    """Raises KitError where the ranks' weights or learned variables differ by more than rounding, as they do once two
+    ranks have drawn different children."""
     if count() > 1 and tensors:
         sizes = side_by_side(torch.stack([t.detach().double().abs().sum().cpu() for t in tensors]))
         if (sizes.amax(0) - sizes.amin(0) > 1e-5 * sizes.amax(0)).any():

@@ -34,11 +34,9 @@ class Parts:
     draws: Any = None
 
     def __post_init__(self) -> None:
-        owner: dict[int, str] = {}
-        for letter, tensors in self.variables().items():
-            for tensor in tensors:
-                if (other := owner.setdefault(id(tensor), letter)) != letter:
-                    raise KitError(f"a tensor of shape {list(tensor.shape)} belongs to both {other} and {letter}")
+        owned = [id(tensor) for tensors in self.variables().values() for tensor in tensors]
+        if len(set(owned)) < len(owned):
+            raise KitError("a trainable tensor belongs to two of θ, α, τ and η: give each of them its own")
 
     def variables(self) -> dict[str, list[Tensor]]:
         """All that is trained, by its letter."""
@@ -114,8 +112,12 @@ def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr
     def reward() -> float:
         return accuracy(net, next(batches["val"]), child)
 
-    curvature = functools.partial(grads.curvature, net, augmented, child)
-    return {"outer": outer, "rewards": rewards, "reward": reward, "curvature": curvature}
+    def loss() -> Tensor:
+        """The mean over this rank's augmented images, as a function of the weights alone."""
+        with net.frozen_statistics(child.picks):
+            return net.losses(*augmented, constant)[0].mean()
+
+    return {"outer": outer, "rewards": rewards, "reward": reward, "loss": loss}
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:
@@ -135,10 +137,8 @@ def regularize(net: Network, hyper: HyperLearner) -> None:
 
 
 def mixed(x: Tensor, y: Tensor, net: Network) -> Batch:
-    """Mixup (Zhang et al. 2018) with the ratio net.mixup, the a of Beta(a, a): x' = λ x + (1 − λ) x_π.
-
-    Labels are mixed alike and become float [n, classes]. Without mixup images and labels are returned as they are.
-    """
+    """Mixup (Zhang et al. 2018), x' = λ x + (1 − λ) x_π with λ ~ Beta(a, a), a = net.mixup. Labels are mixed alike and
+    become float [n, classes]. Without mixup images and labels are returned as they are."""
     if not net.mixup:
         return x, y
     share, dtype = beta(net.mixup, net.mixer), net.mean.dtype

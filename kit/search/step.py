@@ -33,8 +33,7 @@ def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step.
 
     AutoHAS, Algorithm 1, is the same step: the reward of a drawn (α, h) is the validation accuracy under the weights W*
-    that a step with h gives; it moves the controllers of α and η, and the weights keep that step.
-    """
+    that a step with h gives; it moves the controllers of α and η, and the weights keep that step."""
     net, arch, augment, hyper, sgd = parts.net, parts.arch, parts.augment, parts.hyper, parts.sgd
     # line 2
     x, y = next(batches["train"])
@@ -43,7 +42,7 @@ def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     signals.regularize(net, hyper)
     x = augment.apply(x, draw)
     # lines 4, 5: one child, one backward pass
-    child = arch.drawn()
+    child = arch.sample()
     train = signals.training_pass(net, x, y, child)
     # look-ahead: this gradient closes the step before
     hyper.observe(sgd.trace, train.gradient)
@@ -63,9 +62,7 @@ def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
 class TwoLevelOptions(Options):
     children: int = Field(2, ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
     arch_samples: int = Field(1, ge=1, le=100, description="two levels: architectures per step of α, τ (DAAS: n_arch)")
-    policies: int = Field(
-        0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: one per image"
-    )
+    policies: int = Field(0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: by image")
     first_order: bool = Field(True, description="two levels: α's gradient at θ itself, not one step ahead")
 
 
@@ -76,15 +73,12 @@ class TwoLevelOptions(Options):
     brings={
         "children": {"paper": 10, "server": 4, "laptop": 2},
         "arch_samples": {"paper": 5, "server": 2, "laptop": 1},
-        "policies": {"paper": 2, "server": 0, "laptop": 0},
+        "policies": {"paper": 2},
     },
 )
 def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
-    """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children.
-
-    With first_order α's gradient is the one of GDAS and first-order DARTS, at θ itself, and τ learns from the training
-    step.
-    """
+    """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children. first_order:
+    α's gradient is that of GDAS and first-order DARTS, at θ itself, and τ learns from the training step."""
     net, arch, augment, hyper, sgd = parts.net, parts.arch, parts.augment, parts.hyper, parts.sgd
     x, y = train = next(batches["train"])
     held_out = next(batches["val"])
@@ -98,7 +92,7 @@ def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     # eq. 14, as a mean over n_w children
     draw = augment.sample(len(x))
     x = augment.apply(x, draw)
-    children = [arch.drawn() for _ in range(parts.draws.children)]
+    children = [arch.sample() for _ in range(parts.draws.children)]
     passes = [signals.training_pass(net, x, y, child) for child in children]
     gradient, last = Gradient.mean([one.gradient for one in passes]), passes[-1]
     measured = on_request(parts, batches, (x, y), last, lr)
@@ -114,7 +108,7 @@ def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
 def _upper_level(parts: Parts, train: Batch, held_out: Batch, lr: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The gradients of α and of τ, for each of its draws, under one sampled architecture."""
     (x, y), net, arch, augment, draws = train, parts.net, parts.arch, parts.augment, parts.draws
-    child = arch.drawn()
+    child = arch.sample()
     reward = partial(signals.accuracy, net, held_out, child)
     if draws.first_order:
         outer = signals.outer_pass(net, held_out, child).gradient

@@ -95,9 +95,7 @@ class Cell(nn.Module):
     """channels: of the two cells before, and of this cell's nodes. halved: the cell before the last has twice the
     resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
-    def __init__(
-        self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict[str, Any]
-    ):
+    def __init__(self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict):
         super().__init__()
         c_before, c_last, c = channels
         first = NODES * KINDS.index(kind)
@@ -114,10 +112,8 @@ class Cell(nn.Module):
         op, edge = self.slots[slot].candidates[candidate]
         return self.ops[f"{slot % NODES}-{edge}-{op}"], op, edge
 
-    def forward(
-        self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: Callable
-    ) -> Tensor:
-        """before, last: the two cells' outputs, rectified."""
+    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list, drop: Callable) -> Tensor:
+        """before, last: the two cells' outputs, rectified. gates: of each slot one 0-dim tensor per pick, or None."""
         states = [self.before(before), self.last(last)]
         rectified: dict[int, Tensor] = {}
         for slot in self.mine:
@@ -147,8 +143,7 @@ class CellNetwork(Network):
     node freezes. Raises KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
-    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`.
-    """
+    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`."""
 
     space = "cell"
     absorbs_gates = True
@@ -157,9 +152,7 @@ class CellNetwork(Network):
     usual = "darts-v2"
     operations: Mapping[str, Callable[[int, int, bool], nn.Module]] = OPERATIONS
 
-    def __init__(
-        self, classes: int, image: Size, *, channels: int, cells: int, reductions=2, auxiliary=0.0, genotype=None
-    ):
+    def __init__(self, classes: int, image: Size, *, channels: int, cells, reductions=2, auxiliary=0.0, genotype=None):
         super().__init__(classes, image)
         checked_reductions(image, 3 if self.large else 0, reductions, cells - 1)
         self.offer(cell_slots(self.operations), genotype)

@@ -42,18 +42,14 @@ class DepthwiseConv(nn.Conv2d):
 
 class GatedNorm(nn.BatchNorm2d):
     """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part, which
-    takes neither a pass nor memory. An affine part that does not train still holds 1 and 0: the gate takes its place.
-    """
+    takes neither a pass nor memory. One that does not train still holds 1 and 0: the gate takes its place."""
 
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
-        k = fast.pixels_at_once(x) if kernels else 1
-        if k == 1 and self.gate is None:
-            return super().forward(x)
         weight, bias = self.gated_affine()
-        if k > 1:
+        if kernels and (k := fast.pixels_at_once(x)) > 1:
             y, mean, var = fast.wide_batch_norm(x, weight, bias, k, self.eps)
             self.track(mean, var, x.numel() // x.shape[1])
             return y

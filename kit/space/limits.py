@@ -20,9 +20,7 @@ class Limits:
     `LatencyTable` that `max_latency_ms` is compared with. Raises KitError, with the range that the space reaches, when
     no child of the space keeps to the limits."""
 
-    def __init__(
-        self, network: Network, max_params=None, max_macs=None, max_latency_ms: float | None = None, latency: Any = None
-    ):
+    def __init__(self, network: Network, max_params=None, max_macs=None, max_latency_ms=None, latency: Any = None):
         self.network, self.latency = network, latency
         given = zip(BOUNDS, (max_params, max_macs, max_latency_ms))
         self.bounds = {name: bound for name, bound in given if bound is not None}
@@ -62,10 +60,8 @@ class Limits:
         return fixed, [np.array(of(i), float) for i in range(len(slots))]
 
     def best(self, gain: Sequence[np.ndarray]) -> Picks | None:
-        """Of the children that keep to all limits at once, the one with the greatest sum of gains, or None.
-
-        gain: float [candidates] for each slot. By mixed-integer linear programming, since costs add up over slots.
-        """
+        """Of the children that keep to all limits at once, the one with the greatest sum of gains (float [candidates]
+        for each slot), or None; by mixed-integer linear programming, since costs add up over slots."""
         slots = self.network.slots
         if not slots:
             return () if self.allow(()) else None

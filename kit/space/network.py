@@ -52,9 +52,8 @@ class Child:
 
     picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
     [picks] that multiplies the candidates' outputs, or None for a plain sum; those that require grad receive ∂L/∂gate.
-    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), so that nothing
-    has to be multiplied. memory: what the learner keeps of the draw.
-    """
+    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), and nothing has to
+    be multiplied. memory: what the learner keeps of the draw."""
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
@@ -93,12 +92,9 @@ class _UnitGate(torch.autograd.Function):
     """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, as the next layer does, and no new tensor."""
 
     @staticmethod
-    def forward(y: Tensor, gate: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(y, gate)
         return y.view_as(y)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,8 +132,7 @@ class Network(nn.Module, ABC):
 
     A space is a subclass, registered with `kit.space.register`. Its `__init__` takes classes, image [C, H, W], and by
     name what it needs of the configuration and its own `Options`; it calls `offer` with its slots before it builds its
-    layers. Without a genotype it is the supernet, with one that child alone, whose parameters have the same names.
-    """
+    layers. Without a genotype it is the supernet, with one that child alone, whose parameters have the same names."""
 
     space: str = ""  # the name that it was built under
     searchable: bool = True
