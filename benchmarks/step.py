@@ -44,7 +44,7 @@ def synthetic(side: int, channels: int, n: int = 2048) -> ImageSets:
 
 
 def parts_of(config: Config, sets: ImageSets, device: torch.device) -> Parts:
-    parts = build.Plan(config, 0, sets, device).parts()
+    parts = build.Plan(config, config.stages[0], sets, device).parts()
     parts.net.train()
     return parts
 

@@ -24,7 +24,7 @@ from kit.search.signals import beta, mixed
 from kit.search.step import STEPS
 from kit.space import Child
 from kit.zoo.hgd import Hgd
-from kit.zoo.ift import implicit_gradient
+from kit.zoo.ift import curvature, implicit_gradient
 from kit.zoo.trials import Trials
 
 SPACE = "lr=0.01:0.1,mixup=0:0.1:0.2,optimizer=sgd:adam"
@@ -114,7 +114,7 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     monkeypatch.setattr(signals, "accuracy", lambda net, held, child: next(rewards))
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
-    parts = build.Plan(config, 0, sets, torch.device("cpu"), steps=10).parts()
+    parts = build.Plan(config, config.stages[0], sets, torch.device("cpu"), steps=10).parts()
     assert isinstance(parts.arch, WarmUp) and isinstance(parts.hyper, WarmUp) and parts.hyper.steps == 3
     batches = {
         name: data.Batches(part, 6, generator(0, name)) for name, part in (("train", sets.train), ("val", sets.val))
@@ -185,25 +185,23 @@ def test_curvature_is_the_hessian_of_the_mean_loss_times_a_vector():
     ]
     hessian = torch.stack(rows)
     torch.testing.assert_close(hessian, hessian.T)
-    found = grads.curvature(net, (x, y), Child(()), parameters, v)
+    found = curvature(net.losses(x, y, Child(()))[0].mean(), parameters, v)
     torch.testing.assert_close(
         torch.cat([f.flatten() for f in found]), hessian @ torch.cat([d.flatten() for d in v]), rtol=1e-10, atol=1e-12
     )
 
 
 def test_curvature_through_batch_norm_is_the_slope_of_the_gradient():
-    """Central differences of ∇L along v, BatchNorm in training mode, gates constant: to 1e-5 of its norm; statistics
-    left alone.
-    """
+    """Central differences of ∇L along v, BatchNorm in training mode: to 1e-5 of its norm; statistics left alone."""
     net, (x, y) = supernet("cell"), batch(1)
     child = child_of(net)
-    gates = tuple(torch.ones(len(p), dtype=torch.float64, requires_grad=True) for p in child.picks)
     parameters = net.child_parameters(child.picks)
     v, buffers = (
         [normal(*p.shape, seed=i) for i, p in enumerate(parameters)],
         {k: b.clone() for k, b in net.named_buffers()},
     )
-    found = grads.curvature(net, (x, y), Child(child.picks, gates, unit=True), parameters, v)
+    with net.frozen_statistics(child.picks):
+        found = curvature(net.losses(x, y, child)[0].mean(), parameters, v)
 
     def gradient_at(h: float) -> Tensor:
         with grads.ahead(Gradient(parameters, v), -h), net.frozen_statistics(child.picks):

@@ -67,7 +67,7 @@ class Scene:
         }
 
     def _parts(self) -> Parts:
-        made = build.Plan(self.config, 0, self.sets, torch.device("cpu")).parts()
+        made = build.Plan(self.config, self.config.stages[0], self.sets, torch.device("cpu")).parts()
         made.net.train()
         made.draws = TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
         return made

@@ -251,7 +251,7 @@ def test_a_broken_genotype_is_refused(broken):
 
 @pytest.mark.parametrize(("image", "cells", "reductions", "fit"), [((1, 8, 9), 5, 3, 2), ((3, 40, 40), 9, 6, 5)])
 def test_too_deep_is_refused_and_says_how_many_fit(image, cells: int, reductions: int, fit: int):
-    said = f"too deep for images of {image[1]}×{image[2]} .* at most {fit} fit. Set reductions={fit} "
+    said = f"too deep .* images of {image[1]}×{image[2]} pixels: set reductions to 0…{fit},"
     with pytest.raises(KitError, match=said):
         supernet("cell", image, cells=cells, reductions=reductions)
     supernet("cell", image, cells=cells, reductions=fit)  # what the message suggests is accepted

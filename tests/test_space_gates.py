@@ -149,21 +149,13 @@ def test_dropout_before_the_classifier(name: str):
     assert torch.equal(classified(net.eval(), x, child, 1), classified(net, x, child, 2))
 
 
-def test_a_tensor_probability_is_never_read_on_the_host():
-    x = torch.empty((4, 3), device="meta")  # a meta tensor has no value that could be read
-    assert drop(x, torch.empty((), device="meta"), None).shape == (4, 3)
-    assert drop(x, 0.0, None) is x
-    always = torch.rand(4, 3)
-    assert torch.equal(drop(always, torch.tensor(0.0), torch.Generator()), always)
-
-
 def test_drop_path_acts_on_residual_blocks_alone():
     net = supernet("mobile", cells=10).train()
     child, x = child_of(net), images_for(net, 32)
     residual = [stride == 1 and c_in == c_out for c_in, c_out, stride in net.strides]
     assert 0 < sum(residual) < len(residual)
 
-    def blocks_that_drop(p) -> list[bool]:
+    def blocks_that_drop(p: float) -> list[bool]:
         net.drop_path, net.generator, same = p, torch.Generator().manual_seed(3), []
 
         def note(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -177,9 +169,7 @@ def test_drop_path_acts_on_residual_blocks_alone():
         return same
 
     assert blocks_that_drop(0.0) == [False] * 9
-    assert blocks_that_drop(0.5) == blocks_that_drop(torch.tensor(0.5)) == residual
-    one = residual.index(True)  # one probability per block
-    assert blocks_that_drop(0.5 * F.one_hot(torch.tensor(one), 9)) == [i == one for i in range(9)]
+    assert blocks_that_drop(0.5) == residual
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():

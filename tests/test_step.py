@@ -31,7 +31,7 @@ PRINTED = {
 def parts_for(**changes):
     config = micro_config(**(PRINTED | changes))
     sets = data.load_dataset(config.dataset)
-    parts = build.Plan(config, 0, sets, torch.device("cpu")).parts()
+    parts = build.Plan(config, config.stages[0], sets, torch.device("cpu")).parts()
     parts.net.train().drop_path = 0.2
     batches = {
         name: data.Batches(part, 12, generator(0, name))
@@ -193,7 +193,7 @@ class _Counting:
 def test_outcome_counts_correct_predictions_and_reports_eta(micro: str):
     config, parts, batches = parts_for(hyper="fixed")
     outcome = one_level(parts, batches, 0.25)
-    assert outcome.losses.shape == (12,) and 0 <= int(outcome.correct) <= 12 and not outcome.losses.requires_grad
+    assert outcome.losses.shape == (12,) and 0 <= int(outcome.right.sum()) <= 12 and not outcome.losses.requires_grad
     assert float(outcome.values.lr) == pytest.approx(0.25 * config.lr) and float(
         outcome.values.weight_decay
     ) == pytest.approx(config.weight_decay)
@@ -203,7 +203,7 @@ def test_autohas_rewards_what_the_step_gives(micro: str, monkeypatch):
     """Its temporary weights W* are those that the step leaves; one validation batch serves both controllers."""
     config = micro_config("autohas", cells=4, search_cells=4, hyper_space="lr,optimizer")
     sets = data.load_dataset(config.dataset)
-    parts = build.Plan(config, 0, sets, torch.device("cpu")).parts()
+    parts = build.Plan(config, config.stages[0], sets, torch.device("cpu")).parts()
     batches = {name: data.Batches(sets.train, 6, generator(0, name)) for name in ("train", "val")}
     before, seen = [p.detach().clone() for p in parts.net.train().parameters()], []
     monkeypatch.setattr(

@@ -199,7 +199,7 @@ class Run:
         if not self.finished:
             mend = "kit.search with its configuration goes on with it"
             raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
-        model, n = self.model(device), self.metrics["test_images"]
+        model, n, table = self.model(device), self.metrics["test_images"], latency.stored(self.path / "latency.json")
         where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
         templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
         return templates.get_template("card.md.j2").render(
@@ -208,7 +208,7 @@ class Run:
             interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
             latency=latency.time_model(model, image, where, self.config.latency_batch),
             hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
-            confirmed=latency.recorded(self.path / "latency.json", model.network.picks_of(self.genotype)),
+            confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
             genotype=",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items()),
         )
 

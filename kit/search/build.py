@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from kit.data import Batches, ImageSets, normalization
 from kit.errors import KitError
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
-from kit.registry import Part
 from kit.run import store
 from kit.search import ranks
 from kit.search.grads import Momentum
@@ -23,7 +21,7 @@ from kit.search.learner import Derived, WarmUp, generator
 from kit.search.signals import Parts
 from kit.search.step import STEPS
 from kit.space import SPACES, Network, Picks, latency
-from kit.space.layers import synchronize
+from kit.space.layers import SyncedNorm, norms
 from kit.space.limits import Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
@@ -36,22 +34,22 @@ def schedule_of(config: Config, index: int) -> range:
 
 
 def holds_out(config: Config, index: int) -> bool:
-    """Validation images are held out where a learner of the stage's schedule reads them, or the configuration says so;
-    else they are trained on. Raises KitError where they are needed and hold_out is False."""
-    stages = [config.stages[i] for i in schedule_of(config, index)]
-    learning = [ARCH[config.arch]] if any(stage.search for stage in stages) else []
-    learning += [AUGMENT[config.augment]] if any(stage.augment == "learn" for stage in stages) else []
-    learning += [HYPER[config.hyper]] if any(stage.hyper == "learn" for stage in stages) else []
-    read = any(stage.step == "bi-level" for stage in stages) or any("val" in part.make.needs for part in learning)
+    """Whether validation images are kept out of training: where a learner of the stage's schedule reads them, or the
+    configuration says so. Raises KitError where they are needed and hold_out is False."""
+    arch, augment, hyper = ARCH[config.arch], AUGMENT[config.augment], HYPER[config.hyper]
+    read = False
+    for stage in (config.stages[i] for i in schedule_of(config, index)):
+        learn = ((arch, stage.search), (augment, stage.augment == "learn"), (hyper, stage.hyper == "learn"))
+        read |= stage.step == "bi-level" or any("val" in part.make.needs for part, learns in learn if learns)
     if read and config.hold_out is False:
-        learners = f"arch={config.arch!r}, augment={config.augment!r}, hyper={config.hyper!r}"
+        learners = ", ".join(f"{part.name!r}" for part in (arch, augment, hyper))
         raise KitError(f"method {config.method!r} with {learners} reads validation batches: leave hold_out out")
     return read or bool(config.hold_out)
 
 
 def horizon(config: Config, index: int, began: int | None = None) -> int:
-    """Epochs of the stage's learning-rate schedule: as planned, or since `began` epochs. The last schedule goes on to
-    the end of the run, which comes later where an earlier stage ended early."""
+    """Epochs of the stage's learning-rate schedule: as planned, or after `began` epochs, where the last schedule has
+    what is left of the run."""
     schedule = schedule_of(config, index)
     if began is not None and schedule.stop == len(config.stages):
         return config.epochs - began
@@ -61,65 +59,52 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
 def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     """The batches of the stage and of those that share its schedule: "train" and "fresh" of the images that the weights
     learn from, "val" where validation images are kept from them."""
-    hold_out = holds_out(config, index)
+    hold_out, first = holds_out(config, index), schedule_of(config, index).start
     train = sets.train if hold_out else sets.train_val()
     if config.train_images is not None:
         train = data.drawn(train, config.train_images)
-    sources = {"train": train, "fresh": train} | ({"val": sets.val} if hold_out else {})
-    first, made = schedule_of(config, index).start, {}
-    for name, images in sources.items():
-        size = min(config.batch_size, len(images)) if name == "val" else config.batch_size
-        purpose = f"batches/{name}/{config.stages[first].name}" if first else f"batches/{name}"
-        made[name] = Batches(images, size, generator(config.seed, purpose))
-    return made
+    sources = {name: (train, config.batch_size) for name in ("train", "fresh")}
+    if hold_out:
+        sources["val"] = sets.val, min(config.batch_size, len(sets.val))
+    stage = f"/{config.stages[first].name}" if first else ""
+    stream = lambda name, *of: Batches(*of, generator(config.seed, f"batches/{name}{stage}"))
+    return {name: stream(name, *of) for name, of in sources.items()}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parts of one stage are built from. index: of the stage. folder: the run's, for the latency table; None
-    keeps none. steps: of the stage, at most. horizon: steps of the schedule that the stage is part of."""
+    """What a stage's parts are built from. folder: the run's, which keeps the latency table. steps: of the stage, at
+    most. horizon: steps of the schedule that the stage is part of."""
 
     config: Config
-    index: int
+    stage: Stage
     sets: ImageSets
     device: torch.device
     folder: Path | None = None
     steps: int = 0
     horizon: int = 0
 
-    @property
-    def stage(self) -> Stage:
-        return self.config.stages[self.index]
-
     def parts(self, picks: Picks | None = None) -> Parts:
-        """The stage's parts, with new weights and learners.
-
-        picks: the architecture of an earlier stage's search; None: this one searches, or the configuration names one.
-        """
+        """With new weights and learners. picks: the architecture of an earlier stage's search; None: this one searches,
+        or the configuration names one."""
         config, stage, device = self.config, self.stage, self.device
         net, searcher = self.searched(picks)
         net = net.to(device, memory_format=torch.channels_last)
         net.generator, net.mixer = self.generator("drop-path", device), self.generator("mixup")
         bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
-        if config.sync_batchnorm:
-            synchronize(net)
-        learners = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}
+        for norm in norms(net) if config.sync_batchnorm else ():
+            norm.__class__ = SyncedNorm  # the same objects, for whoever refers to one
+        learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}, STEPS[stage.step]
         for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
             if learners[name].variables():
                 learners[name] = WarmUp(learners[name], round(stage.warm_up * self.steps))
-        step = STEPS[stage.step]
-        draws = step.options(**self.settings(step)) if step.options else None
+        draws = step.options and step.options(**step.arguments(config))
         return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A random stream for one purpose in this stage."""
         return generator(self.config.seed, f"{self.stage.name}/{purpose}", device)
-
-    def settings(self, part: Part) -> dict[str, Any]:
-        """What tells the part's name apart, and its options."""
-        names = part.options.model_fields if part.options else ()
-        return {**part.settings, **{name: getattr(self.config, name) for name in names}}
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
@@ -135,26 +120,24 @@ class Plan:
     def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
         """The network, and the learner of its architecture."""
         config, seed = self.config, self.generator("weights").initial_seed()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            supernet = self.network()
-            # the limits are about the network that is deployed, also while a smaller one searches for its cells
-            limits = self.limits(self.network(full=True))
-            if self.stage.search:
-                part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
-                return supernet, part.make(*about, device=self.device, steps=self.steps, **self.settings(part))
-            if picks is None and config.arch == "random":
-                picks = random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
-            elif picks is None:
-                picks = supernet.picks_of(read_genotype(config)) if supernet.slots else ()
-            if not limits.allow(picks):
-                raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
-            torch.manual_seed(seed)
-            net = self.network(genotype=supernet.spec(picks).get("genotype"))
-            return net, Given(net.slots, net.only_child().picks)
+        torch.manual_seed(seed)
+        supernet, limits = self.network(), self.limits()
+        if self.stage.search:
+            part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
+            return supernet, part.make(*about, device=self.device, steps=self.steps, **part.arguments(config))
+        if picks is None and config.arch == "random":
+            picks = random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
+        elif picks is None:
+            picks = supernet.picks_of(read_genotype(config)) if supernet.slots else ()
+        if not limits.allow(picks):
+            raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
+        torch.manual_seed(seed)
+        net = self.network(genotype=supernet.spec(picks).get("genotype"))
+        return net, Given(net.slots, net.only_child().picks)
 
-    def limits(self, deployed: Network) -> Limits:
-        config, timed = self.config, None
+    def limits(self) -> Limits:
+        """About the network that is deployed, also while a smaller one searches for its cells."""
+        config, deployed, timed = self.config, self.network(full=True), None
         if config.max_latency_ms is not None:
             if ranks.count() > 1:
                 raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")
@@ -166,30 +149,30 @@ class Plan:
         config, role = self.config, self.stage.augment
         name = PRESETS[config.preset]["fixed_augment"] if role == "default" else config.augment
         fill = (normalization(self.sets.train)[0] * 255).round().to(torch.uint8)
-        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, "config": config}
+        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, **AUGMENT[name].arguments(config)}
         policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy
         learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
-        if learned.get("name") != config.augment or tuple(learned.get("ops", ())) != policy.ops:
-            kind = f"of kind {learned.get('name')!r} over {learned.get('ops')}"
-            raise KitError(f"policy={config.policy!r} is {kind}: set augment and operations to these")
+        kind, ops = learned.get("name"), learned.get("ops", ())
+        if kind != config.augment or tuple(ops) != policy.ops:
+            raise KitError(f"policy={config.policy!r} is {kind!r} over {ops}: set augment and operations to these")
         policy.adopt(learned)
         return Derived(policy)
 
     def hyper(self) -> HyperLearner:
         config, role = self.config, self.stage.hyper
-        part, start = HYPER["fixed" if role == "default" else config.hyper], (config.lr, config.weight_decay)
-        about = {"device": self.device, "steps": self.horizon, **self.settings(part)}
-        learner = part.make(*start, self.generator("η"), **about)
+        part = HYPER["fixed" if role == "default" else config.hyper]
+        about = {"device": self.device, "steps": self.horizon, **part.arguments(config)}
+        learner = part.make(config.lr, config.weight_decay, self.generator("η"), **about)
         return DerivedHyper(learner) if role == "derived" else learner
 
 
 def read_genotype(config: Config) -> dict:
     """The configuration's genotype: by name (darts-v2), from a JSON file, or from a run's directory; None: the space's
     usual one. The space checks its entries."""
-    named = SPACES[config.space].make.genotypes
-    source = config.genotype or SPACES[config.space].make.usual
+    make = SPACES[config.space].make
+    named, source = make.genotypes, config.genotype or make.usual
     if source in named:
         return named[source]
     content = _written(source, f"genotype={source!r} is neither a name ({', '.join(named)}) nor")

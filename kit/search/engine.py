@@ -43,10 +43,8 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     """Run a configuration and return its run; a finished one is read, an interrupted one goes on where it was.
 
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
-    aside (renamed, nothing is deleted) and starts anew. progress: see `kit.search.progress`; None chooses a bar or
-    lines. Raises KitError before any training for what does not fit together, and when the loss is not finite (the last
-    good checkpoint stays).
-    """
+    aside (renamed) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines. Raises KitError
+    before any training for what does not fit together, and when the loss is not finite (the last checkpoint stays)."""
     place = Path(out if out is not None else config.out).expanduser()
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
@@ -54,7 +52,8 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         facts = _facts(sets)
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
-        held.enter_context(interruptible(lambda: f"stopped after epoch {_last_epoch(folder)}; run again to go on"))
+        last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
+        held.enter_context(interruptible(lambda: f"stopped after epoch {last()}; run again to go on"))
         if not resume:
             ranks.on_first(lambda: store.put_aside(folder))
         if not ranks.on_first(finished):
@@ -73,18 +72,16 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
 def own_state() -> Iterator[None]:
     """Within it torch has `DTYPE`, the CPU, gradients and random numbers of kit's own, whatever the caller has set;
     afterwards the caller finds everything as it was. A second thread waits until the first is done."""
-    with _TURN:
-        dtype, threads, cpu = torch.get_default_dtype(), torch.get_num_threads(), torch.device("cpu")
-        # a mode, through which every call of torch would go: only where it is needed
-        device = cpu if torch.get_default_device() != cpu else contextlib.nullcontext()
+    with _TURN, contextlib.ExitStack() as after:
+        after.callback(torch.set_default_dtype, torch.get_default_dtype())
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        after.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
         torch.set_default_dtype(DTYPE)
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), device, torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
+        if torch.get_default_device() != torch.device("cpu"):  # a mode, through which every call of torch goes
+            after.enter_context(torch.device("cpu"))
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
 
 
 def _threads(config: Config, sets: ImageSets) -> int:
@@ -120,36 +117,30 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
 
 
-def _last_epoch(folder: Path) -> int:
-    return max((int(path.stem.removeprefix("epoch-")) for path in _checkpoints(folder)), default=0)
-
-
 class Search:
     """The state of a run. Built from its configuration and data alone; `state_dict()` holds all that moves."""
 
     def __init__(self, config: Config, folder: Path, sets: ImageSets | None = None):
         self.config, self.folder, self.stages = config, folder, config.stages
-        self.device = ranks.together(lambda: ranks.own_device(pick_device(config.device)))
-        self.sets = (sets or ranks.together(config.sets)).to(self.device)
+        self.device = ranks.own_device(pick_device(config.device))
+        self.sets = (sets or config.sets()).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder)
         for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
 
-    # ---- from epoch to epoch ---------------------------------------------------------------------
-
     def run(self, reporter: Silent) -> None:
         """All epochs that are left, then the results."""
         if self.device.type == "cpu":
             keep_freed()
+        if self.config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         self._open()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
-        began, before = time.perf_counter() - self.seconds, torch.are_deterministic_algorithms_enabled()
+        began = time.perf_counter() - self.seconds
         try:
-            if self.config.deterministic:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-                torch.use_deterministic_algorithms(True)
             while self.epoch < self.config.epochs:
                 stage, numbers = self.stage.name, self.train_epoch()
                 self.seconds = time.perf_counter() - began
@@ -163,7 +154,6 @@ class Search:
             write_failure(self, error)
             raise
         finally:
-            torch.use_deterministic_algorithms(before)
             reporter.close()
 
     def train_epoch(self) -> dict[str, float]:
@@ -172,23 +162,23 @@ class Search:
         since, epochs = self.epoch - self.began, build.horizon(self.config, self.stage_index, self.began)
         net.drop_path = self.config.drop_path * since / epochs
         net.dropout, net.mixup = self.config.dropout, self.config.mixup
-        parts.arch.anneal((self.epoch - self.entered) / max(1, self._longest() - 1))
+        parts.arch.anneal((self.epoch - self.entered) / max(1, self.longest - 1))
         curves = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
         for i in range(steps):
             schedule = 0.5 * (1 + math.cos(math.pi * (since * steps + i) / (epochs * steps)))
-            outcome = self.take_step(parts, self.batches, schedule)
-            accuracy = outcome.correct / len(outcome.losses)
-            curves[i] = torch.stack([outcome.losses.mean(), accuracy, *outcome.values[:2]])
+            losses, right, values = self.take_step(parts, self.batches, schedule)
+            curves[i] = torch.stack([losses.mean(), right.to(losses.dtype).mean(), values.lr, values.weight_decay])
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
-                self._check_finite(curves[: i + 1].cpu())
-        return self._end_epoch(curves.cpu())
+                (so_far,) = ranks.mean([curves[: i + 1]])
+                self._check_finite(so_far.cpu())
+        return self._end_epoch(so_far.cpu())
 
     def _end_epoch(self, curves: torch.Tensor) -> dict[str, float]:
         """Freeze what has settled, record the epoch, and go on to the next stage where this one is over."""
         parts = self.parts
         average_statistics(norms(parts.net))
         ranks.check_agreement([tensor for tensors in parts.variables().values() for tensor in tensors])
-        over = self.epoch + 1 - self.entered >= self._longest()
+        over = self.epoch + 1 - self.entered >= self.longest
         if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
             child = parts.arch.derived()
             for slot in settled:  # the network takes their gates over
@@ -196,7 +186,14 @@ class Search:
                 parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
             parts.arch.freeze(settled)
         self.epoch += 1
-        numbers = self._numbers(curves)
+        loss, accuracy = (curves[:, i].mean().item() for i in (0, 1))
+        lr, decay = curves[-1, 2:].tolist()
+        numbers = {"stage": float(self.stage_index), "loss": loss, "train_accuracy": accuracy}
+        numbers |= {"lr": lr, "weight_decay": decay}
+        for learner in (parts.hyper, parts.augment, parts.arch):
+            numbers |= learner.summary()
+        if "val" in self.batches:
+            numbers["val_loss"], numbers["val_accuracy"], _ = score(self, self.sets.val)
         steps, names = len(curves), ("step/loss", "step/lr", "step/weight_decay")
         for i in range(0, steps, max(1, steps // CURVE_POINTS)):
             self.records.add(self.step + i + 1, self.epoch, dict(zip(names, curves[i, [0, 2, 3]].tolist())))
@@ -208,39 +205,30 @@ class Search:
             self._next_stage()
         return numbers
 
-    def _numbers(self, curves: torch.Tensor) -> dict[str, float]:
-        loss, accuracy = (curves[:, i].mean().item() for i in (0, 1))
-        lr, decay = curves[-1, 2:].tolist()
-        numbers = {"stage": float(self.stage_index), "loss": loss, "train_accuracy": accuracy}
-        numbers |= {"lr": lr, "weight_decay": decay}
-        for learner in (self.parts.hyper, self.parts.augment, self.parts.arch):
-            numbers |= learner.summary()
-        if "val" in self.batches:
-            numbers["val_loss"], numbers["val_accuracy"], _ = score(self, self.sets.val)
-        return numbers
-
     def _snapshot(self) -> None:
         """α and τ, for the history."""
-        arch = self.parts.arch
-        frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-        alpha = {**arch.snapshot(), "frozen": frozen.clone()}
         if self.stage_index:  # it trains the chosen child alone: α stays what the search left
             alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
+        else:
+            arch = self.parts.arch
+            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
+            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
         self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
 
     def _check_finite(self, curves: torch.Tensor) -> None:
         """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
         epoch's steps so far, on the CPU."""
-        bad = (~curves[:, 0].isfinite()).nonzero().flatten().tolist()
+        sound = curves[:, 0].isfinite()
         finite = lambda tensors: not tensors or torch.stack([t.isfinite().all() for t in tensors]).all()
         broken = [letter for letter, tensors in self.parts.variables().items() if not finite(tensors)]
-        if not bad and not broken:
+        if sound.all() and not broken:
             return
-        step = bad[0] + 1 if bad else len(curves)
-        what = f"the loss is {curves[step - 1, 0].item()} at" if bad else f"{broken[0]} is not finite after"
-        # look-ahead moves η by the gradient that is broken: the last η that was a number is the one that led here
-        eta = [values for values in curves[:step, 2:].tolist() if all(map(math.isfinite, values))]
-        lr, decay = eta[-1] if eta else (math.nan, math.nan)
+        step, what = len(curves), f"{', '.join(broken)} is not finite after"
+        if not sound.all():
+            step = int(sound.int().argmin()) + 1
+            what = f"the loss is {curves[step - 1, 0].item()} at"
+        # look-ahead moves η by the broken gradient: the last η that was a number is the one that led here
+        lr, decay = [[math.nan] * 2, *(eta.tolist() for eta in curves[:step, 2:] if eta.isfinite().all())][-1]
         saved = _checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
         raise NonFinite(
@@ -248,18 +236,19 @@ class Search:
             f"{kept}. Try a smaller lr, hyper_lr or clip"
         )
 
-    # ---- from stage to stage ---------------------------------------------------------------------
-
     def _enter(self, index: int, picks: Picks | None = None) -> None:
         """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
         self.stage_index, self.stage, self.entered = index, self.stages[index], self.epoch
+        last = index == len(self.stages) - 1
+        # epochs of the stage, at most; the last one has what the others left
+        self.longest = self.config.epochs - self.epoch if last else self.config.stage_epochs[index]
         if index == 0 or self.stage.restart:
             self.began = self.epoch  # the epoch at which the schedule began
             self.batches = build.streams(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
         each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
-        plan = build.Plan(self.config, index, self.sets, self.device, self.folder, steps, planned)
+        plan = build.Plan(self.config, self.stage, self.sets, self.device, self.folder, steps, planned)
         self.parts = plan.parts(picks)
 
     def _next_stage(self) -> None:
@@ -271,27 +260,18 @@ class Search:
         else:
             self.parts.take_over(before)
 
-    def _longest(self) -> int:
-        """Epochs of the current stage, at most; the last one has what the others left."""
-        last = self.stage_index == len(self.stages) - 1
-        return self.config.epochs - self.entered if last else self.config.stage_epochs[self.stage_index]
-
     def _picks(self) -> Picks:
         """The architecture as the supernet's candidates."""
         net = self.parts.net
         return net.picks_of(net.genotype(self.parts.arch.picks))
 
-    # ---- checkpoints -----------------------------------------------------------------------------
-
-    def _prepare(self) -> list[Path]:
-        (self.folder / "failure.json").unlink(missing_ok=True)
-        store.tidy(self.folder)
-        store.write_json(self.folder / "config.json", self.config.model_dump())
-        return _checkpoints(self.folder)
-
     def _open(self) -> None:
         """Make the directory, or take up the newest checkpoint in it that can be read."""
-        for path in reversed(ranks.on_first(self._prepare)):
+        if ranks.rank() == 0:
+            (self.folder / "failure.json").unlink(missing_ok=True)
+            store.tidy(self.folder)
+        ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
+        for path in reversed(ranks.on_first(lambda: _checkpoints(self.folder))):
             try:
                 self.load_state_dict(ranks.on_first(lambda path=path: store.read_state(path)))
                 return self.records.restore(self.epoch)
@@ -320,6 +300,7 @@ class Search:
 
     def load_state_dict(self, state: dict) -> None:
         if state["stage"]:
+            self.epoch, self.began = state["entered"], state["began"]
             self.batches = build.streams(self.config, state["stage"], self.sets)
             self._enter(state["stage"], tuple(map(tuple, state["picks"])))
         for name in COUNTERS:

@@ -2,7 +2,7 @@
 
 import contextlib
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,9 +11,7 @@ from kit.run import predict, provenance, store
 from kit.search import build, ranks
 from kit.space.layers import average_statistics
 
-if TYPE_CHECKING:
-    from kit.search.engine import Search
-
+Search = Any  # kit.search.engine's, which imports this file
 RECALIBRATION = 8  # batches
 CHUNK = 256  # images of an evaluation pass
 
@@ -27,7 +25,7 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(search: "Search", part: ImageSet) -> Score:
+def score(search: Search, part: ImageSet) -> Score:
     """Of the current architecture on images that it does not train on. During a search the BatchNorm statistics are
     recomputed first, since they were collected under other children."""
     net, child = search.parts.net, search.parts.arch.derived()
@@ -50,18 +48,31 @@ def score(search: "Search", part: ImageSet) -> Score:
     return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
 
 
-def write_results(search: "Search", test: Score, val: Score | None) -> None:
+def write_results(search: Search, test: Score, val: Score | None) -> None:
     """The model, and last of all the metrics, which say that the run is finished."""
-    parts, sets, folder = search.parts, search.sets, search.folder
+    parts, sets, config, folder = search.parts, search.sets, search.config, search.folder
     net, policy, picks = parts.net, parts.augment, parts.arch.derived().picks
     tau = {name: values.tolist() for name, values in policy.snapshot().items() if name != "counts"}
     model = {
         "network": net.spec(picks),
         "genotype": net.genotype(picks),
         "classes": list(sets.classes),
-        "policy": {"name": search.config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
+        "policy": {"name": config.augment, **({"ops": list(policy.ops), **tau} if tau else {})},
         "hyper": parts.hyper.result(),
         "preprocessing": predict.preprocessing(net.image),
+    }
+    trained_on = "train" if "val" in search.batches else "train and val together (this stage needs no validation data)"
+    if "val" not in search.batches and any(build.holds_out(config, i) for i in range(search.stage_index)):
+        trained_on += "; searched on train, with val held out"
+    exact = config.deterministic or search.device.type == "cpu"
+    place = provenance.describe(search.device) | {
+        "ranks": ranks.count(),
+        "backend": None if ranks.count() == 1 else "gloo" if search.device.type == "cpu" else "nccl",
+        "seed": config.seed,
+        "dataset": sets.name,
+        "split": sets.split,
+        "trained_on": trained_on,
+        "determinism": "bit-identical on resume" if exact else "not deterministic (GPU)",
     }
     spent = {"seconds": search.seconds, "peak_memory_mb": provenance.peak_memory_mb(search.device)}
     metrics = {f"test_{name}": value for name, value in test._asdict().items()} | {"test_images": len(sets.test)}
@@ -69,33 +80,14 @@ def write_results(search: "Search", test: Score, val: Score | None) -> None:
     metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
     metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
-    store.write_json(folder / "model" / "model.json", model)
-    store.write_json(folder / "provenance.json", _provenance(search) | spent)
-    store.write_json(folder / "metrics.json", metrics)
+    for name, content in (("model/model", model), ("provenance", place | spent), ("metrics", metrics)):
+        store.write_json(folder / f"{name}.json", content)
 
 
-def _provenance(search: "Search") -> dict:
-    config, gpu, trained_on = search.config, search.device.type == "cuda", "train"
-    if "val" not in search.batches:
-        trained_on = "train and val together (this stage needs no validation data)"
-        if any(build.holds_out(config, i) for i in range(search.stage_index)):
-            trained_on += "; searched on train, with val held out"
-    return {
-        **provenance.describe(search.device),
-        "ranks": ranks.count(),
-        "backend": None if ranks.count() == 1 else "nccl" if gpu else "gloo",
-        "seed": config.seed,
-        "dataset": search.sets.name,
-        "split": search.sets.split,
-        "trained_on": trained_on,
-        "determinism": "not deterministic (GPU)" if gpu and not config.deterministic else "bit-identical on resume",
-    }
-
-
-def write_failure(search: "Search", error: Exception) -> None:
+def write_failure(search: Search, error: Exception) -> None:
     """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
-    path = search.folder / "failure.json"
-    failure = {"error": type(error).__name__, "message": str(error), "epoch": search.epoch, "step": search.step}
-    if not path.is_file():
-        with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-            store.write_json(path, failure | {"traceback": traceback.format_exc()})
+    path, place = search.folder / "failure.json", {"epoch": search.epoch, "step": search.step}
+    failure = {"error": type(error).__name__, "message": str(error), **place, "traceback": traceback.format_exc()}
+    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
+        if not path.is_file():
+            store.write_json(path, failure)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from kit.search import ranks
 from kit.space.network import Child, Network
 
-# Adam and RMSprop divide by the gradient's size: their rate is the learning rate times this, so that one range of rates
-# serves all three (0.05 for SGD is 0.001 for Adam).
+# Adam and RMSprop divide by the gradient's size: times this, one range of rates serves all three
 RATES = {"sgd": 1.0, "adam": 0.02, "rmsprop": 0.02}
+SECOND = {"adam": 0.999, "rmsprop": 0.99}  # of the squared gradients' moving average
 EPS = 1e-8
 Batch = tuple[Tensor, Tensor]  # images and labels
 
@@ -30,20 +30,20 @@ class Gradient:
     gates: list[Tensor | None] = field(default_factory=list)
 
     @functools.cached_property
-    def of(self) -> dict[int, Tensor]:
-        """theta by the parameter's id."""
-        return dict(zip(map(id, self.parameters), self.theta))
+    def of(self) -> dict[nn.Parameter, Tensor]:
+        """theta by the parameter."""
+        return dict(zip(self.parameters, self.theta))
 
     @classmethod
     def mean(cls, gradients: list[Self]) -> Self:
         """Of several children's gradients: the mean over all of them, also of weights that only some of them use."""
         parameters = list(dict.fromkeys(p for gradient in gradients for p in gradient.parameters))
-        terms = [[gradient.of[id(p)] for gradient in gradients if id(p) in gradient.of] for p in parameters]
+        terms = [[gradient.of[p] for gradient in gradients if p in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
     def dot(self, other: Self) -> Tensor:
         """Over the weights that both have: 0-dim."""
-        return sum((g * other.of[id(p)]).sum() for p, g in zip(self.parameters, self.theta) if id(p) in other.of)
+        return sum((g * other.of[p]).sum() for p, g in zip(self.parameters, self.theta) if p in other.of)
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
@@ -79,10 +79,8 @@ class _Losses(nn.ModuleDict):
 
 
 def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gradient) -> Tensor:
-    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0.
-
-    direction: v on the child's weights. Gates are constants; BatchNorm's running statistics are left alone.
-    """
+    """⟨v, ∇_θ ℓ_k⟩ for this rank's images k, float [n]: one forward-mode derivative d/dε ℓ_k(θ + ε v) at ε = 0, with v
+    the direction. Gates are constants; BatchNorm's running statistics are left alone."""
     names = {id(p): f"net.{name}" for name, p in net.named_parameters()}
     primals = {names[id(p)]: p.detach() for p in direction.parameters}
     tangents = {names[id(p)]: v for p, v in zip(direction.parameters, direction.theta)}
@@ -93,22 +91,10 @@ def directional(net: Network, x: Tensor, y: Tensor, child: Child, direction: Gra
         return torch.func.jvp(losses, (primals,), (tangents,))[1]
 
 
-def curvature(net: Network, batch: Batch, child: Child, weights: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
-    """Hessian-vector product of the batch's mean loss on `weights`, by double backward."""
-    with net.frozen_statistics(child.picks):
-        loss = net.losses(*batch, child.detached())[0].mean()
-    first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-    along = sum((g * d).sum() for g, d in zip(first, v))
-    return ranks.mean([h.detach() for h in torch.autograd.grad(along, weights, materialize_grads=True)])
-
-
 @dataclass
 class Trace:
-    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products.
-
-    lr: the rate applied (schedule included) and wd, both float 0-dim. `momentum` are the buffers v' and the parameters
-    hold θ' until the next step; θ itself is θ' + lr v'.
-    """
+    """One SGD step θ' = θ − lr v', v' = μ v + g + wd θ, from which the hyper-gradients are two scalar products. lr, the
+    schedule in it, and wd: float 0-dim. Until the next step `momentum` is v' and the parameters hold θ'."""
 
     parameters: list[nn.Parameter]
     momentum: list[Tensor]
@@ -118,12 +104,12 @@ class Trace:
     def hyper_gradient(self, outer: Gradient) -> tuple[Tensor, Tensor]:
         """(∂L(θ')/∂lr, ∂L(θ')/∂wd) = (−⟨g', v'⟩, −lr ⟨g', θ⟩) for g' = `outer`, the gradient at θ'. It may be another
         child's: what the step did not move does not count."""
-        moved = [(outer.of[id(p)], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if id(p) in outer.of]
+        moved = [(outer.of[p], v, p.detach()) for v, p in zip(self.momentum, self.parameters) if p in outer.of]
         # three copies and two products; a product per tensor would launch hundreds of kernels
         g, velocity, theta = (_flat(tensors) for tensors in zip(*moved))
         along_v = torch.dot(g, velocity)
-        along_theta = torch.dot(g, theta) + self.lr * along_v
-        return -along_v, -self.lr * along_theta
+        # θ = θ' + lr v'
+        return -along_v, -self.lr * (torch.dot(g, theta) + self.lr * along_v)
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
@@ -131,9 +117,9 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 class Momentum:
-    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm
-    (DARTS: 5). A parameter's moments start at its first gradient and rest while it is not part of the child. A step may
-    take Adam or RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
+    """SGD with momentum, as torch's, on the parameters of each step's child, with gradient clipping by global norm. A
+    parameter's moments start at its first gradient and rest while it is not part of the child. A step may take Adam or
+    RMSprop instead (AutoHAS searches the optimizer); each keeps moments of its own."""
 
     def __init__(self, network: Network, momentum: float, clip: float):
         self.momentum, self.clip = momentum, clip
@@ -144,11 +130,11 @@ class Momentum:
 
     @torch.no_grad()
     def step(self, gradient: Gradient, lr: Tensor, weight_decay: Tensor, optimizer: str = "sgd") -> Trace:
-        parameters, grads = gradient.parameters, gradient.theta
+        parameters, g = gradient.parameters, gradient.theta
         if self.clip > 0:
-            grads = torch._foreach_mul(grads, (self.clip / (_flat(grads).norm() + 1e-6)).clamp(max=1.0))
+            g = torch._foreach_mul(g, (self.clip / (_flat(g).norm() + 1e-6)).clamp(max=1.0))
         decayed = torch._foreach_mul(parameters, weight_decay)
-        torch._foreach_add_(decayed, grads)
+        torch._foreach_add_(decayed, g)
         direction = self._direction(optimizer, parameters, decayed)
         rate = lr if optimizer == "sgd" else lr * RATES[optimizer]
         torch._foreach_sub_(parameters, torch._foreach_mul(direction, rate))
@@ -163,17 +149,15 @@ class Momentum:
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_add_(velocity, g)
             return velocity
-        if optimizer == "rmsprop":  # as torch's with α = 0.99, without momentum
-            second = self._moments("rmsprop/second", parameters)
-            torch._foreach_mul_(second, 0.99)
-            torch._foreach_addcmul_(second, g, g, 0.01)
+        # RMSprop as torch's, without momentum; Adam (Kingma & Ba), whose bias correction counts a weight's own steps
+        second, decay = self._moments(f"{optimizer}/second", parameters), SECOND[optimizer]
+        torch._foreach_mul_(second, decay)
+        torch._foreach_addcmul_(second, g, g, 1 - decay)
+        if optimizer == "rmsprop":
             return [d / (v.sqrt() + EPS) for d, v in zip(g, second)]
-        # Adam (Kingma & Ba) with β = (0.9, 0.999); a weight's bias correction counts its own steps
-        first, second, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "second", "steps"))
+        first, steps = (self._moments(f"adam/{name}", parameters) for name in ("first", "steps"))
         torch._foreach_add_(steps, 1.0)
         torch._foreach_lerp_(first, g, 0.1)
-        torch._foreach_mul_(second, 0.999)
-        torch._foreach_addcmul_(second, g, g, 0.001)
         return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
 
     def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:
@@ -192,13 +176,13 @@ class Momentum:
 
     def load_state_dict(self, state: dict) -> None:
         """The state may be of a supernet that this network is a child of: moments of other parameters are left out."""
+        mine = lambda names: [self.named[name] for name in names if name in self.named]
         self.moments.clear()
         for kind, moments in state["moments"].items():
-            names = [name for name in moments if name in self.named]
-            for moment, name in zip(self._moments(kind, [self.named[name] for name in names]), names):
-                moment.copy_(moments[name])
+            for p, moment in zip(mine(moments), self._moments(kind, mine(moments))):
+                moment.copy_(moments[self.names[id(p)]])
         self.trace, last = None, state["trace"]
         if last is not None:
-            parameters = [self.named[name] for name in last["names"] if name in self.named]
-            lr, decay = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
-            self.trace = Trace(parameters, self._moments("sgd/velocity", parameters), lr, decay)
+            parameters = mine(last["names"])
+            rates = (last[name].to(parameters[0].device) for name in ("lr", "weight_decay"))
+            self.trace = Trace(parameters, self._moments("sgd/velocity", parameters), *rates)

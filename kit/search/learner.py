@@ -1,9 +1,7 @@
 """The one contract of the α, τ and η learners: sampled before the forward pass, updated after the backward pass.
 
-A step hands every learner all the signals it has, as keyword arguments; a learner names the ones it needs, so a missing
-one fails by name. A signal that costs a pass is a function, called by whoever needs it. A concrete learner is final: to
-change when it learns, wrap it (`Derived`, `WarmUp`).
-"""
+A step hands every learner all the signals it has, by keyword; a learner names the ones it needs, so a missing one fails
+by name. One that costs a pass is a function. A concrete learner is final: wrap it (`Derived`, `WarmUp`)."""
 
 import hashlib
 import math
@@ -50,6 +48,10 @@ class Learner(ABC):
         """Move the variables by what the step measured for `drawn`; the ranks' mean keeps them alike to the bit."""
         self.move(ranks.mean(self.estimate(drawn, **signals)))
 
+    def follow(self, estimates: list[list[Tensor]]) -> None:
+        """Move the variables by the mean of several estimates, of different draws."""
+        self.move(ranks.mean([torch.stack(each).mean(0) for each in zip(*estimates)]))
+
     def derived(self, *args: Any) -> Any:
         """The outcome of the search, in the form of `sample`; deterministic where the learner has made a choice."""
         return self.sample(*args)
@@ -68,27 +70,16 @@ class Learner(ABC):
         return {}
 
 
-def adam_state(adam: torch.optim.Adam) -> dict[int, dict[str, Tensor]]:
-    """The moments of each of its tensors: what a checkpoint holds of an Adam."""
-    return adam.state_dict()["state"]
-
-
-def load_adam_state(adam: torch.optim.Adam, state: dict) -> None:
-    """Take the moments up again; rates stay as they are. state: with numbers or their text as keys."""
-    moments = {int(index): moment for index, moment in state.items()}
-    adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
-
-
 class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves; `kept` names what it has to keep besides those. Without one
-    it gives `variables` and `move` itself."""
+    """A learner whose variables its optimizer `adam` moves, or which gives `variables` and `move` itself; `kept` names
+    what it has to keep besides."""
 
     kept: tuple[str, ...] = ()
     adam: torch.optim.Optimizer | None = None
     generator: torch.Generator
 
     def variables(self) -> list[Tensor]:
-        return [variable for group in self.adam.param_groups for variable in group["params"]]
+        return [variable for group in (self.adam.param_groups if self.adam else ()) for variable in group["params"]]
 
     def move(self, gradient: list[Tensor]) -> None:
         if gradient:
@@ -98,16 +89,17 @@ class ByAdam(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in self.kept}
-        adam = adam_state(self.adam) if self.adam else {}
-        variables = [variable.detach() for variable in self.variables()]
-        return own | {"variables": variables, "adam": adam, "generator": self.generator.get_state()}
+        own["adam"] = self.adam.state_dict()["state"] if self.adam else {}
+        own["variables"] = [variable.detach() for variable in self.variables()]
+        return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
                 variable.copy_(value)
-        if self.adam:
-            load_adam_state(self.adam, state["adam"])
+        if self.adam:  # its moments; rates stay as they are
+            moments = {int(index): moment for index, moment in state["adam"].items()}
+            self.adam.load_state_dict(self.adam.state_dict() | {"state": moments})
         self.generator.set_state(state["generator"].cpu())
         for name in self.kept:
             old, value = getattr(self, name), state[name]
@@ -118,19 +110,17 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value  # a checkpoint has lists
 
 
-class BaselineOptions(Options):
-    reward_baseline: float = Field(0.95, ge=0, lt=1, description="factor of the rewards' moving average, the baseline")
-
-
 class Rewarded:
     """Part of a learner that compares a reward with the moving average of those before, which starts at the first."""
+
+    class Options(Options):
+        reward_baseline: float = Field(0.95, ge=0, lt=1, description="of the rewards' moving average, the baseline")
 
     baseline: float | None = None
 
     def advantage(self, reward: float) -> float:
         """reward − baseline, the baseline without this reward; then it takes the reward in."""
-        before = reward if self.baseline is None else self.baseline
-        factor = self.options.reward_baseline
+        before, factor = reward if self.baseline is None else self.baseline, self.options.reward_baseline
         self.baseline = factor * before + (1 - factor) * reward
         return reward - before
 
@@ -138,12 +128,12 @@ class Rewarded:
 class WarmUp:
     """A learner that learns only after `steps` updates have passed (DAAS's policy, AutoHAS's controllers)."""
 
+    inner: Learner | None = None  # while it is being copied
+
     def __init__(self, inner: Learner, steps: float):
         self.inner, self.steps, self.passed = inner, steps, 0
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not there yet, while it is being copied
-            raise AttributeError(name)
         return getattr(self.inner, name)
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
@@ -154,7 +144,7 @@ class WarmUp:
         if self.passed > self.steps:
             self.inner.move(gradient)
 
-    update = Learner.update
+    update, follow = Learner.update, Learner.follow
 
     def observe(self, *signals: Any) -> None:
         if self.passed > self.steps:

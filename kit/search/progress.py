@@ -29,17 +29,14 @@ def interactive() -> bool:
 def say(text: str, stream: Any = None) -> None:
     """Print lines to standard output, or to `stream`. Never raises, whatever the stream is or has become."""
     stream = stream or sys.stdout
-    try:
-        print(_spelled(text, stream), file=stream, flush=True)
-    except BrokenPipeError:  # what is still in its buffer would raise again at the exit
-        with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):
+        try:
+            print(_spelled(text, stream), file=stream, flush=True)
+        except BrokenPipeError:  # what is still in its buffer would raise again at the exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except Exception:
-        pass
 
 
-def _spelled(text: str, stream: Any) -> str:
-    """In the letters that the stream has."""
+def _spelled(text: str, stream: Any) -> str:  # in the letters that the stream has
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -61,8 +58,6 @@ class Lines(Silent):
 
 
 class Bar(Silent):
-    bar: Any = None
-
     def start(self, name: str, epochs: int, done: int) -> None:
         from tqdm.auto import tqdm
 

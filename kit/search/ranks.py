@@ -1,14 +1,13 @@
 """One search on several processes ("ranks"): `torchrun --nproc_per_node=2 -m kit dataset=… method=…`.
 
 Every rank draws the whole batch's rows, transformations, masks and the one child from generators that all ranks share,
-and computes its own slice. Gradients are averaged, losses and rewards gathered, so that every learner is updated alike
-on every rank, with the whole batch's signals. Without torchrun every function here gives back what it is given.
+and computes its own slice. Gradients are averaged and signals gathered, so that every learner is updated alike on every
+rank. Without torchrun every function here gives back what it is given.
 """
 
 import contextlib
 import dataclasses
 import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -73,7 +72,7 @@ def own_device(device: torch.device) -> torch.device:
     there, mine = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", rank()))
     if device.index is not None or there <= mine:
         use = f"device='cuda' and torchrun --nproc_per_node={there} at most, or device='cpu'"
-        raise KitError(f"device={str(device)!r}: {count()} ranks need a GPU each, of {there} here: use {use}")
+        raise KitError(f"device={str(device)!r}: {count()} ranks need a GPU each: use {use}")
     torch.cuda.set_device(mine)
     return torch.device("cuda", mine)
 
@@ -93,12 +92,12 @@ def together(action: Callable[[], T]) -> T:
     """action() on every rank. A KitError on one is raised on all of them, so that none waits for those that stopped."""
     if count() == 1:
         return action()
-    value, failure, said, messages = None, None, None, [None] * count()
+    value, failure, messages = None, None, [None] * count()
     try:
         value = action()
     except KitError as error:
-        failure, said = error, None if isinstance(error, RaisedElsewhere) else str(error)
-    _exchange(dist.all_gather_object, messages, said, group=_group)
+        failure = error
+    _exchange(dist.all_gather_object, messages, failure and str(failure), group=_group)
     for failed, message in enumerate(messages):
         if message is not None:
             raise failure if failed == rank() else RaisedElsewhere(message)
@@ -111,11 +110,6 @@ def on_first(action: Callable[[], T]) -> T:
     if count() > 1:
         _exchange(dist.broadcast_object_list, value, src=0, group=_group)
     return value[0]
-
-
-def whole(n: int) -> int:
-    """Of how many samples the batch is that this rank has n of."""
-    return n * count()
 
 
 def own(of_all: T) -> T:
@@ -173,18 +167,9 @@ def side_by_side(tensor: Tensor) -> Tensor:
     return Total.apply(torch.stack([tensor if r == rank() else empty for r in range(count())]))
 
 
-def same(child: T, what: object) -> T:
-    """child, of all ranks: averaging the gradients of different weights would mean nothing. what: compared by its repr.
-    Raises KitError where it differs."""
-    if count() > 1:
-        mark = torch.tensor([zlib.crc32(repr(what).encode())])
-        if (gather(mark) != mark).any():
-            raise KitError(f"the ranks have drawn different children (rank {rank()}: {what}): {AGAIN}")
-    return child
-
-
 def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables differ by more than rounding."""
+    """Raises KitError where the ranks' weights or learned variables differ by more than rounding, as they do once two
+    ranks have drawn different children."""
     if count() > 1 and tensors:
         sizes = side_by_side(torch.stack([t.detach().double().abs().sum().cpu() for t in tensors]))
         if (sizes.amax(0) - sizes.amin(0) > 1e-5 * sizes.amax(0)).any():

@@ -34,12 +34,9 @@ class Parts:
     draws: Any = None
 
     def __post_init__(self) -> None:
-        owner: dict[int, str] = {}
-        for letter, tensors in self.variables().items():
-            for tensor in tensors:
-                if (other := owner.setdefault(id(tensor), letter)) != letter:
-                    shape = list(tensor.shape)
-                    raise KitError(f"a trainable tensor of shape {shape} belongs to both {other} and {letter}, not one")
+        owned = [id(tensor) for tensors in self.variables().values() for tensor in tensors]
+        if len(set(owned)) < len(owned):
+            raise KitError("a trainable tensor belongs to two of θ, α, τ and η: give each of them its own")
 
     def variables(self) -> dict[str, list[Tensor]]:
         """All that is trained, by its letter."""
@@ -55,9 +52,8 @@ class Parts:
         self.net.mixer.set_state(state["mixup"].cpu())
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        for slot, frozen in enumerate(getattr(self.arch, "frozen", torch.empty(0)).tolist()):
-            if frozen:
-                self.net.freeze_slot(slot, self.arch.picks[slot], None)
+        for slot in getattr(self.arch, "frozen", torch.empty(0)).nonzero().flatten().tolist():
+            self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Self) -> None:
         """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
@@ -67,10 +63,10 @@ class Parts:
 
     def inherit(self, before: Self, was: Stage, now: Stage) -> None:
         """New weights, with τ and η as the stage before learned them, where both stages are about them."""
+        bare = lambda learner: getattr(learner, "inner", learner)
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):
-                learner, learned = getattr(self, name), getattr(before, name)
-                getattr(learner, "inner", learner).load_state_dict(getattr(learned, "inner", learned).state_dict())
+                bare(getattr(self, name)).load_state_dict(bare(getattr(before, name)).state_dict())
 
 
 class Pass(NamedTuple):
@@ -88,10 +84,8 @@ def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
     return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
-def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False) -> Pass:
-    """On a batch that is not trained on: BatchNorm's running statistics are left alone. gates: whether the child's
-    gates get their gradient as well; else they are constants."""
-    child = child if gates else child.detached()
+def outer_pass(net: Network, batch: Batch, child: Child) -> Pass:
+    """On a batch that is not trained on: BatchNorm's running statistics are left alone."""
     with net.frozen_statistics(child.picks):
         losses, predicted = net.losses(*batch, child)
     return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
@@ -99,27 +93,31 @@ def outer_pass(net: Network, batch: Batch, child: Child, *, gates: bool = False)
 
 def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor) -> dict[str, Callable]:
     """The signals that cost a pass, as functions. train: the pass on the augmented batch, of a step of length lr."""
-    net, augment, child = parts.net, parts.augment, train.child
+    net, augment, child, constant = parts.net, parts.augment, train.child, train.child.detached()
 
     def outer(source: str) -> Gradient:
         """g' = ∇_θ L(θ'; B') on a batch of this source: "val" as it is, "fresh" augmented like the training batch."""
         x, y = next(batches[source])
         if source == "fresh":
             x = augment.apply(x, augment.sample(len(x)))
-        return outer_pass(net, (x, y), child).gradient
+        return outer_pass(net, (x, y), constant).gradient
 
     def rewards() -> Tensor:
         """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
         with grads.ahead(train.gradient, lr):
-            of_val = outer_pass(net, next(batches["val"]), child).gradient
+            of_val = outer_pass(net, next(batches["val"]), constant).gradient
         return grads.directional(net, *augmented, child, of_val)
 
     @functools.cache
     def reward() -> float:
         return accuracy(net, next(batches["val"]), child)
 
-    curvature = functools.partial(grads.curvature, net, augmented, child)
-    return {"outer": outer, "rewards": rewards, "reward": reward, "curvature": curvature}
+    def loss() -> Tensor:
+        """The mean over this rank's augmented images, as a function of the weights alone."""
+        with net.frozen_statistics(child.picks):
+            return net.losses(*augmented, constant)[0].mean()
+
+    return {"outer": outer, "rewards": rewards, "reward": reward, "loss": loss}
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:
@@ -139,17 +137,14 @@ def regularize(net: Network, hyper: HyperLearner) -> None:
 
 
 def mixed(x: Tensor, y: Tensor, net: Network) -> Batch:
-    """Mixup (Zhang et al. 2018) with the ratio net.mixup, the a of Beta(a, a): x' = λ x + (1 − λ) x_π.
-
-    Labels are mixed alike and become float [n, classes]. Without mixup images and labels are returned as they are.
-    """
+    """Mixup (Zhang et al. 2018), x' = λ x + (1 − λ) x_π with λ ~ Beta(a, a), a = net.mixup. Labels are mixed alike and
+    become float [n, classes]. Without mixup images and labels are returned as they are."""
     if not net.mixup:
         return x, y
-    share = beta(net.mixup, net.mixer)
-    order = ranks.own(torch.randperm(ranks.whole(len(x)), generator=net.mixer).to(x.device))
-    dtype, partners, labels = net.mean.dtype, ranks.gather(x)[order], ranks.gather(y)[order]
-    target, partners_target = (F.one_hot(classes, net.classes).to(dtype) for classes in (y, labels))
-    return torch.lerp(partners.to(dtype), x.to(dtype), share), torch.lerp(partners_target, target, share)
+    share, dtype = beta(net.mixup, net.mixer), net.mean.dtype
+    order = ranks.own(torch.randperm(len(x) * ranks.count(), generator=net.mixer).to(x.device))
+    blend = lambda own: torch.lerp(ranks.gather(own)[order].to(dtype), own.to(dtype), share)
+    return blend(x), blend(F.one_hot(y, net.classes))
 
 
 def beta(a: float, generator: torch.Generator) -> float:

@@ -4,22 +4,17 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kit.space.blocks import ChoiceNetwork, MobileNetwork
 from kit.space.cell import CELL_OPS, DARTS_V2, CellNetwork
 from kit.space.network import SPACES, Child, Cost, Network, Picks, Size, Slot, register
 
 
-def build(
-    space: str, classes: int, image: Size, mean: Tensor | None = None, std: Tensor | None = None, **settings: Any
-) -> Network:
+def build(space: str, classes: int, image: Size, mean=None, std=None, **settings: Any) -> Network:
     """A network of the named space: the supernet, or with a genotype that child alone.
 
     image: [C, H, W]. mean, std: float [C] in [0, 1] units, the normalisation that becomes part of the model. settings:
-    genotype, channels, cells, … and the space's own options; those that its class does not name, or that are None, are
-    left out.
-    """
+    genotype, channels, cells, … and the space's own options; what its class does not name, or is None, is left out."""
     part = SPACES[space]
     named = inspect.signature(part.make).parameters
     given = {key: value for key, value in settings.items() if key in named and value is not None}
@@ -35,8 +30,8 @@ def build(
 def outline(space: str, **settings: Any) -> Network:
     """The named space's supernet without weights, for its slots and genotypes. settings: as of `build`."""
     part = SPACES[space].make
-    few = {"channels": 4}  # the same slots in less time
+    few = {"channels": 4, "genotype": None}  # the same slots in less time
     if part.repeats:
         few["cells"] = 1 + (2 if settings.get("reductions") is None else settings["reductions"])
     with torch.device("meta"):
-        return build(space, 2, (3, 96, 96), **{**settings, **few, "genotype": None})
+        return build(space, 2, (3, 96, 96), **(settings | few))

@@ -3,21 +3,14 @@ DiffAutoML (METHOD section 2b), and AutoHAS's MobileNetV2 blocks."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kit.errors import KitError
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, norms
-from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, mixture, picked, register
-
-
-class BlockStage(NamedTuple):
-    width: float  # a multiple of `channels`
-    share: int  # of all blocks
-    halves: bool = True  # whether the first block may halve the resolution
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, mixture, picked, register
 
 
 def shares(blocks: int, weights: Sequence[int]) -> list[int]:
@@ -40,12 +33,12 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
-    Raises KitError for what the space or the image is too small for. BatchNorms train their affine parts from the start
-    (DSNAS): a frozen slot has nothing to switch on, and no gate is absorbed.
-    """
+    Raises KitError for what does not fit. BatchNorms train their affine parts from the start (DSNAS): none has to be
+    switched on when a slot is frozen, and no gate is absorbed."""
 
     labels: tuple[str, ...]
-    stages: tuple[BlockStage, ...]
+    #: of each its width, a multiple of `channels`, its share of the blocks, and whether the first one may halve
+    stages: tuple[tuple[float, int, bool], ...]
     fixed_blocks: int = 0  # that the stem brings
     activation: type[nn.Module] = nn.ReLU
     eps: float = 1e-5  # of the BatchNorms
@@ -54,15 +47,15 @@ class BlockNetwork(Network):
         super().__init__(classes, image)
         self.channels = channels
         stages, halving = self.stages_of(cells)
-        counts = shares(cells - self.fixed_blocks, [stage.share for stage in stages])
+        counts = shares(cells - self.fixed_blocks, [share for _, share, _ in stages])
         self.reductions = checked_reductions(image, int(self.large), reductions, len(halving))
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
         self.stem, c = self.build_stem(2 if self.large else 1)
         self.strides, halving = [], halving[len(halving) - self.reductions :]  # channels in and out, stride
-        for i, (stage, count) in enumerate(zip(stages, counts)):
+        for i, ((width, _, _), count) in enumerate(zip(stages, counts)):
             for b in range(count):
-                c_in, c = c, rounded(stage.width * channels)
+                c_in, c = c, rounded(width * channels)
                 self.strides.append((c_in, c, 2 if b == 0 and i in halving else 1))
         of = lambda slot, size: nn.ModuleDict({label: self.build_block(label, *size) for label, _ in slot.candidates})
         self.blocks = nn.ModuleList(map(of, self.slots, self.strides))
@@ -72,12 +65,12 @@ class BlockNetwork(Network):
             norm.eps = self.eps
 
     @classmethod
-    def stages_of(cls, cells: int) -> tuple[tuple[BlockStage, ...], list[int]]:
+    def stages_of(cls, cells: int) -> tuple[Sequence[tuple[float, int, bool]], list[int]]:
         """The stages of so many blocks, and which of them can halve the resolution."""
         if cells < 4:
             raise KitError(f"space {cls.space!r} needs 4 blocks or more, got {cells}: set cells to 4 or more")
         stages = cls.stages[: cells - cls.fixed_blocks]
-        return stages, [i for i, stage in enumerate(stages) if stage.halves]
+        return stages, [i for i, (_, _, halves) in enumerate(stages) if halves]
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -87,7 +80,7 @@ class BlockNetwork(Network):
     @staticmethod
     @abstractmethod
     def build_block(label: str, c_in: int, c_out: int, stride: int) -> nn.Module:
-        """One candidate: [N, c_in, H, W] → [N, c_out, ceil(H/stride), ceil(W/stride)], float."""
+        """One candidate: x [N, c_in, H, W] and drop-path, for what has a residual → [N, c_out, ceil(H/stride), …]."""
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
         """Module and the channels that it gives."""
@@ -98,16 +91,13 @@ class BlockNetwork(Network):
         """Channels of the head, for c of the last stage."""
         return rounded(16 * self.channels)
 
-    def run_block(self, block: nn.Module, x: Tensor, slot: int) -> Tensor:
-        return block(x)
-
     def block(self, slot: int, candidate: int) -> nn.Module:
         return self.blocks[slot][self.slots[slot].candidates[candidate][0]]
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
         x = self.stem(x)
         for slot, picks in enumerate(child.picks):
-            outputs = [self.run_block(self.block(slot, candidate), x, slot) for candidate in picks]
+            outputs = [self.block(slot, candidate)(x, self.drop_samples) for candidate in picks]
             x = mixture(outputs, child, slot)
         return self.classifier(self.drop_features(self.head(x).mean(dim=(2, 3)))), None
 
@@ -124,9 +114,9 @@ class BlockNetwork(Network):
         names = genotype.get("blocks") if isinstance(genotype, Mapping) else None
         names = [names] * count if isinstance(names, str) else names
         if not isinstance(names, (list, tuple)) or len(names) != count:
-            forms = f"{{'blocks': [{count} names]}}, or {{'blocks': name}} for the same everywhere"
+            forms = f"{{'blocks': [{count} names]}} or {{'blocks': name}}"
             raise KitError(f"a genotype of {self.space!r} is {forms}, of {', '.join(self.labels)}; got {genotype!r}")
-        return tuple(picked(slot, name) for slot, name in zip(self.offered, names))
+        return tuple(map(picked, self.offered, names))
 
     @classmethod
     def graph(cls, genotype: Mapping) -> dict[str, list[tuple[str, str, str]]]:
@@ -160,17 +150,17 @@ class ShuffleUnit(nn.Module):
         kernel = 3 if xception else int(label[-1])
         c_left = c if self.passes else min(c_in, c)
         c_right = c_in - c_left if self.passes else c_in
+        pointwise = lambda c_in, c_out: ConvNorm(c_in, c_out, 1, 1, nn.ReLU())
         if xception:  # three depthwise-separable convolutions, the stride on the first
             widths = ((c_right, c, stride), (c, c, 1), (c, c_out - c_left, 1))
-            main = [m for i, o, s in widths for m in (depthwise(i, 3, s), ConvNorm(i, o, 1, 1, nn.ReLU()))]
+            main = [layer for i, o, s in widths for layer in (depthwise(i, 3, s), pointwise(i, o))]
         else:
-            main = [ConvNorm(c_right, c, 1, 1, nn.ReLU()), depthwise(c, kernel, stride)]
-            main.append(ConvNorm(c, c_out - c_left, 1, 1, nn.ReLU()))
+            main = [pointwise(c_right, c), depthwise(c, kernel, stride), pointwise(c, c_out - c_left)]
         self.main = nn.Sequential(*main)
         if not self.passes:
-            self.projection = nn.Sequential(depthwise(c_in, kernel, stride), ConvNorm(c_in, c_left, 1, 1, nn.ReLU()))
+            self.projection = nn.Sequential(depthwise(c_in, kernel, stride), pointwise(c_in, c_left))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         left, right = x.chunk(2, dim=1) if self.passes else (self.projection(x), x)
         return shuffle(left, self.main(right))
 
@@ -183,17 +173,15 @@ class ShuffleUnit(nn.Module):
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C
-    and 10 C, the stem's C / 4 (at least 8), the head's 16 C. Paper: 20 blocks, 4, 4, 8 and 4 to the stages.
-
-    The BatchNorms' eps is that of DSNAS's public code. What only normalised layers read (the last block of each stage)
-    has no scale of its own: its ∂L/∂gate would be zero but for eps, and with torch's 1e-5 the gate learns nothing.
-    """
+    and 10 C, the stem's C / 4 (at least 8), the head's 16 C. Paper: 20 blocks, 4, 4, 8 and 4 to the stages."""
 
     space = "choice"
     genotypes = {"shufflenet-v2": {"blocks": "shuffle_3x3"}}
     usual = "shufflenet-v2"
     labels = ("shuffle_3x3", "shuffle_5x5", "shuffle_7x7", "xception")
-    stages = (BlockStage(1, 1), BlockStage(2.5, 1), BlockStage(5, 2), BlockStage(10, 1))
+    stages = ((1, 1, True), (2.5, 1, True), (5, 2, True), (10, 1, True))
+    # of DSNAS's public code. The last block of a stage, which only normalised layers read, has no scale of its own: its
+    # ∂L/∂gate is zero but for eps, and with torch's 1e-5 the gate learns nothing
     eps = 1e-2
     build_block = staticmethod(ShuffleUnit)
 
@@ -222,17 +210,15 @@ class InvertedResidual(nn.Module):
 class MobileNetwork(BlockNetwork):
     """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
     the head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 the last stages
-    are left out, since each has one block at least.
-    """
+    are left out."""
 
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
     usual = "mobilenet-v2"
     labels = ("k3_e3", "k3_e6", "k5_e3", "k5_e6")  # kernel and expansion
     activation = nn.ReLU6
-
     # Table 2 of the paper, without its first row: that block is fixed
-    stages = tuple(BlockStage(*row) for row in ((0.75, 2), (1, 3), (2, 4), (3, 3, False), (5, 3), (10, 1, False)))
+    stages = ((0.75, 2, True), (1, 3, True), (2, 4, True), (3, 3, False), (5, 3, True), (10, 1, False))
     fixed_blocks = 1
 
     @staticmethod
@@ -246,9 +232,3 @@ class MobileNetwork(BlockNetwork):
 
     def head_width(self, c: int) -> int:
         return 4 * c
-
-    def run_block(self, block: nn.Module, x: Tensor, slot: int) -> Tensor:
-        p = self.drop_path if self.training else 0.0
-        if isinstance(p, Tensor) and p.ndim:  # AutoHAS: one for every block
-            p = p[slot]
-        return block(x, partial(drop, p=p, generator=self.generator, whole=True))

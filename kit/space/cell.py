@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kit.errors import KitError
 from kit.space import layers
 from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, dense_gradient
-from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, drop, picked, register
+from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, picked, register
 
 NODES, INPUTS = 4, 2
 KINDS = ("normal", "reduce")
@@ -59,20 +59,17 @@ def _convolution(kernel: int, dilation: int, repeat: int, c: int, stride: int, t
     """A depthwise-separable convolution, applied `repeat` times; the stride is the first one's (DARTS)."""
     made: list[nn.Module] = []
     for i in range(repeat):
-        made += [nn.ReLU()] if i else []
-        made += [DepthwiseConv(c, kernel, 1 if i else stride, dilation), nn.Conv2d(c, c, 1, bias=False)]
-        made.append(batch_norm(c, trained))
-    return Operation(*made, reads_relu=True)
+        depthwise = DepthwiseConv(c, kernel, 1 if i else stride, dilation)
+        made += [nn.ReLU(), depthwise, nn.Conv2d(c, c, 1, bias=False), batch_norm(c, trained)]
+    return Operation(*made[1:], reads_relu=True)
 
 
-def _pool(kind: type[nn.Module], c: int, stride: int, trained: bool) -> Operation:
+def _pool(kind: Callable[[int], nn.Module], c: int, stride: int, trained: bool) -> Operation:
     return Operation(kind(stride), batch_norm(c, trained), reads_relu=False)
 
 
 def _skip(c: int, stride: int, trained: bool) -> Operation:
-    if stride == 1:
-        return Operation(nn.Identity(), batch_norm(c, trained), reads_relu=False)
-    return factorized_reduce(c, c, trained)
+    return _pool(nn.Identity, c, stride, trained) if stride == 1 else factorized_reduce(c, c, trained)
 
 
 #: name → (channels, stride, trained) → module: [N, channels, H, W] → [N, channels, ceil(H/stride), ceil(W/stride)]
@@ -98,9 +95,7 @@ class Cell(nn.Module):
     """channels: of the two cells before, and of this cell's nodes. halved: the cell before the last has twice the
     resolution of the last. slots: of both kinds. build: operation → (channels, stride) → module."""
 
-    def __init__(
-        self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict[str, Any]
-    ):
+    def __init__(self, kind: str, channels: tuple[int, int, int], halved: bool, slots: tuple[Slot, ...], build: dict):
         super().__init__()
         c_before, c_last, c = channels
         first = NODES * KINDS.index(kind)
@@ -117,10 +112,8 @@ class Cell(nn.Module):
         op, edge = self.slots[slot].candidates[candidate]
         return self.ops[f"{slot % NODES}-{edge}-{op}"], op, edge
 
-    def forward(
-        self, before: Tensor, last: Tensor, picks: Picks, gates: list[tuple[Tensor, ...] | None], drop: Callable
-    ) -> Tensor:
-        """before, last: the two cells' outputs, rectified."""
+    def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list, drop: Callable) -> Tensor:
+        """before, last: the two cells' outputs, rectified. gates: of each slot one 0-dim tensor per pick, or None."""
         states = [self.before(before), self.last(last)]
         rectified: dict[int, Tensor] = {}
         for slot in self.mine:
@@ -150,8 +143,7 @@ class CellNetwork(Network):
     node freezes. Raises KitError for what does not fit into the image.
 
     Cells of other operations are a subclass: `operations = {**CellNetwork.operations, "mine": build}`, where build
-    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`.
-    """
+    takes (channels, stride, trained) and gives an `Operation` that ends in a `batch_norm(channels, trained)`."""
 
     space = "cell"
     absorbs_gates = True
@@ -160,24 +152,33 @@ class CellNetwork(Network):
     usual = "darts-v2"
     operations: Mapping[str, Callable[[int, int, bool], nn.Module]] = OPERATIONS
 
-    def __init__(
-        self, classes: int, image: Size, *, channels: int, cells: int, reductions=2, auxiliary=0.0, genotype=None
-    ):
+    def __init__(self, classes: int, image: Size, *, channels: int, cells, reductions=2, auxiliary=0.0, genotype=None):
         super().__init__(classes, image)
-        self.channels, self.auxiliary = channels, auxiliary
         checked_reductions(image, 3 if self.large else 0, reductions, cells - 1)
         self.offer(cell_slots(self.operations), genotype)
+        c, c_before, self.auxiliary = channels, channels, auxiliary
         if self.large:
-            c_stem, half = channels, ConvNorm(image[0], channels // 2, 3, 2)
-            first = nn.Sequential(*half, nn.ReLU(), *ConvNorm(channels // 2, channels, 3, 2))
-            stem = [first, ConvNorm(channels, channels, 3, 2)]
+            half = ConvNorm(image[0], c // 2, 3, 2)
+            stem = [nn.Sequential(*half, nn.ReLU(), *ConvNorm(c // 2, c, 3, 2)), ConvNorm(c, c, 3, 2)]
         else:
-            c_stem, stem = 3 * channels, [ConvNorm(image[0], 3 * channels, 3)]
+            c_before = 3 * c
+            stem = [ConvNorm(image[0], c_before, 3)]
         self.stem = nn.ModuleList(stem)  # their outputs feed the first cell
         # at 1/3 and 2/3 of the depth for the usual two (DARTS)
         positions = [(i + 1) * cells // (reductions + 1) for i in range(reductions)]
-        kinds = ["reduce" if i in positions else "normal" for i in range(cells)]
-        self._build_cells(kinds, c_stem, trained=genotype is not None)
+        self.last_reduction = max(positions, default=None)
+        self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
+        build = {name: partial(make, trained=genotype is not None) for name, make in self.operations.items()}
+        c_last, halved = c_before, self.large
+        for i in range(cells):
+            kind = "reduce" if i in positions else "normal"
+            c = c * 2 if kind == "reduce" else c
+            self.cells.append(Cell(kind, (c_before, c_last, c), halved, self.slots, build))
+            halved = kind == "reduce"
+            c_before, c_last = c_last, NODES * c
+            if auxiliary and i == self.last_reduction:
+                self.head["auxiliary"] = auxiliary_head(c_last, classes)
+        self.classifier = nn.Linear(c_last, classes)
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -185,30 +186,14 @@ class CellNetwork(Network):
         for cells in (config.cells, config.search_cells)[: 1 + config.searches_apart]:
             checked_reductions((3, side, side), 0, reductions, cells - 1)
 
-    def _build_cells(self, kinds: list[str], c_last: int, trained: bool) -> None:
-        halved = len(self.stem) > 1
-        c_before, c = c_last, self.channels
-        self.cells, self.head = nn.ModuleList(), nn.ModuleDict()
-        self.last_reduction = max((i for i, kind in enumerate(kinds) if kind == "reduce"), default=None)
-        build = {name: partial(make, trained=trained) for name, make in self.operations.items()}
-        for i, kind in enumerate(kinds):
-            c = c * 2 if kind == "reduce" else c
-            self.cells.append(Cell(kind, (c_before, c_last, c), halved, self.slots, build))
-            halved = kind == "reduce"
-            c_before, c_last = c_last, NODES * c
-            if self.auxiliary and i == self.last_reduction:
-                self.head["auxiliary"] = auxiliary_head(c_last, self.classes)
-        self.classifier = nn.Linear(c_last, self.classes)
-
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, Tensor | None]:
         before = F.relu(self.stem[0](x))
         last = F.relu(self.stem[1](before)) if len(self.stem) > 1 else before
-        dropped = partial(drop, p=self.drop_path if self.training else 0.0, generator=self.generator, whole=True)
         auxiliary = None
         # taken apart once for all cells, so that the backward pass puts each slot's gradient together once
         gates = [None if (gate := child.gate(slot)) is None else gate.unbind() for slot in range(len(self.slots))]
         for i, cell in enumerate(self.cells):
-            output = cell(before, last, child.picks, gates, dropped)
+            output = cell(before, last, child.picks, gates, self.drop_samples)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
             before, last = last, F.relu(output) if i + 1 < len(self.cells) else output
             if self.training and "auxiliary" in self.head and i == self.last_reduction:
@@ -226,9 +211,7 @@ class CellNetwork(Network):
     def freeze_slot(self, slot: int, picks: tuple[int, ...], gate: Tensor | None) -> None:
         for cell in (cell for cell in self.cells if slot in cell.mine):
             for k, candidate in enumerate(picks):
-                operation = cell.operation(slot, candidate)[0]
-                for norm in layers.norms(operation):
-                    norm.requires_grad_(True)
+                operation = cell.operation(slot, candidate)[0].requires_grad_(True)
                 for parameter in () if gate is None else layers.last_norm(operation).parameters():
                     parameter.mul_(gate[k])
 

@@ -2,8 +2,7 @@
 images in evaluation mode, float32.
 
 A search adds up a table: every candidate is timed alone, once per operation and shape; the quickest and the slowest
-child by that sum are timed as a whole, and say what every child takes beside its operations, and how much of the sum is
-left where operations run in a row.
+child by that sum, timed as a whole, say what every child takes besides, and how much of the sum is left in a row.
 """
 
 import copy
@@ -42,9 +41,9 @@ class LatencyTable(BaseModel):
 
 def table(network: Network, device: torch.device | str, batch: int = 1, path: Path | None = None) -> LatencyTable:
     """The table in `path` if there is one, else measured now and written there: a table measured again has other
-    numbers, and a resumed search would decide otherwise. Raises KitError for a file that is no table."""
-    if path is not None and path.is_file():
-        return _read(path)
+    numbers, and a resumed search would decide otherwise. Raises KitError as `stored` does."""
+    if path is not None and (found := stored(path)):
+        return found
     device = torch.device(device)
     rows = [np.array(row) for row in candidate_times(network, device, batch)]
     ends = [cheapest(network.slots, rows, sign) for sign in (1, -1)]
@@ -60,15 +59,10 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
     return made
 
 
-def recorded(path: Path, picks: Picks) -> tuple[float, str] | None:
-    """A child's latency by the table in the file, in milliseconds, and in words on what; None without a file."""
-    found = _read(path) if path.is_file() else None
-    return found and (found.predict(picks), str(found))
-
-
-def _read(path: Path) -> LatencyTable:
+def stored(path: Path) -> LatencyTable | None:
+    """The table in a file; None without a file. Raises KitError for a file that is no table."""
     try:
-        return LatencyTable.model_validate_json(path.read_text())
+        return LatencyTable.model_validate_json(path.read_text()) if path.is_file() else None
     except ValidationError:
         raise KitError(f"{path} is not a latency table: remove the file, and it is measured anew") from None
 
@@ -81,16 +75,14 @@ def candidate_times(network: Network, device: torch.device, batch: int) -> list[
     fixed = set(twin.modules_of(((),) * len(slots)))
     own = lambda slot, candidate: set(twin.modules_of(alone(slots, slot, candidate))) - fixed
     modules = [[own(i, c) for c in range(len(slot.candidates))] for i, slot in enumerate(slots)]
-    timed = {module for row in modules for each in row for module in each}
+    timed = set().union(*(each for row in modules for each in row))
 
     def time_alone(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> float:
-        if module not in timed:
-            return 0.0
         # a module's text names all its layers and their sizes
         key = (repr(module), *((x.shape, x.stride()) for x in inputs if isinstance(x, Tensor)))
-        if key not in known:
+        if module in timed and key not in known:
             known[key] = _milliseconds(lambda: module.forward(*inputs), device)
-        return known[key]
+        return known.get(key, 0.0)
 
     ms = twin.measured(time_alone, batch)
     return [[sum(ms[module] for module in each) for each in row] for row in modules]

@@ -42,18 +42,14 @@ class DepthwiseConv(nn.Conv2d):
 
 class GatedNorm(nn.BatchNorm2d):
     """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part, which
-    takes neither a pass nor memory. An affine part that does not train still holds 1 and 0: the gate takes its place.
-    """
+    takes neither a pass nor memory. One that does not train still holds 1 and 0: the gate takes its place."""
 
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
-        k = fast.pixels_at_once(x) if kernels else 1
-        if k == 1 and self.gate is None:
-            return super().forward(x)
         weight, bias = self.gated_affine()
-        if k > 1:
+        if kernels and (k := fast.pixels_at_once(x)) > 1:
             y, mean, var = fast.wide_batch_norm(x, weight, bias, k, self.eps)
             self.track(mean, var, x.numel() // x.shape[1])
             return y
@@ -147,16 +143,10 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.whole(x.numel() // x.shape[1]))
+        self.track(mean, var, distributed.count() * x.numel() // x.shape[1])
         weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
-
-
-def synchronize(net: nn.Module) -> None:
-    """Let every BatchNorm of the network be a `SyncedNorm`: the same objects, for whoever refers to one."""
-    for norm in norms(net):
-        norm.__class__ = SyncedNorm
 
 
 @torch.no_grad()

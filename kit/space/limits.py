@@ -16,29 +16,20 @@ BOUNDS = tuple(UNITS)
 
 
 class Limits:
-    """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind.
+    """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind. latency: the
+    `LatencyTable` that `max_latency_ms` is compared with. Raises KitError, with the range that the space reaches, when
+    no child of the space keeps to the limits."""
 
-    latency: the `LatencyTable` that `max_latency_ms` is compared with. Raises KitError when no child of the space can
-    keep to the limits, with the range that the space reaches.
-    """
-
-    def __init__(
-        self, network: Network, max_params=None, max_macs=None, max_latency_ms: float | None = None, latency: Any = None
-    ):
+    def __init__(self, network: Network, max_params=None, max_macs=None, max_latency_ms=None, latency: Any = None):
         self.network, self.latency = network, latency
         given = zip(BOUNDS, (max_params, max_macs, max_latency_ms))
         self.bounds = {name: bound for name, bound in given if bound is not None}
-        for name, bound in self.bounds.items():
-            low, high = self.reach(name)
-            if bound < low:
-                reached = f"{_number(low)} to {_number(high)}" + (f" ({latency})" if name == "max_latency_ms" else "")
-                needs = "is less than any architecture needs"
-                raise KitError(f"{name}={_number(bound)} {needs}: this space reaches {reached}")
         self._tables = [(*self.additive(name), bound) for name, bound in self.bounds.items()]
-        if len(self.bounds) > 1 and network.slots:
-            relative = [[row / bound for row in rows] for _, rows, bound in self._tables]
-            if self.best([-sum(rows) for rows in zip(*relative)]) is None:
-                raise KitError(f"no architecture of this space keeps to {self} at once: loosen one of them")
+        relative = [[row / bound for row in rows] for _, rows, bound in self._tables]
+        if self.bounds and self.best([-sum(rows) for rows in zip(*relative)]) is None:
+            reached = ", ".join(f"{name}={' to '.join(map(_number, self.reach(name)))}" for name in self.bounds)
+            on = f" ({latency})" if max_latency_ms is not None else ""
+            raise KitError(f"no architecture of this space keeps to {self}: it reaches {reached}{on}; loosen a limit")
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={_number(bound)}" for name, bound in self.bounds.items()) or "no limits"
@@ -69,11 +60,11 @@ class Limits:
         return fixed, [np.array(of(i), float) for i in range(len(slots))]
 
     def best(self, gain: Sequence[np.ndarray]) -> Picks | None:
-        """Of the children that keep to all limits at once, the one with the greatest sum of gains, or None.
-
-        gain: float [candidates] for each slot. By mixed-integer linear programming, since costs add up over slots.
-        """
+        """Of the children that keep to all limits at once, the one with the greatest sum of gains (float [candidates]
+        for each slot), or None; by mixed-integer linear programming, since costs add up over slots."""
         slots = self.network.slots
+        if not slots:
+            return () if self.allow(()) else None
         owner = np.repeat(np.arange(len(slots)), [len(slot.candidates) for slot in slots])
         takes = [slot.takes for slot in slots]
         constraints = [optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes)]
@@ -100,17 +91,14 @@ def cheapest(slots: Sequence[Slot], rows: Sequence[np.ndarray], sign: int = 1) -
 
 class Target:
     """Multiply-adds that a search steers to, softly: DSNAS's penalty and TuNAS's absolute reward (METHOD section 3).
-
-    macs: per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child meets it.
-    """
+    macs: per image; weight: of the penalty, ≥ 0. Raises KitError, with the reachable range, if no child meets it."""
 
     def __init__(self, network: Network, macs: int, weight: float):
         self.network, self.macs, self.weight = network, macs, weight
         limits = Limits(network)
         low, high = limits.reach("max_macs")
         if not low <= macs <= high:
-            reached = f"{low:,} to {high:,} multiply-adds"
-            raise KitError(f"target_macs={macs:,} is met by no architecture: this space reaches {reached}")
+            raise KitError(f"target_macs={macs:,} is met by no architecture: this space reaches {low:,} to {high:,}")
         self.fixed, rows = limits.additive("max_macs")
         taken = [torch.from_numpy(row) * slot.takes for slot, row in zip(network.slots, rows)]
         self.table = torch.nn.utils.rnn.pad_sequence(taken, batch_first=True)

@@ -51,10 +51,9 @@ class Child:
     """An architecture, and how the learner weighs its operations.
 
     picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
-    [picks] that multiplies the candidates' outputs, or None for a plain sum; gates that require grad receive ∂L/∂gate
-    in the backward pass. unit: every gate is exactly 1 and is there for its gradient alone (DSNAS, hard Gumbel with
-    straight-through), so that nothing has to be multiplied. memory: what the learner keeps of the draw.
-    """
+    [picks] that multiplies the candidates' outputs, or None for a plain sum; those that require grad receive ∂L/∂gate.
+    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), and nothing has to
+    be multiplied. memory: what the learner keeps of the draw."""
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
@@ -93,12 +92,9 @@ class _UnitGate(torch.autograd.Function):
     """y for a gate of exactly 1: ∂L/∂y = g, ∂L/∂gate = ⟨g, y⟩. Keeps y, as the next layer does, and no new tensor."""
 
     @staticmethod
-    def forward(y: Tensor, gate: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(y, gate)
         return y.view_as(y)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,13 +118,12 @@ def mixture(outputs: list[Tensor], child: Child, slot: int) -> Tensor:
     return functools.reduce(torch.add, outputs)
 
 
-def drop(x: Tensor, p: float | Tensor, generator: torch.Generator | None, whole: bool = False) -> Tensor:
-    """Dropout of x [N, …] with probability p < 1, rescaled; whole: of all of a sample at once (drop-path, DARTS). p may
-    be a 0-dim tensor on x's device, which is never read on the host; only the plain number 0.0 skips the draw."""
-    if not isinstance(p, Tensor) and p == 0.0:
+def drop(x: Tensor, p: float, generator: torch.Generator | None, whole: bool = False) -> Tensor:
+    """Dropout of x [N, …] with probability p < 1, rescaled; whole: of all of a sample at once (drop-path, DARTS)."""
+    if p == 0.0:
         return x
     rest = (1,) * (x.ndim - 1) if whole else x.shape[1:]
-    drawn = torch.rand(distributed.whole(x.shape[0]), *rest, generator=generator, device=x.device)
+    drawn = torch.rand(x.shape[0] * distributed.count(), *rest, generator=generator, device=x.device)
     return x * ((distributed.own(drawn) >= p).to(x.dtype) / (1.0 - p))
 
 
@@ -137,15 +132,12 @@ class Network(nn.Module, ABC):
 
     A space is a subclass, registered with `kit.space.register`. Its `__init__` takes classes, image [C, H, W], and by
     name what it needs of the configuration and its own `Options`; it calls `offer` with its slots before it builds its
-    layers. Without a genotype it is the supernet, with one that child alone, whose parameters have the same names.
-    """
+    layers. Without a genotype it is the supernet, with one that child alone, whose parameters have the same names."""
 
     space: str = ""  # the name that it was built under
     searchable: bool = True
-    #: `freeze_slot` can take over gates that are not 1 (sparse coding's weights), so that nothing jumps at the freeze
-    absorbs_gates: bool = False
-    #: the same slots at any depth (cells are repeated): a shallower network may search for a deeper one
-    repeats: bool = False
+    absorbs_gates: bool = False  #: `freeze_slot` takes over gates that are not 1, so that nothing jumps at the freeze
+    repeats: bool = False  #: the same slots at any depth (cells): a shallower network may search for a deeper one
     genotypes: Mapping[str, Any] = {}  # architectures by name
     usual: str | None = None  # the one for arch='given' where none is named
     offered: tuple[Slot, ...] = ()  # the supernet's slots; `slots`: with the candidates that this network has
@@ -160,8 +152,8 @@ class Network(nn.Module, ABC):
         self.register_buffer("mean", torch.full((1, image[0], 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, image[0], 1, 1), 0.25))
         self.amp_dtype: torch.dtype | None = None
-        self.drop_path: float | Tensor = 0.0  # a number or a 0-dim tensor, as dropout; a space may take one per block
-        self.dropout: float | Tensor = 0.0  # of the features before the classifier
+        self.drop_path = 0.0
+        self.dropout = 0.0  # of the features before the classifier
         self.mixup = 0.0  # the parameter of Beta(a, a); see kit.search.signals.mixed
         self.generator: torch.Generator | None = None  # of drop-path and dropout
         self.mixer: torch.Generator | None = None  # of mixup, on the CPU
@@ -224,16 +216,13 @@ class Network(nn.Module, ABC):
     def measured(self, measure: Callable[[nn.Module, tuple[Any, ...], Any], Any], batch: int = 1) -> dict:
         """measure(module, inputs, output) of every module, as a batch goes through all candidates in evaluation."""
         found, training = {}, self.training
-
-        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            found[module] = measure(module, inputs, output)
-
-        hooks = [module.register_forward_hook(note) for module in self.modules()]
+        note = lambda module, *passed: found.update({module: measure(module, *passed)})
         images = torch.zeros((batch, *self.image), dtype=torch.uint8, device=self.mean.device)
-        self.eval()(images, Child(everything(self.slots)))
+        with contextlib.ExitStack() as hooks:
+            for module in self.modules():
+                hooks.enter_context(module.register_forward_hook(note))
+            self.eval()(images, Child(everything(self.slots)))
         self.train(training)
-        for hook in hooks:
-            hook.remove()
         return found
 
     def cost(self, picks: Picks) -> Cost:
@@ -258,11 +247,15 @@ class Network(nn.Module, ABC):
             return self.scores(x, child)
         with torch.autocast(x.device.type, dtype=self.amp_dtype):
             scores, auxiliary = self.scores(x, child)
-        return scores.float(), auxiliary.float() if auxiliary is not None else None
+        return scores.float(), None if auxiliary is None else auxiliary.float()
 
     def drop_features(self, features: Tensor) -> Tensor:
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
         return drop(features, self.dropout, self.generator) if self.training else features
+
+    def drop_samples(self, x: Tensor) -> Tensor:
+        """Drop-path of an operation's output [N, …] while training."""
+        return drop(x, self.drop_path, self.generator, whole=True) if self.training else x
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
         """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
@@ -325,14 +318,12 @@ def _total(costs: Iterable[Cost]) -> Cost:
 def checked_reductions(image: Size, stem: int, reductions: int | None, most: int) -> int:
     """How often a network halves the resolution after its stem, at most `most`; None: up to three times, four at 128
     pixels, as long as 2×2 is left. stem: how often the stem halves. Raises KitError for what does not fit."""
-    fit = (min(image[1:]) - 1).bit_length() - 1 - stem  # halvings, rounding up, that leave 2 or more
+    fit = min(most, (min(image[1:]) - 1).bit_length() - 1 - stem)  # halvings, rounding up, that leave 2 or more
     if reductions is None:
-        reductions = max(0, min(most, 4 if stem else 3, fit))
-    if not 0 <= reductions <= most:
-        raise KitError(f"reductions={reductions}: set reductions to 0…{most}, or leave it out, or set more cells")
-    if reductions > fit:
+        reductions = max(0, min(4 if stem else 3, fit))
+    if not 0 <= reductions <= fit:
         raise KitError(
-            f"the space is too deep for images of {image[1]}×{image[2]} pixels: {stem + reductions} halvings leave "
-            f"less than 2×2; at most {stem + max(0, fit)} fit. Set reductions={max(0, fit)} or a larger image_size"
+            f"reductions={reductions}: the space is too deep for its cells and for images of {image[1]}×{image[2]} "
+            f"pixels: set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
         )
     return reductions

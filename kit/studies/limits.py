@@ -68,8 +68,8 @@ def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
 def run_latency(run: Run) -> float:
     """Milliseconds for latency_batch images: what the run's limit was kept by; without one, taken now."""
     net = run.model().network
-    if recorded := latency.recorded(run.path / "latency.json", net.picks_of(run.genotype)):
-        return recorded[0]
+    if table := latency.stored(run.path / "latency.json"):
+        return table.predict(net.picks_of(run.genotype))
     return latency.time_child(net, net.only_child().picks, pick_device(run.config.device), run.config.latency_batch)
 
 

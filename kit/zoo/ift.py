@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kit.hyper import Validation, register
 from kit.methods import TRAIN
 from kit.methods import register as register_method
+from kit.search import ranks
 from kit.search.grads import Gradient, Trace
 
 
@@ -17,15 +18,22 @@ class Ift(Validation):
     The learning rate has no such gradient and stays as it is."""
 
     def estimate(
-        self, trace: Trace, *, outer: Callable[[str], Gradient], curvature: Callable[..., list[Tensor]], **_: object
+        self, trace: Trace, *, outer: Callable[[str], Gradient], loss: Callable[[], Tensor], **_: object
     ) -> list[Tensor]:
-        """curvature(parameters, v): H v on the training batch."""
+        """loss(): L_train on the training batch."""
         if not self.learns_decay:
             return []
         gradient = outer(self.source)
-        hessian = lambda v: curvature(gradient.parameters, v)
+        hessian = lambda v: curvature(loss(), gradient.parameters, v)
         by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, hessian)
         return [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
+
+
+def curvature(loss: Tensor, weights: list[nn.Parameter], v: list[Tensor]) -> list[Tensor]:
+    """Hessian-vector product of the loss, by double backward: the ranks' mean."""
+    first = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+    along = sum((g * d).sum() for g, d in zip(first, v))
+    return ranks.mean([h.detach() for h in torch.autograd.grad(along, weights, materialize_grads=True)])
 
 
 def implicit_gradient(
