@@ -131,7 +131,7 @@ def test_a_report_is_made_again_from_its_summary_byte_by_byte(runs, path, tmp_pa
     copy = tmp_path / "copy" / path.name
     for ending in ENDINGS:
         copy.with_suffix(ending).unlink()
-    report.rewrite_all(copy.parent)
+    report.rewrite(copy.with_suffix(".json"))
     for file in path.parent.iterdir():
         assert (copy.parent / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -139,7 +139,8 @@ def test_a_report_is_made_again_from_its_summary_byte_by_byte(runs, path, tmp_pa
 def test_the_committed_reports_are_what_their_summaries_say(tmp_path):
     """`make reports` changes nothing: after a change of what reports say, run it and commit what it writes."""
     shutil.copytree(REPORTS, tmp_path / "reports")
-    report.rewrite_all(tmp_path / "reports")
+    for path in (tmp_path / "reports").glob("*.json"):
+        report.rewrite(path)
     for path in sorted((tmp_path / "reports").iterdir()):
         assert path.read_bytes() == (REPORTS / path.name).read_bytes(), path.name
 

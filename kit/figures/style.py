@@ -15,6 +15,8 @@ import kaleido
 import plotly.graph_objects as go
 import plotly.io
 
+from kit.augment import OPERATIONS as AUGMENTATIONS
+from kit.config import PARTS
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
@@ -50,7 +52,7 @@ FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }
 
 
 class Look(NamedTuple):
-    """How a method or an operation appears in every figure."""
+    """How a method, a learner or an operation appears in every figure."""
 
     color: str
     title: str
@@ -58,14 +60,17 @@ class Look(NamedTuple):
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method or a network's operation, the same in every figure; of an unknown name too. A
-    sequential method is the dashed twin of the joint one."""
+    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
+    unknown name too. A sequential method is the dashed twin of the joint one."""
     if name in METHODS:
         joint = list(dict.fromkeys([*ABLATION, *(method for method in METHODS if not method.startswith("seq-"))]))
         place = joint.index(name.removeprefix("seq-"))
         dash = "dash" if name.startswith("seq-") else DASHES[place // len(SERIES)]
         return Look(SERIES[place % len(SERIES)], METHODS[name].title, dash)
     color = OPERATIONS.get(name, SERIES[zlib.crc32(name.encode()) % len(SERIES)])
+    for parts in (*PARTS.values(), AUGMENTATIONS):
+        if name in parts and name not in OPERATIONS:  # "none" is an operation and a policy
+            return Look(parts[name].colour or color, parts[name].title)
     words = re.sub(r"^k(\d)_e(\d)$", r"\1×\1, ×\2", name.removesuffix("_connect"))
     return Look(color, re.sub(r"(?<=\d)x(?=\d)", "×", words.replace("_", " ")))
 

@@ -32,9 +32,8 @@ class Result(NamedTuple):
 
 
 def grid(**axes: Any) -> list[Config]:
-    """Configurations of every combination: a list, tuple, range or array is an axis, anything else the same for all.
-
-    Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis."""
+    """The configurations of every combination: a list, tuple, range or array is an axis, anything else the same for
+    all. Raises KitError for an empty axis, and as `kit.Config` does."""
     several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
     choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
     if empty := [name for name, values in choices.items() if not values]:
@@ -105,11 +104,12 @@ def run(
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
     folders = _folders(configs, out)
-    finished = lambda: [folder for folder in folders if _finished(folder)]
-    todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
+    finished = lambda: [folder for folder in folders if (folder / "metrics.json").is_file()]
+    before = finished()
+    todo = {folder: config for folder, config in folders.items() if folder not in before}
     failures, options = {}, {"threads": threads, "notebook": notebook or ""}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
-        say(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before")
+        say(f"{len(folders)} runs, {len(before)} of them finished before")
         if todo:
             start, room, stop = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
@@ -128,10 +128,6 @@ def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Co
     return folders
 
 
-def _finished(folder: Path) -> bool:
-    return (folder / "metrics.json").is_file()
-
-
 def require_all(result: Result) -> None:
     """Raises KitError that lists the runs that failed, with their causes; what finished is kept."""
     if result.failures:
@@ -148,7 +144,7 @@ def _work_off(
     def finish(folder: Path) -> str:
         for _ in range(retries + 1):
             cause = "" if over.is_set() else start(todo[folder].model_dump(), folder)
-            if _finished(folder):  # whatever happened to its process after that
+            if (folder / "metrics.json").is_file():  # whatever happened to its process after that
                 return ""
         return cause
 

@@ -74,11 +74,6 @@ def changes(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.model_dump().items() if name not in apart and value != usual[name]}
 
 
-def rewrite_all(folder: str | Path = "reports") -> None:
-    """Every report of a folder that has a summary."""
-    for path in sorted(Path(folder).glob("*.json")):
-        print(rewrite(path))
-
-
 if __name__ == "__main__":
-    rewrite_all(*sys.argv[1:2])
+    for summary in sorted(Path(sys.argv[1]).glob("*.json")):
+        print(rewrite(summary))
