@@ -17,7 +17,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,fast,export]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,data,ray,fast,tables,export]'
 	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
 		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
 	touch $(INSTALLED)
@@ -60,14 +60,14 @@ SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epo
 report: $(INSTALLED)
 	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
-# pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; the notebooks run on
-# real data, only smaller and shorter
-SMALL := {"epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
+# pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; three workers, as many
+# tests wait for processes of their own; the notebooks run on real data, only smaller and shorter
+SMALL := {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
 	"batch_size": 256, "train_images": 512, "methods": "dha,seq-dha,plain", "seeds": 2, "shares": "0.15,1", "steps": 5, "directions": 2, \
 	"images": 64, "updates": 19, "out": "build/test/runs", "reports": "build/test/reports"}
 
 test: $(INSTALLED)
-	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests \
+	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile tests \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
 
 # format, lint, and the shape of the code: lines of each room, no import circle, nothing that points upward

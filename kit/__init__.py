@@ -13,7 +13,7 @@ from kit.config import Config
 from kit.data import ImageSets, datasets, load_dataset
 from kit.errors import KitError
 from kit.lab import sweep
-from kit.lab.dashboard import dashboard
+from kit.lab.notebook import dashboard
 from kit.methods import methods
 from kit.run.run import Prediction, Run
 from kit.search.engine import search

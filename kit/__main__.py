@@ -6,8 +6,6 @@ On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=cifar10 method=dha
 The names are the fields of kit.Config:
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -15,16 +13,6 @@ from kit import Config, KitError, search
 from kit.lab import notebook
 from kit.search import ranks
 from kit.search.progress import say
-
-
-def config(arguments: list[str]) -> Config:
-    given = {}
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not equals:
-            raise KitError(f"{argument!r} is not name=value, such as dataset=digits; --help lists the names")
-        given[name] = notebook.typed(name, value)
-    return Config(**given)
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +25,7 @@ def main(arguments: list[str]) -> None:
         setattr(sys, name, getattr(sys, name) or open(os.devnull, "w"))
     with ranks.joined():
         try:
-            run = search(ranks.together(lambda: config(arguments)))
+            run = search(ranks.together(lambda: Config(**notebook.assigned(arguments))))
         except KitError as error:
             if not isinstance(error, ranks.RaisedElsewhere):
                 mark = f"rank {ranks.rank()}: " if ranks.count() > 1 else ""

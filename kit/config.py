@@ -1,14 +1,12 @@
 """One frozen, typed run configuration. Its fields are kit's own, below, and the options of every registered part."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -174,7 +172,7 @@ class Config(BaseModel):
         return (re.sub(r"[^\w.]+", "_", dataset).encode()[: 200 - len(rest)].decode(errors="ignore") or "data") + rest
 
     @classmethod
-    def stored(cls, values: dict[str, Any]) -> Config:
+    def stored(cls, values: dict[str, Any]) -> Self:
         """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed.
 
         Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded.
@@ -201,7 +199,7 @@ class Config(BaseModel):
         size = {"image_size": self.image_size, "photo_size": PRESETS[self.preset]["photo_size"]}
         return data.load_dataset(self.dataset, self.root, on_bad_image=self.on_bad_image, **size)
 
-    def but(self, **changes: Any) -> Config:
+    def but(self, **changes: Any) -> Self:
         """This configuration with some values changed; what the changed preset or method fills is not recomputed."""
         return Config(**{**self.model_dump(), **changes})
 

@@ -3,8 +3,6 @@ itself, and one call registers it. A user's own file makes the same call as kit'
 `kit.Config(plugins="my_file.py")`, `papermill … -p plugins my_file.py`, or simply by being run in a notebook.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import sys
@@ -67,7 +65,7 @@ class Registry(dict[str, Part]):
     nearest names first, for a name that is not registered."""
 
     #: called with (registry, part) before each part is registered; it may refuse it by raising KitError
-    listener: Callable[[Registry, Part], None] | None = None
+    listener: "Callable[[Registry, Part], None] | None" = None
 
     def __init__(self, kind: str):
         self.kind = kind

@@ -121,7 +121,7 @@ def test_the_dashboard_starts_stops_and_resumes_a_search(opened, tmp_path: Path)
         return page.evaluate("document.querySelector('.js-plotly-plot')?.data?.[0]?.x?.length ?? 0")
 
     press("start")
-    shown = until(points, "the curves")
+    shown = until(points, "the curves", line.inner_text)
     until(lambda: points() > shown, "the curves to grow")
     assert page.locator(".js-plotly-plot").count() == 3
     press("stop")

@@ -11,13 +11,13 @@ from tests_pages import GENOTYPE, write_run
 
 import kit
 from kit.errors import KitError
-from kit.studies import compare as module
-from kit.studies.compare import compare
+from kit.studies import tables
+from kit.studies.tables import compare
 
 BETTER = {"params": 1, "macs": 1, "seconds": 1.0}
 
 
-def on_front(comparison: module.Comparison, cost: str) -> set:
+def on_front(comparison: tables.Comparison, cost: str) -> set:
     rows = comparison.table[comparison.table[f"front_{cost}"]]
     return set(zip(rows["method"], rows["seed"]))
 
@@ -41,7 +41,7 @@ def test_the_front_is_that_of_brute_force():
         draw = np.random.default_rng(seed)
         cost, gain = draw.integers(0, 6, seed % 12), draw.integers(0, 6, seed % 12)  # many ties
         beaten = [any(c <= x and g >= y and (c < x or g > y) for c, g in zip(cost, gain)) for x, y in zip(cost, gain)]
-        front = module.pareto(pd.DataFrame({"params": cost, "test_accuracy": gain}), "params")
+        front = tables.pareto(pd.DataFrame({"params": cost, "test_accuracy": gain}), "params")
         assert front.tolist() == [not b for b in beaten], (cost, gain)
 
 

@@ -350,11 +350,11 @@ def test_every_field_says_what_it_is_unless_its_name_does():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"batch_size": 241}, "batch_size is 241 but the set has 240 images: choose batch_size from 1 to 240"),
-        ({"batch_size": 200, "hyper": "validation"}, "batch_size is 200 but the set has 192 images"),
+        ({"batch_size": 241}, "batch_size=241 but the set has 240 images: choose batch_size from 1 to 240"),
+        ({"batch_size": 200, "hyper": "validation"}, "batch_size=200 but the set has 192 images"),
         ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
         ({"train_images": 241}, "train_images=241 but there are 240"),
-        ({"train_images": 50}, "batch_size is 60 but the set has 50"),
+        ({"train_images": 50}, "batch_size=60 but the set has 50"),
         ({"cells": 5, "reductions": 3}, "too deep .*images of 8×8 pixels: set reductions to 0…2"),
         ({"max_params": 100}, "no architecture of this space keeps to max_params=100: it reaches"),
         ({"method": "plain", "max_params": 100}, "keeps to max_params=100: it reaches"),

@@ -229,7 +229,7 @@ def test_an_epoch_has_no_repeats_and_depends_on_the_seed_alone():
 
 def test_batches_refuse_what_does_not_fit():
     for size in (24, 0, -1):
-        with pytest.raises(KitError, match=f"batch_size is {size} but the set has 23 images"):
+        with pytest.raises(KitError, match=f"batch_size={size} but the set has 23 images"):
             batches(batch_size=size)
 
 

@@ -92,7 +92,7 @@ def test_a_kill_from_elsewhere_is_told(tmp_path):
 
 def test_what_is_refused_is_told_in_one_line(tmp_path, micro):
     child, folder = start(tmp_path, batch_size=4096)
-    assert child.end().startswith("KitError: batch_size is 4096") and not folder.exists()
+    assert child.end().startswith("KitError: batch_size=4096") and not folder.exists()
     child, folder = start(tmp_path, dataset=micro)
     assert f"unknown dataset '{micro}'" in (said := child.end()) and "plugins='my_file.py'" in said
 

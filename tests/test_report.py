@@ -69,8 +69,8 @@ def test_an_interval_ends_where_an_accuracy_does_and_it_is_said():
 
 def test_holms_adjustment_is_the_textbooks():
     # four p-values by hand: 0.005·4, 0.01·3, max(0.03·2, …), max(0.04·1, …)
-    assert tables.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    missing = tables.holm([math.nan, 0.9, 0.8])
+    assert tables.holm(pd.Series([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    missing = tables.holm(pd.Series([math.nan, 0.9, 0.8])).tolist()
     assert math.isnan(missing[0]) and missing[1:] == pytest.approx([1.0, 1.0])
 
 

@@ -59,17 +59,27 @@ def free_ports() -> dict[str, int]:
         return {name: each.getsockname()[1] for name, each in zip(names, sockets)}
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one core each, without Ray's log monitor and autoscaler."""
+def started() -> tuple[Any, Any]:
+    """A cluster of two nodes of one core each, without Ray's log monitor and autoscaler, and the second one."""
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "include_log_monitor": False}
     made = Cluster()
     try:
         made.add_node(**node, **free_ports(), include_dashboard=False, no_monitor=True, _system_config=PATIENT)
-        other = made.add_node(**node, **free_ports())
-    except Exception as error:  # Ray's own time-outs, which a machine that is busy with other things does not keep
+        return made, made.add_node(**node, **free_ports())
+    except Exception:
         made.shutdown()
-        pytest.skip(f"Ray's nodes do not start on this machine: {error}")
+        raise
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    for last in (False, False, True):
+        try:
+            made, other = started()
+            break
+        except Exception as error:  # Ray gives a node 30 seconds, which a machine that is busy does not always keep
+            if last:
+                pytest.skip(f"Ray's nodes do not start on this machine: {error}")
     yield SimpleNamespace(address=made.address, made=made, other=other)
     made.shutdown()
 
@@ -128,7 +138,7 @@ def test_a_killed_worker_and_a_lost_node_cost_no_run(cluster, tmp_path):
     (result,) = results
     assert [run.config for run in result.runs] == [before, *configs]
     assert list(result.failures) == [bad.name]
-    assert result.failures[bad.name].startswith("KitError: batch_size is 4096")  # in words, not Ray's traceback
+    assert result.failures[bad.name].startswith("KitError: batch_size=4096")  # in words, not Ray's traceback
     (here,) = sweep.run(configs[:1], out=tmp_path / "local").runs
     assert_same_run(here, result.runs[1])
     marks |= {path: path.stat().st_mtime_ns for path in out.glob("*/metrics.json")}

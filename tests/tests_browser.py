@@ -36,11 +36,11 @@ SETTINGS = {
 }
 
 
-def until(happened: Callable[[], Any], what: str) -> Any:
-    """What `happened` returns as soon as it is true."""
+def until(happened: Callable[[], Any], what: str, otherwise: Callable[[], str] = str) -> Any:
+    """What `happened` returns as soon as it is true. otherwise: what there is instead, for the message."""
     deadline = time.monotonic() + PATIENCE
     while not (result := happened()):
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        assert time.monotonic() < deadline, f"waited in vain for: {what}; {otherwise()}"
         time.sleep(0.1)
     return result
 

@@ -1,4 +1,4 @@
-"""Architecture learners: what all of them share, and the one that does not learn (a given or a random architecture)."""
+"""Architecture learners: what all share, and the one that does not learn (a given or a random architecture)."""
 
 from abc import abstractmethod
 from typing import Any
@@ -29,7 +29,6 @@ class ArchLearner(Learner):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Raises KitError for a configuration that the learner cannot follow."""
         if config.target_macs is not None and not cls.steers:
             able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
             raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
@@ -69,11 +68,10 @@ class Given(ArchLearner):
 class Searcher(ByAdam, ArchLearner):
     """A learner whose variables have one row for each slot; those of frozen slots rest.
 
-    generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take.
-    options: those declared in `Options`. A constructor hands its variables to `optimize`; `alpha`, float64 [slots, most
-    candidates], shows them in the history. `valid`, of the same shape, is False for padding, `fixed` holds the picks of
-    frozen slots and None for the others, and `refused` counts children that broke the limits.
-    """
+    generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take. A
+    constructor hands its variables to `optimize`; `alpha`, float64 [slots, most candidates], shows them in the history.
+    `valid`, of the same shape, is False for padding, `fixed` holds the picks of frozen slots and None for the others,
+    and `refused` counts children that broke the limits."""
 
     searches = True
     kept = ("fixed", "refused")
@@ -83,9 +81,7 @@ class Searcher(ByAdam, ArchLearner):
         arch_reach: float = Field(6.0, gt=0, description="how far b or a logit of α can move in the search stage")
         arch_lr: float | None = Field(None, gt=0, description="Adam's rate on b or the logits; None: from arch_reach")
 
-    def __init__(
-        self, slots: tuple[Slot, ...], generator: Generator, limits: Limits, *, device="cpu", steps=1, **options: Any
-    ):
+    def __init__(self, slots, generator: Generator, limits: Limits, *, device="cpu", steps=1, **options: Any):
         self.slots, self.generator, self.limits = slots, generator, limits
         self.device, self.steps, self.options = torch.device(device), steps, self.Options(**options)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
@@ -97,26 +93,22 @@ class Searcher(ByAdam, ArchLearner):
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
         leaves = [variable.requires_grad_() for variable in variables]
-        # as in DARTS and ISTA-NAS
-        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)
+        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)  # as DARTS and ISTA-NAS
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
-        if self.finished:
-            return
         before = [variable.clone() for variable in self.variables()]
-        super().move(gradient)
-        if self.frozen.any():  # Adam's momentum and weight decay would move these rows as well
+        super().move([] if self.finished else gradient)
+        if self.frozen.any():  # Adam's momentum would move these rows as well
             for variable, old in zip(self.variables(), before):
                 variable[self.frozen] = old[self.frozen]
 
     @property
-    def frozen(self) -> Tensor:
-        return torch.tensor([picks is not None for picks in self.fixed])  # bool [slots]
+    def frozen(self) -> Tensor:  # bool [slots]
+        return torch.tensor([picks is not None for picks in self.fixed])
 
     @property
     def finished(self) -> bool:
-        """Whether the architecture will not change any more."""
         return None not in self.fixed
 
     def end_epoch(self, last: bool) -> list[int]:
@@ -133,18 +125,17 @@ class Searcher(ByAdam, ArchLearner):
 
     def leaves(self, gates: list[Tensor]) -> tuple[Tensor | None, ...]:
         """The gates of the open slots, each a leaf of its own, so that one backward pass gives each its gradient."""
-        leaf = lambda gate: gate.detach().clone().requires_grad_()
-        return tuple(leaf(gate) if chosen is None else None for gate, chosen in zip(gates, self.fixed))
+        rows = zip(gates, self.fixed)
+        return tuple(gate.detach().clone().requires_grad_() if chosen is None else None for gate, chosen in rows)
 
     def largest(self, strength: Tensor) -> Picks:
-        """The strongest candidates of every slot, and those of frozen slots. strength: ≥ 0, shaped as `alpha`."""
+        """Every slot's strongest candidates, and frozen slots' own. strength: ≥ 0, shaped as `alpha`."""
         order = strength.detach().cpu().masked_fill(~self.valid, -1.0).argsort(dim=1, descending=True, stable=True)
         rows = zip(self.slots, self.fixed, order.tolist())
         return tuple(chosen or tuple(sorted(row[: slot.takes])) for slot, chosen, row in rows)
 
     def strongest(self, strength: Tensor) -> Picks:
-        """As `largest`; where that breaks the limits, the child with the greatest product of strengths that keeps to
-        them: of probabilities, the likeliest."""
+        """`largest`; where that breaks the limits, the child within them with the greatest product of strengths."""
         picks = self.largest(strength)
         if self.limits.allow(picks):
             return picks
@@ -161,18 +152,15 @@ class Searcher(ByAdam, ArchLearner):
 
     def summary(self) -> dict[str, float]:
         names = [slot.candidates[c][0] for slot, chosen in zip(self.slots, self.picks) for c in chosen]
-        p = self.distributions()
-        return {
-            "alpha/frozen": float(self.frozen.sum()),
-            "alpha/entropy": float(-(p * p.clamp(min=1e-300).log()).sum(1).mean()),
-            "alpha/refused": float(self.refused),
-            "alpha/skips": names.count("skip_connect") / len(names),
-        }
+        p, skips = self.distributions(), names.count("skip_connect") / len(names)
+        entropy = float(-(p * p.clamp(min=1e-300).log()).sum(1).mean())
+        found = {"alpha/frozen": float(self.frozen.sum()), "alpha/entropy": entropy}
+        return found | {"alpha/refused": float(self.refused), "alpha/skips": skips}
 
 
 def random_picks(slots: tuple[Slot, ...], generator: Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits: each slot's candidates without replacement. Where `tries`
-    draws break the limits, the one within them with the greatest sum of random numbers."""
+    """A child drawn uniformly among those within the limits; where `tries` draws break them, the one within them with
+    the greatest sum of random numbers."""
     for _ in range(tries):
         orders = [torch.randperm(len(slot.candidates), generator=generator).tolist() for slot in slots]
         picks = tuple(tuple(sorted(order[: slot.takes])) for order, slot in zip(orders, slots))

@@ -1,8 +1,5 @@
-"""Architecture learners that decide per input edge (METHOD section 2c).
-
-A slot's candidates are grouped by the edge that they read. In a space without edges (choice blocks) a slot is one
-group, so that all of these work on it as well.
-"""
+"""Architecture learners that decide per input edge (METHOD section 2c): a slot's candidates are grouped by the edge
+that they read. In a space without edges (choice blocks) a slot is one group."""
 
 from functools import partial
 from typing import Any
@@ -19,9 +16,9 @@ from kit.space.network import Child, Picks, Slot
 
 
 class Edges(Logits):
-    """A categorical over operations on every edge. Every edge runs one operation, drawn by Gumbel-max, behind a gate of
-    value 1 whose gradient goes through the relaxed softmax (straight-through). The derived architecture takes each
-    edge's best operation, and the slot's strongest edges. The temperature falls linearly over the search."""
+    """A categorical over operations on every edge, of which one runs, drawn by Gumbel-max, behind a gate of value 1
+    whose gradient goes through the relaxed softmax (straight-through). Derived are the slot's strongest edges with
+    their best operations. The temperature falls linearly over the search."""
 
     class Options(Logits.Options):
         temperature: float = Field(1.0, gt=0, description="of the softmax over an edge's operations, at first")
@@ -39,8 +36,7 @@ class Edges(Logits):
         groups = [_by_edge(slot) for slot in slots]
         pad = partial(pad_sequence, batch_first=True, padding_value=-1)
         rows = pad([torch.tensor(group) for edges in groups for group in edges])
-        #: int64 [slots, edges, operations]: candidate indices; −1 pads
-        self.members = pad(rows.split(list(map(len, groups))))
+        self.members = pad(rows.split(list(map(len, groups))))  # int64 [slots, edges, operations]: candidates; −1 pads
         self.present = self.members >= 0
         self.edge_present = self.present.any(2)
         self.temperature = self.options.temperature
@@ -61,7 +57,6 @@ class Edges(Logits):
         return by_candidate.scatter_add(1, self.members.clamp(min=0).flatten(1), present.flatten(1))
 
     def softmax(self, scores: Tensor, temperature: float = 1.0) -> Tensor:
-        """Over the operations of each edge; 0 for edges that do not exist."""
         scores = torch.where(self.edge_present.unsqueeze(2), scores / temperature, 0.0)
         return scores.softmax(2).masked_fill(~self.present, 0.0)
 
@@ -77,8 +72,7 @@ class Edges(Logits):
         return self.to_candidates(self.operations()) / self.edge_present.sum(1, keepdim=True)
 
     def edge_strength(self) -> Tensor:
-        """[slots, edges] in [0, 1]: DARTS ranks edges by their best operation."""
-        return self.operations().max(2).values
+        return self.operations().max(2).values  # [slots, edges] in [0, 1], as DARTS ranks them
 
     def strength(self) -> Tensor:
         operations, edge = self.operations(), self.edge_strength().unsqueeze(2)
@@ -87,11 +81,10 @@ class Edges(Logits):
         return self.to_candidates(torch.where(best, 1.0 + edge, operations * edge))
 
     def run_edges(self, edge_noise: Tensor) -> Tensor:
-        """bool [slots, edges]"""
-        return self.edge_present
+        return self.edge_present  # bool [slots, edges]
 
     def draw(self) -> tuple[Picks, tuple[Tensor, Tensor]]:
-        """memory: the noise of the operations [slots, edges, operations] and of the edges [slots, edges]."""
+        """memory: the noise of the operations and of the edges."""
         noise, edge_noise = self.gumbel(self.members.shape), self.gumbel(self.edge_present.shape)
         best = (self.to_edges(self.logits.detach()) + noise).argmax(2, keepdim=True)
         operations, run = self.members.gather(2, best).squeeze(2), self.run_edges(edge_noise)
@@ -107,7 +100,6 @@ class Edges(Logits):
 
 
 def _by_edge(slot: Slot) -> list[list[int]]:
-    """The candidates of every edge, edges ascending."""
     edges = sorted({edge for _, edge in slot.candidates})
     return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
 
@@ -137,6 +129,5 @@ class Gumbel(Edges):
         return torch.zeros_like(self.edge_present).scatter(1, top, True)
 
     def relaxed(self, by_edge: Tensor, noise: Tensor, edge_noise: Tensor) -> Tensor:
-        # eq. 8
-        edges = ((self.edge_scores() + edge_noise) / self.temperature).softmax(1)
+        edges = ((self.edge_scores() + edge_noise) / self.temperature).softmax(1)  # eq. 8
         return super().relaxed(by_edge, noise, edge_noise) + (by_edge.sum(2) * edges).sum()

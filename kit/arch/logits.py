@@ -13,15 +13,13 @@ from kit.search.learner import Rewarded
 from kit.space.limits import Target
 from kit.space.network import Child, Picks
 
-TRIES = 50  # draws that may break the limits before the current architecture is taken
+TRIES = 50  # draws that may break the limits; then the current architecture is taken, and nothing learned from it
 
 
 class Logits(Searcher):
-    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; padding is never drawn.
-
-    A child that breaks the limits is drawn again, and after `TRIES` draws the current architecture is taken. A subclass
-    says in `draw` what is drawn, and in `value` what the logits descend along.
-    """
+    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; padding is never drawn. A child
+    that breaks the limits is drawn again, `TRIES` times. A subclass says in `draw` what is drawn, and in `value` what
+    the logits descend along."""
 
     limited = True  #: the drawn children are what is deployed, and have to keep to the limits
 
@@ -58,12 +56,11 @@ class Logits(Searcher):
         return self.fallback()
 
     def child(self, picks: Picks, memory: Any) -> Child:
-        """Runs each of its operations behind a gate of value 1, which is there for its gradient."""
+        """Its operations run behind gates of value 1, which are there for their gradient."""
         gates = self.leaves([torch.ones(len(chosen), device=self.device) for chosen in picks])
         return Child(picks, gates, unit=True, memory=memory)
 
     def fallback(self) -> Child:
-        """Where every draw has broken the limits; nothing is learned from it."""
         return Child(self.picks)
 
     def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
@@ -79,10 +76,9 @@ class Logits(Searcher):
     def by_candidate(self, child: Child, gates: list[Tensor | None]) -> Tensor:
         """∂L/∂gate, given per slot [picks], as float64 [slots, most candidates]; 0 for what did not run."""
         measured = torch.zeros(self.valid.shape, dtype=torch.float64)
-        # none is reached where frozen slots of constant operations stand between all open ones and the loss
         ran = [(slot, c) for slot, gate in enumerate(gates) if gate is not None for c in child.picks[slot]]
-        if ran:  # one transfer from the device for all slots
-            found = torch.cat([gate for gate in gates if gate is not None])
+        if ran:  # not where frozen slots of constant operations stand between all open ones and the loss
+            found = torch.cat([gate for gate in gates if gate is not None])  # one transfer for all slots
             measured[tuple(zip(*ran))] = found.to("cpu", torch.float64)
         return measured
 
@@ -95,8 +91,8 @@ class Logits(Searcher):
 
 
 class Categorical(Logits):
-    """One categorical per slot. A slot that takes several candidates draws them one after another, without replacement
-    (Plackett–Luce). The expected cost is steered to `target`, where there is one."""
+    """One categorical per slot, from which several candidates are drawn without replacement (Plackett–Luce). The
+    expected cost is steered to `target`, where there is one."""
 
     steers = True
 
@@ -146,9 +142,8 @@ class Dsnas(Categorical):
         fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
 
     def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
-        # eq. 5: ∇α = ∂L/∂gate · ∇ log p(Z)
         by_pick = self.by_candidate(child, gates).gather(1, child.memory)
-        value = (by_pick * self.log_probability(child.memory)).sum()
+        value = (by_pick * self.log_probability(child.memory)).sum()  # eq. 5: ∇α = ∂L/∂gate · ∇ log p(Z)
         return value if self.target is None else value + self.target.penalty(self.scores().softmax(1))
 
     def settled(self) -> Tensor:
@@ -180,6 +175,5 @@ class Reinforce(Rewarded, Categorical):
         if child.memory is None:
             return []
         quality = reward() + (0.0 if self.target is None else self.target.reward(child.picks))
-        # ∇α = −(Q − baseline) ∇ log p(Z)
-        advantage = self.advantage(quality)
+        advantage = self.advantage(quality)  # ∇α = −(Q − baseline) ∇ log p(Z)
         return [-advantage * gradient for gradient in super().estimate(child)]

@@ -11,23 +11,14 @@ from kit.arch.lasso import lasso
 from kit.space.network import Child
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
+REACH = {"paper": 94.0, "server": 30.0, "laptop": 10.0}
+BRINGS = {"arch_reach": REACH, "recover": {"paper": "step"}, "freeze_tol": {"paper": 1e-3}}
 
 
-@register(
-    "sparse-coding",
-    title="Sparse coding (DHA, ISTA-NAS)",
-    brings={
-        "arch_reach": {"paper": 94.0, "server": 30.0, "laptop": 10.0},
-        "recover": {"paper": "step"},
-        "freeze_tol": {"paper": 1e-3},
-    },
-)
+@register("sparse-coding", title="Sparse coding (DHA, ISTA-NAS)", brings=BRINGS)
 class SparseCoding(Searcher):
-    """Each slot trains a short dense vector b; its α is the sparse vector that b compresses, recovered by the LASSO.
-
-    All slots are padded to the widest one and recovered in one batch. A recovered child that breaks the limits is not
-    taken: the last one within them stays.
-    """
+    """Each slot trains a short dense vector b; its α is the sparse vector that b compresses, recovered by the LASSO, of
+    all slots, padded to the widest, in one batch. A child that breaks the limits is not taken: the last one stays."""
 
     weighs = True
     kept = (*Searcher.kept, "A", "alpha", "alpha_before", "moved", "picks")
@@ -62,8 +53,7 @@ class SparseCoding(Searcher):
             return  # the engine reports what is not finite
         alpha = self.recovered(self.alpha.cpu())
         alpha[self.frozen] = self.alpha[self.frozen]
-        self.alpha = alpha
-        picks = self.largest(alpha.abs())
+        self.alpha, picks = alpha, self.largest(alpha.abs())
         if picks == self.picks or self.limits.allow(picks):
             self.picks = picks
         else:
@@ -82,8 +72,7 @@ class SparseCoding(Searcher):
         return self.child()
 
     def derived(self) -> Child:
-        """The current architecture, with the gates that the weights are trained with."""
-        return self.child().detached()
+        return self.child().detached()  # with the gates that the weights are trained with
 
     def estimate(self, child: Child, *, gates: list[Tensor | None], **_: object) -> list[Tensor]:
         """gates: ∂L/∂w per slot [picks]."""
@@ -97,11 +86,8 @@ class SparseCoding(Searcher):
         return [(columns @ by_weight.unsqueeze(-1)).squeeze(-1)]
 
     def end_epoch(self, last: bool) -> list[int]:
-        """Recover α, and return the slots whose α has moved by no more than `freeze_tol` (all when `last`).
-
-        The paper compares α between recoveries. Recovered after every step, α moves by less than any threshold from the
-        first step on, so movement is measured over an epoch in both modes.
-        """
+        """Recover α, and return the slots whose α has moved by no more than `freeze_tol` (all when `last`). The paper
+        compares recoveries; α recovered in every step hardly moves in one, so here it is an epoch in both modes."""
         self.recover()
         self.moved, self.alpha_before = (self.alpha - self.alpha_before).norm(dim=1).cpu(), self.alpha
         return super().end_epoch(last)

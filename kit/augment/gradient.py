@@ -9,26 +9,20 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from kit.augment.ops import DAAS_OPS, OPS
-from kit.augment.policy import Draw, LearnedPolicy, register
+from kit.augment.policy import Draw, LearnedPolicy, register, share
+from kit.search import ranks
 
-IDENTITY = OPS.index("Identity")
+RATES = {"paper": 1e-3, "server": 5e-3, "laptop": 2e-2}
 
 
-@register(
-    "policy-gradient",
-    title="Policy gradient",
-    colour="#009E73",
-    brings={"tau_lr": {"paper": 1e-3, "server": 5e-3, "laptop": 2e-2}},
-)
+@register("policy-gradient", title="Policy gradient", colour="#009E73", brings={"tau_lr": RATES})
 class PolicyGradient(LearnedPolicy):
-    """Three sets of logits for K operations, on all of which Adam steps: π float [2, K] of the first and the second
-    operation; p [K] of the probability that an operation is applied; δ [K, bins] of its magnitude, 0 to 10.
+    """Logits float of K operations: π [2, K] of the first and the second; p [K] of an operation's being applied; δ [K,
+    bins] of its magnitude, 0 to 10.
 
-    The reward of a draw is ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩: a transformation whose training gradient points along the validation
-    gradient is reinforced. With `policies` a draw is for the whole batch, as in the paper; else every image has its
-    own, the rewards of all come from one forward-mode derivative, and each is compared with the mean of the others',
-    which adds no bias.
-    """
+    The reward of a draw is ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩: training gradients along the validation gradient are reinforced. With
+    `policies` a draw is for the whole batch, as in the paper; else every image has its own, the rewards of all come
+    from one forward-mode derivative, and each is compared with the mean of the others', which adds no bias."""
 
     needs = frozenset({"val"})
     usual_ops = DAAS_OPS
@@ -39,31 +33,27 @@ class PolicyGradient(LearnedPolicy):
     def __init__(self, *at: Any, bins: int = 10, **options: Any):
         super().__init__(*at, **options)
         k, self.shared, self.bins = len(self.ops), self.options.policies > 0, bins
-        self.pi, self.apply_logit, self.delta = (
-            torch.zeros(shape, device=self.generator.device, requires_grad=True) for shape in ((2, k), (k,), (k, bins))
-        )
-        leaves = [self.pi, self.apply_logit, self.delta]
+        zeros = lambda *shape: torch.zeros(shape, device=self.generator.device, requires_grad=True)
+        self.pi, self.apply_logit, self.delta = leaves = [zeros(2, k), zeros(k), zeros(k, bins)]
         self.adam = torch.optim.Adam(leaves, lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
 
     def probabilities(self) -> Tensor:
         first, second = self.pi.softmax(1)
         return first[:, None] * second
 
-    def draw(self, n: int) -> Draw:
-        return self._draw(n, 1 if self.shared else n)
-
-    def draw_derived(self, n: int) -> Draw:
+    def derived(self, n: int) -> Draw:
         """π and p as learned, every operation at its likeliest magnitude; one draw per image."""
-        return self._draw(n, n, best_magnitude=True)
+        return share(self.draw(n * ranks.count(), derived=True))
 
     @torch.no_grad()
-    def _draw(self, n: int, draws: int, best_magnitude: bool = False) -> Draw:
+    def draw(self, n: int, derived: bool = False) -> Draw:
         g, device, k = self.generator, self.generator.device, len(self.ops)
+        draws = 1 if self.shared and not derived else n
         place = (self.pi + _gumbel((draws, 2, k), g)).argmax(2)
         applied = torch.rand(draws, 2, generator=g, device=device) < self.apply_logit.sigmoid()[place]
-        scores = self.delta[place] + (0.0 if best_magnitude else _gumbel((draws, 2, self.bins), g))
+        scores = self.delta[place] + (0.0 if derived else _gumbel((draws, 2, self.bins), g))
         place, applied, bins = (x.expand(n, 2) for x in (place, applied, scores.argmax(2)))
-        ops, magnitude = torch.where(applied, self.places[place], IDENTITY), bins * (10 / (self.bins - 1))
+        ops, magnitude = torch.where(applied, self.places[place], OPS.index("Identity")), bins * (10 / (self.bins - 1))
         choices = torch.stack([place, applied.long(), bins], dim=2)
         return self.complete(ops, magnitude, index=place[:, 0] * k + place[:, 1], choices=choices)
 
@@ -76,8 +66,8 @@ class PolicyGradient(LearnedPolicy):
         return (which + torch.where(applied.bool(), on, off)).sum(1)
 
     def gradient(self, draw: Draw, *, rewards: Callable[[], Tensor], **_: object) -> list[Tensor]:
-        """∇_γ L_val up to the step length ξ (eq. 13): −mean_k r_k ∇ log p(Γ_k). A shared draw's reward is the mean over
-        its images, that is ⟨∇L_val, ∇L_train⟩ (the paper's form)."""
+        """∇_γ L_val up to the step length ξ (eq. 13): −mean_k r_k ∇ log p(Γ_k). A shared draw's reward is ⟨∇L_val,
+        ∇L_train⟩, the mean over its images (the paper's form)."""
         self.count(draw)
         r = rewards().to(self.pi.dtype)
         if not self.shared and len(r) > 1:

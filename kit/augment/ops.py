@@ -1,11 +1,9 @@
-"""Image operations on uint8 batches, every sample with its own operation, magnitude and sign, and the table in which
-operations stand: `OPERATIONS`.
+"""Image operations on uint8 batches, every sample with its own operation, magnitude and sign: `OPERATIONS`.
 
-Ranges are AutoAugment's as torchvision uses them: a magnitude of 10 is the end of a range, and beyond it a range goes
-on linearly. Pixels, and so the order of roundings, are those of `torchvision.transforms.v2.functional` on uint8
-tensors. Grids are float32, one rounding per operation, so that a draw gives the same picture on every device;
-torchvision takes them from the machine's BLAS, which may round a pixel on the edge of two cells the other way.
-"""
+Ranges are AutoAugment's as torchvision uses them, a magnitude of 10 their end; beyond it they go on linearly. Pixels,
+and so the order of roundings, are those of `torchvision.transforms.v2.functional` on uint8 tensors. Grids are float32,
+one rounding per operation, the same on every device; torchvision takes them from the machine's BLAS, which may round a
+pixel on the edge of two cells the other way."""
 
 import functools
 from collections.abc import Callable
@@ -22,21 +20,19 @@ WIDEST = 60  # the largest magnitude of a batch: 10 is the papers' range, Trivia
 
 
 class Parameters(NamedTuple):
-    """Of n samples: [n], [n] and [n, 2], in float64 so that they round as Python's numbers do."""
+    """Of n samples, in float64 so that they round as Python's numbers do."""
 
-    magnitude: Tensor
-    sign: Tensor
-    center: Tensor
+    magnitude: Tensor  # [n]
+    sign: Tensor  # [n]
+    center: Tensor  # [n, 2]
 
 
 def _each(values: Tensor) -> Tensor:
-    """One number for each image, float32 [n, 1, 1, 1]."""
-    return values.float()[:, None, None, None]
+    return values.float()[:, None, None, None]  # one number for each image
 
 
 def _to_uint8(values: Tensor) -> Tensor:
-    """Truncated and clamped to [0, 255]; by way of int16, to which float32 converts faster on the CPU."""
-    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)  # float32 converts faster to int16 on the CPU
 
 
 # ---- images: (images uint8 [n, C, H, W], parameters) → images
@@ -47,7 +43,7 @@ def _factor(p: Parameters) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Whole gray levels, float32 [n, 1, H, W], of 1 or 3 channels."""
+    """Whole gray levels, float32 [n, 1, H, W]."""
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.float().split(1, dim=1)
@@ -89,8 +85,8 @@ def _color(images: Tensor, p: Parameters) -> Tensor:
 def _contrast(images: Tensor, p: Parameters) -> Tensor:
     # Whole numbers: float32 is exact along a row, float64 over the image, whatever the order of summation.
     mean = _gray(images).sum(3).double().sum((1, 2)).div(images[0, 0].numel())
-    # addcmul rounds product and sum together, as torch's add(alpha=...) does in torchvision; but where that add meets a
-    # single number, it rounds twice in an image's last numel() % 16 values: there torchvision may be one level off.
+    # addcmul rounds product and sum together, as torchvision's add(alpha=...) does; but that rounds twice in an image's
+    # last numel() % 16 values, and may be one level off there.
     return _to_uint8((images * _each(_factor(p))).addcmul(_each(mean), _each(1 - _factor(p))))
 
 
@@ -102,9 +98,8 @@ def _sharpness(images: Tensor, p: Parameters) -> Tensor:
     if min(images.shape[2:]) <= 2:
         return images
     values = images.short()
-    rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
+    rows, center = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:], values[:, :, 1:-1, 1:-1]
     total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    center = values[:, :, 1:-1, 1:-1]
     # (8 neighbours + 5 centre) / 13 is never nearer than 1/26 to a half, so any float arithmetic rounds it alike.
     blurred = total.add_(center, alpha=4).float().mul_(1.0 / 13.0).round_()
     result = images.clone()
@@ -177,8 +172,6 @@ def _pixels(p: Parameters, side: int) -> Tensor:
     return p.sign * (150.0 / 331.0 * side * p.magnitude / 10).floor()
 
 
-# ---- the table -----------------------------------------------------------------------------------
-
 #: Operations in the order of their indices in a draw. A part's settings: geometric (its function gives matrices, see
 #: above, else images) and signed (whether it looks at the sign).
 OPERATIONS = Registry("augmentation operation")
@@ -208,17 +201,15 @@ DAAS_OPS = (*OPS[:13], "Invert", "Cutout")
 
 
 def operations() -> tuple[str, ...]:
-    """The names of all operations, in the order of the indices in a draw; a registered one comes last."""
+    """The names of all operations, in the order of the indices in a draw."""
     return tuple(OPERATIONS)
 
 
 def register_operation(name: str, *, signed: bool = False, title: str = "") -> Callable:
     """A decorator that makes a function an operation by name, on every device and beside kit's own.
 
-    The function gets images uint8 [N, C, H, W], magnitude float32 [N] in [0, 10] and sign float32 [N] of ±1 (where
-    `signed`, else of +1), all on one device, and returns uint8 [N, C, H, W]. Each image must depend on its own row
-    alone, for the batch may be any selection of a training batch.
-    """
+    The function gets images uint8 [N, C, H, W], magnitude float32 [N] in [0, 10] and sign float32 [N] of ±1 (+1 if not
+    `signed`), all on one device, and returns uint8 [N, C, H, W]. Each image must depend on its own row alone."""
 
     def add(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable:
         @functools.wraps(function)
@@ -226,8 +217,7 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
             magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
             done = function(images.clone(), magnitude, sign if signed else torch.ones_like(sign))
             if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
-                alike = f"a uint8 tensor {list(images.shape)} like its images"
-                raise KitError(f"operation {name!r} must return {alike}, got {_kind(done)}")
+                raise KitError(f"operation {name!r} must return uint8 {list(images.shape)} tensors, got {_kind(done)}")
             return done
 
         OPERATIONS.register(name, title=title, geometric=False, signed=signed)(apply)
@@ -239,12 +229,10 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
 def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Tensor:
     """One operation on a whole batch, each sample with its own parameters: uint8 [N, C, H, W], a new tensor.
 
-    name: one of `operations()`. images: uint8 [N, C, H, W]; Color and Contrast need C = 1 or 3. magnitude: [N] or one
-    number, in [0, 10]; 10 is shear 0.3, 150/331 of the side for translations, 30 degrees, factor 1 ± 0.9, 4 bits,
-    solarize threshold 0, a square cutout of 60/331 of the shorter side. sign: [N] of ±1, None for +1. center: [N, 2]
-    (row, column) in [0, 1), None for the middle; of Cutout. Raises TypeError or ValueError; on a GPU values are not
-    looked at.
-    """
+    name: one of `operations()`. Color and Contrast need C = 1 or 3. magnitude: [N] or one number, in [0, 10]; 10 is
+    shear 0.3, 150/331 of the side for translations, 30 degrees, factor 1 ± 0.9, 4 bits, solarize threshold 0, a square
+    cutout of 60/331 of the shorter side. sign: [N] of ±1, None for +1. center: [N, 2] (row, column) in [0, 1), of
+    Cutout, None for the middle. Raises TypeError or ValueError; on a GPU values are not looked at."""
     part = OPERATIONS[name]
     parameters = _checked(images, magnitude, sign, center, largest=10, channels=name in ("Color", "Contrast"))
     images = images.clone(memory_format=torch.contiguous_format)
@@ -256,10 +244,9 @@ def apply_mixed(
 ) -> Tensor:
     """Sample n goes through operation operations()[ops[n]]; the same pixels as `apply_op` sample by sample.
 
-    images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. magnitude, sign, center: as for `apply_op`, but magnitudes
-    may go on to 60. grouped: True computes each operation for its own samples, but waits for the device; False computes
-    all of them for all samples, and never waits; None is True on the CPU, False elsewhere. Raises as `apply_op`.
-    """
+    images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. The others, and what is raised: as for `apply_op`, but
+    magnitudes may go on to 60. grouped: True computes each operation for its own samples, but waits for the device;
+    False computes all for all samples, and never waits; None is True on the CPU, False elsewhere."""
     parameters = _checked(images, magnitude, sign, center, largest=WIDEST, channels=True)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64 or ops.shape != images.shape[:1]:
         raise TypeError(f"ops must be an int64 tensor [{len(images)}] of indices into operations(), got {_kind(ops)}")
@@ -268,8 +255,8 @@ def apply_mixed(
         _check_values("ops", ops, (ops >= 0) & (ops <= last), f"indices into operations(), 0 to {last}")
     if images.numel() == 0:
         return images.clone()
-    grouped = on_cpu if grouped is None else grouped
-    return (_apply_grouped if grouped else _apply_masked)(images.contiguous(), ops, parameters)
+    apply = _apply_grouped if grouped or grouped is None and on_cpu else _apply_masked
+    return apply(images.contiguous(), ops, parameters)
 
 
 def _apply(part: Part, images: Tensor, p: Parameters) -> Tensor:
@@ -325,6 +312,5 @@ def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> Non
 
 
 def _kind(value) -> str:
-    if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {list(value.shape)}"
-    return f"{type(value).__name__} {value!r:.60}"
+    tensor = isinstance(value, Tensor)
+    return f"a {value.dtype} tensor of shape {list(value.shape)}" if tensor else f"{type(value).__name__} {value!r:.60}"

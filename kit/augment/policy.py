@@ -1,17 +1,14 @@
-"""Augmentation policies: what a draw is, how it is applied, and the bases of those that are fixed and that learn.
-
-A policy is a function of (batch, draw) on the device. Crop and flip come first; then the drawn operations; cutout,
-where a recipe has it, last.
-"""
+"""Augmentation policies: functions of (batch, draw) on the device. Crop and flip come first; then the drawn operations;
+cutout, where a recipe has it, last."""
 
 import dataclasses
 import functools
 import math
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -21,25 +18,21 @@ from kit import registry
 from kit.augment.ops import OPERATIONS, OPS, apply_mixed, operations, register_operation, square
 from kit.errors import KitError
 from kit.search import ranks
-from kit.search.learner import ByAdam, Learner
+from kit.search.learner import ByAdam
 
-T = TypeVar("T")
 AUGMENT = registry.Registry("augmentation policy")
 
 
-def register(name: str, **settings: Any) -> Callable[[T], T]:
-    """A decorator that registers a policy (a subclass of `Policy`) or an operation (a function) by name.
-
-    settings of a policy: title, colour and brings, as `registry.Part` has them; cutout=True for a hole of half the
-    image's side, basic=False for neither crop nor flip; others are passed on to the class. Those of an operation, and
-    what its function gets and returns: see `kit.augment.ops.register_operation`.
-    """
+def register(name: str, **settings: Any) -> Callable[[Any], Any]:
+    """A decorator that registers a policy (a subclass of `Policy`) or an operation (a function, see
+    `register_operation`) by name. settings of a policy: title, colour and brings, as of a `registry.Part`; cutout=True
+    for a hole of half the image's side, basic=False for neither crop nor flip; others are passed on to the class."""
     return lambda made: (AUGMENT.register if isinstance(made, type) else register_operation)(name, **settings)(made)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one batch of n images drew: all that `apply` needs and all that is recorded."""
+    """What one batch of n images drew."""
 
     ops: Tensor  # int64 [n, K]: indices into `operations()`, K operations in order
     magnitude: Tensor  # float [n, K]
@@ -92,8 +85,10 @@ class Basics:
 
 
 @functools.cache
-def fast_path() -> ModuleType | None:
+def fast_path() -> Any:
     """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # it would run as plain Python
+        return None
     try:
         from kit.fast import augment
     except ImportError:
@@ -101,14 +96,12 @@ def fast_path() -> ModuleType | None:
     return augment
 
 
-class Policy(Learner):
+class Policy(ByAdam):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
-    image: (H, W). steps: of the search stage. options: those declared in `Options`. A subclass says in `draw` what is
-    drawn for n images. Where several ranks search, a batch is split among them:
-    `sample` and `derived` draw for the whole batch, from a generator that all ranks share, and give this rank's share;
-    `estimate` gathers what the ranks measured. So `draw` and `gradient` always see the whole batch.
-    """
+    image: (H, W). steps: of the search stage. options: of `Options`. A subclass says in `draw` what is drawn for n
+    images. Of several ranks all draw for the whole batch, from a generator that they share, and `sample` gives this
+    rank's share; `estimate` gathers what they measured. So `draw` and `gradient` see the whole batch."""
 
     learns: bool = False
     Options: type[registry.Options] = registry.Options
@@ -117,16 +110,9 @@ class Policy(Learner):
         self.basics, self.generator, self.image, self.steps = basics, generator, image, steps
         self.options = self.Options(**options)
 
-    def variables(self) -> list[Tensor]:
-        return []
-
     @abstractmethod
     def draw(self, n: int) -> Draw:
         """A draw for n images; most easily `self.complete(ops, magnitude)`."""
-
-    def draw_derived(self, n: int) -> Draw:
-        """A draw for training with what was found."""
-        return self.draw(n)
 
     def complete(self, ops: Tensor, magnitude: Tensor, **more: Tensor) -> Draw:
         """A draw of these ops int64 [n, K] and magnitudes float [n, K] with random signs, cutout centres and basics."""
@@ -136,11 +122,7 @@ class Policy(Learner):
         return Draw(ops, magnitude, sign, center, **more, **self.basics.draw(n, self.generator))
 
     def sample(self, n: int) -> Draw:
-        """For this rank's n images."""
-        return _share(self.draw(n * ranks.count()))
-
-    def derived(self, n: int) -> Draw:
-        return _share(self.draw_derived(n * ranks.count()))
+        return share(self.draw(n * ranks.count()))
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
@@ -155,18 +137,12 @@ class Policy(Learner):
             images = apply_mixed(images, draw.ops[:, k], draw.magnitude[:, k], draw.sign[:, k], draw.center[:, k])
         return self.basics.cut(images, draw)
 
-    def state_dict(self) -> dict:
-        return {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.generator.set_state(state["generator"].cpu())
-
     def snapshot(self) -> dict[str, Tensor]:
-        """For the history, once per epoch."""
-        return {}
+        return {}  # for the history, once per epoch
 
 
-def _share(whole: Draw) -> Draw:
+def share(whole: Draw) -> Draw:
+    """This rank's."""
     return whole if ranks.count() == 1 else dataclasses.replace(ranks.own(whole), whole=whole)
 
 
@@ -181,24 +157,18 @@ class Plain(Policy):
         return self.complete(torch.empty(n, 0, dtype=torch.int64, device=device), torch.empty(n, 0, device=device))
 
 
-class LearnedPolicy(ByAdam, Policy):
-    """Base of policies that learn which ordered pairs of K operations to apply.
-
-    ops: the K names, where the option `operations` gives none. A subclass gives `adam` (or `variables` and `move`),
-    `probabilities`, and `gradient`, which calls `count`.
-    """
+class LearnedPolicy(Policy):
+    """Base of policies that learn which ordered pairs of K operations to apply. ops: the K names, where the option
+    `operations` gives none. A subclass gives `adam` (or `variables` and `move`), `probabilities`, and `gradient`, which
+    calls `count`."""
 
     learns = True
     kept = ("counts",)
     usual_ops: tuple[str, ...] = OPS  #: the paper's
 
     class Options(registry.Options):
-        tau_lr: float | None = Field(
-            None, ge=0, description="rate of τ (SGD; Adam for policy-gradient); None: so that it covers tau_reach"
-        )
-        operations: str | None = Field(
-            None, description="what τ chooses from: names with commas; +Name adds to the paper's; None: the paper's"
-        )
+        tau_lr: float | None = Field(None, ge=0, description="of SGD, or of policy-gradient's Adam; None: by tau_reach")
+        operations: str | None = Field(None, description="for τ, with commas; +Name adds to the paper's; None: these")
 
     def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, **options: Any):
         super().__init__(*at, **options)
@@ -212,8 +182,8 @@ class LearnedPolicy(ByAdam, Policy):
 
     @classmethod
     def searched(cls, wanted: str | None, usual: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """The operations that the option `operations` stands for; usual: those of None, where they are not the
-        class's. Raises KitError for one that does not exist."""
+        """The operations that the option `operations` stands for; usual: those of None, else the class's. Raises
+        KitError for one that does not exist."""
         usual = usual or cls.usual_ops
         if wanted is None:
             return usual
@@ -231,28 +201,24 @@ class LearnedPolicy(ByAdam, Policy):
     def gradient(self, draw: Draw, *, losses: Tensor, rewards: Callable[[], Tensor]) -> list[Tensor]:
         """Of the variables, from losses float [n] and rewards() → float [n] of the images that drew `draw`."""
 
-    def estimate(
-        self, draw: Draw, *, losses: Tensor | None = None, rewards: Callable[[], Tensor] | None = None, **_: object
-    ) -> list[Tensor]:
-        """losses: of this rank's images [n], detached. rewards(): ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each of them [n]."""
+    def estimate(self, draw: Draw, *, losses=None, rewards=None, **_: object) -> list[Tensor]:
+        """losses: of this rank's images, float [n], detached. rewards() → float [n]: their ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩."""
         whole = draw if draw.whole is None else draw.whole
         return self.gradient(whole, losses=ranks.gather(losses), rewards=lambda: ranks.gather(rewards()))
 
     def count(self, draw: Draw) -> None:
-        """Note the pairs that are trained on."""
         self.counts.scatter_add_(0, draw.index, torch.ones_like(draw.index, dtype=self.counts.dtype))
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
         """probabilities float [K, K]; counts [K, K]: how often each pair was trained on since the last snapshot."""
-        probabilities = self.probabilities().cpu()
-        counts = self.counts.clone().view(probabilities.shape).cpu()
-        self.counts.zero_()
-        return {"probabilities": probabilities, "counts": counts}
+        counts, self.counts = self.counts, torch.zeros_like(self.counts)
+        p = self.probabilities()
+        return {"probabilities": p.cpu(), "counts": counts.view_as(p).cpu()}
 
     @torch.no_grad()
     def summary(self) -> dict[str, float]:
         p = self.probabilities().double().flatten()
         entropy = float(-(p * p.clamp(min=1e-300).log()).sum())
-        distance = math.log(len(p)) - entropy
-        return {"tau/entropy": entropy, "tau/kl_from_uniform": distance, "tau/largest": float(p.max())}
+        away = math.log(len(p)) - entropy
+        return {"tau/entropy": entropy, "tau/kl_from_uniform": away, "tau/largest": float(p.max())}

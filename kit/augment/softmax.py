@@ -20,21 +20,17 @@ SHRINK = 1 - torch.linspace(0, 1, 33).square()  # factors that are tried where �
 @register("pair-softmax-4", title="Softmax over pairs of four operations", brings=BRINGS, ops=SMALL_OPS)
 @register("pair-softmax", title="Softmax over ordered pairs", colour="#0072B2", brings=BRINGS)
 class PairSoftmax(LearnedPolicy):
-    """τ is a K×K matrix of logits over ordered pairs of operations, magnitudes are uniform in [0, 10].
+    """τ: float [K, K], logits of ordered pairs of operations; each image draws one, and two magnitudes in [0, 10].
 
-    Every sample draws its own pair by Gumbel-max and its own two magnitudes. τ climbs the expected training loss: by
-    tau_form="score", the score-function gradient with a leave-one-out baseline, which is unbiased; by "paper", eq. 2 as
-    printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it by p, and so feeds on itself. It takes
-    steps of equal length, such that it can go just tau_reach far in its steps, or with tau_lr plain SGD with momentum
-    and weight decay, as DHA prints it; farther than tau_reach it never goes.
-    """
+    τ climbs the expected training loss: by tau_form="score", the score-function gradient with a leave-one-out baseline,
+    which is unbiased; by "paper", eq. 2 as printed, −Σ_k p_k(τ) L_k, which weighs each loss by p after having drawn it
+    by p, and so feeds on itself. Its steps have equal lengths, with which it can go just tau_reach far, or are by
+    tau_lr plain SGD with momentum and weight decay, as DHA prints it; farther than tau_reach it never goes."""
 
     kept = (*LearnedPolicy.kept, "velocity", "power", "updates")
 
     class Options(LearnedPolicy.Options):
-        tau_form: Literal["score", "paper"] = Field(
-            "score", description="gradient of τ: the score function of the expected loss, or DHA's eq. 2 as printed"
-        )
+        tau_form: Literal["score", "paper"] = Field("score", description="τ's gradient: score function, or DHA's eq. 2")
         tau_reach: float = Field(1.0, gt=0, description="how far from uniform τ may go in the run: KL, in nats")
         tau_entropy: float = Field(0.05, ge=0, description="weight of the policy's entropy beside the loss")
 
@@ -42,10 +38,8 @@ class PairSoftmax(LearnedPolicy):
         super().__init__(*at, **options)
         k, reach, device = len(self.ops), self.options.tau_reach, self.generator.device
         if reach >= 2 * math.log(k):
-            raise KitError(
-                f"tau_reach={reach:g} is not below log {k**2} = {2 * math.log(k):.2f}, the distance of one pair of {k} "
-                "operations from uniform: nothing would bound τ; use tau_reach=1"
-            )
+            farthest = f"log {k**2} = {2 * math.log(k):.2f}, the distance of one pair of {k} operations from uniform"
+            raise KitError(f"tau_reach={reach:g} is not below {farthest}: nothing would bound τ; use tau_reach=1")
         self.tau = torch.zeros(k, k, device=device)
         self.velocity = torch.zeros_like(self.tau)
         self.power, self.updates = torch.zeros((), device=device), 0
@@ -68,10 +62,16 @@ class PairSoftmax(LearnedPolicy):
         return self.complete(ops, magnitude, index=index)
 
     def gradient(self, draw: Draw, *, losses: Tensor, **_: object) -> list[Tensor]:
-        """Of what τ descends, float [K, K]: minus the expected loss of the drawn pairs, minus the weighted entropy."""
+        """Of minus the expected loss of the drawn pairs, minus the weighted entropy: float [K, K]."""
         self.count(draw)
         p = self.probabilities().flatten()
-        climbed = (_as_printed if self.options.tau_form == "paper" else _score)(p, draw.index, losses.to(p.dtype))
+        losses, n = losses.to(p.dtype), len(losses)
+        if self.options.tau_form == "paper":  # of Σ_k p_k L_k (eq. 2): c_T is the sum of the losses that drew T
+            c = torch.zeros_like(p).scatter_add_(0, draw.index, losses)
+            climbed = p * (c - torch.dot(c, p))
+        else:  # of Σ_T p_T L_T, unbiased: the mean of (L_k − the others' mean loss) ∇ log p(T_k)
+            advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
+            climbed = torch.zeros_like(p).scatter_add_(0, draw.index, advantage) - p * advantage.sum()
         by_entropy = -p * (p.log() - torch.dot(p, p.log()))  # of H(p)
         return [-(climbed + self.options.tau_entropy * by_entropy).view_as(self.tau)]
 
@@ -97,18 +97,4 @@ class PairSoftmax(LearnedPolicy):
         self.tau.mul_(self.shrink[(kl <= self.options.tau_reach).int().argmax()])
 
     def adopt(self, found: dict) -> None:
-        """Take over a policy as `Run.policy` gives it."""
         self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())
-
-
-def _as_printed(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
-    """Of Σ_k p_k L_k (eq. 2): with c_T the sum of the losses that drew T, it is p ∘ (c − ⟨c, p⟩)."""
-    c = torch.zeros_like(p).scatter_add_(0, index, losses)
-    return p * (c - torch.dot(c, p))
-
-
-def _score(p: Tensor, index: Tensor, losses: Tensor) -> Tensor:
-    """Unbiased for ∂/∂τ Σ_T p_T L_T, float [K²]: the mean of (L_k − the others' mean loss) ∇ log p(T_k)."""
-    n = len(losses)
-    advantage = (losses - losses.mean()) * (n / max(1, n - 1)) / n
-    return torch.zeros_like(p).scatter_add_(0, index, advantage) - p * advantage.sum()

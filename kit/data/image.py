@@ -1,12 +1,8 @@
 """Image files: found, read, and decoded once into a memory-mapped array. What a file holds decides, not its name.
 
-    <root>/cache/NAME-SIZE-PLACE-DIGEST/images.npy   uint8 [N, C, H, W]
-                                        marks.npy    uint8 [N, 32], SHA-256 of each
-                                        bad.json     which files hold no image, and why
-                                        fitted       is there if the images differ in size
-
-DIGEST is of the files' paths, sizes and times. Nothing is unpickled.
-"""
+The cache's folder NAME-SIZE-PLACE-DIGEST, the last of the files' paths, sizes and times, holds images.npy (uint8
+[N, C, H, W]), marks.npy (their `pixel_marks`), bad.json (which files hold no image, and why) and, where the images
+differed in size, `fitted`."""
 
 import contextlib
 import glob
@@ -19,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +33,7 @@ EXTENSIONS = tuple(".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .gif .
 ENDINGS = ", ".join(EXTENSIONS)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # PIL alone would hand PostScript to an interpreter
 MAX_PIXELS = 120_000_000  # of one image, as it lies in the file or resized: more is a mistake or an attack
-AT_ONCE = 512  # images that are decoded before they are written
+AT_ONCE = 512  # images that are held beside the others
 
 
 class BadImage(KitError):
@@ -46,32 +41,24 @@ class BadImage(KitError):
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files in a folder and below it that end as images do, and the others, sorted by path.
-
-    Hidden ones are left out; links are followed, each folder is entered once. Raises OSError where that is not allowed.
-    """
-    found, entered, left = [], set(map(str, Path(os.path.realpath(folder)).parents)), [folder]
-    while left:
-        where = left.pop(0)
+    """The files in a folder and below it that end as images do, and the others, sorted by path, without hidden ones.
+    Links are followed, each folder is entered once. Raises OSError where that is not allowed."""
+    images, others, left, entered = [], [], [folder], set(map(str, Path(os.path.realpath(folder)).parents))
+    for where in left:  # which grows meanwhile
         if (place := os.path.realpath(where)) not in entered:
             entered.add(place)
-            for item in sorted(where.iterdir()):
-                if visible(item.name):
-                    (left if item.is_dir() else found).append(item)
-    found.sort()
-    return [file for file in found if is_image(file)], [file for file in found if not is_image(file)]
+            for item in visible(where):
+                kind = images if item.suffix.lower() in EXTENSIONS else others
+                (left if item.is_dir() else kind).append(item)
+    return sorted(images), sorted(others)
 
 
-def is_image(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS
-
-
-def visible(name: str) -> bool:
-    return not name.startswith((".", "__MACOSX"))
+def visible(folder: Path) -> list[Path]:
+    """What lies in the folder, sorted."""
+    return [item for item in sorted(folder.iterdir()) if not item.name.startswith((".", "__MACOSX"))]
 
 
 def say_left_out(folder: Path, files: Sequence[Path]) -> None:
-    """One line, if there are any."""
     if files:
         shown = ", ".join(str(file.relative_to(folder)) for file in files[:5]) + ", …" * (len(files) > 5)
         say(f"{folder}: left out {len(files)} file(s), which lie in no class or are none of {ENDINGS}: {shown}")
@@ -91,17 +78,15 @@ def attempted(read: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return list(threads.map(attempt, items))
 
 
-def listed(bad: dict[str, str]) -> str:
-    """The first bad images with their reasons, for a message."""
+def listed(bad: dict[Any, str]) -> str:
     shown = "; ".join(f"{image} ({why})" for image, why in list(bad.items())[:5])
-    return shown + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+    return shown + f"; and {len(bad) - 5} more" * (len(bad) > 5)
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
     """One image file as uint8 [1 or 3, H, W]; see `from_pil`. Raises BadImage for what is no regular file or none of
     `FORMATS`, and whatever PIL raises for one that is broken."""
-    file = Path(file)
-    if file.exists() and not file.is_file():  # opening a named pipe that nobody writes to would wait for ever
+    if os.path.exists(file) and not os.path.isfile(file):  # a named pipe that nobody writes to opens never
         raise BadImage("not a regular file")
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -111,11 +96,9 @@ def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray
 
 
 def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
-    """A PIL image as uint8 [C, H, W]: grey images keep one channel (C = 1), all others become RGB (C = 3).
-
-    The first frame of an animation counts, transparency is laid on white, and the image is turned as its EXIF data
-    says. image_size: fit it to a square. Raises BadImage where the header, before memory is taken, promises more than 8
-    bits a channel or more than `MAX_PIXELS` pixels."""
+    """A PIL image as uint8 [C, H, W], C = 1 if it is grey, else 3: an animation's first frame, transparency laid on
+    white, turned as EXIF says. image_size: fit it to a square. Raises BadImage where the header, before memory is
+    taken, promises more than 8 bits a channel or more than `MAX_PIXELS` pixels."""
     width, height = image.size
     if image.mode.startswith(("I", "F")) or _is_deep(image):
         raise BadImage(f"mode {image.mode}: more than 8 bits a channel; save it with 8 bits")
@@ -133,8 +116,7 @@ def from_pil(image: Image.Image, image_size: int | None = None) -> np.ndarray:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file has more than PIL's 8 bits of a colour, which PIL cuts without a word, or other than unsigned
-    numbers."""
+    """Whether a colour has more than 8 bits in the file, which PIL cuts without a word, or none that are unsigned."""
     if tags := getattr(image, "tag_v2", None):
         bits, kinds = tags.get(258, 1), tags.get(339, 1)  # BitsPerSample; SampleFormat: 1 is unsigned, 4 is anything
         return np.max(bits) > 8 or not np.isin(kinds, (1, 4)).all()
@@ -144,27 +126,22 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def fit(images: Tensor, height: int, width: int) -> Tensor:
-    """Scale until height×width pixels are covered (bilinear, antialiased), then crop the centre.
-
-    images: uint8 [N, C, H, W]. Returns uint8 [N, C, height, width], the same tensor where nothing changes. Raises
-    BadImage where the scaled image would have more than `MAX_PIXELS` pixels."""
+    """Scale images uint8 [N, C, H, W] until they cover height×width pixels (bilinear, antialiased), then crop the
+    centre. Raises BadImage where a scaled image would have more than `MAX_PIXELS` pixels."""
     h, w = images.shape[-2:]
     if (h, w) == (height, width):
         return images
     larger = [height, height * w // h] if height * w >= width * h else [width * h // w, width]
     if larger[0] * larger[1] > MAX_PIXELS:
         raise BadImage(f"{w}x{h} is too narrow to resize it to {width}x{height} pixels; crop it")
-    # In chunks: the resize may work in floats, four times the images' memory.
-    chunks = (F.center_crop(F.resize(chunk, larger, antialias=True), [height, width]) for chunk in images.split(1024))
-    return torch.cat(list(chunks))
+    fitted = lambda part: F.center_crop(F.resize(part, larger, antialias=True), [height, width])
+    return torch.cat([fitted(part) for part in images.split(1024)])  # a resize may take four times the memory
 
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """N images of a pool, uint8 [N, C, H, W]; rows of it come to `device` when they are asked for.
-
-    pool: uint8 [P, C, H, W] on the CPU; marks: uint8 [P, 32], its `pixel_marks`; rows: int64 [N], which of the pool's
-    images these are."""
+    """N images of a pool, uint8 [N, C, H, W], which come to `device` when they are asked for. pool: uint8 [P, C, H, W]
+    on the CPU; marks: its `pixel_marks`; rows: int64 [N], which of the pool these are."""
 
     pool: Tensor
     marks: Tensor
@@ -186,24 +163,23 @@ class Streamed:
         return replace(self, device=torch.empty(0, device=device).device)  # with the GPU's number, as tensors say it
 
     def take(self, rows: Tensor) -> Self:
-        """Some of these images, in the order of rows (int64); nothing is read."""
         return replace(self, rows=self.rows[rows.cpu()])
 
 
-def pixel_marks(images: Tensor) -> Tensor:
-    """uint8 [N, C, H, W] → uint8 [N, 32]: SHA-256 of each image's pixels."""
-    found = [hashlib.sha256(image).digest() for image in np.ascontiguousarray(images.cpu())]
+def pixel_marks(images: Tensor | Streamed) -> Tensor:
+    """uint8 [N, C, H, W] → uint8 [N, 32]: SHA-256 of each image's pixels. What streams is not read."""
+    if isinstance(images, Streamed):
+        return images.marks[images.rows]
+    parts = (np.ascontiguousarray(part.cpu()) for part in images.split(AT_ONCE))
+    found = [hashlib.sha256(image).digest() for part in parts for image in part]
     return torch.from_numpy(np.frombuffer(bytearray(b"".join(found)), np.uint8).reshape(-1, 32))
 
 
-def decoded(
-    files: Sequence[Path], name: Path, image_size: int | None = None, photo_size: int = 32
-) -> tuple[Streamed, dict[int, str]]:
-    """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there.
-
-    Images become RGB, or one grey channel if all are grey. Beside them the rows that hold no image (they are black),
-    and why. Where no image_size is given they keep their size, or become squares of photo_size if they differ in it,
-    which is said. Raises KitError where no image can be read, and where there is no room for them."""
+def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -> tuple[Streamed, dict[int, str]]:
+    """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there; and the
+    rows that hold no image (they are black), with the reasons. Images become RGB, or grey if all are; without
+    image_size they keep their size or, if they differ, become squares of photo_size, which is said. Raises KitError
+    where none can be read or kept."""
     digest = hashlib.sha256(b"3")  # of what is read from a file: another number makes all caches anew
     for file in files:
         digest.update(os.fsencode(file))
@@ -221,9 +197,9 @@ def decoded(
             stored = lambda name: torch.from_numpy(np.load(folder / f"{name}.npy", "c"))  # c: writes stay in memory
             images = Streamed(stored("images"), stored("marks"), torch.arange(len(files)))
             bad, fitted = json.loads((folder / "bad.json").read_text()), (folder / "fitted").is_file()
+    except KitError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, KitError):
-            raise
         mend = "remove it, or set root= or KIT_DATA to a folder with room"
         raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
     if fitted:
@@ -234,21 +210,18 @@ def decoded(
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock `path`.lock, so that of several processes one does the work while the others wait."""
-    lock = FileLock(f"{path}.lock")
-    with contextlib.suppress(OSError):  # in a folder that can only be read there is nothing to wait for
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+    """Hold the lock `path`.lock: of several processes one does the work while the others wait."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # in a folder that can only be read there is nothing to wait for
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(f"{path}.lock"))
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A new folder; what is put into it becomes `folder`, as a whole or not at all. Where it holds a folder of that
-    name, as an archive does, that one does. For one process at a time."""
+    """A new folder, which becomes `folder` as a whole or not at all, or a folder of that name in it does, as of an
+    archive. For one process at a time."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
@@ -261,8 +234,7 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_size: int, channels: int = 0) -> None:
-    """Write all images. The first one says what shape the others have."""
-    images, bad, target, read = None, {}, folder / "images.npy", partial(decode, image_size=image_size)
+    images, bad, target, read = None, {}, folder / "images.npy", lambda file: decode(file, image_size)
     silent = getattr(sys.stderr, "closed", True)  # or there is none
     starts = tqdm(range(0, len(files), AT_ONCE), "decoding images", delay=2, mininterval=2, disable=silent)
     for row, image in enumerate(image for start in starts for image in attempted(read, files[start : start + AT_ONCE])):
@@ -282,7 +254,6 @@ def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_s
         images[row] = image
     if images is None:
         raise KitError(f"none of the {len(files)} images can be read: {listed({files[row]: bad[row] for row in bad})}")
-    marks = torch.cat([pixel_marks(part) for part in torch.from_numpy(images).split(AT_ONCE)])
-    np.save(folder / "marks.npy", marks.numpy())
+    np.save(folder / "marks.npy", pixel_marks(torch.from_numpy(images)).numpy())
     reasons = [(row, str(files[row]), why) for row, why in bad.items()]
     (folder / "bad.json").write_text(json.dumps(reasons, indent=0))

@@ -1,39 +1,219 @@
-"""From a data set's name or path to disjoint train, val and test sets."""
+"""From a data set's name or path to a `Source`, by a registered loader, of a folder or a list of files; and from it to
+disjoint train, val and test sets."""
 
 import contextlib
 import functools
+import io
+import operator
 import os
+import re
+import unicodedata
 import zlib
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from kit.data.image import alone, decoded, fit, listed
-from kit.data.sets import SPLIT_SEED, ImageSets, described, stratified_split
-from kit.data.sources import DATASETS, Source, read_csv, read_folder
+from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
+from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, summary, unknown
+from kit.registry import Registry
 from kit.search.progress import say
+
+Place = str | os.PathLike
+Part = ImageSet | tuple[Tensor, Tensor] | list[tuple[Path, int]]
+DATASETS = Registry("dataset")
+ALIKE = str.maketrans("АВЕКМНОРСТХаеорсухΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTXaeopcyxABEZHIKMNOPTYXo")  # of other scripts
+LAYOUT = "expected FOLDER/CLASS/IMAGE, or FOLDER/train/CLASS/IMAGE and FOLDER/test/CLASS/IMAGE"
+FORMAT = "expected UTF-8 text: a first line path,label or path,label,split, then one image a line"
+WORDS = {"train": "train training", "val": "val valid validation", "test": "test testing eval"}
+SPLITS = {word: part for part, words in WORDS.items() for word in words.split()}
+
+
+@dataclass(eq=False)
+class Source:
+    """What a loader returns: the parts that are published, each (images uint8 [N, C, H, W], labels int64 [N]) or a list
+    of (image file, label). For others the fractions of `train` are held out. classes: the name of each label; whole
+    numbers become text. split: one sentence saying whose split this is, for reports. Raises KitError for what does not
+    fit, and for names of classes that look alike or cannot be written."""
+
+    classes: tuple[str, ...]
+    train: Part
+    val: Part | None = None
+    test: Part | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split: str | None = None
+
+    def __post_init__(self):
+        if self.val is not None and self.test is None:
+            raise KitError("a source with a val part needs a test part too: give val as test, or join it to train")
+        if not isinstance(self.classes, (list, tuple, np.ndarray)) or len(self.classes) < 2:
+            raise KitError(f"classes must be a list of at least two names, got {self.classes!r:.80}")
+        self.classes, looks = tuple(map(_class_name, self.classes)), {}
+        for name in self.classes:
+            if (look := _look(name)) in looks:
+                raise KitError(f"two classes look alike, {looks[look]!r} and {name!r}: give each a name of its own")
+            looks[look] = name
+        for name, part in self.parts.items():
+            setattr(self, name, _checked(name, part, len(self.classes)))
+        if len({type(part) for part in self.parts.values()}) > 1:
+            raise KitError("some parts are tensors and some are files")
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Those that are given, each an `ImageSet` or a list of files with their labels."""
+        return {name: part for name in WORDS if (part := getattr(self, name)) is not None}
+
+
+def _class_name(given: Any) -> str:
+    name = str(given) if isinstance(given, (str, Integral)) else ""
+    if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        raise KitError(f"a class is called {given!r}: a name must be text that UTF-8 can write, on one line; rename it")
+    return unicodedata.normalize("NFC", name)
+
+
+def _look(name: str) -> str:
+    """The same for names that a reader takes for one. Single letters may be classes of their own."""
+    shown = "".join(letter for letter in name if unicodedata.category(letter) != "Cf").strip()
+    alike = unicodedata.normalize("NFKC", shown).translate(ALIKE).casefold()
+    return shown if len(shown) == 1 else " ".join(alike.split())
+
+
+def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, int]]:
+    if isinstance(part, (tuple, list)) and len(part) == 2 and any(hasattr(one, "shape") for one in part):
+        part = ImageSet(*part)
+        if part.images.shape[1] not in (1, 3):
+            mend = "images.permute(0, 3, 1, 2) puts channels first, images[:, :3] is RGB of RGBA"
+            raise KitError(f"{name} has images {list(part.images.shape)}: 1 or 3 channels are needed; {mend}")
+    if isinstance(part, ImageSet):
+        return part
+    try:
+        pairs = [(Path(file), operator.index(label)) for file, label in part]
+    except (TypeError, ValueError) as error:
+        wanted = f"neither (images, labels) nor a list of (image file, label) but {described(part)}"
+        raise KitError(f"{name} is {wanted}: {error}") from None
+    if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
+        raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
+    return pairs
+
+
+def datasets() -> list[str]:
+    """The names that load_dataset accepts, besides a path."""
+    return sorted(DATASETS)
+
+
+def register(name: str, loader: Callable[..., Source], title="", flip=True, size: int | None = None, bring="") -> None:
+    """Make `name` known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many images, what
+    they show, licence and source; flip: a horizontal flip keeps the label; size: the image_size where none is given;
+    bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken or is not
+    made of a-z, 0-9 and _."""
+    if not (re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
+        raise KitError(
+            f"dataset {name!r}: its name must be made of a-z, 0-9 and _, its loader a function; got {loader!r}"
+        )
+    DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
+
+
+def read_folder(path: Place) -> Source:
+    """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded. Classes
+    are sorted by name, files by path. What is hidden is skipped; images beside the class folders, and other files, are
+    left out and named. Raises KitError for a folder that cannot be listed, or splits that differ in classes."""
+    folder = Path(path).expanduser()
+    try:
+        found = folders(folder)
+        parts = {SPLITS.get(name.casefold(), name): where for name, where in found.items()}
+        # A class may be called train (CIFAR-100 has one): it is a split only if it holds folders.
+        if "train" not in parts or not folders(parts["train"]):
+            return Source(*class_folders(folder))
+        if "test" not in parts or len(parts) < len(found) or set(parts) - set(WORDS):
+            has = f"{folder} has {', '.join(found)}"
+            raise KitError(f"{has}: beside train/ there must be test/, and nothing else but val/, each once")
+        say_left_out(folder, _loose(folder))
+        read = {part: class_folders(where) for part, where in parts.items()}
+    except OSError as error:
+        raise KitError(f"{folder} (from {Path.cwd()}) cannot be read: {error}: check it; {LAYOUT}") from None
+    classes = read["train"][0]
+    for part, (names, _) in read.items():
+        if differ := sorted(set(classes) ^ set(names)):
+            raise KitError(f"{folder}: train/ and {part}/ need the same class folders, they differ in {differ[0]!r}")
+    return Source(classes, **{part: files for part, (_, files) in read.items()})
+
+
+def class_folders(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """The names of the class folders in it, sorted, and the image files below them with the number of their class."""
+    found, left = {}, _loose(folder)
+    for name, where in folders(folder).items():
+        images, others = image_files(where)
+        found.setdefault(unicodedata.normalize("NFC", name), []).extend(images)  # a Mac writes é as two letters
+        left += others
+    if not found:
+        raise KitError(f"{folder} has no class folders: {LAYOUT}")
+    say_left_out(folder, left)
+    classes = sorted(found)
+    return classes, [(file, label) for label, name in enumerate(classes) for file in found[name]]
+
+
+def folders(folder: Path) -> dict[str, Path]:
+    """The folders in it by name, sorted, without hidden ones."""
+    return {item.name: item for item in visible(folder) if item.is_dir()}
+
+
+def _loose(folder: Path) -> list[Path]:
+    return [item for item in visible(folder) if item.suffix.lower() in EXTENSIONS and not item.is_dir()]
+
+
+def read_csv(path: Place) -> Source:
+    """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
+    Columns: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or test). Labels
+    are sorted, by number if all are numbers. Raises KitError, naming the lines, for what is missing or unknown."""
+    file = Path(path).expanduser()
+    try:
+        content = file.read_bytes()
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
+        how = {"sep": max(",;\t|", key="".join(text.splitlines()[before : before + 1]).count), "skiprows": before}
+        how |= {"skip_blank_lines": False, "index_col": False, "dtype": str, "keep_default_na": False}
+        rows = pd.read_csv(io.StringIO(text), **how).fillna("")
+    except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
+        raise KitError(f"{file} cannot be read ({summary(error)}): {FORMAT}") from None
+    rows = rows.rename(columns=lambda name: name.strip().casefold()).map(str.strip)
+    rows = rows[(rows != "").any(axis=1)]
+    if not {"path", "label"} <= set(rows) or not rows.columns.is_unique or rows.empty:
+        raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
+    images, names = rows["path"].map(file.parent.joinpath), rows["label"].str.normalize("NFC")
+    images = images.where(images.map(os.path.isfile), rows["path"].str.replace("\\", "/").map(file.parent.joinpath))
+    split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
+    sound = (names != "") & split.isin(set(WORDS)) & images.map(os.path.isfile)
+    if lines := [f"line {row + 2 + before} ({', '.join(rows.loc[row])})" for row in rows.index[~sound]]:
+        needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
+        raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
+    numbers = names.str.fullmatch("[0-9]+").all()
+    classes = sorted(set(names), key=(lambda name: (int(name), name)) if numbers else None)
+    labels = names.map(classes.index)
+    parts = {part: list(zip(images[of], labels[of])) for part, of in split.groupby(split).groups.items()}
+    split = f"the column split of {file.name}" if len(parts) > 1 else None
+    return Source(classes, parts.pop("train", []), **parts, split=split)
 
 
 def load_dataset(
-    name: str | os.PathLike,
-    root: str | os.PathLike | None = None,
-    image_size: int | None = None,
-    on_bad_image: str = "error",
-    photo_size: int = 32,
+    name: Place, root: Place | None = None, image_size: int | None = None, on_bad_image="error", photo_size=32
 ) -> ImageSets:
     """Disjoint train, val and test sets as uint8 images; the same on every call and machine.
 
     name: one of `datasets()`, or the path of a folder of class folders, of a folder with train/, [val/,] test/ of class
     folders, or of a .csv, .tsv or .txt file with the columns path, label and, if wanted, split. root: where data sets
-    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: resize the shorter side and crop the centre to this
-    many pixels; by default images keep their size, or take the one that the data set is read at, or, where files differ
-    in size, photo_size; that is said. on_bad_image: "error" names images that cannot be used, with the reasons, and
-    stops; "skip" goes on without them. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are not held in
-    memory but streamed. Raises KitError: unknown name, path that cannot be read, data that is neither here nor to be
-    downloaded, a loader that returns no `Source`."""
+    are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: so many pixels (a whole number), by resizing the
+    shorter side and cropping the centre; None: images keep their size, or take the data set's own or, where files
+    differ, photo_size, which is said. on_bad_image: "error" stops at images that cannot be used and names them, "skip"
+    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown
+    name, path that cannot be read, data neither here nor to be downloaded, a loader that returns no `Source`."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
     folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
@@ -46,7 +226,7 @@ def load_dataset(
     if name in DATASETS:
         source = _called(name, folder, size)
     else:
-        path = Path(os.path.expanduser(name))
+        path = Path(name).expanduser()
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
@@ -89,7 +269,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
     if places.duplicated().any():
         twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
-    files = list(table["file"])
+    files, parts = list(table["file"]), {}
     size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
     images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
     if bad:
@@ -103,7 +283,6 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
         stream = images.pool.nbytes > 1e9 * float(os.environ.get("KIT_RESIDENT_GB") or 4)
     except ValueError as error:
         raise KitError(f"KIT_RESIDENT_GB must be a number of gigabytes from 0, which streams all: {error}") from None
-    parts = {}
     for part, held in table.groupby("part"):
         rows = torch.tensor(held.index.to_numpy())
         parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())
@@ -111,34 +290,35 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
 
 
 def _check_counts(source: Source, table: pd.DataFrame) -> None:
-    """Every class must reach every part, those that are to be cut from train as well."""
+    """Every class must reach every part, also those that are to be cut from train."""
     needed, counts = 4 - len(source.parts), table.groupby("part")["label"].value_counts()
     for label, name in enumerate(source.classes):
         if (n := counts.get(("train", label), 0)) < needed:
             have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
             raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
-    for part in source.parts:
-        if part not in counts:
-            raise KitError(f"{part} has no readable image: give at least one, or leave the part out")
+    if empty := set(source.parts) - set(table["part"]):
+        raise KitError(f"{' and '.join(sorted(empty))} has no readable image: give at least one, or leave the part out")
 
 
 def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None) -> ImageSets:
     """Resize, and hold out what the source does not. Raises KitError where the parts break ImageSets' contract."""
-    parts, pool, seed = source.parts, source.train, f"(split seed {SPLIT_SEED})"
+    parts, pool, left, seed = source.parts, source.train, 1.0, f"(split seed {SPLIT_SEED})"
+    rows = {"train": torch.arange(len(pool))}
+    for part, share in (("test", source.test_fraction), ("val", source.val_fraction)):
+        if part not in parts:
+            kept, held = stratified_split(pool.labels.cpu()[rows["train"]], share / left)
+            rows |= {"train": rows["train"][kept], part: rows["train"][held]}
+            left -= share
+    if len(rows) > 1:
+        parts |= {part: pool.take(own) for part, own in rows.items()}
     if source.test is None:
-        kept, test = stratified_split(pool.labels, source.test_fraction)
-        train, val = stratified_split(pool.labels[kept], source.val_fraction / (1 - source.test_fraction))
-        parts = {"train": pool.take(kept[train]), "val": pool.take(kept[val]), "test": pool.take(test)}
-        shares = 1 - source.val_fraction - source.test_fraction, source.val_fraction, source.test_fraction
-        split = "the source has no split: stratified {:.0%} train, {:.0%} val, {:.0%} test ".format(*shares) + seed
-        split = f"{source.split}; {split}" if source.split else split
+        cut = f"stratified {left:.0%} train, {source.val_fraction:.0%} val, {source.test_fraction:.0%} test {seed}"
+        split = (f"{source.split}; " if source.split else "") + f"the source has no split: {cut}"
     elif source.val is None:
-        train, val = stratified_split(pool.labels, source.val_fraction)
-        parts |= {"train": pool.take(train), "val": pool.take(val)}
         held = f"val is a stratified {source.val_fraction:.0%} of its training images {seed}"
         split = f"{source.split or 'test as the source gives it'}; {held}"
     else:
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
-        parts = {name: replace(part, images=fit(part.images, image_size, image_size)) for name, part in parts.items()}
+        parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

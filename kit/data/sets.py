@@ -20,10 +20,8 @@ SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Labelled images on one device.
-
-    images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` to it; labels: int64 [N], from 0. Raises KitError
-    where they do not fit, or N is 0."""
+    """Labelled images on one device. images: uint8 [N, C, H, W], a tensor on the device, or `Streamed` to it; labels:
+    int64 [N], from 0. Raises KitError where they do not fit, or N is 0."""
 
     images: Tensor | Streamed
     labels: Tensor
@@ -46,11 +44,11 @@ class ImageSet:
         return self.images.device
 
     def to(self, device: torch.device | str) -> Self:
-        """The same set on another device; one that streams goes on streaming, to there."""
+        """What streams goes on streaming, to that device."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
     def take(self, rows: Tensor) -> Self:
-        """The images of these rows (int64 [M], of any device), in this order. Of a set that streams, none is read."""
+        """The images of these rows (int64 [M], of any device), in this order; what streams is not read."""
         rows = rows.to(self.device)
         images = self.images.take(rows) if isinstance(self.images, Streamed) else self.images[rows]
         return ImageSet(images, self.labels[rows])
@@ -66,8 +64,7 @@ class ImageSet:
         if isinstance(order, Tensor):  # an epoch's rows at once, not a copy in every step
             order = order.to(self.device)
         for rows in order:
-            rows = rows.to(self.device)
-            yield self.images.index_select(0, rows), self.labels.index_select(0, rows)
+            yield tuple(tensor.index_select(0, rows.to(self.device)) for tensor in (self.images, self.labels))
 
     def chunks(self, size: int, turn: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole set in order, `size` images at a time. turn (i, k): only every k-th chunk, from the i-th."""
@@ -76,10 +73,9 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSets:
-    """Disjoint train, val and test sets of one data set.
-
-    classes: the name of each label; flip: a horizontal flip keeps the label (not so for digits); split: one sentence
-    for reports. Raises KitError where images differ in shape between the sets, or a label has no class name."""
+    """Disjoint train, val and test sets. classes: the name of each label; flip: a horizontal flip keeps the label (not
+    so for digits); split: one sentence for reports. Raises KitError where images differ in shape, or a label has no
+    class name."""
 
     train: ImageSet
     val: ImageSet
@@ -110,8 +106,7 @@ class ImageSets:
         return self.train.images.shape[1]
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+    def size(self) -> tuple[int, int]:  # height and width in pixels
         return tuple(self.train.images.shape[2:])
 
     @property
@@ -119,7 +114,6 @@ class ImageSets:
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same sets on another device."""
         return replace(self, **{name: part.to(device) for name, part in self.parts.items()})
 
     def train_val(self) -> ImageSet:
@@ -133,20 +127,18 @@ class ImageSets:
 class Batches:
     """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device.
 
-    Each epoch is one permutation; the incomplete last batch is dropped. The order comes from a private CPU generator
-    seeded by one draw from `generator`: the same on every device, and resumed to the bit. Of several ranks each takes
-    its share of every batch. Raises KitError for a `batch_size` that exceeds the set, or that the ranks do not divide.
-    """
+    Each epoch is one permutation, of a CPU generator seeded by one draw from `generator`; the incomplete last batch is
+    dropped. Of several ranks each takes its share of every batch. Raises KitError for a `batch_size` that exceeds the
+    set, or that the ranks do not divide."""
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
-            allowed = f"choose batch_size from 1 to {len(data)}"
-            raise KitError(f"batch_size is {batch_size} but the set has {len(data)} images: {allowed}")
+            most = len(data)
+            raise KitError(f"batch_size={batch_size} but the set has {most} images: choose batch_size from 1 to {most}")
         if batch_size % (n := ranks.count()):
             raise KitError(f"{n} ranks do not divide batch_size={batch_size}: start as many as divide it")
         self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size
-        seed = torch.randint(2**63 - 1, (), generator=generator).item()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, (), generator=generator).item())
         self._enter(self._generator.get_state(), 0)
 
     def __iter__(self) -> Self:
@@ -171,16 +163,13 @@ class Batches:
         return {"generator": self._before.clone(), "position": self._position}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """Go on where `state` was taken."""
         self._enter(state["generator"].cpu(), int(state["position"]))
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
-    """Hold out `fraction` of the samples of every class at random.
-
-    labels: int64 [N]. Returns (kept, held), ascending int64 indices on the CPU that together are 0 … N-1. Each class
-    gives its share rounded down or up, so that the total is round(fraction · N); a class of two or more keeps and gives
-    at least one, a class of one keeps it. Depends on labels, fraction and seed alone."""
+    """Hold out `fraction` of the samples of every class at random. labels: int64 [N]. Returns (kept, held), ascending
+    int64 indices on the CPU. Each class gives its share rounded down or up, so that the total is round(fraction · N); a
+    class of two or more keeps and gives at least one, a class of one keeps it."""
     if not 0 < fraction < 1:
         raise KitError(f"fraction must be between 0 and 1, got {fraction}")
     labels = labels.cpu().numpy()
@@ -192,11 +181,9 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
         # int(x + 0.5): round() would send halves to the even neighbour and make shares uneven.
         share = int(fraction * (seen + len(members)) + 0.5) - int(fraction * seen + 0.5)
         seen += len(members)
-        share = min(max(share, 1), len(members) - 1)
-        held.append(random.permutation(members)[:share])
+        held.append(random.permutation(members)[: min(max(share, 1), len(members) - 1)])
     held = np.sort(np.concatenate(held))
-    kept = np.setdiff1d(np.arange(len(labels)), held)
-    return torch.from_numpy(kept), torch.from_numpy(held)
+    return torch.from_numpy(np.delete(np.arange(len(labels)), held)), torch.from_numpy(held)
 
 
 def drawn(data: ImageSet, n: int) -> ImageSet:
@@ -205,38 +192,30 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
         return data
     if n > len(data):
         raise KitError(f"train_images={n:,} but there are {len(data):,}: leave it out to train on all of them")
-    rows, classes = stratified_split(data.labels, n / len(data))[1], len(data.labels.unique())
-    if len(rows) != n or len(data.labels.cpu()[rows].unique()) < classes:
-        raise KitError(
-            f"train_images={n:,} cannot be drawn evenly from {classes} classes: set more, {classes} at least"
-        )
-    return data.take(rows)
+    few, classes = data.take(stratified_split(data.labels, n / len(data))[1]), len(data.labels.unique())
+    if len(few) != n or len(few.labels.unique()) < classes:
+        raise KitError(f"train_images={n} cannot be drawn evenly from {classes} classes: set more, {classes} at least")
+    return few
 
 
 def digest(sets: ImageSets) -> str:
-    """SHA-256 in hex of the images, labels and class names of train, val and test; alike whether they stream or not.
-    What streams is not read: its images' own digests lie beside them."""
+    """SHA-256 in hex of the images, labels and class names of all parts; alike whether they stream or not."""
     total = hashlib.sha256(json.dumps(sets.classes).encode())
     for name, part in sets.parts.items():
-        images, lazy = part.images, isinstance(part.images, Streamed)
-        marks = images.marks[images.rows] if lazy else torch.cat([pixel_marks(x) for x in images.split(1024)])
-        total.update(f"{name} {list(images.shape)}".encode())
-        total.update(marks.numpy().tobytes() + part.labels.cpu().numpy().astype("<i8").tobytes())
+        total.update(f"{name} {list(part.images.shape)}".encode() + pixel_marks(part.images).numpy().tobytes())
+        total.update(part.labels.cpu().numpy().astype("<i8").tobytes())
     return total.hexdigest()
 
 
 def normalization(data: ImageSet) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels, to be taken from training images.
-
-    Returns float32 [C] and [C] on the set's device, in units of [0, 1] pixels. Exact: pixel values are summed as
-    integers. The deviation is at least one grey level (1/255): a constant channel divides by no zero."""
+    """Mean and standard deviation of each channel over all pixels, exactly: float32 [C] and [C] on the set's device, of
+    pixels in [0, 1]. The deviation is at least one grey level (1/255), so that nothing is divided by zero."""
     sums, n = 0, len(data) * data.images.shape[2:].numel()
     for images, _ in data.chunks(256):
         pixels = images.flatten(2).int()
         sums = sums + torch.stack([pixels.sum((0, 2)), pixels.square().sum((0, 2))], 1)
-    sums = sums.tolist()
+    sums = sums.tolist()  # Python integers: the difference of two large ones is exact where floats would cancel
     mean = [total / n / 255 for total, _ in sums]
-    # Python integers: the difference of two large sums is exact where floats would cancel.
     std = [max(((n * squares - total**2) / n**2) ** 0.5, 1.0) / 255 for total, squares in sums]
     return torch.tensor(mean, device=data.device), torch.tensor(std, device=data.device)
 

@@ -1,23 +1,17 @@
-"""`Policy.apply` on the CPU, compiled by numba (the extra `fast`): one call for a batch, of which an image goes through
-all of its operations while it lies in the cache.
-
-The same pixels as in torch (`kit.augment`), to the bit: numbers round in the same places, and products are fused with
-sums where torch's kernels fuse them. What is not taken here goes the way of torch, which is the reference. All of it
-stands in one file, since numba's cache sees changes in one file only."""
+"""`Policy.apply` on the CPU, compiled by numba (the extra `fast`): an image goes through all of its operations while it
+lies in the cache. The pixels are those of the reference, `kit.augment` in torch, to the bit: products are fused with
+sums where torch's kernels fuse them. All stands in one file, since numba's cache sees changes in one file only."""
 
 from collections import namedtuple
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from numba import config, njit, types
+from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
 from kit.augment.ops import OPERATIONS, WIDEST, Parameters
-
-if config.DISABLE_JIT:
-    raise ImportError("NUMBA_DISABLE_JIT is set")
 
 NAMES = "AutoContrast Equalize Rotate Posterize Solarize Color Contrast Brightness Sharpness ShearX ShearY "
 NAMES += "TranslateX TranslateY Identity Invert Cutout"
@@ -31,16 +25,13 @@ ZERO, HALF, ONE, TOP = (np.float32(v) for v in (0, 0.5, 1, 255))
 RED, GREEN, BLUE, PER_LEVEL, THIRTEENTH = (np.float32(v) for v in (0.2989, 0.587, 0.114, 1.0 / 255, 1.0 / 13.0))
 
 # Divisions by zero give inf, as in torch: without a branch, loops vectorise. Without wrappers to call it from Python.
-inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # images: uint8 [C, H*W]
 
 
 @intrinsic
 def fma(typing, a, b, c):
     """a · b + c rounded once, as torch's kernels do; numba by itself never contracts."""
     return types.float32(*[types.float32] * 3), lambda context, builder, signature, arguments: builder.fma(*arguments)
-
-
-# ---- one image: from uint8 [C, H*W] into `done` of the same shape
 
 
 @inner
@@ -78,7 +69,7 @@ def equalized(plane, table):
 
 @inner
 def tabulated(plane, table, op, magnitude, factor, added):
-    """What each level becomes. added: (1 - factor) and the mean gray, for Contrast."""
+    """What each level becomes. added: of Contrast, 1 - factor and the mean gray."""
     low, high = np.float32(plane.min()), np.float32(plane.max())
     base, scale = (ZERO, ONE) if low == high else (low, (high - low) * PER_LEVEL)
     kept = (255 << min(int(np.rint(4 * magnitude / 10)), 8)) & 255
@@ -138,7 +129,7 @@ def sharpness(image, done, width, rest):
 
 @inner
 def move(image, done, width, down, right, mirrored):
-    """By whole pixels, zeros where nothing comes from; then mirrored or not."""
+    """By whole pixels, zeros where nothing comes from."""
     for c in range(len(image)):
         for y in range(image.shape[1] // width):
             start = (y - down) * width
@@ -151,7 +142,7 @@ def move(image, done, width, down, right, mirrored):
 
 @inner
 def source(coefficients, x, y, side):
-    """Nearest source column (or row), as in `kernels`; -1 or `side` is outside the image."""
+    """Nearest source column (or row); -1 or `side` is outside the image."""
     half = np.float32(0.5 * side)
     value = np.rint((((x * coefficients[0] + y * coefficients[1]) + coefficients[2]) + ONE) * half - HALF)
     value = value if value > -ONE else -ONE
@@ -179,7 +170,6 @@ def warp(image, done, width, matrix):
 
 @inner
 def cut(image, width, top, left, side, fill):
-    """A square hole, in place, clipped at the border."""
     height = image.shape[1] // width
     for c in range(len(image)):
         for y in range(max(top, 0), min(top + side, height)):
@@ -189,7 +179,6 @@ def cut(image, width, top, left, side, fill):
 
 @inner
 def operate(image, done, width, drawn, i, k):
-    """Image i's operation k, of any kind."""
     op, magnitude, sign, center = drawn.ops[i, k], drawn.magnitude[i, k], drawn.sign[i, k], drawn.center[i, k]
     height, double = image.shape[1] // width, 1.0 + sign * (0.9 * magnitude / 10)
     factor, rest = np.float32(double), np.float32(1 - double)
@@ -210,9 +199,6 @@ def operate(image, done, width, drawn, i, k):
             cut(done, width, row - side // 2, column - side // 2, side, np.zeros(3, np.uint8))
     else:
         by_table(image, done, op, magnitude, factor, rest)
-
-
-# ---- the batch -----------------------------------------------------------------------------------
 
 
 @inner
@@ -260,8 +246,6 @@ def compiled(function: Callable) -> Callable:
 run_compiled = compiled(run)
 
 
-# ---- from torch ----------------------------------------------------------------------------------
-
 WARPS = ("Rotate", "ShearX", "ShearY")  # as `operate` numbers their matrices
 # whether torch's kernels round a product and its sum together on this processor, as `fma` does
 _PROBE = torch.full((64,), 1 + 2.0**-12, dtype=torch.float32)
@@ -288,7 +272,6 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     drawn = Drawn(*(t.contiguous().numpy() for t in tensors))
     recipe = Recipe(WIDEST, basics.pad, basics.cutout, fill.contiguous().numpy())
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    # not split over threads: a batch takes a few milliseconds, and two threads took no less (on two busy cores)
     done = run_compiled(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
     return out if done else None
 
@@ -297,9 +280,8 @@ def _taken(images: Tensor, draw) -> bool:
     if not FUSED or type(images) is not Tensor or images.dtype != torch.uint8 or images.ndim != 4 or draw.ops.ndim != 2:
         return False
     (n, k), channels = draw.ops.shape, images.shape[1]
-    shapes = {"ops": (n, k), "magnitude": (n, k), "sign": (n, k), "center": (n, k, 2)}
-    shapes |= {"shift": (n, 2), "flip": (n,), "hole": (n, 2)}
+    shapes = {"magnitude": (n, k), "sign": (n, k), "center": (n, k, 2), "shift": (n, 2), "flip": (n,), "hole": (n, 2)}
     given = [(t, shape) for name, shape in shapes.items() if (t := getattr(draw, name)) is not None]
-    fits = all(t.shape == shape and t.device.type == "cpu" for t, shape in given)
-    whole = (draw.shift is None) == (draw.flip is None) and n == len(images) and images.numel() > 0
+    fits = all(t.shape == shape and t.device.type == "cpu" for t, shape in [*given, (draw.ops, (len(images), k))])
+    whole = (draw.shift is None) == (draw.flip is None) and images.numel() > 0
     return fits and whole and images.device.type == "cpu" and (k == 0 or channels in (1, 3))

@@ -1,9 +1,8 @@
 """Depthwise convolutions, and 3×3 pools, whose backward pass on the CPU costs about what the forward pass does.
 
-oneDNN has kernels for depthwise gradients, but only for the weight of 3×3 kernels without dilation, and for the input
-without dilation (in bfloat16 also without stride). For the rest it falls back on grouped convolutions, which leave 15
-of a vector register's 16 lanes unused. Here every gradient is put in terms of those kernels, on the same numbers. The
-reference is autograd's own way."""
+oneDNN has kernels for depthwise gradients only without dilation, for the weight of 3×3 kernels and for the input (in
+bfloat16 without stride). Its grouped convolutions for the rest leave 15 of a vector register's 16 lanes unused. Here
+every gradient is put in terms of those kernels. The reference is autograd's own way."""
 
 from math import prod
 from typing import Any
@@ -23,10 +22,8 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 def dense_gradient(x: Tensor) -> Tensor:
-    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps.
-
-    The gradient of one part of a concatenation is a slice of a wider tensor's channels. The CPU's BatchNorm takes ten
-    times as long over such a slice, and its ReLU over the contiguous order that slices are otherwise copied into."""
+    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps. A concatenation's gradients are
+    slices of wider channels, over which the CPU's BatchNorm takes ten times as long, and ReLU over their copies."""
     if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
         # None: a second derivative that does not depend on x
         x.register_hook(lambda g: None if g is None else g.contiguous(memory_format=torch.channels_last))
@@ -44,10 +41,9 @@ def max_pool(x: Tensor, stride: int) -> Tensor:
 def average_pool(x: Tensor, stride: int) -> Tensor:
     """Mean of those pixels of a 3×3 window that lie in the image: shapes as for `max_pool`, H and W at least 2.
 
-    A depthwise convolution by 1/9 sums the pixels. A window at an edge holds 6 of its 9 pixels, so there the mean is
-    9/6 = 3/2 of that; in a corner it holds 4, and row and column together give 3/2 · 3/2 = 9/4. In bfloat16 this takes
-    a tenth of the time of torch's average pooling with its gradient. There 1/9 is rounded, too (by 0.2%), which the
-    BatchNorm that follows takes out again."""
+    A depthwise convolution by 1/9 sums the pixels. A window at an edge holds 6 of its 9 pixels, where the mean is 3/2
+    of that; in a corner 4, and row and column together give 9/4. In bfloat16 this takes a tenth of the time of torch's
+    pooling; 1/9 is rounded there (by 0.2%), which the BatchNorm that follows takes out again."""
     y = depthwise(x, x.new_full((x.shape[1], 1, 3, 3), 1 / 9), stride, 1)
     for axis, view in ((2, (-1, 1)), (3, (-1,))):
         scale = y.new_ones(y.shape[axis])
@@ -128,8 +124,8 @@ def _split(t: Tensor, d: int) -> Tensor:
 
 
 def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[int, ...], int]:
-    """The d² grids, each image in a frame of zeros, end to end in a flat buffer, which has room before and after for
-    `shift` rows and pixels; their shape [d² N, h + 2 frame, w + 2 frame, C], and the length of the room."""
+    """The d² grids, each image in a frame of zeros, end to end in a flat buffer with room before and after for `shift`
+    rows and pixels; their shape [d² N, h + 2 frame, w + 2 frame, C], and the length of the room."""
     split = _split(t, d)
     n, h, w, c = split.shape
     shape = (n, h + 2 * frame, w + 2 * frame, c)
@@ -140,9 +136,8 @@ def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[in
 
 
 def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
-    # An image in its frame is shifted by rows and pixels by reading from an earlier or later place of the flat buffer.
-    # What then comes from a neighbouring row or image is zero, or meets zeros in g's frame. So the shifted inputs, one
-    # for each 3×3 part of the kernel, need no copy.
+    # The inputs, shifted for each 3×3 part of the kernel, need no copy: they are read from another place of the flat
+    # buffer. What then comes from a neighbouring row or image is zero, or meets zeros in g's frame.
     reach = (weight.shape[-1] - 1) // 2
     frame, shift = (reach + 1) // 2, reach - 1
     flat, shape, room = _framed(x, d, frame, shift)

@@ -1,9 +1,8 @@
 """BatchNorm in training on the CPU, at the cost of its passes over memory; the reference is torch's own.
 
-torch's channels-last kernels go through a pixel's channels by the width of a vector register, and their threads add
-into sums that lie side by side. With 36 channels (DHA's CIFAR size) that means remainder loops, and threads that write
-to one cache line. Here k neighbouring pixels are seen as one of k·C channels, k·C a multiple of 16, and the statistics
-of the k groups are put together."""
+torch's channels-last kernels go through a pixel's channels by the width of a vector register, and their threads' sums
+lie side by side: with 36 channels (DHA's CIFAR size) that means remainder loops, and a cache line that all write to.
+Here k neighbouring pixels are seen as one of k·C channels, a multiple of 16, and k groups' statistics put together."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -87,8 +86,7 @@ def _widen(x: Tensor, k: int) -> Tensor:
 
 
 def _normalize(wide: Tensor, per_channel: Iterable[Tensor], eps: float, like: Tensor) -> Tensor:
-    """weight · (x − mean) / √(var + eps) + bias, per_channel being weight, bias, mean, var. A new tensor, laid out as
-    `like`; no view, so that it may be changed in place."""
+    """weight · (x − mean) / √(var + eps) + bias by these of per_channel: a new tensor, laid out as `like`."""
     out = torch.empty_like(like)
     weight, bias, mean, var = per_channel
     unused = {name: weight.new_empty(0) for name in ("save_mean", "save_invstd")}

@@ -6,7 +6,7 @@ that neither names nor nodes can overlap.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,6 @@ Drawing = tuple[list[go.Scatter], list[dict[str, Any]], int, float]  # traces, a
 def supernet(config: Config) -> space.Network:
     """A run's supernet without weights, whose slots are the rows of α."""
     return space.outline(config.space, **config.model_dump(exclude={"space"}))
-
-
-def children(support: Iterable[np.ndarray]) -> list[space.Picks]:
-    """The child of every epoch. support: bool [epochs, slots, candidates]."""
-    return [tuple(tuple(np.flatnonzero(row).tolist()) for row in slots) for slots in support]
 
 
 def cell(genotype: Mapping[str, Any], space: str = "cell", title: str = "") -> go.Figure:
@@ -73,7 +68,7 @@ def _found(run: Run) -> Mapping[str, Any]:
     support = run.alpha.get("support", ())
     if not len(support):
         raise KitError(f"{run.path.name} has neither a model nor a recorded α ({run.status}): no architecture to draw")
-    return supernet(run.config).genotype(*children(support[-1:]))
+    return supernet(run.config).genotype(tuple(tuple(np.flatnonzero(row).tolist()) for row in support[-1]))
 
 
 def _graphs(genotype: Mapping[str, Any], name: str) -> dict[str, list[Edge]]:

@@ -1,15 +1,21 @@
-"""Runs and methods beside each other: curves of seeds with their mean, accuracies with their intervals, accuracy
-against cost."""
+"""Runs and methods beside each other: curves of seeds and their mean, accuracies with their intervals, accuracy against
+cost; loss landscapes (DHA Fig. 3) as contours, surfaces and lines on the same scale.
 
+summary and rows of these figures are tables as `kit.studies.tables.summarize` and `per_run` make them."""
+
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.colors
 import plotly.express as px
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from kit.figures.style import DOTTED, SERIES, TEMPLATE, Look, look, name_facets
+from kit.figures.style import DASHES, DOTTED, SERIES, TEMPLATE, Look, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -19,6 +25,11 @@ COSTS = {
     "latency_ms": "latency [ms]",
 }
 ACCURACY = "test accuracy [%]"
+Landscapes = Sequence[Any]  # what `kit.landscape.compare` returns
+UNIT = "relative to the filter norm"
+CAMERA = {"eye": {"x": 1.7, "y": -2.0, "z": 1.15}, "center": {"x": 0, "y": 0, "z": -0.08}}
+LEVELS = 9  # steps from the lowest loss to the highest
+HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 
 def overlay(runs: Sequence[Run], name: str) -> go.Figure:
@@ -53,31 +64,25 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], **layout: Any) 
     return _legend_below(figure.update_traces(mode="lines"), 560)
 
 
-def ablation(summary: pd.DataFrame, runs: pd.DataFrame, title: str = "") -> go.Figure:
-    """Test accuracy per method, in the table's order: mean with its 95% interval, and every seed as a faint dot.
-
-    summary: columns method, title, n, accuracy_mean, accuracy_low, accuracy_high (in [0, 1]; the interval may be NaN).
-    runs: columns method, test_accuracy."""
+def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.Figure:
+    """Test accuracy per method, in the table's order: mean with its 95% interval, and every seed as a faint dot."""
     figure = _means(summary, ACCURACY, "method", error_x="above", error_x_minus="below", title=title)
-    figure.add_traces(_single(runs, ACCURACY, "method"))
+    figure.add_traces(_single(rows, ACCURACY, "method"))
     names = (summary["title"] + " (n = " + summary["n"].astype(str) + ")").tolist()
     figure.update_yaxes(title_text="", tickvals=summary["method"].tolist(), ticktext=names)
     return figure.update_layout(showlegend=False, height=150 + 50 * len(names))
 
 
 def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
-    """Test accuracy over the wall-clock of a run: mean and 95% interval per method. summary: as for `ablation`, and
-    seconds."""
+    """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
     return _legend_below(figure.update_xaxes(title_text=COSTS["seconds"]), 560)
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
     """Accuracy over cost: for every method and limit the mean with its interval at the mean cost of what was found, and
-    the single runs, faint; dotted the limits, of which every run stays left.
-
-    summary: as for `ablation`, and bound (NaN: none), cost_mean; rows: columns method, bound, cost, test_accuracy;
-    cost: params, macs or latency_ms."""
+    the single runs, faint; dotted the limits, of which every run stays left. summary, rows: of `kit.studies.limits`,
+    for the cost params, macs or latency_ms."""
     found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
@@ -92,8 +97,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
 
 def tradeoffs(table: pd.DataFrame) -> go.Figure:
     """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
-
-    table: `kit.studies.compare.compare(runs).table`."""
+    table: `kit.studies.tables.compare(runs).table`."""
     kept = ["run", "data", "method", ACCURACY]
     points = table.assign(**{ACCURACY: 100 * table["test_accuracy"]})
     points = points.melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
@@ -113,10 +117,10 @@ def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
     return px.scatter(points, x=x, y=y, labels=labels, **more, **_looks(points)).update_traces(marker_size=11)
 
 
-def _single(runs: pd.DataFrame, x: str, y: str) -> Sequence[go.Scatter]:
+def _single(rows: pd.DataFrame, x: str, y: str) -> Sequence[go.Scatter]:
     """Faint dots."""
-    points = runs.assign(**{ACCURACY: 100 * runs["test_accuracy"]})
-    return px.scatter(points, x=x, y=y, opacity=0.4, **_looks(runs)).update_traces(showlegend=False).data
+    points = rows.assign(**{ACCURACY: 100 * rows["test_accuracy"]})
+    return px.scatter(points, x=x, y=y, opacity=0.4, **_looks(rows)).update_traces(showlegend=False).data
 
 
 def _looks(rows: pd.DataFrame) -> dict[str, Any]:
@@ -133,3 +137,88 @@ def _legend_below(figure: go.Figure, height: int) -> go.Figure:
     legend = {"orientation": "h", "y": -100 / height, "yanchor": "top", "title": {"text": ""}}
     figure.for_each_trace(lambda trace: trace.update(name=look(trace.name).title if trace.legendgroup else trace.name))
     return figure.update_layout(height=height, legend=legend)
+
+
+def landscape_contours(landscapes: Landscapes) -> go.Figure:
+    """The plane of each run as filled contours, with the same levels and colours in all panels; losses above ten times
+    the loss of guessing are one colour. The cross is the trained model."""
+    figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
+    figure.add_scatter(x=[0], y=[0], row="all", col="all", name="trained model", hoverinfo="name", showlegend=False)
+    figure.update_traces(marker={"symbol": "cross", "size": 9, "color": "white"}, selector={"type": "scatter"})
+    figure.update_xaxes(title_text=f"a · δ, {UNIT}", constrain="domain", showgrid=False)
+    figure.update_yaxes(title_text="b · η", col=1)
+    figure.update_yaxes(constrain="domain", constraintoward="top", showgrid=False)
+    for k, axis in enumerate(figure.select_yaxes(), start=1):
+        axis.scaleanchor = f"x{k}"
+    return figure
+
+
+def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
+    """The plane of each run as a surface over (a, b): the same heights, colours and camera in all."""
+    figure = _planes(landscapes, go.Surface, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
+    bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
+    x, y, z = ({"title": {"text": text}, **small} for text in ("a · δ", "b · η", ""))
+    z |= {"tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2]}
+    ratio = {"aspectmode": "manual", "aspectratio": {"x": 1, "y": 1, "z": 0.75}}
+    return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
+
+
+def landscape_lines(landscapes: Landscapes) -> go.Figure:
+    """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
+    low, high, guess = _span(landscapes)
+    figure = go.Figure(layout={"template": TEMPLATE})
+    for k, item in enumerate(landscapes):
+        color = look(item.run.config.method).color
+        at, (mean, below, above) = item.lines.coordinates, item.lines.band()
+        if np.isfinite(below).all():  # one direction has no interval
+            band = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": color}}
+            figure.add_scatter(x=at, y=np.maximum(below, low / 2), **band)
+            faint = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.15)}"
+            figure.add_scatter(x=at, y=above, fill="tonexty", fillcolor=faint, **band)
+        name = f"{item.label} (n = {len(item.lines.values)} directions)"
+        line = {"color": color, "dash": DASHES[k % len(DASHES)]}
+        figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
+    figure.add_hline(guess, line=DOTTED).update_xaxes(title_text=f"t · d, {UNIT}")
+    limits = [math.log10(low / 1.5), math.log10(high)]
+    figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", type="log", range=limits)
+    title = f"{_title(landscapes)} along random directions (dotted: guessing)"
+    return _legend_below(figure, 560).update_layout(title_text=title, legend_traceorder="normal")
+
+
+def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
+    """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
+    low, high, _ = np.log10(_span(landscapes))
+    step = (high - low) / LEVELS
+    level = {"start": low, "end": high - step / 2, "size": step}
+    level = {"z": {"show": True, "color": "white", **level}} if kind is go.Surface else level
+    columns = {1: 1, 2: 2, 4: 2}.get(len(landscapes), 3)
+    rows = -(-len(landscapes) // columns)
+    specs = [[{"type": "surface" if kind is go.Surface else "xy"}] * columns] * rows
+    words = "<b>{}</b><br>test loss {:.3g}, accuracy {:.2%}"
+    titles = [words.format(item.label, item.plane.centre, item.run.metrics["test_accuracy"]) for item in landscapes]
+    figure = make_subplots(rows, columns, specs=specs, subplot_titles=titles, vertical_spacing=0.3 / rows)
+    for k, item in enumerate(landscapes):
+        at, losses = item.plane.coordinates, item.plane.values.T
+        heights = np.clip(np.log10(np.nan_to_num(losses, nan=np.inf)), low, high)
+        content = {"x": at, "y": at, "z": heights, "customdata": losses, "hovertemplate": HOVER, "contours": level}
+        figure.add_trace(kind(**content, coloraxis="coloraxis", **looks), k // columns + 1, k % columns + 1)
+    ticks = np.linspace(low, high, LEVELS + 1)
+    bar = {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
+    axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": bar}  # even steps, in grey too
+    height = 130 + {1: 600, 2: 440, 3: 340}[columns] * rows
+    title = f"{_title(landscapes)} around the trained model"
+    figure.update_layout(template=TEMPLATE, title_text=title, coloraxis=axis, height=height, margin_t=120)
+    return figure.update_annotations(font_size=12)
+
+
+def _span(landscapes: Landscapes) -> tuple[float, float, float]:
+    """The lowest and the highest loss that all panels show (what lies far above guessing says that the network is
+    broken, not how much), and that of guessing."""
+    values = np.concatenate([item.plane.values.ravel() for item in landscapes])
+    lowest, guess = max(float(np.nanmin(values)), 1e-9), math.log(max(2, len(landscapes[0].run.classes)))
+    return lowest, max(min(10 * guess, float(np.nanmax(values))), lowest * 1.001), guess
+
+
+def _title(landscapes: Landscapes) -> str:
+    first = landscapes[0]
+    return f"{Path(first.run.config.dataset).name} · test loss ({first.images:,} test images)"

@@ -1,4 +1,4 @@
-"""One run's figures: losses, η, τ and α while they move, τ's map, α's competition; the same curves of several runs."""
+"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions; several runs' curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
+from torch import Tensor
 
 from kit import augment
 from kit.errors import KitError
-from kit.figures.cells import children, supernet
-from kit.figures.style import LOW_TO_HIGH, PALETTE, SERIES, SHARE, TEMPLATE, blank, headline, look, name_facets
+from kit.figures.cells import supernet
+from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, VERMILLION, blank, headline, look, name_facets
 from kit.methods import Stage
-from kit.run.run import Run
+from kit.run.run import Prediction, Run
 
 # where a name of the history is drawn: panel and line; others by their names, see `_place`
 CURVES = {
@@ -33,9 +35,10 @@ CURVES = {
     "alpha/skips": ("α: skips among the choices [%]", "α"),
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
-COLORS = dict(zip(("training", "η", "τ", "α", "validation", "", "effective"), SERIES))
-ONE_RUN = {"color": "line", "color_discrete_map": COLORS}
+LINES = ("training", "η", "τ", "α", "validation", "", "effective")
+ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
 DASHES = {"validation": "dash", "effective": "dash"}
+PER_ROW = 8  # pictures
 
 
 def standing(run: Run) -> str:
@@ -64,7 +67,7 @@ def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     """Shade the epochs of the search in all panels."""
     for stage, first, last in _stages(run):
         if stage.search:
-            figure.add_vrect(x0=first, x1=last, fillcolor=PALETTE["sky"], opacity=0.13, line_width=0, layer="below")
+            figure.add_vrect(x0=first, x1=last, fillcolor=SKY, opacity=0.13, line_width=0, layer="below")
     return figure
 
 
@@ -139,12 +142,13 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         ratios = _log_ratio((p.sum(axis=1) + p.sum(axis=2)) / 2).T
         found.append(("τ: operations", go.Heatmap(x=tau["epoch"], y=_ops(run), z=ratios, ygap=1, **_colors(ratios))))
     if alpha and _searches(run):
-        slots = supernet(run.config).slots
-        epochs = zip(alpha["epoch"], children(alpha["support"]))
-        picks = [(slots[k].candidates[c][0], e) for e, child in epochs for k, of in enumerate(child) for c in of]
-        counts = pd.crosstab(*pd.DataFrame(picks, columns=["operation", "epoch"]).T.to_numpy())
-        names, bar = [look(op).title for op in counts.index], {"title": {"text": "times"}}
-        heat = go.Heatmap(x=counts.columns, y=names, z=counts, zmin=0, colorscale=SHARE, colorbar=bar, ygap=1)
+        counts: dict[str, np.ndarray] = {}
+        for k, slot in enumerate(supernet(run.config).slots):
+            for c, (op, _) in enumerate(slot.candidates):
+                counts[op] = counts.get(op, 0) + alpha["support"][:, k, c]
+        names, bar = [look(op).title for op in counts], {"title": {"text": "times"}}
+        looks = {"zmin": 0, "colorscale": SHARE, "colorbar": bar, "ygap": 1}
+        heat = go.Heatmap(x=alpha["epoch"], y=names, z=list(counts.values()), **looks)
         found.append(("α: operations in the child", heat))
     return found
 
@@ -227,3 +231,25 @@ def architecture(run: Run) -> go.Figure:
     used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
     name_facets(figure.add_traces(used.data)).update_layout(height=height, legend_title_text="")
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
+
+
+def predictions(
+    images: Tensor | np.ndarray, prediction: Prediction, truth: Sequence[str] | None = None, title: str = ""
+) -> go.Figure:
+    """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
+
+    images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""
+    likely = prediction.probabilities.max(dim=1).values.tolist()
+    words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
+    for k, name in enumerate(truth or ()):
+        if name != prediction.names[k]:
+            words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ is {name:.16}</span>'
+    pixels = torch.as_tensor(images).cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    rows = -(-len(images) // PER_ROW)
+    gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}
+    figure = px.imshow(pixels, facet_col=0, facet_col_wrap=min(PER_ROW, len(images)), binary_string=True, **gaps)
+    name_facets(figure).for_each_annotation(lambda note: note.update(text=words[int(note.text)], font_size=12))
+    figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
+    figure.update_traces(hovertemplate=None, hoverinfo="skip")
+    margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=110 + 175 * rows, margin=margin)

@@ -1,35 +1,33 @@
-"""How everything looks: the colours and titles of methods, parts and operations, and one template."""
+"""What all figures share: colours and titles of methods and operations, one template, and the ways out: shown in
+notebooks, and as PNG by kaleido, which needs a Chromium."""
 
+import base64
+import functools
+import json
+import logging
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import kaleido
 import plotly.graph_objects as go
 import plotly.io
 
-from kit.arch import ARCH
-from kit.augment import AUGMENT
-from kit.augment import OPERATIONS as AUGMENTATIONS
-from kit.hyper import HYPER
+from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.space import SPACES
+
+# it reports messages of the browser that it ignores, in the middle of a notebook
+logging.getLogger("choreographer").setLevel(logging.CRITICAL)
 
 # Okabe & Ito 2008: colours told apart with any kind of colour blindness
-PALETTE = {
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "green": "#009E73",
-    "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "black": "#000000",
-}
-SERIES = list(PALETTE.values())
+BLUE, VERMILLION, SKY = "#0072B2", "#D55E00", "#56B4E9"
+SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000"]
 GREY = "#6E6E6E"
-LOW_TO_HIGH = [PALETTE["blue"], "#F7F7F7", PALETTE["vermillion"]]  # less than, as, more than expected
-SHARE = ["#F7F7F7", PALETTE["sky"], "#003B5C"]
+LOW_TO_HIGH = [BLUE, "#F7F7F7", VERMILLION]  # less than, as, more than expected
+SHARE = ["#F7F7F7", SKY, "#003B5C"]
 WIDTH = 1000  # pixels for which figures are laid out
 
 # a colour for each operation of a space, in the order of SERIES; two kernel sizes of a kind are a dark and a light one
@@ -46,10 +44,13 @@ TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
 TEMPLATE.layout.update(colorway=SERIES, font={"color": "#222222", "size": 13}, hovermode="closest")
 TEMPLATE.layout.title.update(x=0.01, font={"size": 18})
 TEMPLATE.layout.yaxis.update(exponentformat="power", nticks=5)
+MIME = "application/vnd.plotly.v1+json"
+# JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
+FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
 
 
 class Look(NamedTuple):
-    """How a method, a learner or an operation appears in every figure."""
+    """How a method or an operation appears in every figure."""
 
     color: str
     title: str
@@ -57,17 +58,14 @@ class Look(NamedTuple):
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
-    unknown name too. A sequential method is the dashed twin of the joint one."""
+    """Colour, title and dash of a method or a network's operation, the same in every figure; of an unknown name too. A
+    sequential method is the dashed twin of the joint one."""
     if name in METHODS:
         joint = list(dict.fromkeys([*ABLATION, *(method for method in METHODS if not method.startswith("seq-"))]))
         place = joint.index(name.removeprefix("seq-"))
         dash = "dash" if name.startswith("seq-") else DASHES[place // len(SERIES)]
         return Look(SERIES[place % len(SERIES)], METHODS[name].title, dash)
     color = OPERATIONS.get(name, SERIES[zlib.crc32(name.encode()) % len(SERIES)])
-    for parts in (AUGMENT, ARCH, HYPER, SPACES, AUGMENTATIONS):
-        if name in parts and name not in OPERATIONS:  # "none" is an operation and a policy
-            return Look(parts[name].colour or color, parts[name].title)
     words = re.sub(r"^k(\d)_e(\d)$", r"\1×\1, ×\2", name.removesuffix("_connect"))
     return Look(color, re.sub(r"(?<=\d)x(?=\d)", "×", words.replace("_", " ")))
 
@@ -88,3 +86,56 @@ def name_facets(figure: go.Figure) -> go.Figure:
     """Leave the value of plotly.express's headings "column=value", and give every panel its own ticks."""
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
     return figure.update_xaxes(showticklabels=True).update_yaxes(showticklabels=True)
+
+
+@functools.cache
+def why_no_png() -> str:
+    """Why figures cannot be saved as PNG here, and what to install; "" where they can. The first call takes seconds."""
+    try:  # once without the server, which would wait for ever for a browser that does not start
+        kaleido.calc_fig_sync(go.Figure(), opts={"format": "png"}, kopts={"mathjax": False})
+    except Exception as error:
+        reason = str(error.args[0] if error.args else error).split(".")[0]
+        return f"no PNG of figures, which stay interactive ({reason}): `plotly_get_chrome` installs a browser"
+    kaleido.start_sync_server(silence_warnings=True, mathjax=False)
+    return ""
+
+
+def png(figure: go.Figure, width: int = WIDTH) -> bytes:
+    """The figure as PNG, `width` pixels wide, without slider and buttons. Raises KitError where there is no browser."""
+    if why_no_png():
+        raise KitError(why_no_png())
+    still = go.Figure(figure.data, figure.layout)
+    still.layout.sliders = still.layout.updatemenus = None
+    options = {"format": "png", "width": width, "height": figure.layout.height or 450}
+    try:
+        return kaleido.calc_fig_sync(still, opts=options)
+    except Exception as error:
+        raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
+
+
+def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
+    """Write every figure as PNG to its path, making folders; returns whether that was possible. Where there is no
+    browser, one line says so, with what to install, and nothing is written."""
+    if why_no_png():
+        print(why_no_png())
+        return False
+    for path, figure in figures.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(figure, width))
+    return True
+
+
+def show(figure: go.Figure, width: int = WIDTH) -> None:
+    """Display a figure as one output with two faces: plotly's for JupyterLab, and a PNG `width` pixels wide for viewers
+    without JavaScript; without a browser it is plotly's alone, and its text says why."""
+    from IPython.display import publish_display_data
+
+    publish_display_data({"text/html": FIT})
+    # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
+    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
+    data["text/plain"] = title = figure.layout.title.text or "figure"
+    try:
+        data["image/png"] = base64.b64encode(png(figure, width)).decode()
+    except KitError as error:
+        data["text/plain"] = f"{title}; {error}"
+    publish_display_data(data)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from kit import registry
-from kit.search.learner import Derived, Learner
+from kit.search.learner import ByAdam, Derived
 
 HYPER = registry.Registry("hyper")
 register = HYPER.register
@@ -23,20 +23,17 @@ def regular(values: dict[str, Any]) -> dict[str, float]:
 
 
 class Values(NamedTuple):
-    """What one step of the weights uses: lr (schedule included) and weight_decay, float 0-dim tensors on the device,
-    and the optimizer."""
+    """What one step of the weights uses; float 0-dim tensors on the device, lr by the schedule."""
 
     lr: Tensor
     weight_decay: Tensor
     optimizer: str = "sgd"
 
 
-class HyperLearner(Learner):
+class HyperLearner(ByAdam):
     """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate.
 
-    generator: its own random stream. steps: until the weights start anew or the run ends. options: those declared in
-    `Options`.
-    """
+    generator: its own random stream. steps: until the weights start anew or the run ends. options: of `Options`."""
 
     Options: type[registry.Options] = registry.Options
     trials = False  #: whether each of its settings is tried in a whole stage of its own
@@ -50,12 +47,8 @@ class HyperLearner(Learner):
         self.generator = generator or Generator()
         self.steps, self.options = steps, self.Options(**options)
 
-    def variables(self) -> list[Tensor]:
-        return []
-
     def draw(self) -> dict[str, float]:
-        """Before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides."""
-        return {}
+        return {}  # before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides
 
     def sample(self, schedule: float = 1.0) -> Values:
         """schedule: the factor of the learning-rate schedule at this step, in (0, 1]."""
@@ -66,7 +59,6 @@ class HyperLearner(Learner):
         """A stage has ended with this validation accuracy (None: nothing was held out)."""
 
     def result(self) -> dict[str, float | str]:
-        """The current hyper-parameters, by name."""
         lr, decay = self.log.detach().exp().tolist()
         return {"lr": lr, "weight_decay": decay if self.learns_decay else 0.0}
 

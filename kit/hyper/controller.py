@@ -1,6 +1,4 @@
-"""Hyper-parameters from a few basis values each (AutoHAS, 2.2; METHOD section 3): the space, and AutoHAS's controller,
-independent categoricals that are trained with REINFORCE.
-"""
+"""Hyper-parameters from a few basis values each, and AutoHAS's controller of them (2.2; METHOD section 3)."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -15,10 +13,10 @@ from kit import errors, registry
 from kit.errors import KitError
 from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
 from kit.search.grads import RATES, Trace
-from kit.search.learner import ByAdam, Rewarded
+from kit.search.learner import Rewarded
 
 Basis = tuple[float, ...] | tuple[str, ...]  # values to mix (numbers) or to choose from (optimizers)
-#: name → the values that are searched where none are given
+#: by name the values that are searched where none are given
 DEFAULTS: dict[str, Basis] = {
     "lr": (0.01, 0.025, 0.05, 0.1, 0.2),
     "weight_decay": (1e-5, 1e-4, 3e-4, 1e-3, 3e-3),
@@ -27,7 +25,7 @@ DEFAULTS: dict[str, Basis] = {
     "drop_path": (0.0, 0.1, 0.2, 0.3, 0.5),
     "optimizer": tuple(RATES),
 }
-#: of those that are numbers: name → (least, greatest) allowed value; of the others the values above are allowed
+#: the least and greatest value of those that are numbers; the others take the values above
 RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": (0, 0.9), "drop_path": (0, 0.9)}
 
 
@@ -46,7 +44,6 @@ def read_bases(text: str) -> dict[str, Basis]:
 
 
 def _basis(name: str, text: str) -> Basis:
-    """Numbers ascend, and nothing is repeated."""
     words = tuple(dict.fromkeys(map(str.strip, text.split(":"))))
     if name in RANGES:
         low, high = RANGES[name]
@@ -71,7 +68,6 @@ class Searched(HyperLearner):
 
     @classmethod
     def check(cls, config: Any) -> None:
-        """Raises KitError for a hyper_space that is not one."""
         read_bases(config.hyper_space)
 
     def __init__(self, *start: Any, **settings: Any):
@@ -79,8 +75,7 @@ class Searched(HyperLearner):
         self.bases = read_bases(self.options.hyper_space)
 
     @abstractmethod
-    def current(self) -> dict[str, float | str]:
-        """What this step uses, by name."""
+    def current(self) -> dict[str, float | str]: ...  # what this step uses, by name
 
     @abstractmethod
     def best(self) -> dict[str, float | str]:
@@ -105,9 +100,10 @@ class Searched(HyperLearner):
 
 
 @register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
-class Controller(Rewarded, ByAdam, Searched):
-    """Every step draws one basis value per hyper-parameter; the reward is the validation accuracy under the weights
-    that this step gives. The controller lives on the CPU, since the host decides by its draws what to launch."""
+class Controller(Rewarded, Searched):
+    """Independent categoricals by REINFORCE. Every step draws a basis value per hyper-parameter; the reward is the
+    validation accuracy under the weights that it gives. On the CPU, since the host decides by the draws what to launch.
+    """
 
     needs = frozenset({"val"})
     kept = ("drawn", "baseline")
@@ -117,8 +113,8 @@ class Controller(Rewarded, ByAdam, Searched):
 
     def __init__(self, *start: Any, **settings: Any):
         super().__init__(*start, **settings)
-        zeros = lambda basis: torch.zeros(len(basis), dtype=torch.float64, requires_grad=True)
-        self.logits = {name: zeros(basis) for name, basis in self.bases.items()}
+        sizes = {name: len(basis) for name, basis in self.bases.items()}
+        self.logits = {name: torch.zeros(n, dtype=torch.float64, requires_grad=True) for name, n in sizes.items()}
         self.adam = torch.optim.Adam(list(self.logits.values()), lr=self.options.hyper_lr)
         self.drawn: dict[str, int] = {}
 
@@ -131,7 +127,6 @@ class Controller(Rewarded, ByAdam, Searched):
         return super().draw()
 
     def current(self) -> dict[str, float | str]:
-        """The values of the last `draw`."""
         return {name: self.bases[name][i] for name, i in self.drawn.items()}
 
     def best(self) -> dict[str, float | str]:
@@ -144,8 +139,7 @@ class Controller(Rewarded, ByAdam, Searched):
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]."""
         log_p = torch.stack([self.logits[name].log_softmax(0)[i] for name, i in self.drawn.items()]).sum()
-        # −(Q − baseline) ∇ log P(h)
-        advantage = self.advantage(reward())
+        advantage = self.advantage(reward())  # the gradient is −(Q − baseline) ∇ log P(h)
         return [-advantage * gradient for gradient in torch.autograd.grad(log_p, self.variables())]
 
     def summary(self) -> dict[str, float]:

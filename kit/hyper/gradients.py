@@ -1,6 +1,4 @@
-"""η by one-step hyper-gradients (DHA eq. 3, 4, DiffAutoML; METHOD section 3). The learners differ in where the outer
-gradient g' = ∇L(θ'; B') comes from.
-"""
+"""η by one-step hyper-gradients (DHA eq. 3, 4, DiffAutoML; METHOD section 3), by different g' = ∇L(θ'; B')."""
 
 import math
 from collections.abc import Callable
@@ -13,15 +11,11 @@ from torch import Tensor
 from kit.hyper.base import HyperLearner, RateOptions, register
 from kit.search import ranks
 from kit.search.grads import Gradient, Trace
-from kit.search.learner import ByAdam
 
 
-class HyperGradient(ByAdam, HyperLearner):
-    """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η.
-
-    One-step hyper-gradients favour small learning rates (short-horizon bias; Wu et al. 2018), and `hyper_reach` bounds
-    how far η follows them.
-    """
+class HyperGradient(HyperLearner):
+    """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η. It favours
+    small learning rates (short-horizon bias; Wu et al. 2018), so `hyper_reach` bounds how far η follows."""
 
     class Options(RateOptions):
         hyper_reach: float = Field(4.0, gt=1, description="the most that lr and weight_decay may grow or shrink, times")

@@ -1,6 +1,6 @@
-"""What a notebook's second cell needs: its parameters checked before any compute, and the folder that relative paths
-start from. papermill injects `-p name value` as a global and only warns about names that the parameters cell does not
-declare; here every such name is a field of `kit.Config`, one of the notebook's own, or an error.
+"""What notebooks need: their parameters checked before any compute, the folder that relative paths start from, and
+`kit.dashboard`. papermill injects `-p name value` as a global and only warns about names that the parameters cell does
+not declare; here every such name is a field of `kit.Config`, one of the notebook's own, or an error.
 
     values, own = notebook.config(globals(), extra={"seeds": int})
     config = kit.Config(**values)
@@ -8,17 +8,17 @@ declare; here every such name is a field of `kit.Config`, one of the notebook's 
 
 import ast
 import contextlib
-import json
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Json, TypeAdapter, ValidationError
 
 from kit import errors
 from kit.config import Config
 from kit.errors import KitError
+from kit.run.run import Run
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 SEEN = "_kit_parameters"  # the globals' names at the first check, kept in the notebook itself
@@ -35,28 +35,37 @@ def config(
     run every notebook in seconds with it). Enters `home()`. Raises KitError for any other plain variable, naming the
     valid ones, and for a value that has not its parameter's type."""
     home()
-    own = dict(extra or {})
-    allowed = [*own, *Config.model_fields]
-    others = {"In", "Out", *_from_startup(namespace)}
+    own, others = dict(extra or {}), {"In", "Out", *_from_startup(namespace)}
+    kinds = own | {name: field.annotation for name, field in Config.model_fields.items()} | own
     plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in others}
     # a cell that is run again meets the variables of later cells
     seen = namespace.setdefault(SEEN, set(plain))
-    given = {name: value for name, value in plain.items() if name in seen or name in allowed}
-    given |= {name: value for name, value in _environment().items() if name in allowed}
-    for name in given:
-        if name not in allowed:
-            own_name = "(A variable of your own that is no parameter: let its name begin with _.)"
-            raise KitError(f"{errors.unknown('parameter', name, allowed)}. {own_name}")
-    values = {name: typed(name, value) for name, value in given.items() if name not in own}
-    extras = {name: _converted(name, value, own[name]) for name, value in given.items() if name in own}
-    return values, extras
+    given = {name: value for name, value in plain.items() if name in seen or name in kinds}
+    overrides = _converted("KIT_PARAMETERS", os.environ.get("KIT_PARAMETERS", "{}"), Json[dict[str, Any]])
+    given |= {name: value for name, value in overrides.items() if name in kinds}
+    if unknown := [name for name in given if name not in kinds]:
+        own_name = "(A variable of your own that is no parameter: let its name begin with _.)"
+        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. {own_name}")
+    values = {name: _converted(name, value, kinds[name]) for name, value in given.items()}
+    return {k: v for k, v in values.items() if k not in own}, {k: v for k, v in values.items() if k in own}
 
 
 def typed(name: str, value: Any) -> Any:
     """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for a misfit."""
     if name not in Config.model_fields:
         raise errors.unknown("parameter", name, Config.model_fields)
-    return None if value is None else _converted(name, value, Config.model_fields[name].annotation)
+    return _converted(name, value, Config.model_fields[name].annotation)
+
+
+def assigned(texts: Iterable[str]) -> dict[str, Any]:
+    """Values for `kit.Config` from texts like "epochs=10". Raises KitError for a text of another form and a misfit."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise KitError(f"{text!r} is not name=value, such as dataset=digits; kit.Config.model_fields has the names")
+        values[name] = typed(name, value)
+    return values
 
 
 def home() -> Path:
@@ -66,6 +75,33 @@ def home() -> Path:
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
         os.chdir(here.parent)
     return Path.cwd()
+
+
+def dashboard(config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None) -> Any:
+    """A panel for a notebook cell, whose last line the call has to be: choose, start, pause, stop, resume; curves, τ
+    and cells while the search runs.
+
+    config: what the form begins with (None: the defaults). Its run, if there is one, is shown. run: a run, or its path,
+    to look at instead; its configuration fills the form. live: True makes widgets, False none; None: in JupyterLab. The
+    search is a process of its own and ends with the kernel; started again, it goes on from its last epoch.
+
+    Without widgets the search runs in this process with lines for progress (or the given run is read), its figures are
+    shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one."""
+    if not isinstance(config, (Config, type(None))) or (config and run):
+        raise KitError("kit.dashboard takes a configuration, kit.dashboard(kit.Config(...)), or a run, run=path")
+    shown = run if isinstance(run, Run) or run is None else Run.load(run)
+    if "JPY_SESSION_NAME" in os.environ if live is None else live:
+        from kit.lab.panel import Dashboard  # widgets and figures are not imported with kit
+
+        return Dashboard(config, shown)
+    from kit import figures
+    from kit.search.engine import search
+    from kit.search.progress import Lines
+
+    shown = shown or search(config or Config(), progress=Lines())
+    for make in (figures.curves, figures.policy, figures.cells):
+        figures.show(make(shown))
+    return shown
 
 
 def _from_startup(namespace: Mapping[str, Any]) -> set[str]:
@@ -79,25 +115,16 @@ def _from_startup(namespace: Mapping[str, Any]) -> set[str]:
     return {name for name in hidden if name not in assigned and namespace.get(name) is hidden[name]}
 
 
-def _environment() -> dict[str, Any]:
-    text = os.environ.get("KIT_PARAMETERS", "{}")
-    try:
-        return TypeAdapter(dict[str, Any]).validate_json(text)
-    except ValidationError:
-        raise KitError(f"KIT_PARAMETERS={text!r} is not a JSON object such as {json.dumps({'epochs': 2})}") from None
-
-
 def _converted(name: str, value: Any, kind: Any) -> Any:
-    """The value in its parameter's type: a string is read as one, anything else has to be of it already. "none" means
-    None, except where it may be a name (augment="none" is a policy)."""
-    kind = Any if kind is None else kind
-    if isinstance(value, str) and value.strip().lower() in ("none", "null") and kind is not str:
+    """The value in its parameter's type (None: any): a string is read as one, anything else has to be of it already or
+    None. "none" means None, except where it may be a name (augment="none" is a policy)."""
+    text = value.strip() if isinstance(value, str) else None
+    if value is None or (text and text.lower() in ("none", "null") and kind is not str):
         return None
+    adapter = TypeAdapter(Any if kind is None else kind)
     try:
-        if isinstance(value, str):
-            return TypeAdapter(kind).validate_strings(value.strip())
-        return TypeAdapter(kind).validate_python(value, strict=True)
+        return adapter.validate_python(value, strict=True) if text is None else adapter.validate_strings(text)
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Input ").lower()
         hint = f"; as text: papermill -r {name} …, which converts nothing" if kind is str else ""
-        raise KitError(f"parameter {name}={value!r} is of type {type(value).__name__}; it {said}{hint}") from None
+        raise KitError(f"parameter {name}={value!r} of type {type(value).__name__}: {said}{hint}") from None

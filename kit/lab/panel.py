@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from kit import data, figures, methods
+from kit import data, errors, figures, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook
@@ -59,14 +59,10 @@ class Dashboard(widgets.VBox):
 
     def config(self) -> Config:
         """What the form says. Raises KitError for a text that is not of its field's type, and as `kit.Config` does."""
-        given = {name: text for name in FORM if (text := self.fields[name].value.strip())}
-        for part in self.fields["other fields"].value.split():
-            name, equals, given[name] = part.partition("=")
-            if not equals:
-                raise KitError(f"other fields: {part!r} is not name=value, such as drop_path=0.2")
-        config = Config(**{name: notebook.typed(name, text) for name, text in given.items()})
+        given = [f"{name}={text}" for name in FORM if (text := self.fields[name].value.strip())]
+        config = Config(**notebook.assigned([*given, *self.fields["other fields"].value.split()]))
         for name in FORM[len(MAIN) :]:
-            self.fields[name].placeholder = _text(getattr(config, name))
+            self.fields[name].placeholder = str(getattr(config, name))
         return config
 
     @property
@@ -81,8 +77,6 @@ class Dashboard(widgets.VBox):
         self._attach()
         if self.run and self.run.finished:
             self._say("This run finished before. Another seed or value makes another run.")
-        elif self.state == "elsewhere":
-            raise KitError(f"{self.folder} is in use by another process: wait for it, or stop it first")
         elif self.state == "idle":
             values = self.config().model_dump()
             CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder)
@@ -112,9 +106,13 @@ class Dashboard(widgets.VBox):
             self.seen, self.run = mark, Run.load(self.folder) if mark else None
             self.shown.layout.display = None if self.run else "none"
             for name, widget in self.figures.items() if self.run else ():
-                figure = _drawn(FIGURES[name], self.run)
+                try:
+                    figure = FIGURES[name](self.run)
+                except Exception as error:  # nothing to draw yet, or an epoch was saved between two reads
+                    figure = figures.blank(str(error))
+                figure.update_layout(width=WIDTH)
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
-        self._describe(self.state, self.run)
+        self._describe()
 
     def _attach(self) -> None:
         """Show the run of the form's configuration, if there is one, and take its search in hand if this kernel runs
@@ -141,8 +139,8 @@ class Dashboard(widgets.VBox):
             with contextlib.suppress(RuntimeError):  # no event loop: a script, not a kernel
                 self.watching = asyncio.get_running_loop().create_task(watch())
 
-    def _describe(self, state: str, run: Run | None) -> None:
-        start, pause, stop = self.buttons.values()
+    def _describe(self) -> None:
+        (start, pause, stop), state, run = self.buttons.values(), self.state, self.run
         start.description = "resume" if run and not run.finished else "start"
         pause.description = "continue" if state == "paused" else "pause"
         pause.disabled = stop.disabled = state not in ("running", "paused")
@@ -162,17 +160,15 @@ class Dashboard(widgets.VBox):
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except KitError as error:
-            self._say(str(error))
         except Exception as error:
-            self._say(f"{type(error).__name__}: {error} (an error of kit's own; the search is not touched)")
+            self._say(str(error) if isinstance(error, KitError) else f"{errors.summary(error)} (an error of kit's own)")
 
 
 def _fields(config: Config) -> dict[str, widgets.Widget]:
     """The form: what the configuration changes of what its dataset, method, preset and seed give."""
     values = config.model_dump()
     usual = Config(**{name: values[name] for name in MAIN}).model_dump()
-    given = {name: _text(value) for name, value in values.items() if name in MAIN or value != usual[name]}
+    given = {name: str(value) for name, value in values.items() if name in MAIN or value != usual[name]}
     offered = {"dataset": data.datasets(), "method": methods(), "preset": ("laptop", "server", "paper")}
     fields = {}
     for name in FORM:
@@ -182,14 +178,3 @@ def _fields(config: Config) -> dict[str, widgets.Widget]:
     others = " ".join(f"{name}={text}" for name, text in given.items())
     about = {"description": "other fields", "placeholder": "name=value name=value …"}
     return fields | {"other fields": widgets.Text(others, **about, **LOOK)}
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _drawn(make: Callable[[Run], go.Figure], run: Run) -> go.Figure:
-    try:
-        return make(run).update_layout(width=WIDTH)
-    except Exception as error:  # nothing to draw yet, or an epoch was saved between two reads
-        return figures.blank(str(error)).update_layout(width=WIDTH)

@@ -39,17 +39,11 @@ class ChildProcess:
     """A run under way.
 
     values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run
-    directory. threads: of torch; None: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None:
-    all. notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
+    directory. threads: of torch; 0: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None: all.
+    notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
 
     def __init__(
-        self,
-        values: Mapping[str, Any],
-        folder: Path,
-        *,
-        threads: int | None = None,
-        cards: str | None = None,
-        notebook: str | None = None,
+        self, values: Mapping[str, Any], folder: Path, *, threads: int = 0, cards: str | None = None, notebook: str = ""
     ):
         self.killed = self.paused = False
         environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
@@ -109,10 +103,8 @@ def kill_all() -> None:
         child.kill()
 
 
-# ---- in the process ------------------------------------------------------------------------------
-
-
-def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str | None, place: tuple) -> None:
+def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:
+    """What the process does."""
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent
@@ -127,12 +119,14 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     while store.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
-        if notebook is None:
-            search(Config(**values), out=folder.parent, progress=Silent())
-        else:
+        if notebook:
             _papermill(values, folder, notebook)
+        else:
+            search(Config(**values), out=folder.parent, progress=Silent())
     except Exception as error:
-        link.send(_said(error))
+        name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
+        own = "what a session registers, other processes do not know: put it into a file, plugins='my_file.py'"
+        link.send(f"{name}: {' '.join(value.split())[:LONGEST]}" + (f" ({own})" if value.startswith("unknown") else ""))
         sys.exit(1)
 
 
@@ -140,13 +134,6 @@ def _die_with(link: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         link.recv()  # nothing is ever sent down: this returns when the other end is gone
     os.killpg(0, signal.SIGKILL)
-
-
-def _said(error: Exception) -> str:
-    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
-    hint = " (what a session registers, other processes do not know: put it into a file, plugins='my_file.py')"
-    hint = hint if value.startswith("unknown") else ""
-    return f"{name}: {' '.join(value.split())[:LONGEST]}{hint}"
 
 
 def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:

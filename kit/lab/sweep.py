@@ -23,8 +23,6 @@ from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
-LOST = 3  # times that a run may lose its Ray worker or node
-
 
 class Result(NamedTuple):
     """runs: the finished ones, in the order of the configurations; failures: the others' causes, by name."""
@@ -39,11 +37,8 @@ def grid(**axes: Any) -> list[Config]:
     Every combination is checked before any runs. Raises KitError for an unknown name and for an empty axis."""
     several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
     choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
-    for name, values in choices.items():
-        if name not in Config.model_fields:
-            raise errors.unknown("parameter", name, Config.model_fields)
-        if not values:
-            raise KitError(f"{name}: an empty axis makes no runs; give at least one value")
+    if empty := [name for name, values in choices.items() if not values]:
+        raise KitError(f"{empty[0]}: an empty axis makes no runs; give at least one value")
     return [Config(**dict(zip(choices, values))) for values in itertools.product(*choices.values())]
 
 
@@ -56,10 +51,8 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
     for part in listed(overrides):
         name, equals, given = (piece.strip() for piece in part.partition("="))
         if not equals or name in found:
-            raise KitError(
-                f"overrides={overrides!r}: {part!r} is {'an axis already' if equals else 'not name=value:value'}; give "
-                "fields of kit.Config as in -p overrides lr=0.01:0.1,channels=8:16"
-            )
+            problem = "an axis already" if equals else "not name=value:value, as in lr=0.01:0.1,channels=8:16"
+            raise KitError(f"overrides={overrides!r}: {part!r} is {problem}")
         found[name] = [parameters.typed(name, value) for value in listed(given, ":")]
     return values | found
 
@@ -69,9 +62,7 @@ def seeds_of(seeds: int | str) -> list[int]:
     try:
         return [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else list(range(seeds))
     except (TypeError, ValueError):
-        raise KitError(
-            f"seeds={seeds!r} is neither a number of seeds nor a list of them: -p seeds 5, or -p seeds 0,3,7"
-        ) from None
+        raise KitError(f"seeds={seeds!r} is neither a number of seeds, such as 5, nor a list: '0,3,7'") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -113,29 +104,28 @@ def run(
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
         raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
-    folders = {Path(out or config.out).expanduser() / name: config for config, name in zip(configs, _names(configs))}
+    folders = _folders(configs, out)
     finished = lambda: [folder for folder in folders if _finished(folder)]
     todo = {folder: config for folder, config in folders.items() if not _finished(folder)}
-    failures, options = {}, {"threads": threads, "notebook": notebook}
+    failures, options = {}, {"threads": threads, "notebook": notebook or ""}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
         say(f"{len(folders)} runs, {len(folders) - len(todo)} of them finished before")
         if todo:
-            place = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
-            start, room, stop = place
+            start, room, stop = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
     return Result([Run.load(folder) for folder in finished()], failures)
 
 
-def _names(configs: Sequence[Config]) -> list[str]:
-    """Of the run directories; each data set is read once."""
-    known, names = {}, []
+def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Config]:
+    """By run directory; each data set is read once."""
+    known, folders = {}, {}
     for config in configs:
         fields = (config.dataset, config.root, config.image_size, config.on_bad_image, config.preset)
         if fields not in known:
             sets = config.sets()
             known[fields] = sets.name, data.digest(sets)
-        names.append(config.named(*known[fields]))
-    return names
+        folders[Path(out or config.out).expanduser() / config.named(*known[fields])] = config
+    return folders
 
 
 def _finished(folder: Path) -> bool:
@@ -191,10 +181,8 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
     cards = places(available_cards(), gpus)
     count = workers or len(cards) or max(1, len(os.sched_getaffinity(0)) // threads)
     if gpus and count > len(cards):
-        raise KitError(
-            f"gpus={gpus:g} for each of {count} runs at a time, and this machine has room for {len(cards)}: ask for "
-            "fewer workers, a fraction, or gpus=0 for the CPU"
-        )
+        mend = "ask for fewer workers, a fraction, or gpus=0 for the CPU"
+        raise KitError(f"gpus={gpus:g} for each of {count} runs, and this machine has room for {len(cards)}: {mend}")
     for place in cards or [""] * count:
         free.put(place)
 
@@ -234,25 +222,21 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
     one here. Raises KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
     try:
         import ray
-    except ImportError:
-        raise KitError("backend='ray' needs Ray: pip install 'kit[ray]', or use backend='local'") from None
-    try:
+
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
         raise KitError(
-            f"no Ray cluster answers at {address!r} ({errors.summary(error)}): start one with `ray start --head`, give "
-            "host:port of a running one, or address='local' for one here alone"
+            f"no Ray cluster answers at {address!r} ({errors.summary(error)}): pip install 'kit[ray]', start one with "
+            "`ray start --head`, give host:port of a running one, or address='local' for one here alone"
         ) from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
     room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
     if not room:
         ray.shutdown()
-        raise KitError(
-            f"threads={threads}, gpus={gpus:g} for each run, and no machine of the cluster {address} has as much: ask "
-            "for fewer, a fraction of a GPU, or gpus=0 for the CPU"
-        )
-    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LOST, max_calls=0)(_in_ray_worker)
+        asked = f"threads={threads}, gpus={gpus:g} for each run"
+        raise KitError(f"{asked}, and no machine of the cluster {address} has as much: ask for fewer, or a fraction")
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=3, max_calls=0)(_in_ray_worker)  # for lost nodes
 
     def run(values: dict[str, Any], folder: Path, **options: Any) -> str:
         result = task.remote(values, folder.absolute(), os.getcwd(), bool(gpus), options).future()

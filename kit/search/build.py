@@ -149,7 +149,7 @@ class Plan:
         config, role = self.config, self.stage.augment
         name = PRESETS[config.preset]["fixed_augment"] if role == "default" else config.augment
         fill = (normalization(self.sets.train)[0] * 255).round().to(torch.uint8)
-        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, "config": config}
+        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, **AUGMENT[name].arguments(config)}
         policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy

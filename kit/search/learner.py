@@ -79,7 +79,7 @@ class ByAdam(Learner):
     generator: torch.Generator
 
     def variables(self) -> list[Tensor]:
-        return [variable for group in self.adam.param_groups for variable in group["params"]]
+        return [variable for group in (self.adam.param_groups if self.adam else ()) for variable in group["params"]]
 
     def move(self, gradient: list[Tensor]) -> None:
         if gradient:

@@ -51,16 +51,12 @@ class Plane:
     @property
     def centre(self) -> float:
         """The trained model's own value."""
-        return self.values[len(self.coordinates) // 2, len(self.coordinates) // 2]
+        return self.values[len(self.values) // 2, len(self.coordinates) // 2]
 
 
 class LossLines(Plane):
     """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
     coordinates: float64 [n], ascending, 0 and ± RADII among them. values: float64 [directions, n]."""
-
-    @property
-    def centre(self) -> float:
-        return self.values[0, len(self.coordinates) // 2]
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
@@ -110,42 +106,36 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
     odd, so that the centre is the trained model itself. Options, of `line` as well: batch_size, images of a forward
     pass (256); metric, a function of a loss_landscapes model wrapper to a number or an array of numbers (the package's
     metrics among them), in place of the cross-entropy. Raises KitError for what is no grid."""
-    coordinates = _coordinates(steps, radius)
-    points = np.stack(np.meshgrid(coordinates, coordinates, indexing="ij"), axis=-1).reshape(-1, 2)
+    at = axis(steps=steps, radius=radius)
+    points = np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2)
     values = _evaluate(model, data, points, [direction(model, seed, name) for name in ("δ", "η")], **options)
-    return Plane(coordinates, values.reshape(steps, steps, *values.shape[1:]), seed)
+    return Plane(at, values.reshape(steps, steps, *values.shape[1:]), seed)
 
 
-def line(
-    model: nn.Module, data: ImageSet, directions: int = 10, *, steps: int = 21, radius: float = 1, seed=0, **options
-) -> LossLines:
+def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.0, seed=0, **options) -> LossLines:
     """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
     rest as for `plane`."""
-    coordinates = np.unique([*_coordinates(steps, radius, directions), *RADII, *(-r for r in RADII)])
+    at = np.unique([*axis(steps=steps, radius=radius, directions=directions), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
     ways = (direction(model, seed, name) for name in names)
-    values = [_evaluate(model, data, coordinates[:, None], [way], **options) for way in ways]
-    return LossLines(coordinates, np.stack(values), seed)
+    return LossLines(at, np.stack([_evaluate(model, data, at[:, None], [way], **options) for way in ways]), seed)
 
 
-def check(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> None:
-    """Raises KitError for what `compare` would refuse about the grid: for a notebook that searches first."""
+def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
+    """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse about it: a notebook
+    that searches first calls this before."""
     if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
         raise KitError(
             f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
             "from 3, a positive radius (1 moves every filter by its own norm), 1 direction or more; images=0 takes all"
         )
-
-
-def _coordinates(steps: int, radius: float, directions: int = 2) -> np.ndarray:
-    check(steps=steps, radius=radius, directions=directions)
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
 
 def _evaluate(
-    model: nn.Module, data: ImageSet, points: np.ndarray, axes: list[dict], batch_size: int = 256, metric: Any = None
+    model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size: int = 256, metric: Any = None
 ) -> np.ndarray:
-    """Values at points [n, axes] along directions: float64 [n, …]."""
+    """Values at points [n, ways] along directions: float64 [n, …]."""
     from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
     def mean_loss(wrapper: SimpleModelWrapper) -> float:
@@ -158,28 +148,24 @@ def _evaluate(
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 moved = twin.get_parameter(name).copy_(weight)  # all of them: a metric may move them, too
-                for axis, c in zip(axes, point):
-                    moved.add_(axis[name], alpha=float(c))
+                for way, c in zip(ways, point):
+                    moved.add_(way[name], alpha=float(c))
             values.append(np.asarray((metric or mean_loss)(SimpleModelWrapper(twin)), dtype=float))
     return np.stack(values)
 
 
-def sharpness(
-    model: nn.Module, data: ImageSet, *, directions: int = 10, eigenvalue_images: int = 512, **options
-) -> dict[str, float]:
+def sharpness(model: nn.Module, data: ImageSet, *, directions=10, eigenvalue_images=512, **options) -> dict[str, float]:
     """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
     largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
     Options as for `plane`."""
-    part = part_of(data, min(eigenvalue_images, len(data)))
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
-    return found | {"eigenvalue": largest_eigenvalue(model, part)}
+    return found | {"eigenvalue": largest_eigenvalue(model, part_of(data, eigenvalue_images))}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
-    """About n images with the classes' shares kept, the same ones every time; 0: all of them."""
-    if not 0 <= n <= len(data):
-        raise KitError(f"images={n:,}: there are {len(data):,}; 0 takes them all")
-    return data if n in (0, len(data)) else data.take(stratified_split(data.labels, n / len(data))[1])
+    """About n images with the classes' shares kept, the same ones every time; all of them for 0 and where there are no
+    more."""
+    return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
 
 
 def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
@@ -210,29 +196,26 @@ def compare(
 ) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
 
-    images: so many test images, drawn evenly from the classes (0: all), at most 512 of them for the Hessian. grid:
+    images: at most so many test images, drawn evenly from the classes (0: all), 512 of them for the Hessian. grid:
     steps and radius, as for `plane`. What is measured lies in the run's directory, in landscape/, and is read the next
     time. Raises KitError before any compute for a path that is no run, a run without a model, and runs that were not
     tested on the same images."""
-    grid = {"steps": 21, "radius": 1.0} | grid
-    check(directions=directions, images=images, **grid)
+    at = axis(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     # in the memory format that the runs evaluated them in: kernels may round by it
     models = [run.model(pick_device(device)).to(memory_format=torch.channels_last) for run in opened]
     part = part_of(_test_images(opened), images).to(pick_device(device))
-    curved, measured = part_of(part, min(512, len(part))), []
-    name = f"{grid['steps']}-{grid['radius']:g}-{seed}-{directions}-{len(part)}.npz"
+    curved, measured = part_of(part, 512), []
+    name = f"{len(at)}-{at[-1]:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
         path = run.path / "landscape" / name
-        if path.is_file():
-            kept = store.read_arrays(path)
-        else:
+        if not (kept := store.read_arrays(path, {})):
             lines, flat = line(model, part, directions, seed=seed, **grid), plane(model, part, seed=seed, **grid)
             kept = {"lines": lines.values, "at": lines.coordinates, "plane": flat.values}
             kept["eigenvalue"] = np.array(largest_eigenvalue(model, curved))
             with contextlib.suppress(KitError):  # in somebody else's run: measured anew each time
                 store.write_arrays(path, kept)
-        flat, lines = Plane(_coordinates(**grid), kept["plane"], seed), LossLines(kept["at"], kept["lines"], seed)
+        flat, lines = Plane(at, kept["plane"], seed), LossLines(kept["at"], kept["lines"], seed)
         label = f"{METHODS[run.config.method].title.split(':')[0]} · seed {run.config.seed}"
         measured.append(Landscape(run, label, flat, lines, float(kept["eigenvalue"]), len(part), len(curved)))
     return measured
@@ -258,30 +241,19 @@ def one_each(landscapes: Sequence[Landscape]) -> list[Landscape]:
     return list({item.run.config.method: item for item in reversed(landscapes)}.values())[::-1]
 
 
-# ---- the report ----------------------------------------------------------------------------------
-
-
-def table(landscapes: Sequence[Landscape]) -> pd.DataFrame:
-    """One row per run: accuracy, test loss (the plane's centre), `LossLines.rises`, the largest eigenvalue, and the
-    numbers of directions and images that they rest on."""
-    rows = []
-    for item in landscapes:
-        config, accuracy = item.run.config, item.run.metrics["test_accuracy"]
-        row = {"run": item.label, "method": config.method, "seed": config.seed, "test_accuracy": accuracy}
-        row |= {"test_loss": float(item.plane.centre), **item.lines.rises(), "eigenvalue": item.eigenvalue}
-        counts = {"directions": len(item.lines.values), "images": item.images}
-        rows.append(row | counts | {"eigenvalue_images": item.eigenvalue_images})
-    return pd.DataFrame(rows)
-
-
 def gather(kind: str, runs: Sequence[Run], measured: Sequence[Landscape]) -> tuple[list[tuple], dict[str, Any]]:
     from kit import figures  # not with kit, which loads this module: plotly takes long
 
-    shown, first = one_each(measured), measured[0].plane
+    shown, first, rows = one_each(measured), measured[0].plane, []
     drawn = [(f"-{which}", text, getattr(figures, f"landscape_{which}")(shown)) for which, text in PICTURES.items()]
+    for item in measured:
+        config, accuracy = item.run.config, item.run.metrics["test_accuracy"]
+        row = {"run": item.label, "method": config.method, "seed": config.seed, "test_accuracy": accuracy}
+        row |= {"test_loss": float(item.plane.centre), **item.lines.rises(), "eigenvalue": item.eigenvalue}
+        row |= {"directions": len(item.lines.values), "images": item.images}
+        rows.append(row | {"eigenvalue_images": item.eigenvalue_images})
     grid = {"steps": len(first.coordinates), "radius": float(first.coordinates[-1]), "direction_seed": first.seed}
-    more = {"classes": len(runs[0].classes), "grid": grid, "commit": provenance.commit()}
-    return drawn, {**more, "rows": table(measured).to_dict("records")}
+    return drawn, {"classes": len(runs[0].classes), "grid": grid, "commit": provenance.commit(), "rows": rows}
 
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:

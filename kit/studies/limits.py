@@ -58,7 +58,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
 
 def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
     """One row per finished run: method, title, seed, test_accuracy, bound (NaN: no limit), cost (of the network found),
-    kept (bool). A latency is the one that the run's own limit was kept by; without a limit it is taken now."""
+    kept (bool)."""
     rows = tables.per_run(runs)[["method", "title", "seed", "test_accuracy"]]
     bounds = pd.Series([getattr(run.config, BOUNDS[cost]) for run in runs], dtype=float)
     costs = pd.Series([run_latency(run) if cost == "latency_ms" else run.metrics[cost] for run in runs])

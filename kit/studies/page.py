@@ -32,19 +32,13 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join([line(table.columns), "|" + "---|" * table.shape[1], *map(line, table.values)])
 
 
-ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("kit.studies"),
-    autoescape=jinja2.select_autoescape(["html.j2"]),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-ENVIRONMENT.filters["table"] = markdown_table
-
-
 def render(template: str, **values: Any) -> str:
     """A template of kit/studies/templates; what is put into an .html.j2 is escaped unless it is Markup."""
-    return ENVIRONMENT.get_template(template).render(values) + "\n"
+    looks = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": jinja2.select_autoescape(["html.j2"])}
+    loader = jinja2.PackageLoader("kit.studies")
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **looks)
+    environment.filters["table"] = markdown_table
+    return environment.get_template(template).render(values) + "\n"
 
 
 def html(markdown: str, folder: Path | None = None) -> Markup:
@@ -52,9 +46,8 @@ def html(markdown: str, folder: Path | None = None) -> Markup:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     if folder is None:
         return Markup(parser.disable("image").render(markdown))
-    sources = re.split(r'src="([\w.+-]+\.png)"', parser.render(markdown))
-    sources[1::2] = [f'src="{_data_uri((folder / name).read_bytes())}"' for name in sources[1::2]]
-    return Markup("".join(sources))
+    data_uri = lambda source: f'src="{_data_uri((folder / source[1]).read_bytes())}"'
+    return Markup(re.sub(r'src="([\w.+-]+\.png)"', data_uri, parser.render(markdown)))
 
 
 def assemble(title: str, *parts: Markup | go.Figure) -> str:
@@ -101,8 +94,7 @@ def write(run: Run | str | Path, path: str | Path = "") -> Path:
     directory); return where. Raises KitError when there is no run, and when the page cannot be written."""
     run = run if isinstance(run, Run) else Run.load(run)
     path, text = Path(path or run.path / "report.html").expanduser(), of_run(run)
-    mend = f"name another file, as in make report RUN={run.path} OUT=report.html"
-    store.atomically(path, lambda p: p.write_text(text, encoding="utf-8"), mend)
+    store.atomically(path, lambda p: p.write_text(text, encoding="utf-8"), "name another file, as in make report OUT=…")
     return path
 
 

@@ -1,7 +1,10 @@
-"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say."""
+"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say; any runs
+side by side with Pareto fronts of test accuracy against cost, and how much their architectures agree."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,9 @@ ACCURACY = ("accuracy_mean", "accuracy_low", "accuracy_high")  # mean and 95% in
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 COSTS = ("seconds", "memory_mb", "params", "macs")
 COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
+SAME = ["data", "split", "budget"]  # within these accuracies are comparable
+FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
+RULE = "Accuracies compare within one data, split and budget, seconds on one machine as well: no front spans two."
 
 # Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
 # V100. DAAS and the differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on
@@ -51,14 +57,11 @@ def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
     return stats.t.ppf(0.975, n - 1) * std / n**0.5
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: pd.Series) -> pd.Series:
     """Holm's step-down adjustment of a family of p-values (Holm 1979): the k-th smallest times the number not yet
     rejected, kept monotone, at most 1. NaN stands for no test and does not count."""
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
-    adjusted = np.full(len(p), math.nan)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted
+    ordered = p.dropna().sort_values()
+    return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
@@ -94,16 +97,16 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     n, mean = apart.count(), apart.mean()
     # seeds that all differ by the same number of test images have no spread to take an interval from
     std = apart.std().where(apart.max() - apart.min() > 1e-12)
-    half, p = half_width(std, n), 2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1)
+    half, p = half_width(std, n), pd.Series(2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
     values = (mean, mean - half, mean + half)
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
-def summarize(runs: Sequence[Run], reference: str = REFERENCE) -> pd.DataFrame:
+def summarize(runs: Sequence[Run]) -> pd.DataFrame:
     """`grouped` by method, with the means of seconds, memory_mb, params and macs, and the columns of `against`."""
     rows = per_run(runs)
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in COSTS})
-    return summary.join(against(rows, "test_accuracy", reference), on="method")
+    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method")
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
@@ -150,12 +153,10 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def cut_off(summary: pd.DataFrame) -> list[str]:
     """A sentence on the methods of `summarize` whose interval would go beyond what an accuracy can be, where any do."""
-    cut = summary[(summary["accuracy_low"] == 0) | (summary["accuracy_high"] == 1)]
-    cut = cut[cut["accuracy_std"] > 0]
-    if cut.empty:
-        return []
-    names = ", ".join(f"`{row.method}` (n = {row.n})" for row in cut.itertuples())
-    return [f"The interval of {names} is cut off at 0 or 100%, where an accuracy ends: so few seeds cannot place it."]
+    cut = ((summary["accuracy_low"] == 0) | (summary["accuracy_high"] == 1)) & (summary["accuracy_std"] > 0)
+    names = ", ".join(f"`{row.method}` (n = {row.n})" for row in summary[cut].itertuples())
+    words = f"The interval of {names} is cut off at 0 or 100%, where an accuracy ends: so few seeds cannot place it."
+    return [words] if names else []
 
 
 def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", factor: float = 100) -> list[str]:
@@ -179,3 +180,85 @@ def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", fact
 
 def _p(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+class Comparison(NamedTuple):
+    """table: one row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and
+    front_seconds, front_params, front_macs (bool: no comparable run reaches as much for less). agreement: run × run,
+    the share of choices that two architectures have in common. notes: what is the same in all runs, what differs."""
+
+    table: pd.DataFrame
+    agreement: pd.DataFrame
+    notes: list[str]
+
+
+def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
+    """Put runs side by side; those that are not finished or cannot be read are named in the notes.
+
+    runs: a folder of run directories, paths with commas, or a list. dataset: only the runs on it ("": all). Raises
+    KitError when nothing is left to compare."""
+    paths, found, aside = [], {}, []
+    for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
+        path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
+        paths += sorted(p.parent for p in path.glob("*/config.json")) or [path]
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        try:
+            run = Run.load(path)
+            if dataset in ("", run.config.dataset):
+                found[run] = _circumstances(run)
+        except KitError as error:
+            aside.append(f"Left out: {error}.")
+    if not found:
+        raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
+    circumstances = pd.DataFrame(found.values(), index=pd.Index([run.path.name for run in found], name="run"))
+    table = per_run(list(found)).join(circumstances.reset_index())
+    for cost, within in FRONTS.items():
+        table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
+    chosen = [choices(run) for run in found]
+    shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
+    agreement = pd.DataFrame(shares, circumstances.index, circumstances.index)
+    return Comparison(table, agreement, [*_notes(circumstances), *aside])
+
+
+def _circumstances(run: Run) -> dict[str, str]:
+    if not run.finished:
+        raise KitError(f"{run.path.name} is not finished ({run.status})")
+    config, place = run.config, run.provenance
+    size = "×".join(map(str, run.found()["network"]["image"][1:]))
+    limit = f" of {config.train_images} images" if config.train_images else ""
+    return {
+        "data": f"{config.dataset} {size}, {run.metrics['test_images']} test images",
+        "budget": f"{config.epochs} epochs{limit}",
+        "machine": f"{place['device']}, {place['processor']}, {place['threads']} thread(s)",
+        "space": config.space,
+        "network": f"{config.channels} channels, {config.cells} cells",
+        **{name: str(place[name]) for name in ("split", "trained_on", "commit")},
+    }
+
+
+def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
+    """bool by row: True where no other costs no more and has no less test accuracy, with one of the two better."""
+    costs, gains = rows[cost].to_numpy(), rows["test_accuracy"].to_numpy()
+    no_worse = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [other, one]
+    better = (costs[:, None] < costs) | (gains[:, None] > gains)
+    return pd.Series(~np.any(no_worse & better, axis=0), rows.index)
+
+
+def choices(run: Run) -> set[str]:
+    """What an architecture chose, place by place; empty for a fixed network."""
+    found = set()
+    for kind, places in run.genotype.items():
+        for i, place in enumerate(places if isinstance(places, list) else ()):
+            found |= {f"{run.config.space}/{kind}/{i}/{one}" for one in (place if isinstance(place, list) else [place])}
+    return found
+
+
+def _notes(circumstances: pd.DataFrame) -> list[str]:
+    same, notes = [], []
+    for name, values in circumstances.items():
+        counts = values.value_counts(sort=False)
+        if len(counts) == 1:
+            same.append(f"{name}: {counts.index[0]}")
+        else:
+            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in counts.items())}.")
+    return [f"The same in all runs: {'; '.join(same)}.", *notes, *([RULE] if notes else [])]
