@@ -135,7 +135,8 @@ class Batches:
         if not 1 <= batch_size <= len(data):
             most = len(data)
             raise KitError(f"batch_size={batch_size} but the set has {most} images: choose batch_size from 1 to {most}")
-        ranks.check(batch_size)
+        if batch_size % (n := ranks.count()):
+            raise KitError(f"{n} ranks do not divide batch_size={batch_size}: start as many as divide it")
         self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size
         self._generator = torch.Generator().manual_seed(torch.randint(2**63 - 1, (), generator=generator).item())
         self._enter(self._generator.get_state(), 0)

@@ -49,7 +49,9 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
         torch.set_num_threads(_threads(config, sets))
-        facts = _facts(sets)
+        # what tells one state of a data set from another
+        facts = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
+        facts |= {"classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
@@ -91,12 +93,6 @@ def _threads(config: Config, sets: ImageSets) -> int:
     if "OMP_NUM_THREADS" in os.environ:
         return threads
     return max(1, min(threads, config.batch_size * config.channels * math.prod(sets.size) // PER_THREAD))
-
-
-def _facts(sets: ImageSets) -> dict[str, Any]:
-    """What tells one state of a data set from another, for the run directory."""
-    sizes = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
-    return {**sizes, "classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
 
 
 def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:

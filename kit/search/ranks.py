@@ -59,12 +59,6 @@ def count() -> int:
     return 1 if _group is None else dist.get_world_size()
 
 
-def check(batch_size: int) -> None:
-    """Raises KitError where the ranks cannot share a batch evenly."""
-    if batch_size % count():
-        raise KitError(f"{count()} ranks do not divide batch_size={batch_size}: start as many as divide it")
-
-
 def own_device(device: torch.device) -> torch.device:
     """This rank's GPU, on GPUs. Raises KitError where there are too few, or where `device` is one of them."""
     if count() == 1 or device.type != "cuda":

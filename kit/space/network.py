@@ -258,7 +258,7 @@ class Network(nn.Module, ABC):
         return drop(x, self.drop_path, self.generator, whole=True) if self.training else x
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
-        """Per-sample cross-entropy [N] (auxiliary head's share included, DARTS weight) and the predicted labels [N]."""
+        """Per-sample cross-entropy [N], the auxiliary head's share included, and the predicted labels [N]."""
         scores, auxiliary = self._run(images, child)
         losses = F.cross_entropy(scores, labels, reduction="none")
         if auxiliary is not None:
