@@ -99,7 +99,6 @@ class Config(BaseModel):
                 part.make.check(self)
 
     def _check_fit(self) -> None:
-        """Whether the epochs, the method, the space and the learners can work together."""
         space, arch, trials = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make.trials
         before, anew, own = len(self.stages) - 1, self.stages[-1].restart, f"search_epochs={self.search_epochs}"
         searches, repeats = (any(getattr(stage, what) for stage in self.stages) for what in ("search", "repeat"))

@@ -142,7 +142,6 @@ class Policy(ByAdam):
 
 
 def share(whole: Draw) -> Draw:
-    """This rank's."""
     return whole if ranks.count() == 1 else dataclasses.replace(ranks.own(whole), whole=whole)
 
 

@@ -54,7 +54,6 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in the folder, sorted."""
     return [item for item in sorted(folder.iterdir()) if not item.name.startswith((".", "__MACOSX"))]
 
 

@@ -92,7 +92,6 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 def _by_autograd(
     g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of x and of the weight."""
     padding = dilation * (weight.shape[-1] - 1) // 2
     geometry = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], weight.shape[0])
     return _backward(g, x, weight, None, *geometry, [*wanted, False])[:2]
@@ -109,7 +108,6 @@ def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation
 
 
 def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
-    """The weight's gradient of a 3×3 kernel at stride 1 without dilation."""
     return _by_autograd(g, x, like.new_empty(like.shape[0], 1, 3, 3), 1, 1, (False, True))[1]
 
 

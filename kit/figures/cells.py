@@ -138,7 +138,6 @@ def _graph(edges: list[Edge], pale: Collection[Edge]) -> Drawing:
 
 
 def _curve(source: tuple[float, float], target: tuple[float, float]) -> list[tuple[float, float]]:
-    """An S from one point to another, level at both ends."""
     t = np.linspace(0, 1, 14)
     x, y = (a + (b - a) * share for a, b, share in zip(source, target, (t, 3 * t**2 - 2 * t**3)))
     return list(zip(x.tolist(), y.tolist()))

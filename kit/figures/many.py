@@ -118,13 +118,11 @@ def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
 
 
 def _single(rows: pd.DataFrame, x: str, y: str) -> Sequence[go.Scatter]:
-    """Faint dots."""
     points = rows.assign(**{ACCURACY: 100 * rows["test_accuracy"]})
     return px.scatter(points, x=x, y=y, opacity=0.4, **_looks(rows)).update_traces(showlegend=False).data
 
 
 def _looks(rows: pd.DataFrame) -> dict[str, Any]:
-    """The methods' colours and symbols, for plotly.express."""
     looks = {method: look(method) for method in rows["method"]}
     symbols = {method: "circle" if of.dash == "solid" else "circle-open" for method, of in looks.items()}
     colors = {method: of.color for method, of in looks.items()}
@@ -133,7 +131,6 @@ def _looks(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _legend_below(figure: go.Figure, height: int) -> go.Figure:
-    """A legend of the methods' titles, which are long."""
     legend = {"orientation": "h", "y": -100 / height, "yanchor": "top", "title": {"text": ""}}
     figure.for_each_trace(lambda trace: trace.update(name=look(trace.name).title if trace.legendgroup else trace.name))
     return figure.update_layout(height=height, legend=legend)

@@ -64,7 +64,6 @@ def _searches(run: Run) -> bool:
 
 
 def _shaded(figure: go.Figure, run: Run) -> go.Figure:
-    """Shade the epochs of the search in all panels."""
     for stage, first, last in _stages(run):
         if stage.search:
             figure.add_vrect(x0=first, x1=last, fillcolor=SKY, opacity=0.13, line_width=0, layer="below")

@@ -96,7 +96,6 @@ class Dashboard(widgets.VBox):
             self.refresh()
 
     def refresh(self) -> None:
-        """Bring line, buttons and figures up to date."""
         if self.child and self.child.ended:
             CHILDREN.pop(self.folder, None)
             self._say(self.child.end())

@@ -98,13 +98,11 @@ class ChildProcess:
 
 @atexit.register  # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
 def kill_all() -> None:
-    """Every run that this process has started."""
     for child in list(ALIVE):
         child.kill()
 
 
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:
-    """What the process does."""
     os.setsid()  # a process group of its own: no Ctrl-C of the terminal reaches it, and it can be killed as a whole
     threading.Thread(target=_die_with, args=(link,), daemon=True).start()
     if sys.platform == "linux":  # a paused run reads no pipe: the system kills it with the fork server, its parent

@@ -103,7 +103,6 @@ class Plan:
         return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 
     def generator(self, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A random stream for one purpose in this stage."""
         return generator(self.config.seed, f"{self.stage.name}/{purpose}", device)
 
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
@@ -118,7 +117,6 @@ class Plan:
         return space.build(c.space, self.sets.num_classes, image, *normalization(self.sets.train), **settings)
 
     def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
-        """The network, and the learner of its architecture."""
         config, seed = self.config, self.generator("weights").initial_seed()
         torch.manual_seed(seed)
         supernet, limits = self.network(), self.limits()

@@ -127,7 +127,6 @@ class Search:
         self._enter(0)
 
     def run(self, reporter: Silent) -> None:
-        """All epochs that are left, then the results."""
         if self.device.type == "cpu":
             keep_freed()
         if self.config.deterministic:
@@ -202,7 +201,6 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        """α and τ, for the history."""
         if self.stage_index:  # it trains the chosen child alone: α stays what the search left
             alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
         else:

@@ -31,7 +31,6 @@ class Gradient:
 
     @functools.cached_property
     def of(self) -> dict[nn.Parameter, Tensor]:
-        """theta by the parameter."""
         return dict(zip(self.parameters, self.theta))
 
     @classmethod

@@ -86,7 +86,6 @@ CELL_OPS = tuple(OPERATIONS)
 
 
 def cell_slots(operations: Mapping[str, Any] = OPERATIONS) -> tuple[Slot, ...]:
-    """The nodes of both kinds of cells."""
     nodes = [tuple((op, edge) for edge in range(INPUTS + node) for op in operations) for node in range(NODES)]
     return tuple(Slot(f"{kind}/{node}", nodes[node], 2) for kind in KINDS for node in range(NODES))
 

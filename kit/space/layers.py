@@ -59,7 +59,6 @@ class GatedNorm(nn.BatchNorm2d):
         return F.batch_norm(x, *running, weight, bias, self.training, factor, self.eps)
 
     def gated_affine(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias [C] with the gate in them."""
         if self.gate is None:
             return self.weight, self.bias
         if self.weight.requires_grad:

@@ -35,11 +35,9 @@ class Limits:
         return ", ".join(f"{name}={_number(bound)}" for name, bound in self.bounds.items()) or "no limits"
 
     def cost(self, picks: Picks, name: str) -> float:
-        """Of a child; name: one of `BOUNDS`."""
         return self.latency.predict(picks) if name == "max_latency_ms" else self.network.cost(picks)[BOUNDS.index(name)]
 
     def allow(self, picks: Picks) -> bool:
-        """Whether a child keeps to all limits."""
         return all(self.cost(picks, name) <= bound for name, bound in self.bounds.items())
 
     def costs(self, picks: Picks) -> str:

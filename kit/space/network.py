@@ -42,7 +42,6 @@ def everything(slots: Iterable[Slot]) -> Picks:
 
 
 def alone(slots: Sequence[Slot], slot: int, candidate: int) -> Picks:
-    """Nothing but one candidate of one slot."""
     return tuple((candidate,) if i == slot else () for i in range(len(slots)))
 
 

@@ -50,7 +50,6 @@ class Plane:
 
     @property
     def centre(self) -> float:
-        """The trained model's own value."""
         return self.values[len(self.values) // 2, len(self.coordinates) // 2]
 
 

@@ -80,7 +80,6 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The summary as the report shows it: strings."""
     form = "{:,.4g}" if cost == "latency_ms" else "{:,.0f}"
     shown = {"method": summary["title"], "limit": summary["bound"].map(form.format).replace("nan", "none")}
     shown |= {"n": summary["n"], "test accuracy, % [95%]": tables.bounded(summary, tables.ACCURACY)}
