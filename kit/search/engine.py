@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from kit.run import store
 from kit.run.provenance import pick_device
 from kit.run.run import KEPT_CHECKPOINTS, Records, Run
 from kit.search import build, ranks
-from kit.search.evaluate import score, write_failure, write_results
+from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
 from kit.search.step import STEPS
 from kit.space import Picks
@@ -146,7 +147,10 @@ class Search:
             self.seconds = time.perf_counter() - began
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
-            write_failure(self, error)
+            failure = {"error": type(error).__name__, "message": str(error), "epoch": self.epoch, "step": self.step}
+            with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
+                if not (path := self.folder / "failure.json").is_file():  # of several ranks the first one's
+                    store.write_json(path, failure | {"traceback": traceback.format_exc()})
             raise
         finally:
             reporter.close()

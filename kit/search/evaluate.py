@@ -1,7 +1,5 @@
 """The scores of a run's current architecture, and what it writes at its end: model, metrics and their provenance."""
 
-import contextlib
-import traceback
 from typing import Any, NamedTuple
 
 import torch
@@ -82,12 +80,3 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
     for name, content in (("model/model", model), ("provenance", place | spent), ("metrics", metrics)):
         store.write_json(folder / f"{name}.json", content)
-
-
-def write_failure(search: Search, error: Exception) -> None:
-    """failure.json, which says what ended the run and where; of several ranks by the one that failed first."""
-    path, place = search.folder / "failure.json", {"epoch": search.epoch, "step": search.step}
-    failure = {"error": type(error).__name__, "message": str(error), **place, "traceback": traceback.format_exc()}
-    with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-        if not path.is_file():
-            store.write_json(path, failure)

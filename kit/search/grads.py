@@ -46,9 +46,9 @@ class Gradient:
 
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
-    """One backward pass: gradients of the child's weights and of its gates. Nothing is left in `.grad`. loss: a mean
-    over this rank's share of the batch, of which the gradients are the whole's. Weights without a part in the loss (the
-    auxiliary head in evaluation) are left out, so that neither momentum nor weight decay moves them."""
+    """One backward pass: gradients of the child's weights and of its gates, for the whole batch. loss: a mean over this
+    rank's share. Weights without a part in it (the auxiliary head in evaluation) are left out, so that neither momentum
+    nor weight decay moves them."""
     parameters = network.child_parameters(child.picks)
     gates = [gate for gate in child.gates if gate is not None and gate.requires_grad]
     grads = ranks.mean(torch.autograd.grad(loss, [*parameters, *gates], allow_unused=True))

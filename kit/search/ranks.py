@@ -2,8 +2,7 @@
 
 Every rank draws the whole batch's rows, transformations, masks and the one child from generators that all ranks share,
 and computes its own slice. Gradients are averaged and signals gathered, so that every learner is updated alike on every
-rank. Without torchrun every function here gives back what it is given.
-"""
+rank. Without torchrun every function here gives back what it is given."""
 
 import contextlib
 import dataclasses

@@ -1,8 +1,7 @@
 """The steps, as the papers print them: one level (DHA, DiffAutoML, AutoHAS) and two levels (DAAS, DARTS, GDAS).
 
 batches: "train", and "fresh" (other training batches) and "val" where a learner reads them. schedule: the factor of
-the learning-rate schedule at this step. Every learner gets every signal, so any learner works in any step.
-"""
+the learning-rate schedule at this step. Every learner gets every signal, so any learner works in any step."""
 
 from functools import partial
 from typing import NamedTuple

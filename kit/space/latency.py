@@ -2,8 +2,7 @@
 images in evaluation mode, float32.
 
 A search adds up a table: every candidate is timed alone, once per operation and shape; the quickest and the slowest
-child by that sum, timed as a whole, say what every child takes besides, and how much of the sum is left in a row.
-"""
+child by that sum, timed as a whole, say what every child takes besides, and how much of the sum is left in a row."""
 
 import copy
 import platform

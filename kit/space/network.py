@@ -1,9 +1,7 @@
 """What every searchable or fixed network has in common: slots and children, losses, statistics, genotypes, costs.
 
 A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
-the cell space, one block for a chain of blocks, nothing for a fixed network. Learners see slots only, so that any of
-them works on any space.
-"""
+the cell space, one block for a chain of blocks, nothing for a fixed network. Learners see nothing but slots."""
 
 import contextlib
 import functools
