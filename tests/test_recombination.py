@@ -27,6 +27,7 @@ SMALL = {
     "cell": {"channels": 2, "search_channels": 2},
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},
     "mobile": {"cells": 4},
+    "nas-bench-201": {"cells": 3, "channels": 4, "search_channels": 4, "reductions": 1},
 }
 SPACES = [name for name, part in NETWORKS.items() if part.make.searchable]
 # learners in this order: the mixture of all a cell's operations does not meet ift, which would take half of the time

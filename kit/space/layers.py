@@ -56,7 +56,7 @@ class GatedNorm(nn.BatchNorm2d):
         tracked = self.training and self.track_running_stats
         factor = self._factor() if tracked else 0.0
         running = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
-        return F.batch_norm(x, *running, weight, bias, self.training, factor, self.eps)
+        return F.batch_norm(x, *running, weight, bias, self.training or running[0] is None, factor, self.eps)
 
     def gated_affine(self) -> tuple[Tensor, Tensor]:
         if self.gate is None:
