@@ -55,7 +55,6 @@ class Part:
         return {**self.settings, **{name: getattr(config, name) for name in names}}
 
     def values(self, preset: str) -> dict[str, Any]:
-        """What the part brings to a configuration of this preset."""
         brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in self.brings.items()}
         return {name: value for name, value in brought.items() if value is not None}
 
@@ -100,8 +99,6 @@ class Registry(dict[str, Part]):
 
         return add
 
-
-# ---- plug-ins: files of a user's own -------------------------------------------------------------
 
 _loaded: dict[Path, bytes] = {}
 

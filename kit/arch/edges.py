@@ -33,7 +33,9 @@ class Edges(Logits):
 
     def __init__(self, slots: tuple[Slot, ...], *given: Any, **settings: Any):
         super().__init__(slots, *given, **settings)
-        groups = [_by_edge(slot) for slot in slots]
+        edges = [sorted({edge for _, edge in slot.candidates}) for slot in slots]
+        of_edge = lambda slot, edge: [c for c, (_, of) in enumerate(slot.candidates) if of == edge]
+        groups = [[of_edge(slot, edge) for edge in own] for slot, own in zip(slots, edges)]
         pad = partial(pad_sequence, batch_first=True, padding_value=-1)
         rows = pad([torch.tensor(group) for edges in groups for group in edges])
         self.members = pad(rows.split(list(map(len, groups))))  # int64 [slots, edges, operations]: candidates; −1 pads
@@ -97,11 +99,6 @@ class Edges(Logits):
     def relaxed(self, by_edge: Tensor, noise: Tensor, edge_noise: Tensor) -> Tensor:
         # DAAS eq. 7; their log softmax of the logits differs from the logits by a constant per softmax
         return (by_edge * self.softmax(self.to_edges(self.logits) + noise, self.temperature)).sum()
-
-
-def _by_edge(slot: Slot) -> list[list[int]]:
-    edges = sorted({edge for _, edge in slot.candidates})
-    return [[c for c, (_, of) in enumerate(slot.candidates) if of == edge] for edge in edges]
 
 
 @register("daas", title="Hard Gumbel over edges and operations (DAAS)", brings={"arch_reach": 6.0})

@@ -192,7 +192,6 @@ def _ops(run: Run) -> list[str]:
 
 
 def _log_ratio(p: np.ndarray) -> np.ndarray:
-    """log₂ of probabilities [epochs, …] over those of a uniform distribution."""
     return np.log2(np.maximum(p.astype(float) * p[0].size, 1e-6)).round(3)
 
 

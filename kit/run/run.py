@@ -37,7 +37,6 @@ class Records:
         self.tau: list[dict[str, np.ndarray]] = []
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
-        """Rows of the history. step, epoch: how many are complete."""
         self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
 
     def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:

@@ -80,7 +80,6 @@ def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Named arrays as one compressed .npz file."""
     content = io.BytesIO()  # a path would have to end in .npz
     np.savez_compressed(content, **arrays)
     atomically(path, lambda p: p.write_bytes(content.getvalue()))

@@ -15,7 +15,6 @@ import torch
 
 from kit import data
 from kit.config import Config
-from kit.data import ImageSets
 from kit.errors import KitError
 from kit.run import store
 from kit.run.provenance import pick_device
@@ -49,7 +48,9 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     place = Path(out if out is not None else config.out).expanduser()
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
-        torch.set_num_threads(_threads(config, sets))
+        if "OMP_NUM_THREADS" not in os.environ:  # threads without work cost time, and on a busy machine a multiple
+            busy = config.batch_size * config.channels * math.prod(sets.size) // PER_THREAD
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), busy)))
         # what tells one state of a data set from another
         facts = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
         facts |= {"classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
@@ -87,15 +88,6 @@ def own_state() -> Iterator[None]:
             yield
 
 
-def _threads(config: Config, sets: ImageSets) -> int:
-    """torch's threads, but no more than the images keep busy, unless OMP_NUM_THREADS asks for them: a thread without
-    work costs time, and on a busy machine a multiple of it."""
-    threads = torch.get_num_threads()
-    if "OMP_NUM_THREADS" in os.environ:
-        return threads
-    return max(1, min(threads, config.batch_size * config.channels * math.prod(sets.size) // PER_THREAD))
-
-
 def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
     """Raises KitError where the same configuration was interrupted on these data as they were before a change."""
     others = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
@@ -117,7 +109,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 class Search:
     """The state of a run. Built from its configuration and data alone; `state_dict()` holds all that moves."""
 
-    def __init__(self, config: Config, folder: Path, sets: ImageSets | None = None):
+    def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None):
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.own_device(pick_device(config.device))
         self.sets = (sets or config.sets()).to(self.device)
@@ -259,7 +251,6 @@ class Search:
             self.parts.take_over(before)
 
     def _picks(self) -> Picks:
-        """The architecture as the supernet's candidates."""
         net = self.parts.net
         return net.picks_of(net.genotype(self.parts.arch.picks))
 

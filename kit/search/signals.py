@@ -79,7 +79,6 @@ class Pass(NamedTuple):
 
 
 def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
-    """On an augmented batch, with mixup where it is on."""
     losses, predicted = net.losses(*mixed(x, y, net), child)
     return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 

@@ -113,7 +113,6 @@ def _milliseconds(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def hardware(device: torch.device) -> str:
-    """The name of what runs the children."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")

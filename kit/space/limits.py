@@ -41,7 +41,6 @@ class Limits:
         return all(self.cost(picks, name) <= bound for name, bound in self.bounds.items())
 
     def costs(self, picks: Picks) -> str:
-        """In words, what a child costs of what is limited."""
         return ", ".join(f"{_number(self.cost(picks, name))} {UNITS[name]}" for name in self.bounds)
 
     def reach(self, name: str) -> tuple[float, float]:
