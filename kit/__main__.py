@@ -3,8 +3,7 @@
 One search: python -m kit dataset=digits method=dha epochs=10
 On several GPUs: torchrun --nproc_per_node=4 -m kit dataset=cifar10 method=dha
 
-The names are the fields of kit.Config:
-"""
+The names are the fields of kit.Config:"""
 
 import os
 import sys

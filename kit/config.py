@@ -29,8 +29,7 @@ PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT,
 class Config(BaseModel):
     """Everything that decides a run. Fields left out come from the method and the preset.
 
-    Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute.
-    """
+    Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -162,8 +161,7 @@ class Config(BaseModel):
     def named(self, dataset: str, digest: str) -> str:
         """<dataset>-<method>-s<seed>-<configuration>-<data>, of a data set's own name and digest, wherever it lies.
 
-        At most 200 bytes of a file system's 255: other files' names are made from it.
-        """
+        At most 200 bytes of a file system's 255: other files' names are made from it."""
         values = {k: v for k, v in self.model_dump().items() if k not in (*NOT_HASHED, "dataset")}
         values |= {name: _content(values[name]) for name in ("genotype", "policy")}
         configuration = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
@@ -174,8 +172,7 @@ class Config(BaseModel):
     def stored(cls, values: dict[str, Any]) -> Self:
         """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed.
 
-        Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded.
-        """
+        Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded."""
         try:
             return cls(True, **values)
         except KitError as error:

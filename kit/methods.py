@@ -1,7 +1,6 @@
 """Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name.
 
-A row of one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md.
-"""
+A row of one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,7 @@ class Stage:
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
     restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat: once per trial.
-    """
+    share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat: once per trial."""
 
     name: str
     search: bool = False

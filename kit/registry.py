@@ -1,7 +1,6 @@
 """Parts by name: a learner, a policy, an operation or a space is one class (or function) that owns everything about
 itself, and one call registers it. A user's own file makes the same call as kit's files do, and is loaded by name:
-`kit.Config(plugins="my_file.py")`, `papermill … -p plugins my_file.py`, or simply by being run in a notebook.
-"""
+`kit.Config(plugins="my_file.py")`, `papermill … -p plugins my_file.py`, or simply by being run in a notebook."""
 
 import hashlib
 import importlib.util
@@ -34,8 +33,7 @@ class Part:
     make: the class or function; its classmethod `check(config)`, where it has one, may refuse a configuration. title,
     colour: how figures and tables show it. brings: values for fields of the configuration wherever this part is chosen,
     each one value or {preset: value}. declared: options of a function, which has no `Options` of its own. settings:
-    keyword arguments that tell apart the names under which one class is registered.
-    """
+    keyword arguments that tell apart the names under which one class is registered."""
 
     name: str
     make: Any

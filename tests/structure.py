@@ -90,8 +90,7 @@ def problems() -> list[str]:
         name = path.relative_to(KIT.parent)
         if len(lines) > (most := ZOO_FILE if room(path) == "zoo" else FILE):
             found.append(f"{name} has {len(lines)} lines, at most {most} are allowed")
-        if path.suffix == ".py":
-            found += [f"{name}:{i} has {len(line)} characters" for i, line in enumerate(lines, 1) if len(line) > LINE]
+        found += [f"{name}:{i} has {len(line)} characters" for i, line in enumerate(lines, 1) if len(line) > LINE]
         if path.suffix == ".py" and str(path.relative_to(KIT)) not in TABLES:
             found += [f"{name}:{i} skips the formatter" for i, line in enumerate(lines, 1) if "fmt: skip" in line]
     zoo = sum(len(lines) for path, lines in lengths.items() if room(path) == "zoo")

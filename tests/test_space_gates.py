@@ -183,12 +183,12 @@ def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
     assert drop(x, 0.0, g, whole=True) is x
 
 
-def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_skips():
+def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_identities():
     net = supernet()
     skips = {kind: [[("skip_connect", 0), ("skip_connect", 1)]] * 4 for kind in DARTS_V2}
     x, child, skipping = images_for(net, 16), Child(net.picks_of(DARTS_V2)), Child(net.picks_of(skips))
     net.eval()
-    plain, plain_skips = net(x, child), net(x, skipping)
+    plain = net(x, child)
     net.drop_path = 0.5
     assert torch.equal(net(x, child), plain)
     net.train()
@@ -199,7 +199,12 @@ def test_drop_path_acts_in_training_only_from_its_own_generator_and_never_on_ski
             outputs.append(net(x, child))
         assert torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[0], outputs[2])
         a, b = net(x, skipping), net(x, skipping)
-        assert torch.equal(a, b) and not torch.equal(a, plain_skips)  # training mode it was, yet nothing was dropped
+        assert not torch.equal(a, b)  # a skip of stride 2 is a convolution, and dropped like one (DARTS)
+    flat = supernet(reductions=0).train()
+    flat.drop_path, x, skipping = 0.5, images_for(flat, 16), Child(flat.picks_of(skips))
+    with flat.frozen_statistics(skipping.picks):
+        a, b = flat(x, skipping), flat(x, skipping)
+    assert torch.equal(a, b) and not torch.equal(a, flat.eval()(x, skipping))  # in training, yet nothing was dropped
 
 
 def test_auxiliary_head_counts_in_training_only():

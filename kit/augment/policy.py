@@ -167,7 +167,7 @@ class LearnedPolicy(Policy):
 
     class Options(registry.Options):
         tau_lr: float | None = Field(None, ge=0, description="of SGD, or of policy-gradient's Adam; None: by tau_reach")
-        operations: str | None = Field(None, description="for τ, with commas; +Name adds to the paper's; None: these")
+        operations: str | None = Field(None, description="for τ, with commas, in place of the paper's; +Name adds one")
 
     def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, **options: Any):
         super().__init__(*at, **options)

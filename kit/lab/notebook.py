@@ -3,8 +3,7 @@
 not declare; here every such name is a field of `kit.Config`, one of the notebook's own, or an error.
 
     values, own = notebook.config(globals(), extra={"seeds": int})
-    config = kit.Config(**values)
-"""
+    config = kit.Config(**values)"""
 
 import ast
 import contextlib

@@ -1,7 +1,6 @@
 """The files of a run directory: one writer, the readers, and the lock.
 
-Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code.
-"""
+Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code."""
 
 import contextlib
 import fcntl

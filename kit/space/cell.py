@@ -107,9 +107,9 @@ class Cell(nn.Module):
                 stride = 2 if kind == "reduce" and edge < INPUTS else 1
                 self.ops[f"{slot % NODES}-{edge}-{op}"] = build[op](c, stride)
 
-    def operation(self, slot: int, candidate: int) -> tuple[nn.Module, str, int]:
+    def operation(self, slot: int, candidate: int) -> tuple[nn.Module, int]:
         op, edge = self.slots[slot].candidates[candidate]
-        return self.ops[f"{slot % NODES}-{edge}-{op}"], op, edge
+        return self.ops[f"{slot % NODES}-{edge}-{op}"], edge
 
     def forward(self, before: Tensor, last: Tensor, picks: Picks, gates: list, drop: Callable) -> Tensor:
         """before, last: the two cells' outputs, rectified. gates: of each slot one 0-dim tensor per pick, or None."""
@@ -118,12 +118,12 @@ class Cell(nn.Module):
         for slot in self.mine:
             outputs = []
             for k, candidate in enumerate(picks[slot]):
-                operation, name, edge = self.operation(slot, candidate)
+                operation, edge = self.operation(slot, candidate)
                 if operation.reads_relu and edge not in rectified:
                     rectified[edge] = F.relu(states[edge])
                 x = rectified[edge] if operation.reads_relu else states[edge]
                 y = operation(x) if gates[slot] is None else layers.gated(operation, x, gates[slot][k])
-                outputs.append(y if name == "skip_connect" else drop(y))
+                outputs.append(y if isinstance(operation[0], nn.Identity) else drop(y))  # DARTS
             states.append(dense_gradient(reduce(torch.add, outputs)))
         return torch.cat(states[INPUTS:], dim=1)
 

@@ -22,7 +22,8 @@ class Limits:
 
     def __init__(self, network: Network, max_params=None, max_macs=None, max_latency_ms=None, latency: Any = None):
         self.network, self.latency = network, latency
-        given = zip(BOUNDS, (max_params, max_macs, max_latency_ms))
+        measures = (lambda p: network.cost(p).params, lambda p: network.cost(p).macs, latency and latency.predict)
+        self.cost_of, given = dict(zip(BOUNDS, measures)), zip(BOUNDS, (max_params, max_macs, max_latency_ms))
         self.bounds = {name: bound for name, bound in given if bound is not None}
         self._tables = [(*self.additive(name), bound) for name, bound in self.bounds.items()]
         relative = [[row / bound for row in rows] for _, rows, bound in self._tables]
@@ -34,26 +35,23 @@ class Limits:
     def __str__(self) -> str:
         return ", ".join(f"{name}={_number(bound)}" for name, bound in self.bounds.items()) or "no limits"
 
-    def cost(self, picks: Picks, name: str) -> float:
-        return self.latency.predict(picks) if name == "max_latency_ms" else self.network.cost(picks)[BOUNDS.index(name)]
-
     def allow(self, picks: Picks) -> bool:
-        return all(self.cost(picks, name) <= bound for name, bound in self.bounds.items())
+        return all(self.cost_of[name](picks) <= bound for name, bound in self.bounds.items())
 
     def costs(self, picks: Picks) -> str:
-        return ", ".join(f"{_number(self.cost(picks, name))} {UNITS[name]}" for name in self.bounds)
+        return ", ".join(f"{_number(self.cost_of[name](picks))} {UNITS[name]}" for name in self.bounds)
 
     def reach(self, name: str) -> tuple[float, float]:
         """The least and the most that a child of the space costs; name: one of `BOUNDS`."""
         _, rows = self.additive(name)
-        low, high = (self.cost(cheapest(self.network.slots, rows, sign), name) for sign in (1, -1))
+        low, high = (self.cost_of[name](cheapest(self.network.slots, rows, sign)) for sign in (1, -1))
         return low, high
 
     def additive(self, name: str) -> tuple[float, list[np.ndarray]]:
         """What every child costs, and what each candidate adds: float64 [candidates] of each slot."""
         slots = self.network.slots
-        fixed = self.cost(((),) * len(slots), name)
-        of = lambda i: [self.cost(alone(slots, i, c), name) - fixed for c in range(len(slots[i].candidates))]
+        fixed = self.cost_of[name](((),) * len(slots))
+        of = lambda i: [self.cost_of[name](alone(slots, i, c)) - fixed for c in range(len(slots[i].candidates))]
         return fixed, [np.array(of(i), float) for i in range(len(slots))]
 
     def best(self, gain: Sequence[np.ndarray]) -> Picks | None:

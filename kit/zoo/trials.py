@@ -55,7 +55,7 @@ class Trials(Searched):
         sampler = getattr(optuna.samplers, self.sampler)(seed=seed, **self.of_sampler)
         study, space = optuna.create_study(direction="maximize", sampler=sampler), {}
         for name, basis in self.bases.items():
-            if name == "optimizer":
+            if isinstance(basis[0], str):
                 space[name] = optuna.distributions.CategoricalDistribution(basis)
             else:
                 logarithmic = name in ("lr", "weight_decay") and basis[0] > 0
