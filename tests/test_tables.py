@@ -69,6 +69,8 @@ def test_the_table_has_every_cell_and_its_known_best_and_median():
     assert len(cells) == 5**6 and cells["cell"].is_unique
     assert cells["cell"][0] == BEST and round(100 * cells["accuracy"][0], 2) == 91.61
     assert round(100 * cells["accuracy"].median(), 2) == 87.31
+    last = cells.iloc[-1]
+    assert last["rank"] == 5**6 and last["regret"] == cells["accuracy"][0] - last["accuracy"] > 0.5
     known = cells.set_index("cell").loc["|".join(["nor_conv_3x3"] * 6)]
     assert known["params"] == PARAMS["nor_conv_3x3"]
 
