@@ -16,6 +16,7 @@ from kit.errors import KitError
 from kit.figures.cells import supernet
 from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, VERMILLION, blank, headline, look, name_facets
 from kit.methods import Stage
+from kit.run import store
 from kit.run.run import Prediction, Run
 
 # where a name of the history is drawn: panel and line; others by their names, see `_place`
@@ -188,7 +189,8 @@ def _pairs(run: Run, at: int | slice, **animation: int) -> go.Figure:
 
 
 def _ops(run: Run) -> list[str]:
-    return list(augment.searched(run.config.augment, run.config.operations))
+    left_out = store.read_json(run.path / "data.json", {}).get("left_out", ())
+    return [name for name in augment.searched(run.config.augment, run.config.operations) if name not in left_out]
 
 
 def _log_ratio(p: np.ndarray) -> np.ndarray:

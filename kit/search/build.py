@@ -71,6 +71,11 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     return {name: stream(name, *of) for name, of in sources.items()}
 
 
+def idle_operations(config: Config, sets: ImageSets) -> list[str]:
+    """What a learned τ leaves out, for it does nothing to these images."""
+    return augment.idle(augment.searched(config.augment, config.operations), sets.train.images)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a stage's parts are built from. folder: the run's, which keeps the latency table. steps: of the stage, at
@@ -148,6 +153,8 @@ class Plan:
         name = PRESETS[config.preset]["fixed_augment"] if role == "default" else config.augment
         fill = (normalization(self.sets.train)[0] * 255).round().to(torch.uint8)
         about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, **AUGMENT[name].arguments(config)}
+        if AUGMENT[name].make.learns and config.policy is None:
+            about["idle"] = idle_operations(config, self.sets)
         policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy

@@ -54,6 +54,10 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         # what tells one state of a data set from another
         facts = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
         facts |= {"classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
+        if left_out := build.idle_operations(config, sets):
+            facts["left_out"] = left_out
+            if progress is None and ranks.rank() == 0:
+                say(f"τ leaves out {', '.join(left_out)}: on these images they change nothing")
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
@@ -248,7 +252,7 @@ class Search:
         if self.stage.restart:
             self.parts.inherit(before, was, self.stage)
         else:
-            self.parts.take_over(before)
+            self.parts.take_over(before, was, self.stage)
 
     def _picks(self) -> Picks:
         net = self.parts.net

@@ -55,11 +55,14 @@ class Parts:
         for slot in getattr(self.arch, "frozen", torch.empty(0)).nonzero().flatten().tolist():
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
-    def take_over(self, before: Self) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
+    def take_over(self, before: Self, was: Stage, now: Stage) -> None:
+        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name. A τ or η
+        that the stage before did not have begins here."""
         state = before.state_dict()
         weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
+        new = [name for name in ("augment", "hyper") if getattr(was, name) != getattr(now, name)]
+        own = {name: getattr(self, name).state_dict() for name in ("arch", *new)}
+        self.load_state_dict(state | {"net": weights} | own)
 
     def inherit(self, before: Self, was: Stage, now: Stage) -> None:
         """New weights, with τ and η as the stage before learned them, where both stages are about them."""
