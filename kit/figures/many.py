@@ -32,35 +32,47 @@ LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 
-def overlay(runs: Sequence[Run], name: str) -> go.Figure:
+def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
     """One quantity of many runs: a thin line per seed, and bold the mean of a method's seeds over the epochs that all
-    reached. name: a name of the history, such as "loss" or "eta/lr". Raises KitError for a run without it."""
-    groups: dict[Look, list[pd.Series]] = {}
+    reached. name: a name of the history, such as "loss" or "eta/lr". over: "epoch", or "seconds" since the start.
+    Raises KitError for a run without it."""
+    groups: dict[Look, list[pd.DataFrame]] = {}
     for run in runs:
-        groups.setdefault(look(run.config.method), []).append(run.curve(name))
+        curve, clock = run.curve(name), run.clock
+        at = pd.Series(clock["seconds"], clock["epoch"]).reindex(curve.index) if over == "seconds" else curve.index
+        groups.setdefault(look(run.config.method), []).append(pd.DataFrame({"x": at, "y": curve}))
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
     unit = " [nats]" if "loss" in name else ""
-    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title="epoch", yaxis_title=f"{name}{unit}")
+    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title=over, yaxis_title=f"{name}{unit}")
+
+
+def progress(runs: Sequence[Run]) -> go.Figure:
+    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b): on validation images where all runs held some out,
+    else on training images; over epochs where a run has no clock."""
+    validated = all((run.history["name"] == "val_accuracy").any() for run in runs)
+    timed = all(run.clock for run in runs)
+    return overlay(runs, "val_accuracy" if validated else "train_accuracy", "seconds" if timed else "epoch")
 
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
     """How learners concentrate on what is planted. curves: of `kit.planted.watch`, by learner a list for every seed."""
     groups = {
-        Look(color, name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
+        Look(color, name): [pd.DataFrame({"x": np.linspace(0, steps, len(seed)), "y": seed}) for seed in seeds]
         for color, (name, seeds) in zip(SERIES * len(curves), curves.items())
     }
     words = {"title": title, "xaxis_title": "step", "yaxis_title": "probability on what is planted"}
     return _seeds_and_means(groups, yaxis_range=[0, 1.02], **words).add_hline(0.8, line=DOTTED)
 
 
-def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], **layout: Any) -> go.Figure:
+def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: Any) -> go.Figure:
+    """groups: columns x and y of every seed; the means are over the rows of one index."""
     figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
-        for values in members if len(members) > 1 else ():  # one seed alone is its mean
-            figure.add_scatter(x=values.index, y=values, line=line | {"width": 1}, opacity=0.4, showlegend=False)
-        mean = pd.concat(members, axis=1, join="inner").mean(axis=1)
-        figure.add_scatter(x=mean.index, y=mean, name=f"{name} (n = {len(members)})", line=line | {"width": 3})
+        for seed in members if len(members) > 1 else ():  # one seed alone is its mean
+            figure.add_scatter(x=seed["x"], y=seed["y"], line=line | {"width": 1}, opacity=0.4, showlegend=False)
+        mean = (sum(members) / len(members)).dropna()
+        figure.add_scatter(x=mean["x"], y=mean["y"], name=f"{name} (n = {len(members)})", line=line | {"width": 3})
     return _legend_below(figure.update_traces(mode="lines"), 560)
 
 

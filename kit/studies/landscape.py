@@ -259,6 +259,9 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
     reference, findings, broken = rows["method"][0], {}, []
     shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
+    methods = tables.grouped(rows.assign(title=rows["run"]), ["method"])
+    for title, values in tables.to_chance(methods).items():
+        shown[f"its method {title}"] = rows["method"].map(dict(zip(methods["method"], values)))
     shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
     for r, names in RISES.items():
         shown[f"rise at {r:g}"] = tables.bounded(rows, names, ".3g", 1)

@@ -83,6 +83,7 @@ def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
     form = "{:,.4g}" if cost == "latency_ms" else "{:,.0f}"
     shown = {"method": summary["title"], "limit": summary["bound"].map(form.format).replace("nan", "none")}
     shown |= {"n": summary["n"], "test accuracy, % [95%]": tables.bounded(summary, tables.ACCURACY)}
+    shown |= tables.to_chance(summary)
     shown |= {f"{TITLES[cost]} ({end})": summary[f"cost_{end}"].map(form.format) for end in ("mean", "max")}
     return pd.DataFrame(shown)
 

@@ -12,7 +12,7 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
-from kit.studies import landscape, limits, page, study
+from kit.studies import landscape, limits, moved, page, study
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
 # `contents`: what fills TEMPLATE, and the rows for the CSV file
@@ -38,7 +38,8 @@ def write(
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
     configs = [run.config.model_dump() | elsewhere for run in runs]
-    rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
+    metrics = [run.metrics | moved.numbers(run) for run in runs]
+    rows = [{"config": c, "metrics": m, "provenance": run.provenance} for c, m, run in zip(configs, metrics, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)
 

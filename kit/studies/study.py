@@ -12,7 +12,7 @@ from kit.errors import KitError
 from kit.lab import sweep
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import tables
+from kit.studies import moved, tables
 
 TEMPLATE = "study.md.j2"
 TITLES = {"ablation": "Joint search beside other methods", "methods": "Methods side by side"}
@@ -36,10 +36,12 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
-    losses = "Training loss, on augmented images: not comparable between policies"
+    augmented = "on augmented images: not comparable between policies"
     drawn = [("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy)]
     drawn += [("-time", "Test accuracy against the time of a run", time)]
-    drawn += [("-loss", losses, figures.overlay(runs, "loss"))]
+    progress = figures.progress(runs)
+    drawn += [("-progress", f"Accuracy over the time of a run; training accuracy is {augmented}", progress)]
+    drawn += [("-loss", f"Training loss, {augmented}", figures.overlay(runs, "loss"))]
     for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
         title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
         drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))
@@ -51,8 +53,9 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
-    said = tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary)
-    shown = {"table": tables.formatted(summary, name), "findings": said}
+    went = moved.report(summary)
+    said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
+    shown = {"table": tables.formatted(summary, name), "findings": said + tables.cut_off(summary), "went": went}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 

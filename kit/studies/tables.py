@@ -13,11 +13,16 @@ from scipy import stats
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
+from kit.studies import moved
 
 REFERENCE = "dha"  # the method that the others are compared with
+CHANCE = "random"  # the method whose mean is the average random child
 ACCURACY = ("accuracy_mean", "accuracy_low", "accuracy_high")  # mean and 95% interval
 DIFFERENCE = ("difference", "difference_low", "difference_high")
+RELATIVE = ("relative", "relative_low", "relative_high")
 COSTS = ("seconds", "memory_mb", "params", "macs")
+SPENT = {"search_seconds": "seconds of search", "training_seconds": "seconds of training", "seconds": "seconds"}
+SPENT |= {"memory_mb": "memory, MB", "params": "parameters", "macs": "multiply-adds"}
 COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
 SAME = ["data", "split", "budget"]  # within these accuracies are comparable
 FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
@@ -66,25 +71,43 @@ def holm(p: pd.Series) -> pd.Series:
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
-    macs. Raises KitError for a run that is not finished."""
+    macs, and what its summary has of `moved.numbers`. Raises KitError for a run that is not finished."""
     rows = []
     for run in runs:
         config, metrics = run.config, run.metrics
         if not metrics:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
         row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
-        rows.append(row | {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()})
+        row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
+        rows.append(row | {name: metrics[name] for name in moved.NAMES if name in metrics})
     return pd.DataFrame(rows)
 
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
     """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
-    _high (95% interval of the mean, cut at 0 and 1), and `more` as in `DataFrameGroupBy.agg`."""
+    _high (95% interval of the mean, cut at 0 and 1), those of `beside_chance`, and `more` as in
+    `DataFrameGroupBy.agg`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
-    groups = rows.groupby(by, sort=False, dropna=False)
+    same = [name for name in by if name != "method"] + ["seed"]
+    chance = rows.loc[rows["method"] == CHANCE, [*same, "test_accuracy"]].rename(columns={"test_accuracy": "chance"})
+    groups = rows.merge(chance, on=same, how="left").groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
+    table[list(RELATIVE)] = [beside_chance(group) for _, group in groups]
     mean, half = table["accuracy_mean"], half_width(table["accuracy_std"], table["n"])
     return table.assign(accuracy_low=(mean - half).clip(0), accuracy_high=(mean + half).clip(upper=1)).reset_index()
+
+
+def beside_chance(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """(mean − chance) ÷ chance, over the seeds of a method that random children (column chance) have as well, and its
+    95% interval, Student's, from the residuals of the ratio (Cochran, Sampling Techniques, 1977, section 6.4), which
+    fewer than three seeds do not have. NaN for random children themselves."""
+    pairs = rows[rows["chance"].notna() & (rows["method"] != CHANCE)]
+    theirs = pairs["chance"].mean()
+    ratio = pairs["test_accuracy"].mean() / theirs
+    residuals = (pairs["test_accuracy"] - ratio * pairs["chance"]) / theirs
+    enough = len(pairs) > 2 and np.ptp(residuals) > 1e-12
+    half = half_width(residuals.std(), len(pairs)) if enough else math.nan
+    return ratio - 1, ratio - 1 - half, ratio - 1 + half
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
@@ -103,9 +126,10 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
 
 
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by method, with the means of seconds, memory_mb, params and macs, and the columns of `against`."""
+    """`grouped` by method, with the means of the costs and of `moved.NAMES`, and the columns of `against`."""
     rows = per_run(runs)
-    summary = grouped(rows, ["method"], **{name: (name, "mean") for name in COSTS})
+    means = [name for name in (*COSTS, *moved.NAMES) if name in rows]
+    summary = grouped(rows, ["method"], **{name: (name, "mean") for name in means})
     return summary.join(against(rows, "test_accuracy", REFERENCE), on="method")
 
 
@@ -140,15 +164,20 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         "n": summary["n"],
         "test accuracy, % [95%]": bounded(summary, ACCURACY),
         "std": (100 * summary["accuracy_std"]).map("{:.2f}".format).replace("nan", "–"),
+        **({"top-5, %": (100 * summary["top5"]).map("{:.2f}".format)} if "top5" in summary else {}),
         "difference to DHA, points [95%]": bounded(summary, DIFFERENCE, "+.2f"),
         "p, Holm": summary["p_holm"].map(_p),
-        "seconds": summary["seconds"].map("{:.0f}".format),
-        "memory, MB": summary["memory_mb"].map("{:.0f}".format),
-        "parameters": summary["params"].map("{:,.0f}".format),
-        "multiply-adds": summary["macs"].map("{:,.0f}".format),
+        **to_chance(summary),
+        **{title: summary[name].map("{:,.0f}".format) for name, title in SPENT.items() if name in summary},
         f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
     }
     return pd.DataFrame(shown)
+
+
+def to_chance(summary: pd.DataFrame) -> dict[str, list[str]]:
+    """The column of `beside_chance` as a report shows it, where there were random children."""
+    beside = "relative to the average random child, % [95%]"
+    return {beside: bounded(summary, RELATIVE, "+.2f")} if (summary["method"] == CHANCE).any() else {}
 
 
 def cut_off(summary: pd.DataFrame) -> list[str]:
@@ -159,8 +188,9 @@ def cut_off(summary: pd.DataFrame) -> list[str]:
     return [words] if names else []
 
 
-def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", factor: float = 100) -> list[str]:
-    """What the differences of `against`, times a factor, say in words, also when they say nothing."""
+def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.0, unmoved=()) -> list[str]:
+    """What the differences of `against`, times a factor, say in words, also when they say nothing. unmoved: methods
+    that search and of which nothing moved."""
     found, compared = [], differences.dropna(subset="pairs")
     for row, difference in zip(compared.itertuples(), bounded(compared, DIFFERENCE, form, factor)):
         low, high = row.difference_low, row.difference_high
@@ -174,6 +204,8 @@ def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", fact
             verdict = "higher" if low > 0 else "lower"
             if not row.p_holm < 0.05:
                 verdict += f" by this interval alone, not after Holm's correction (p = {_p(row.p_holm)})"
+        if names := [f"`{name}`" for name in (row.Index, reference) if name in unmoved]:
+            verdict += f"; no comparison of searches, for nothing moved in {' and '.join(names)}"
         found.append(f"`{row.Index}` − `{reference}` = {difference} over {row.pairs:.0f} seeds: {verdict}.")
     return found
 
