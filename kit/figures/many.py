@@ -34,8 +34,7 @@ HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
     """One quantity of many runs: a thin line per seed, and bold the mean of a method's seeds over the epochs that all
-    reached. name: a name of the history, such as "loss" or "eta/lr". over: "epoch", or "seconds" since the start.
-    Raises KitError for a run without it."""
+    reached. name: of the history, as "eta/lr"; KitError where a run has none. over: "epoch", or "seconds" so far."""
     groups: dict[Look, list[pd.DataFrame]] = {}
     for run in runs:
         curve, clock = run.curve(name), run.clock
@@ -49,9 +48,9 @@ def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
 def progress(runs: Sequence[Run]) -> go.Figure:
     """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b): on validation images where all runs held some out,
     else on training images; over epochs where a run has no clock."""
-    validated = all((run.history["name"] == "val_accuracy").any() for run in runs)
-    timed = all(run.clock for run in runs)
-    return overlay(runs, "val_accuracy" if validated else "train_accuracy", "seconds" if timed else "epoch")
+    validated = all("val_accuracy" in set(run.history["name"]) for run in runs)
+    over = "seconds" if all(run.clock for run in runs) else "epoch"
+    return overlay(runs, "val_accuracy" if validated else "train_accuracy", over)
 
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
@@ -92,9 +91,8 @@ def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
-    """Accuracy over cost: for every method and limit the mean with its interval at the mean cost of what was found, and
-    the single runs, faint; dotted the limits, of which every run stays left. summary, rows: of `kit.studies.limits`,
-    for the cost params, macs or latency_ms."""
+    """Accuracy over cost (params, macs or latency_ms): for every method and limit the mean with its interval at the
+    mean cost of what was found, and the single runs, faint; dotted the limits. summary, rows: of `studies.limits`."""
     found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
@@ -221,8 +219,7 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
 
 
 def _span(landscapes: Landscapes) -> tuple[float, float, float]:
-    """The lowest and the highest loss that all panels show (what lies far above guessing says that the network is
-    broken, not how much), and that of guessing."""
+    """The lowest and the highest loss of all panels (far above guessing a network is broken alike), and guessing's."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
     lowest, guess = max(float(np.nanmin(values)), 1e-9), math.log(max(2, len(landscapes[0].run.classes)))
     return lowest, max(min(10 * guess, float(np.nanmax(values))), lowest * 1.001), guess

@@ -1,5 +1,4 @@
-"""Many runs, each in a process of its own, on this machine or on a Ray cluster. Finished runs are read, interrupted
-ones go on."""
+"""Many runs, each a process, on this machine or on a Ray cluster. Finished runs are read, interrupted ones go on."""
 
 import contextlib
 import itertools

@@ -30,21 +30,20 @@ COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float6
 class Records:
     """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
 
-    Rows hold nothing that differs between two executions, such as times. alpha, tau, clock: by name, as of one epoch
+    Rows hold nothing that differs between two executions, such as times; SNAPSHOTS are arrays by name, as of one epoch
     each."""
 
     def __init__(self, folder: Path):
-        self.folder, self.began = folder, time.perf_counter()
+        self.folder = folder
         self.rows: list[tuple[int, int, str, float]] = []
-        self.alpha: list[dict[str, np.ndarray]] = []
-        self.tau: list[dict[str, np.ndarray]] = []
-        self.clock: list[dict[str, np.ndarray]] = []
+        self.alpha, self.tau, self.clock = [], [], []
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
         self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
 
     def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
         """α and τ after an epoch, and the time; an empty τ is not recorded."""
+        self.began = self.began if self.clock else time.perf_counter()
         seconds = torch.tensor(time.perf_counter() - self.began, dtype=torch.float64)
         for entries, tensors in ((self.alpha, alpha), (self.tau, tau), (self.clock, {"seconds": seconds})):
             if tensors:

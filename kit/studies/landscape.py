@@ -62,8 +62,7 @@ class LossLines(Plane):
         return tables.interval(self.values)
 
     def rises(self) -> dict[str, float]:
-        """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
-        "rise@r/low" and "rise@r/high"."""
+        """By RISES, of each radius: the directions' mean of (f(r) + f(−r)) / 2 − f(0), and its 95% interval."""
         at, found = dict(zip(self.coordinates, self.values.T)), {}
         for r, names in RISES.items():
             found |= zip(names, map(float, tables.interval((at[r] + at[-r]) / 2 - self.centre)))
@@ -112,8 +111,7 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
 
 
 def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.0, seed=0, **options) -> LossLines:
-    """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
-    rest as for `plane`."""
+    """Evaluate the model along independent lines through it, at `steps` points and ± RADII; the rest as `plane`."""
     at = np.unique([*axis(steps=steps, radius=radius, directions=directions), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
     ways = (direction(model, seed, name) for name in names)
@@ -121,8 +119,7 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 
 
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
-    """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse about it: a notebook
-    that searches first calls this before."""
+    """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
     if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
         raise KitError(
             f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
@@ -154,16 +151,14 @@ def _evaluate(
 
 
 def sharpness(model: nn.Module, data: ImageSet, *, directions=10, eigenvalue_images=512, **options) -> dict[str, float]:
-    """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
-    largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
-    Options as for `plane`."""
+    """How fast the loss rises around the model: `LossLines.rises`, "directions", how many, and "eigenvalue", its
+    Hessian's largest over `eigenvalue_images` of the images, by classes (0: all). Options as for `plane`."""
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
     return found | {"eigenvalue": largest_eigenvalue(model, part_of(data, eigenvalue_images))}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
-    """About n images with the classes' shares kept, the same ones every time; all of them for 0 and where there are no
-    more."""
+    """About n images with the classes' shares kept, the same ones every time; all for 0 and where that is all."""
     return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
 
 
@@ -259,9 +254,7 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
     reference, findings, broken = rows["method"][0], {}, []
     shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
-    methods = tables.grouped(rows.assign(title=rows["run"]), ["method"])
-    for title, values in tables.to_chance(methods).items():
-        shown[f"its method {title}"] = rows["method"].map(dict(zip(methods["method"], values)))
+    shown |= tables.to_chance(rows.join(tables.beside_chance(rows), on="method"))  # of its method
     shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
     for r, names in RISES.items():
         shown[f"rise at {r:g}"] = tables.bounded(rows, names, ".3g", 1)

@@ -57,8 +57,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
 
 
 def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
-    """One row per finished run: method, title, seed, test_accuracy, bound (NaN: no limit), cost (of the network found),
-    kept (bool)."""
+    """One row per finished run: method, title, seed, test_accuracy, bound (NaN: none), cost of what it found, kept."""
     rows = tables.per_run(runs)[["method", "title", "seed", "test_accuracy"]]
     bounds = pd.Series([getattr(run.config, BOUNDS[cost]) for run in runs], dtype=float)
     costs = pd.Series([run_latency(run) if cost == "latency_ms" else run.metrics[cost] for run in runs])
@@ -74,9 +73,12 @@ def run_latency(run: Run) -> float:
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """`tables.grouped` by method and bound, tightest first, with cost_mean and cost_max."""
-    rows = rows.sort_values(["method", "bound"])
-    return tables.grouped(rows, ["method", "bound"], cost_mean=("cost", "mean"), cost_max=("cost", "max"))
+    """`tables.grouped` by method and bound, tightest first, with cost_mean and cost_max, and `tables.beside_chance`."""
+    rows, by = rows.sort_values(["method", "bound"]), ["method", "bound"]
+    parts = rows.groupby("bound", dropna=False)
+    beside = pd.concat([tables.beside_chance(part).assign(bound=bound).reset_index() for bound, part in parts])
+    summary = tables.grouped(rows, by, cost_mean=("cost", "mean"), cost_max=("cost", "max"))
+    return summary.merge(beside, on=by, how="left")
 
 
 def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:

@@ -20,9 +20,8 @@ CHANCE = "random"  # the method whose mean is the average random child
 ACCURACY = ("accuracy_mean", "accuracy_low", "accuracy_high")  # mean and 95% interval
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 RELATIVE = ("relative", "relative_low", "relative_high")
-COSTS = ("seconds", "memory_mb", "params", "macs")
-SPENT = {"search_seconds": "seconds of search", "training_seconds": "seconds of training", "seconds": "seconds"}
-SPENT |= {"memory_mb": "memory, MB", "params": "parameters", "macs": "multiply-adds"}
+COSTS = {"seconds": "seconds", "memory_mb": "memory, MB", "params": "parameters", "macs": "multiply-adds"}
+SPENT = {"search_seconds": "seconds of search", "training_seconds": "seconds of training"} | COSTS
 COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
 SAME = ["data", "split", "budget"]  # within these accuracies are comparable
 FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
@@ -85,29 +84,12 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
     """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
-    _high (95% interval of the mean, cut at 0 and 1), those of `beside_chance`, and `more` as in
-    `DataFrameGroupBy.agg`."""
+    _high (95% interval of the mean, cut at 0 and 1), and `more` as in `DataFrameGroupBy.agg`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
-    same = [name for name in by if name != "method"] + ["seed"]
-    chance = rows.loc[rows["method"] == CHANCE, [*same, "test_accuracy"]].rename(columns={"test_accuracy": "chance"})
-    groups = rows.merge(chance, on=same, how="left").groupby(by, sort=False, dropna=False)
+    groups = rows.groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
-    table[list(RELATIVE)] = [beside_chance(group) for _, group in groups]
     mean, half = table["accuracy_mean"], half_width(table["accuracy_std"], table["n"])
     return table.assign(accuracy_low=(mean - half).clip(0), accuracy_high=(mean + half).clip(upper=1)).reset_index()
-
-
-def beside_chance(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """(mean − chance) ÷ chance, over the seeds of a method that random children (column chance) have as well, and its
-    95% interval, Student's, from the residuals of the ratio (Cochran, Sampling Techniques, 1977, section 6.4), which
-    fewer than three seeds do not have. NaN for random children themselves."""
-    pairs = rows[rows["chance"].notna() & (rows["method"] != CHANCE)]
-    theirs = pairs["chance"].mean()
-    ratio = pairs["test_accuracy"].mean() / theirs
-    residuals = (pairs["test_accuracy"] - ratio * pairs["chance"]) / theirs
-    enough = len(pairs) > 2 and np.ptp(residuals) > 1e-12
-    half = half_width(residuals.std(), len(pairs)) if enough else math.nan
-    return ratio - 1, ratio - 1 - half, ratio - 1 + half
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
@@ -125,12 +107,21 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
+def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
+    """By method, RELATIVE: the difference to random children of the same seeds and its 95% interval, none below three
+    seeds, as shares of the random children's mean."""
+    found, chance = against(rows, "test_accuracy", CHANCE), rows.loc[rows["method"] == CHANCE, "test_accuracy"].mean()
+    shares = (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
+    shares.loc[found["pairs"] < 3, list(RELATIVE[1:])] = np.nan
+    return shares
+
+
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by method, with the means of the costs and of `moved.NAMES`, and the columns of `against`."""
+    """`grouped` by method, with the means of the costs and of `moved.NAMES`, `against` dha and `beside_chance`."""
     rows = per_run(runs)
     means = [name for name in (*COSTS, *moved.NAMES) if name in rows]
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in means})
-    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method")
+    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method").join(beside_chance(rows), on="method")
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
@@ -147,8 +138,7 @@ def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def bounded(table: pd.DataFrame, columns: Sequence[str], form: str = ".2f", factor: float = 100) -> list[str]:
-    """Of columns mean, low and high, times a factor, "mean [low, high]"; the mean alone where it has no interval, a
-    dash where there is none."""
+    """Columns mean, low and high times a factor: "mean [low, high]", the mean alone where that is all, or a dash."""
     found = []
     for mean, low, high in factor * table[list(columns)].to_numpy():
         bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
@@ -175,9 +165,9 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def to_chance(summary: pd.DataFrame) -> dict[str, list[str]]:
-    """The column of `beside_chance` as a report shows it, where there were random children."""
-    beside = "relative to the average random child, % [95%]"
-    return {beside: bounded(summary, RELATIVE, "+.2f")} if (summary["method"] == CHANCE).any() else {}
+    """`beside_chance` as a report's column, where there were random children."""
+    shown = {"relative to the average random child, % [95%]": bounded(summary, RELATIVE, "+.2f")}
+    return shown if CHANCE in set(summary["method"]) else {}
 
 
 def cut_off(summary: pd.DataFrame) -> list[str]:
@@ -189,8 +179,7 @@ def cut_off(summary: pd.DataFrame) -> list[str]:
 
 
 def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.0, unmoved=()) -> list[str]:
-    """What the differences of `against`, times a factor, say in words, also when they say nothing. unmoved: methods
-    that search and of which nothing moved."""
+    """What the differences of `against`, times a factor, say in words. unmoved: searches in which nothing moved."""
     found, compared = [], differences.dropna(subset="pairs")
     for row, difference in zip(compared.itertuples(), bounded(compared, DIFFERENCE, form, factor)):
         low, high = row.difference_low, row.difference_high
@@ -227,8 +216,7 @@ class Comparison(NamedTuple):
 def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
     """Put runs side by side; those that are not finished or cannot be read are named in the notes.
 
-    runs: a folder of run directories, paths with commas, or a list. dataset: only the runs on it ("": all). Raises
-    KitError when nothing is left to compare."""
+    runs: a folder of run directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
