@@ -1,7 +1,5 @@
 """Runs and methods beside each other: curves of seeds and their mean, accuracies with their intervals, accuracy against
-cost; loss landscapes (DHA Fig. 3) as contours, surfaces and lines on the same scale.
-
-summary and rows of these figures are tables as `kit.studies.tables.summarize` and `per_run` make them."""
+cost; loss landscapes (DHA Fig. 3). summary and rows are tables of `kit.studies.tables.summarize` and `per_run`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -106,8 +104,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
 
 
 def tradeoffs(table: pd.DataFrame) -> go.Figure:
-    """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
-    table: `kit.studies.tables.compare(runs).table`."""
+    """Test accuracy over seconds, parameters and multiply-adds, a row of panels per data set. table: of `compare`."""
     kept = ["run", "data", "method", ACCURACY]
     points = table.assign(**{ACCURACY: 100 * table["test_accuracy"]})
     points = points.melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})

@@ -189,11 +189,9 @@ def compare(
     runs: Sequence[Run | str | Path], *, directions: int = 10, images: int = 0, seed: int = 0, device="auto", **grid
 ) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
-
-    images: at most so many test images, drawn evenly from the classes (0: all), 512 of them for the Hessian. grid:
-    steps and radius, as for `plane`. What is measured lies in the run's directory, in landscape/, and is read the next
-    time. Raises KitError before any compute for a path that is no run, a run without a model, and runs that were not
-    tested on the same images."""
+    Kept in the run's directory. images: at most so many test images, drawn evenly from the classes (0: all), 512 of
+    them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute for what is no run,
+    has no model, or was not tested on the same images."""
     at = axis(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     # in the memory format that the runs evaluated them in: kernels may round by it

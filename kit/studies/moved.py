@@ -12,8 +12,8 @@ PARTS = {"tau_kl": ("τ", 0.01), "alpha_changed": ("α", 1e-9), "eta_change": ("
 SHOWN = {
     "tau_kl": ("τ: KL from uniform, nats", "{:.3g}"),
     "alpha_changed": ("α: first choices given up", "{:.0%}"),
-    "alpha_settled": ("slots that settled", "{:.1f}"),
-    "alpha_capped": ("slots frozen by the cap", "{:.1f}"),
+    "alpha_settled": ("slots that settled", "{:.3g}"),
+    "alpha_capped": ("slots frozen by the cap", "{:.3g}"),
     "lr_factor": ("lr ÷ its start", "{:.3g}"),
     "weight_decay_factor": ("weight decay ÷ its start", "{:.3g}"),
 }
@@ -30,13 +30,13 @@ def numbers(run: Run) -> dict[str, float]:
     stage, kl = (history.loc[history["name"] == name, "value"] for name in ("stage", "tau/kl_from_uniform"))
     if len(kl):
         found["tau_kl"] = kl.iloc[-1]
-    if config.stages[0].search:
+    if "alpha/frozen" in set(history["name"]):  # α learned
         first, last, end = alpha["support"][0], alpha["support"][-1], int(stage.index[stage == 0].max())
         found["alpha_changed"] = (first & ~last).sum() / first.sum()
         found["alpha_settled"] = alpha["frozen"][end - 1 if end == config.stage_epochs[0] else end].sum()
         found["alpha_capped"] = len(first) - found["alpha_settled"]
     if config.hyper != "fixed":
-        ends = {name: (getattr(config, name), end) for name, end in run.hyper.items() if type(end) is float}
+        ends = {name: (getattr(config, name, end), end) for name, end in run.hyper.items() if type(end) is float}
         found["eta_change"] = max(abs(end - start) / (max(start, end) or 1) for start, end in ends.values())
         found |= {f"{name}_factor": ends[name][1] / ends[name][0] for name in ("lr", "weight_decay") if ends[name][0]}
     if clock and clock["epoch"][0] == 0:  # recorded from the start

@@ -61,7 +61,7 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
 
 def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
     """DAAS's mixing experiment (its Table 7): configurations that train the architecture of each run with the policy of
-    each, for as long as they retrained theirs. searched: two or more finished runs with a learned policy, or KitError."""
+    each, for as long as they retrained theirs. searched: two or more that learned a policy, or KitError."""
     learned = [run for run in searched if run.finished and "probabilities" in run.policy]
     if len(learned) < 2:
         raise KitError(f"mixing needs two finished runs that learned a policy, got {len(learned)}: run 'daas', seeds=2")

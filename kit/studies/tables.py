@@ -93,9 +93,8 @@ def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.Da
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
-    """The other methods' mean differences to the reference method over the seeds that both have; indexed by method:
-    pairs, difference, difference_low, difference_high (Student's t, 95%), p (paired t-test), p_holm (adjusted over the
-    table); NaN where the seeds' differences do not vary."""
+    """By method, over the seeds that the reference method has as well: pairs, DIFFERENCE to it (Student's t, 95%), p
+    (paired t-test), p_holm (adjusted over the table); NaN where the seeds' differences do not vary."""
     by_seed = rows.pivot_table(value, "seed", "method", sort=False)
     base = by_seed.pop(reference) if reference in by_seed else np.nan
     apart = by_seed.sub(base, axis=0).dropna(axis=1, how="all")
@@ -125,8 +124,7 @@ def summarize(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by data set, method and every other field that differs between runs of one method, and mean seconds;
-    what a method sets itself is told by its name."""
+    """`grouped` by data set, method and every other field that differs between a method's runs, and mean seconds."""
     if not runs:
         return pd.DataFrame()
     fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
@@ -158,7 +156,11 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         "difference to DHA, points [95%]": bounded(summary, DIFFERENCE, "+.2f"),
         "p, Holm": summary["p_holm"].map(_p),
         **to_chance(summary),
-        **{title: summary[name].map("{:,.0f}".format) for name, title in SPENT.items() if name in summary},
+        **{
+            title: summary[name].map("{:,.0f}".format).replace("nan", "–")
+            for name, title in SPENT.items()
+            if name in summary
+        },
         f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
     }
     return pd.DataFrame(shown)
