@@ -9,7 +9,6 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from kit import augment
 from kit.errors import KitError
@@ -229,9 +228,7 @@ def architecture(run: Run) -> go.Figure:
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
 
 
-def predictions(
-    images: Tensor | np.ndarray, prediction: Prediction, truth: Sequence[str] | None = None, title: str = ""
-) -> go.Figure:
+def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
     """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
 
     images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""

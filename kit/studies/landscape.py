@@ -128,9 +128,7 @@ def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: in
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
 
-def _evaluate(
-    model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size: int = 256, metric: Any = None
-) -> np.ndarray:
+def _evaluate(model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size=256, metric=None):
     """Values at points [n, ways] along directions: float64 [n, …]."""
     from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
@@ -185,9 +183,7 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
     return float(top)
 
 
-def compare(
-    runs: Sequence[Run | str | Path], *, directions: int = 10, images: int = 0, seed: int = 0, device="auto", **grid
-) -> list[Landscape]:
+def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, device="auto", **grid) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
     Kept in the run's directory. images: at most so many test images, drawn evenly from the classes (0: all), 512 of
     them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute for what is no run,

@@ -19,9 +19,7 @@ from kit.studies import landscape, limits, moved, page, study
 KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 
-def write(
-    kind: str, runs: Sequence[Run], folder: str | Path = "reports", name: str = "", note: str = "", **options: Any
-) -> Path:
+def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", **options: Any) -> Path:
     """Write a report from finished runs of one data set; returns the Markdown's path.
 
     kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`

@@ -35,13 +35,13 @@ def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
-    time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
     augmented = "on augmented images: not comparable between policies"
-    drawn = [("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy)]
-    drawn += [("-time", "Test accuracy against the time of a run", time)]
-    progress = figures.progress(runs)
-    drawn += [("-progress", f"Accuracy over the time of a run; training accuracy is {augmented}", progress)]
-    drawn += [("-loss", f"Training loss, {augmented}", figures.overlay(runs, "loss"))]
+    drawn = [
+        ("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy),
+        ("-time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=name)),
+        ("-progress", f"Accuracy over time; training accuracy is {augmented}", figures.progress(runs)),
+        ("-loss", f"Training loss, {augmented}", figures.overlay(runs, "loss")),
+    ]
     for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
         title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
         drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))

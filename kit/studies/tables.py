@@ -156,11 +156,7 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         "difference to DHA, points [95%]": bounded(summary, DIFFERENCE, "+.2f"),
         "p, Holm": summary["p_holm"].map(_p),
         **to_chance(summary),
-        **{
-            title: summary[name].map("{:,.0f}".format).replace("nan", "–")
-            for name, title in SPENT.items()
-            if name in summary
-        },
+        **{title: summary[name].map("{:,.0f}".format) for name, title in SPENT.items() if name in summary},
         f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
     }
     return pd.DataFrame(shown)
@@ -268,11 +264,9 @@ def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
 
 def choices(run: Run) -> set[str]:
     """What an architecture chose, place by place; empty for a fixed network."""
-    found = set()
-    for kind, places in run.genotype.items():
-        for i, place in enumerate(places if isinstance(places, list) else ()):
-            found |= {f"{run.config.space}/{kind}/{i}/{one}" for one in (place if isinstance(place, list) else [place])}
-    return found
+    places = [(kind, i, at) for kind, many in run.genotype.items() if type(many) is list for i, at in enumerate(many)]
+    chosen = lambda at: at if type(at) is list else [at]
+    return {f"{run.config.space}/{kind}/{i}/{one}" for kind, i, at in places for one in chosen(at)}
 
 
 def _notes(circumstances: pd.DataFrame) -> list[str]:
