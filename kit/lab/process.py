@@ -1,8 +1,7 @@
 """A run in a process of its own: started and killed from here, and what became of it.
 
 A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
-exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe, and the
-run kills its whole process group."""
+exists. By a pipe the error comes up; when this process ends, so does the pipe, and the run kills its process group."""
 
 import atexit
 import contextlib
@@ -81,8 +80,7 @@ class ChildProcess:
         self.end()
 
     def end(self) -> str:
-        """Wait for the end, leave no process behind, and say why there is no result: "" where the run has finished or
-        was killed from here."""
+        """Wait for the end, leave no process behind, and say why there is no result ("": finished, or killed here)."""
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,26 +23,29 @@ from kit.space import latency
 
 KEPT_CHECKPOINTS = 2
 MODEL = "model/model.json"
+SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
 
 
 class Records:
     """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
 
-    Rows hold nothing that differs between two executions, such as times. alpha, tau: by name, as of one epoch each."""
+    Rows hold nothing that differs between two executions, such as times; SNAPSHOTS are arrays by name, as of one epoch
+    each."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.rows: list[tuple[int, int, str, float]] = []
-        self.alpha: list[dict[str, np.ndarray]] = []
-        self.tau: list[dict[str, np.ndarray]] = []
+        self.alpha, self.tau, self.clock = [], [], []
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
         self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
 
     def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
-        """α and τ after an epoch; an empty τ is not recorded."""
-        for entries, tensors in ((self.alpha, alpha), (self.tau, tau)):
+        """α and τ after an epoch, and the time; an empty τ is not recorded."""
+        self.began = self.began if self.clock else time.perf_counter()
+        seconds = torch.tensor(time.perf_counter() - self.began, dtype=torch.float64)
+        for entries, tensors in ((self.alpha, alpha), (self.tau, tau), (self.clock, {"seconds": seconds})):
             if tensors:
                 arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
                 entries.append(arrays | {"epoch": np.array(epoch)})
@@ -49,8 +53,8 @@ class Records:
     def write(self) -> None:
         frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
         store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
-        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
-            if entries:
+        for name in SNAPSHOTS:
+            if entries := getattr(self, name):
                 arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
                 store.write_arrays(self.folder / f"{name}.npz", arrays)
 
@@ -58,10 +62,12 @@ class Records:
         """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
         frame = history(self.folder)
         self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
-        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
+        for name in SNAPSHOTS:
             arrays = store.read_arrays(self.folder / f"{name}.npz", {})
             kept = [i for i, e in enumerate(arrays.get("epoch", ())) if e <= epoch]
-            entries[:] = [{key: values[i] for key, values in arrays.items()} for i in kept]
+            setattr(self, name, [{key: values[i] for key, values in arrays.items()} for i in kept])
+        if self.clock:  # it goes on from here
+            self.began = time.perf_counter() - float(self.clock[-1]["seconds"])
 
 
 def history(folder: Path) -> pd.DataFrame:
@@ -134,6 +140,7 @@ class Run:
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
     alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
+    clock = _stored("clock.npz", "epoch int64 [E]; seconds float64 [E], since the start and without interruptions.")
     tau = _stored("tau.npz", "epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation).")
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
     policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
