@@ -31,6 +31,8 @@ from kit.search.progress import Silent
 
 LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
+# what every run imports, torch._dynamo for its first Adam: once, and in memory that they share
+PRELOADED = ["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"]
 STARTING = threading.Lock()
 ALIVE = weakref.WeakSet()  # the runs of this process
 
@@ -50,7 +52,7 @@ class ChildProcess:
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kit.lab.process", "pyarrow.parquet"])
+        context.set_forkserver_preload(PRELOADED)
         self.link, theirs = context.Pipe()
         task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)
