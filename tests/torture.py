@@ -30,7 +30,6 @@ from tests_micro import assert_same_run, micro_config, register_micro  # noqa: E
 
 import kit  # noqa: E402
 from kit import Run  # noqa: E402
-from kit.lab.process import PRELOADED  # noqa: E402
 from kit.search.progress import Silent  # noqa: E402
 
 METHODS = ("dha", "daas", "autohas", "diffautoml")
@@ -77,7 +76,9 @@ class Torture:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(PRELOADED)
+        self.context.set_forkserver_preload(
+            ["kit.search.engine", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"]
+        )
         self.usual = 1.0  # seconds of an attempt; learned from those that go on to the end
 
     def run(self, kills: int, say: Callable[[str], None] = lambda text: None) -> None:

@@ -1,8 +1,8 @@
 """A run in a process of its own: started and killed from here, and what became of it.
 
-A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
-exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe, and the
-run kills its whole process group."""
+A fork server imports once what runs need; each is forked from it in a fraction of a second, before any thread or GPU
+context exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe,
+and the run kills its whole process group."""
 
 import atexit
 import contextlib
@@ -31,8 +31,6 @@ from kit.search.progress import Silent
 
 LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
-# what every run imports, torch._dynamo for its first Adam: once, and in memory that they share
-PRELOADED = ["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"]
 STARTING = threading.Lock()
 ALIVE = weakref.WeakSet()  # the runs of this process
 
@@ -52,7 +50,7 @@ class ChildProcess:
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context.set_forkserver_preload(["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"])
         self.link, theirs = context.Pipe()
         task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)
