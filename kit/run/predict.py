@@ -162,7 +162,8 @@ def _pixels(item: Any) -> np.ndarray:
         about = f"{str(item.dtype).removeprefix('torch.')} of shape {list(item.shape)}"
         if isinstance(item, Tensor):  # numpy has no bfloat16
             item = (item.double() if item.dtype.is_floating_point else item).numpy(force=True)
-        if item.dtype.kind not in "uif" or item.ndim not in (2, 3) or not item.size:
+        grey, colour = item.ndim == 2, item.ndim == 3 and min(item.shape[::2]) <= 4  # the channels are first or last
+        if item.dtype.kind not in "uif" or not (grey or colour) or not item.size:
             raise BadImage(about)
         array = item.astype(np.uint8, copy=False)
         if not (array == item).all():

@@ -101,8 +101,7 @@ class Target:
     def penalty(self, probabilities: Tensor) -> Tensor:
         """weight · max(0, E[cost]/target − 1): float64 0-dim, differentiable. probabilities: [slots, widest]. Exact
         where slots take one candidate."""
-        expected = self.fixed + (probabilities * self.table).sum()
-        return self.weight * (expected / self.macs - 1).clamp(min=0)
+        return self.weight * ((self.fixed + (probabilities * self.table).sum()) / self.macs - 1).clamp(min=0)
 
     def reward(self, picks: Picks) -> float:
         """β |cost/target − 1| with β = −weight."""
