@@ -116,7 +116,7 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
 
 
 def test_the_dashboard_starts_stops_and_resumes_a_search(opened, tmp_path: Path):
-    values = {**SMALL, "epochs": 400, "search_epochs": 4, "train_images": 400, "batch_size": 256}
+    values = {**SMALL, "epochs": 2000, "search_epochs": 4, "train_images": 400, "batch_size": 256}
     notebook = opened("dashboard.ipynb", **values, out=str(tmp_path))
     notebook.run_all()
     page, line = notebook.page, notebook.page.locator(".kit-line")
