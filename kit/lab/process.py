@@ -1,7 +1,8 @@
 """A run in a process of its own: started and killed from here, and what became of it.
 
-A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
-exists. By a pipe the error comes up; when this process ends, so does the pipe, and the run kills its process group."""
+A fork server imports once what runs need; every run is forked from it in a fraction of a second, before any thread or
+GPU context exists. By a pipe the error comes up; when this process ends, so does the pipe, and the run kills its process
+group."""
 
 import atexit
 import contextlib
@@ -49,7 +50,7 @@ class ChildProcess:
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kit.lab.process", "pyarrow.parquet"])
+        context.set_forkserver_preload(["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"])
         self.link, theirs = context.Pipe()
         task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import jinja2
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 from torch import Tensor
 
@@ -200,18 +201,15 @@ class Run:
     def card(self, device: torch.device | str = "cpu") -> str:
         """The model card (Mitchell et al. 2019) in Markdown: what the model is, how good and how fast, and what it was
         not tested for. Its latency is measured now, on `device`. Raises KitError for a run that is not finished."""
-        from scipy import stats
-
         if not self.finished:
-            mend = "kit.search with its configuration goes on with it"
-            raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
+            raise KitError(f"{self.path} is not finished ({self.status}): kit.search with its configuration goes on")
         model, n, table = self.model(device), self.metrics["test_images"], latency.stored(self.path / "latency.json")
         where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
         templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
         return templates.get_template("card.md.j2").render(
             run=self,
             about=data.DATASETS.get(self.config.dataset),
-            interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+            interval=scipy.stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
             latency=latency.time_model(model, image, where, self.config.latency_batch),
             hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
             confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),

@@ -83,7 +83,7 @@ def own_state() -> Iterator[None]:
     with _TURN, contextlib.ExitStack() as after:
         after.callback(torch.set_default_dtype, torch.get_default_dtype())
         after.callback(torch.set_num_threads, torch.get_num_threads())
-        after.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
         torch.set_default_dtype(DTYPE)
         if torch.get_default_device() != torch.device("cpu"):  # a mode, through which every call of torch goes
             after.enter_context(torch.device("cpu"))
@@ -128,7 +128,7 @@ class Search:
             keep_freed()
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            torch.set_deterministic_debug_mode("error")
         self._open()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         began = time.perf_counter() - self.seconds

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -177,10 +177,9 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
             total += torch.cat([tensor.flatten() for tensor in second])
         return total.double().cpu().numpy()
 
-    n = sum(p.numel() for p in parameters)
-    start = np.random.default_rng(0).standard_normal(n)
-    (top,) = eigsh(LinearOperator((n, n), product), k=1, v0=start, tol=1e-4, return_eigenvectors=False)
-    return float(top)
+    start = np.random.default_rng(0).standard_normal(sum(p.numel() for p in parameters))
+    hessian = scipy.sparse.linalg.LinearOperator((start.size, start.size), product)
+    return float(scipy.sparse.linalg.eigsh(hessian, k=1, v0=start, tol=1e-4, return_eigenvectors=False)[0])
 
 
 def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, device="auto", **grid) -> list[Landscape]:

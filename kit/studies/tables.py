@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from kit.errors import KitError
 from kit.methods import METHODS
@@ -58,7 +58,7 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Of Student's 95% interval of a mean, from the standard deviation of n values; NaN for one value."""
-    return stats.t.ppf(0.975, n - 1) * std / n**0.5
+    return scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -101,7 +101,7 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     n, mean = apart.count(), apart.mean()
     # seeds that all differ by the same number of test images have no spread to take an interval from
     std = apart.std().where(apart.max() - apart.min() > 1e-12)
-    half, p = half_width(std, n), pd.Series(2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
+    half, p = half_width(std, n), pd.Series(2 * scipy.stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
     values = (mean, mean - half, mean + half)
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
