@@ -1,8 +1,7 @@
-"""A run in a process of its own: started and killed from here, and what became of it.
+"""A run in a process of its own: a tree of processes that ends with the one that started it, and what goes wrong there.
 
 A fork server imports once what runs need; every run is forked from it in a fraction of a second, before any thread or
-GPU context exists. By a pipe the error comes up; when this process ends, so does the pipe, and the run kills its process
-group."""
+GPU context exists. A pipe brings errors up; when this process ends, so does the pipe, and the run kills its group."""
 
 import atexit
 import contextlib

@@ -116,10 +116,11 @@ class Search:
     def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None):
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.own_device(pick_device(config.device))
-        self.sets = (sets or config.sets()).to(self.device)
+        sets = sets or config.sets()
+        self.sets = (sets if config.train_images is None else sets.few(config.train_images)).to(self.device)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.records = Records(folder)
-        for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
+        for index in range(len(self.stages)):
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
 
@@ -238,6 +239,7 @@ class Search:
         self.longest = self.config.epochs - self.epoch if last else self.config.stage_epochs[index]
         if index == 0 or self.stage.restart:
             self.began = self.epoch  # the epoch at which the schedule began
+        if build.images_since(self.config, index) == index:
             self.batches = build.streams(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
         each = self.batches["train"].steps_per_epoch

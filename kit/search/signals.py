@@ -56,16 +56,14 @@ class Parts:
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Self, was: Stage, now: Stage) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name. A τ or η
-        that the stage before did not have begins here."""
-        state = before.state_dict()
+        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
+        state, own = before.state_dict(), ("arch", "augment", "hyper")
         weights = {name: state["net"][name] for name in self.net.state_dict()}
-        new = [name for name in ("augment", "hyper") if getattr(was, name) != getattr(now, name)]
-        own = {name: getattr(self, name).state_dict() for name in ("arch", *new)}
-        self.load_state_dict(state | {"net": weights} | own)
+        self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
+        self.inherit(before, was, now)
 
     def inherit(self, before: Self, was: Stage, now: Stage) -> None:
-        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
+        """τ and η as the stage before learned them, where both stages are about them."""
         bare = lambda learner: getattr(learner, "inner", learner)
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):
