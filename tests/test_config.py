@@ -92,7 +92,7 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 of epochs=3: method 'dha' needs 1 or more, and 0 or more"),
+        (
             {"epochs": 3, "search_epochs": 4},
             "search_epochs=4 of epochs=3: method 'dha' needs 1 or more, and 0 or more left",
         ),
