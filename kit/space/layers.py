@@ -47,12 +47,7 @@ class GatedNorm(nn.BatchNorm2d):
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
         weight, bias = self.gated_affine()
-        if kernels and (k := fast.pixels_at_once(x)) > 1:
-            y, mean, var = fast.wide_batch_norm(x, weight, bias, k, self.eps)
-            self.track(mean, var, x.numel() // x.shape[1])
-            return y
         tracked = self.training and self.track_running_stats
         factor = self._factor() if tracked else 0.0
         running = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
@@ -107,27 +102,6 @@ class ConvNorm(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *activation: nn.Module):
         conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
         super().__init__(conv, batch_norm(c_out), *activation)
-
-
-class AveragePool(nn.AvgPool2d):
-    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernels = by_kernels(x) and min(x.shape[2:]) > 1
-        return fast.average_pool(x, self.stride) if kernels else super().forward(x)
-
-
-class MaxPool(nn.MaxPool2d):
-    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return fast.max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
 
 
 class SyncedNorm(GatedNorm):
