@@ -11,7 +11,7 @@ from test_process import SMALL, until
 from tests_micro import assert_same_run
 
 import kit
-from kit import KitError, Run
+from kit import KitError, Run, files
 from kit.run import store
 from kit.search.progress import Silent
 
@@ -45,7 +45,7 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     assert "paused" in text(panel) and panel.buttons["pause"].description == "continue" and panel.child.paused
     panel.buttons["pause"].click()
     assert panel.state == "running" and panel.buttons["pause"].description == "pause"
-    until(lambda: (panel.folder / "history.parquet").exists(), "the first epoch")
+    until(lambda: (panel.folder / "records").exists(), "the first epoch")
     panel.buttons["pause"].click()
     again = Dashboard(config)  # the cell is run again: the new panel has the search in hand
     assert again.state == "paused" and again.buttons["start"].disabled and not again.buttons["stop"].disabled
@@ -107,7 +107,7 @@ def test_the_form_gives_back_the_configuration_that_it_was_given(tmp_path: Path)
 
 
 def test_a_run_in_the_hands_of_another_process_is_watched_and_not_started(interrupted: Run):
-    with store.exclusive(interrupted.path):
+    with files.exclusive(interrupted.path):
         panel = Dashboard(run=interrupted)
         assert panel.state == "elsewhere" and panel.buttons["start"].disabled and "epoch 1 of 2" in text(panel)
         panel.start()

@@ -165,7 +165,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
 
 def test_text_of_others_is_escaped():
     table = pd.DataFrame({"a|b": ["x\n| <script>", "50 % _ & <"]})
-    assert page.markdown_table(table).splitlines()[2] == "| x \\| <script> |"
+    assert page.markdown_table(table).splitlines()[2] == "| x \\| &lt;script> |"
     assert "<script>" not in page.html("# t\n\n<script>alert(1)</script>\n\n" + page.markdown_table(table))
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from kit import data, errors, figures, methods
+from kit import data, errors, figures, files, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
-from kit.run import store
 from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
@@ -70,7 +69,7 @@ class Dashboard(widgets.VBox):
         """idle, running, paused, or elsewhere: in the hands of another process."""
         if self.child:
             return "paused" if self.child.paused else "running"
-        return "elsewhere" if store.in_use(self.folder) else "idle"
+        return "elsewhere" if files.in_use(self.folder) else "idle"
 
     def start(self) -> None:
         """Run the form's configuration beside the kernel, or go on with it; a finished run is only shown."""
@@ -100,7 +99,7 @@ class Dashboard(widgets.VBox):
             CHILDREN.pop(self.folder, None)
             self._say(self.child.end())
             self.child = None
-        files = (self.folder / name for name in ("config.json", "history.parquet", "metrics.json"))
+        files = (self.folder / name for name in ("config.json", "records", "history.parquet", "metrics.json"))
         if (mark := [file.stat().st_mtime_ns for file in files if file.exists()]) != self.seen:
             self.seen, self.run = mark, Run.load(self.folder) if mark else None
             self.shown.layout.display = None if self.run else "none"

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
+from kit import files
 from kit.config import Config
 from kit.errors import KitError
-from kit.run import store
 from kit.search.engine import search
 from kit.search.progress import Silent
 
@@ -114,7 +114,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     os.chdir(cwd)
     torch.set_num_threads(threads or torch.get_num_threads())
     end = time.monotonic() + LOCK_PATIENCE
-    while store.in_use(folder) and time.monotonic() < end:
+    while files.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
         if notebook:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit import errors
+from kit import errors, files
 from kit.errors import KitError
 from kit.run import store
 from kit.run.predict import TrainedModel
@@ -23,9 +23,10 @@ Scores = Callable[[Tensor], Tensor]
 
 def load(path: str | os.PathLike) -> TrainedModel:
     """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
-    path = Path(path).expanduser()
-    with store.reading(path, "is not a file of run.export(path, 'safetensors')"):
-        found, tensors = json.loads(store.read_metadata(path)["kit"]), store.read_tensors(path)
+    path = Path(path).expanduser().resolve()
+    tensors, about = store.read_described(path, problem := "is not a file of run.export(path, 'safetensors')")
+    with files.reading(path, problem):
+        found = json.loads(about["kit"])
     return TrainedModel.built(found, tensors, path)
 
 
@@ -82,7 +83,7 @@ def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | 
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
     make, _, tolerance = FORMATS[format]
-    store.atomically(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
+    files.atomically(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
 
 
 @torch.no_grad()

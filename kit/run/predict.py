@@ -5,15 +5,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from kit import space
+from kit.config import Config
 from kit.data.image import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
 from kit.errors import KitError, summary
 
@@ -48,8 +50,15 @@ class TrainedModel(nn.Module):
         """From model.json and the weights; `source` is their file, which a KitError names where they do not fit."""
         try:
             spec, classes = dict(found["network"]), list(found["classes"])
-            if [type(name) for name in classes] != [str] * spec["classes"]:
+            if len(classes) != spec["classes"] or {type(name) for name in classes} != {str}:
                 raise ValueError(f"{spec['classes']} classes are called {classes!r:.60}")
+            for name in set(spec) & set(Config.model_fields) - {"genotype"}:
+                field = Config.model_fields[name]
+                TypeAdapter(Annotated[field.annotation, field]).validate_python(spec[name])
+            with torch.device("meta"):  # takes no memory: what is described may be larger than what is there
+                described = space.build(**spec).state_dict()
+            if {name: t.shape for name, t in described.items()} != {name: t.shape for name, t in tensors.items()}:
+                raise ValueError("other shapes")
             with torch.random.fork_rng(devices=[]):  # the first weights are replaced: the caller's draws stay the same
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
             network.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""The run directory: what a search writes while it goes (`Records`), and how it is read afterwards (`Run`)."""
+"""How a run directory is read. What a search writes into it while it goes: `kit.run.records`."""
 
 import functools
 import json
@@ -6,84 +6,45 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
-from kit import data
+from kit import data, files
 from kit.config import Config
 from kit.errors import KitError
-from kit.run import export, store
+from kit.run import export, records, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
 from kit.space import latency
 
-KEPT_CHECKPOINTS = 2
 MODEL = "model/model.json"
-COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
-
-
-class Records:
-    """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
-
-    Rows hold nothing that differs between two executions, such as times. alpha, tau: by name, as of one epoch each."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.rows: list[tuple[int, int, str, float]] = []
-        self.alpha: list[dict[str, np.ndarray]] = []
-        self.tau: list[dict[str, np.ndarray]] = []
-
-    def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
-        self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
-
-    def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
-        """α and τ after an epoch; an empty τ is not recorded."""
-        for entries, tensors in ((self.alpha, alpha), (self.tau, tau)):
-            if tensors:
-                arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-                entries.append(arrays | {"epoch": np.array(epoch)})
-
-    def write(self) -> None:
-        frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
-        store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
-        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
-            if entries:
-                arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
-                store.write_arrays(self.folder / f"{name}.npz", arrays)
-
-    def restore(self, epoch: int) -> None:
-        """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
-        frame = history(self.folder)
-        self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
-        for name, entries in (("alpha", self.alpha), ("tau", self.tau)):
-            arrays = store.read_arrays(self.folder / f"{name}.npz", {})
-            kept = [i for i, e in enumerate(arrays.get("epoch", ())) if e <= epoch]
-            entries[:] = [{key: values[i] for key, values in arrays.items()} for i in kept]
-
-
-def history(folder: Path) -> pd.DataFrame:
-    path = folder / "history.parquet"
-    if not path.is_file():
-        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    with store.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
-        return pd.read_parquet(path)[list(COLUMNS)]
 
 
 def _stored(file: str, about: str, entry: str | None = None) -> property:
     """What a file of the run directory holds, or an entry of it, read anew each time; empty where it is not there."""
 
     def value(run: "Run") -> dict[str, Any]:
-        read = store.read_arrays if file.endswith(".npz") else store.read_json
-        held = read(run.path / file, {})
+        held = store.read_json(run.path / file, {})
         held = held if entry is None else held.get(entry, {})
         if not isinstance(held, dict):
             raise KitError(f"{run.path / file} was altered: its {entry} is {held!r:.60}")
-        return held
+        return Held(held, run.path / file) if held else {}
 
     return property(value, doc=about)
+
+
+class Held(dict):
+    """What a file holds, which names it where something is missing."""
+
+    def __init__(self, values: dict[str, Any], path: Path):
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, name: str) -> None:
+        raise files.Damaged(self.path, f"was altered: it has no {name!r}")
 
 
 class Run:
@@ -92,7 +53,8 @@ class Run:
     What has not been written yet is empty. A file that was altered raises a KitError that names it."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        path = Path(path)
+        self.path = files.without_links(path.resolve() if path.is_symlink() else path)
         values = store.read_json(self.path / "config.json")
         try:
             self.config = Config.stored(values)
@@ -106,9 +68,9 @@ class Run:
     def load(cls, path: str | Path) -> Self:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
         path = Path(os.path.expanduser(path))
-        if (path / "config.json").is_file():
+        if (path / "config.json").exists():
             return cls(path)
-        found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/history.parquet")]
+        found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/data.json")]
         nearby = ", ".join(sorted(map(str, found))[:8]) or "none: kit.search(kit.Config(...)) makes one"
         raise KitError(f"{path} is not a run directory (it has no config.json); runs nearby: {nearby}")
 
@@ -126,15 +88,13 @@ class Run:
         """One of finished, running (a process works on it), failed, interrupted."""
         if self.finished:
             return "finished"
-        if store.in_use(self.path):
+        if files.in_use(self.path):
             return "running"
         return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
     metrics = _stored("metrics.json", "test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …")
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
-    alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
-    tau = _stored("tau.npz", "epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation).")
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
     policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
     hyper = _stored(MODEL, "The lr and weight_decay at the end; lr without the schedule's factor.", "hyper")
@@ -142,7 +102,17 @@ class Run:
     @functools.cached_property
     def history(self) -> pd.DataFrame:
         """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on."""
-        return history(self.path)
+        return records.history(self.path)
+
+    @property
+    def alpha(self) -> dict[str, np.ndarray]:
+        """epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots]. Empty where nothing is."""
+        return records.arrays(self.path, "alpha")
+
+    @property
+    def tau(self) -> dict[str, np.ndarray]:
+        """epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation). Empty where fixed."""
+        return records.arrays(self.path, "tau")
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""
@@ -187,7 +157,7 @@ class Run:
         is not the ending's and, writing nothing, where the file's scores are not those of the run's model."""
         path = Path(path).expanduser()
         export.write(self.model(), self.found(), path, format)
-        store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(self.card(), "utf-8"))
+        files.write(path.with_name(f"{path.name}.md"), self.card())
         return path
 
     def card(self, device: torch.device | str = "cpu") -> str:
@@ -200,15 +170,18 @@ class Run:
             raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
         model, n, table = self.model(device), self.metrics["test_images"], latency.stored(self.path / "latency.json")
         where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
-        templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
-        return templates.get_template("card.md.j2").render(
+        about = data.DATASETS.get(self.config.dataset)
+        genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
+        return text.render(
+            "kit.run",
+            "card.md.j2",
             run=self,
-            about=data.DATASETS.get(self.config.dataset),
+            about=about and about.title,
             interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
             latency=latency.time_model(model, image, where, self.config.latency_batch),
             hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
             confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
-            genotype=",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items()),
+            genotype=Markup(genotype),  # in a block of code
         )
 
 

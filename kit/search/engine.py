@@ -4,6 +4,7 @@ import contextlib
 import glob
 import math
 import os
+import re
 import threading
 import time
 import traceback
@@ -13,12 +14,13 @@ from typing import Any
 
 import torch
 
-from kit import data
+from kit import data, files
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.provenance import pick_device
-from kit.run.run import KEPT_CHECKPOINTS, Records, Run
+from kit.run.records import Records
+from kit.run.run import Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
@@ -26,6 +28,7 @@ from kit.search.step import STEPS
 from kit.space import Picks
 from kit.space.layers import average_statistics, keep_freed, norms
 
+KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")
 PER_THREAD = 2**21  # values of a layer's batch: with fewer each, threads wait for one another longer than they work
@@ -59,17 +62,26 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
         held.enter_context(interruptible(lambda: f"stopped after epoch {last()}; run again to go on"))
         if not resume:
-            ranks.on_first(lambda: store.put_aside(folder))
+            ranks.on_first(lambda: files.put_aside(folder))
         if not ranks.on_first(finished):
             # all that can be refused is refused here, before the folder exists
             if resume:
                 ranks.together(lambda: _refuse_other_data(folder, facts))
-            engine = ranks.together(lambda: Search(config, folder, sets))
-            ranks.on_first(lambda: held.enter_context(store.exclusive(folder)))
+            engine = ranks.together(lambda: Search(config, folder, sets, facts["digest"]))
+            ranks.on_first(lambda: held.enter_context(files.exclusive(folder)))
             ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile
                 engine.run(Silent() if ranks.rank() else progress or (Bar() if interactive() else Lines()))
-        return Run.load(folder)
+        return _own(Run.load(folder), {"run": folder.name, "data": facts["digest"]})
+
+
+def _own(run: Run, identity: dict[str, str]) -> Run:
+    """Raises KitError where a finished run is another one's, whose directory was renamed or whose files were copied."""
+    for held in (run.metrics, run.provenance):
+        if held and any(held.get(name, value) != value for name, value in identity.items()):
+            mend = "rename it back, or start anew with kit.search(config, resume=False), which puts it aside"
+            raise KitError(f"{run.path} holds the results of another run, {held.get('run')!r:.200}: {mend}")
+    return run
 
 
 @contextlib.contextmanager
@@ -103,13 +115,15 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
+    there = (folder / "checkpoints").glob("epoch-*.safetensors")
+    return sorted(path for path in there if re.fullmatch(r"epoch-\d{5,}", path.stem) and path.is_file())
 
 
 class Search:
     """The state of a run. Built from its configuration and data alone; `state_dict()` holds all that moves."""
 
-    def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None):
+    def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None, digest: str = ""):
+        self.identity = {"run": folder.name, "data": digest}  # stands in all that belongs to this run alone
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.own_device(pick_device(config.device))
         self.sets = (sets or config.sets()).to(self.device)
@@ -141,7 +155,9 @@ class Search:
         except Exception as error:
             failure = {"error": type(error).__name__, "message": str(error), "epoch": self.epoch, "step": self.step}
             with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-                if not (path := self.folder / "failure.json").is_file():  # of several ranks the first one's
+                path = self.folder / "failure.json"
+                # of several ranks the first one's; and none where the directory was removed meanwhile
+                if (self.folder / "config.json").is_file() and not path.is_file():
                     store.write_json(path, failure | {"traceback": traceback.format_exc()})
             raise
         finally:
@@ -197,8 +213,8 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        if self.stage_index:  # it trains the chosen child alone: α stays what the search left
-            alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
+        if self.stage_index:  # it trains the chosen child alone: α stays what the search left, if that was not lost
+            alpha = self.records.alpha
         else:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
@@ -258,22 +274,35 @@ class Search:
         """Make the directory, or take up the newest checkpoint in it that can be read."""
         if ranks.rank() == 0:
             (self.folder / "failure.json").unlink(missing_ok=True)
-            store.tidy(self.folder)
+            files.tidy(self.folder)
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
-        for path in reversed(ranks.on_first(lambda: _checkpoints(self.folder))):
+        if state := ranks.on_first(self._newest):
+            with files.reading(self.folder, "holds a checkpoint that does not fit this version of kit"):
+                self.load_state_dict(state)
+        if lost := ranks.on_first(lambda: self.records.restore(self.epoch if state else -1)):
+            say(f"{self.folder.name}: {lost}")
+        if not state:
+            self._snapshot()
+
+    def _newest(self) -> dict | None:
+        """The newest checkpoint that is whole and this run's. The others are renamed, and said; what the system cannot
+        read now may be sound, and raises."""
+        for path in reversed(_checkpoints(self.folder)):
             try:
-                self.load_state_dict(ranks.on_first(lambda path=path: store.read_state(path)))
-                return self.records.restore(self.epoch)
-            except KitError as error:
-                if ranks.rank() == 0:
-                    say(f"{self.folder.name}: {error}; the checkpoint before it is used")
-                    path.unlink()
-        self._snapshot()
+                state = store.read_state(path)
+                if state.get("identity", self.identity) != self.identity:
+                    raise files.Damaged(path, f"belongs to another run, {state['identity']!r:.200}")
+                return state
+            except files.Damaged as error:
+                now = files.aside(path, "damaged").name
+                say(f"{self.folder.name}: {error}; it is {now} now, and the checkpoint before it is used")
 
     def _save(self) -> None:
         """The history, and a checkpoint of this epoch; the oldest goes."""
         if ranks.rank() == 0:
-            self.records.write()
+            if not (self.folder / "config.json").is_file():
+                raise KitError(f"{self.folder} was removed while the run went on; run again to start anew")
+            self.records.write(self.epoch)
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
             for old in _checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
                 old.unlink()
@@ -281,6 +310,7 @@ class Search:
     def state_dict(self) -> dict:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
+            "identity": self.identity,
             "stage": self.stage_index,
             "picks": self._picks(),
             "parts": self.parts.state_dict(),

@@ -1,17 +1,19 @@
 """Reports of many runs on one data set: Markdown, one self-contained HTML page, CSV, LaTeX, pictures and a summary of
 the runs, from which `python -m kit.studies.report FOLDER` writes all reports of a folder once more."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kit import figures
+from kit import figures, files
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
+from kit.run.text import csv, latex, render
 from kit.studies import landscape, limits, page, study
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
@@ -32,6 +34,7 @@ def write(
         raise KitError(f"a report is about one data set; there are {found}")
     drawn, more = KINDS[kind].gather(kind, runs, **options)
     usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
+    usual = re.sub(r"[^\w.+-]+", "_", usual)  # a data set's folder may have any name
     path = Path(folder) / f"{name or usual}.json"
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
     saved = figures.save_all(pictures, width=1200)
@@ -54,16 +57,16 @@ def rewrite(path: str | Path) -> Path:
         row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
     found, config = kind.contents(kept, runs), runs[0].config
-    text = page.render(kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
+    text = render("kit.studies", kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
     title, table = found["title"], found["table"]
     contents = {
         ".html": page.assemble(title, page.html(text, path.parent)),
-        ".csv": found["rows"].to_csv(index=False),
-        ".tex": table.to_latex(index=False, escape=True, caption=f"{title}.", label=f"tab:{path.stem}"),
+        ".csv": csv(found["rows"]),
+        ".tex": table.to_latex(index=False, escape=True, caption=latex(f"{title}."), label=f"tab:{path.stem}"),
         ".md": text,
     }
     for ending, content in contents.items():
-        path.with_suffix(ending).write_text(content, encoding="utf-8")
+        files.write(path.with_suffix(ending), content)
     return path.with_suffix(".md")
 
 
