@@ -56,6 +56,8 @@ def reading(path: Path, problem: str) -> Iterator[None]:
     """Turn whatever understanding a file's content raises, which may be of any kind, into a `Damaged` that names it."""
     try:
         yield
+    except KitError:
+        raise
     except Exception as error:
         raise Damaged(path, f"{problem} ({summary(error)}): it was altered or cut short") from None
 

@@ -20,7 +20,7 @@ from kit.run import store
 
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
 HISTORY = "history.parquet"
-MOST = 2**22  # rows of a history: more come from no run
+MOST, LONGEST = 2**20, 200  # rows of a history and letters of a name: more come from no run
 
 
 class Records:
@@ -93,7 +93,10 @@ def history(folder: Path) -> pd.DataFrame:
         table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
         if (rows := table.metadata.num_rows) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
-        return table.read(list(COLUMNS)).to_pandas().astype(COLUMNS)
+        frame = table.read(list(COLUMNS)).to_pandas()
+        if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
+            raise ValueError(f"a name is longer than {LONGEST} letters")
+        return frame.astype(COLUMNS)
 
 
 def arrays(folder: Path, kind: str) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from kit.run.provenance import pick_device
 from kit.space import latency
 
 MODEL = "model/model.json"
+NUMBER = (int, float, type(None))
 
 
 def _stored(file: str, about: str, entry: str | None = None) -> property:
@@ -92,7 +93,15 @@ class Run:
             return "running"
         return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
-    metrics = _stored("metrics.json", "test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …")
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …; empty before the end."""
+        held = self._results
+        if wrong := [name for name, v in held.items() if not isinstance(v, str if name in ("run", "data") else NUMBER)]:
+            raise files.Damaged(self.path / "metrics.json", f"was altered: {wrong[0]} is {held[wrong[0]]!r:.60}")
+        return held
+
+    _results = _stored("metrics.json", "Of a finished run.")
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
@@ -168,21 +177,26 @@ class Run:
         if not self.finished:
             mend = "kit.search with its configuration goes on with it"
             raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
-        model, n, table = self.model(device), self.metrics["test_images"], latency.stored(self.path / "latency.json")
-        where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
-        about = data.DATASETS.get(self.config.dataset)
-        genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
-        return text.render(
-            "kit.run",
-            "card.md.j2",
-            run=self,
-            about=about and about.title,
-            interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
-            latency=latency.time_model(model, image, where, self.config.latency_batch),
-            hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
-            confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
-            genotype=Markup(genotype),  # in a block of code
-        )
+        with files.reading(self.path, "holds results that make no card"):
+            model, n, table = (
+                self.model(device),
+                self.metrics["test_images"],
+                latency.stored(self.path / "latency.json"),
+            )
+            where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
+            about = data.DATASETS.get(self.config.dataset)
+            genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
+            return text.render(
+                "kit.run",
+                "card.md.j2",
+                run=self,
+                about=about and about.title,
+                interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+                latency=latency.time_model(model, image, where, self.config.latency_batch),
+                hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
+                confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
+                genotype=Markup(genotype),  # in a block of code
+            )
 
 
 def open_all(paths: str) -> list[Run]:

@@ -56,8 +56,11 @@ def rewrite(path: str | Path) -> Path:
     for row in kept["runs"]:
         row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
-    found, config = kind.contents(kept, runs), runs[0].config
-    text = render("kit.studies", kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
+    with files.reading(path, "cannot be written up"):
+        found, config = kind.contents(kept, runs), runs[0].config
+        text = render(
+            "kit.studies", kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found
+        )
     title, table = found["title"], found["table"]
     contents = {
         ".html": page.assemble(title, page.html(text, path.parent)),
