@@ -1,13 +1,10 @@
-"""Files that others may have made, or will read: only regular files are opened, no link is followed, what is written is
-there as a whole or not at all, and one process at a time writes into a folder.
-
-Who is given a path by the user, which may well be a link, resolves it first."""
+"""Files that others may have made, or will read: only regular files are opened, no link is followed (where the user
+names a file, the caller resolves the path), and what is written is there as a whole or not at all."""
 
 import contextlib
 import fcntl
 import itertools
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,38 +13,27 @@ from typing import IO, Any
 from kit.errors import KitError, summary
 
 TEMPORARY = ".tmp"
+LIMIT = 1e9 * float(os.environ.get("KIT_MAX_GB") or 4)  # bytes that a stored file may have, and expand to
 PATIENCE = 0.2  # seconds, for the moment in which `in_use` holds the lock in another process
 MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
 
 
 class Damaged(KitError):
-    """What a file holds was altered or cut short, or belongs to something else. That the system could not read it, as
-    after an input/output error, is no Damaged: the file may be sound."""
+    """A file was altered or cut short, or belongs to something else. One that the system cannot read may be sound."""
 
     def __init__(self, path: Path, problem: str):
         super().__init__(f"{path} {problem}")
         self.path = path
 
 
-def limit() -> int:
-    """Bytes that a stored file may have, and expand to: $KIT_MAX_GB, usually 4, times 10^9."""
-    given = os.environ.get("KIT_MAX_GB") or "4"
-    with contextlib.suppress(ValueError, OverflowError):
-        return int(1e9 * float(given))
-    raise KitError(f"KIT_MAX_GB={given!r}: give the gigabytes that a stored file may have and expand to, such as 4")
-
-
 def read(path: Path, problem: str = "cannot be read") -> bytes:
-    """The content of a regular file. Raises KitError for a link, anything that is no file, one beyond `limit`, and
-    whatever keeps the system from reading it."""
+    """Raises KitError for a link, what is no file, one beyond `LIMIT`, and whatever keeps the system from reading."""
     try:
         with _opened(path, os.O_RDONLY) as file:
-            if (size := os.fstat(file.fileno()).st_size) > limit():
-                raise KitError(f"{path} has {size:,} bytes, allowed are {limit():,}: KIT_MAX_GB=… allows more")
+            if (size := os.fstat(file.fileno()).st_size) > LIMIT:
+                raise OSError(f"it has {size:,} bytes, allowed are {LIMIT:,.0f}: KIT_MAX_GB=… allows more")
             return file.read()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        if isinstance(error, KitError):
-            raise
         raise KitError(f"{path} {problem} ({summary(error)}): check the path, its rights and the disk") from error
 
 
@@ -62,22 +48,17 @@ def reading(path: Path, problem: str) -> Iterator[None]:
         raise Damaged(path, f"{problem} ({summary(error)}): it was altered or cut short") from None
 
 
-def write(path: Path, content: bytes | str, mend: str = MAKE_ROOM) -> None:
-    """As `atomically`; text becomes UTF-8."""
-    content = content.encode() if isinstance(content, str) else content
-    atomically(path, lambda temporary: temporary.write_bytes(content), mend)
-
-
-def atomically(path: Path, make: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
-    """Let `make` fill a temporary file, flush it to the disk and rename it to `path`: a reader sees the old file or the
-    whole new one, with the rights of the user's umask. Raises KitError, which ends in `mend`, where it cannot be
-    written, and where a link, a device or anything else that is no regular file is in its place."""
+def write(path: Path, content: bytes | str | Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
+    """Fill a temporary file (content: what with, text as UTF-8, or what does it), flush it to the disk and rename it to
+    `path`: a reader sees the old file or the whole new one, with the rights of the user's umask. Raises KitError, which
+    ends in `mend`, where that fails, and where a link, a device or another thing that is no file is in its place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    content = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_regular(path)
         temporary.unlink(missing_ok=True)
-        make(temporary)
+        content(temporary) if callable(content) else temporary.write_bytes(content)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -95,7 +76,7 @@ def _opened(path: Path, flags: int) -> IO[bytes]:
 
 
 def _check_regular(path: Path) -> None:
-    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         raise OSError("a link, or not a regular file")
 
 
@@ -116,21 +97,13 @@ def tidy(folder: Path) -> None:
 def aside(path: Path, word: str) -> Path:
     """Rename what lies there to the first of <name>.<word>1, <name>.<word>2, … that is free; where it lies now."""
     names = (path.with_name(f"{path.name}.{word}{n}") for n in itertools.count(1))
-    return path.rename(next(name for name in names if not os.path.lexists(name)))
-
-
-def put_aside(folder: Path) -> None:
-    """Rename a run directory that is there to <name>.old1, <name>.old2, …. Raises KitError while one works in it."""
-    if folder.exists():
-        with exclusive(folder):
-            aside(folder, "old")
+    return path.rename(next(name for name in names if not name.exists()))
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, also when that is killed.
-
-    Raises KitError where another process holds it, where a link lies in the folder, and where it cannot be made."""
+    """Hold the folder's lock, which ends with the process, also when that is killed. Raises KitError where another
+    process holds it, where a link lies in the folder, and where a folder or a lock cannot be made."""
     with contextlib.ExitStack() as held:
         try:
             without_links(folder).mkdir(parents=True, exist_ok=True)
@@ -143,12 +116,11 @@ def exclusive(folder: Path) -> Iterator[None]:
                     holder = file.read().decode(errors="replace") or "?"
                     raise KitError(f"{folder} is in use by process {holder}: wait for it, or stop it first")
                 time.sleep(0.02)
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-            file.flush()
         except OSError as error:
             mend = "choose another folder for out, or mount this one's with locks (Lustre: -o flock; NFS: not nolock)"
             raise KitError(f"{folder} cannot be made and locked ({summary(error)}): {mend}") from None
+        file.truncate(0)
+        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
         yield
 
 
@@ -165,3 +137,10 @@ def _locked(file: IO, kind: int) -> bool:
         return True
     except BlockingIOError:
         return False
+
+
+def put_aside(folder: Path) -> None:
+    """Rename a run directory that is there to <name>.old1, <name>.old2, …. Raises KitError while one works in it."""
+    if folder.exists():
+        with exclusive(folder):
+            aside(folder, "old")

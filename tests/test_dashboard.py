@@ -45,7 +45,7 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     assert "paused" in text(panel) and panel.buttons["pause"].description == "continue" and panel.child.paused
     panel.buttons["pause"].click()
     assert panel.state == "running" and panel.buttons["pause"].description == "pause"
-    until(lambda: (panel.folder / "records").exists(), "the first epoch")
+    until(lambda: (panel.folder / "history.parquet").exists(), "the first epoch")
     panel.buttons["pause"].click()
     again = Dashboard(config)  # the cell is run again: the new panel has the search in hand
     assert again.state == "paused" and again.buttons["start"].disabled and not again.buttons["stop"].disabled

@@ -22,7 +22,7 @@ import torch
 from tests_micro import micro_config
 
 import kit
-from kit import KitError, Run, figures
+from kit import KitError, Run, figures, files
 from kit.lab.panel import Dashboard
 from kit.search.progress import Silent
 from kit.space import latency
@@ -75,7 +75,6 @@ LINKS = {
     "checkpoints": linked("checkpoints", "checkpoints"),
     "a checkpoint": linked("checkpoints/epoch-00002.safetensors", "checkpoints/epoch-00002.safetensors"),
     "model": linked("model", "model"),
-    "records": linked("records", "checkpoints"),
     "landscape": linked("landscape", "checkpoints"),
     "page": linked("report.html", "precious"),
     "a hard link as lock": lambda run, outside: replace(run / ".lock", lambda p: p.hardlink_to(outside / "precious")),
@@ -153,7 +152,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(figures, "save_all", lambda *_, **__: [])
     monkeypatch.setattr(Dashboard, "_watch", lambda self: None)
     monkeypatch.setattr(latency, "time_model", lambda *_: 1.0)
-    monkeypatch.setenv("KIT_MAX_GB", "0.05")
+    monkeypatch.setattr(files, "LIMIT", 5e7)
 
 
 @pytest.mark.parametrize("what", [*LINKS, *OTHERS])

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kit import files
 from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, summary, unknown
@@ -125,7 +126,7 @@ def read_folder(path: Place) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded. Classes
     are sorted by name, files by path. What is hidden is skipped; images beside the class folders, and other files, are
     left out and named. Raises KitError for a folder that cannot be listed, or splits that differ in classes."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     try:
         found = folders(folder)
         parts = {SPLITS.get(name.casefold(), name): where for name, where in found.items()}
@@ -173,9 +174,9 @@ def read_csv(path: Place) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
     Columns: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or test). Labels
     are sorted, by number if all are numbers. Raises KitError, naming the lines, for what is missing or unknown."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
-        content = file.read_bytes()
+        content = files.read(file.resolve())
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
         how = {"sep": max(",;\t|", key="".join(text.splitlines()[before : before + 1]).count), "skiprows": before}
@@ -195,7 +196,8 @@ def read_csv(path: Place) -> Source:
         needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
         raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
     numbers = names.str.fullmatch("[0-9]+").all()
-    classes = sorted(set(names), key=(lambda name: (int(name), name)) if numbers else None)
+    by_number = lambda name: (len(digits := name.lstrip("0")), digits, name)  # int() takes 4,300 digits at most
+    classes = sorted(set(names), key=by_number if numbers else None)
     labels = names.map(classes.index)
     parts = {part: list(zip(images[of], labels[of])) for part, of in split.groupby(split).groups.items()}
     split = f"the column split of {file.name}" if len(parts) > 1 else None
@@ -216,7 +218,7 @@ def load_dataset(
     name, path that cannot be read, data neither here nor to be downloaded, a loader that returns no `Source`."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
-    folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
+    folder = Path(os.path.expanduser(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data"))
     name = os.fspath(name)
     about = DATASETS[name].settings if name in DATASETS else {"size": None, "flip": True}
     size = about["size"] if image_size is None else image_size
@@ -226,7 +228,7 @@ def load_dataset(
     if name in DATASETS:
         source = _called(name, folder, size)
     else:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")

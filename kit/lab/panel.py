@@ -99,7 +99,7 @@ class Dashboard(widgets.VBox):
             CHILDREN.pop(self.folder, None)
             self._say(self.child.end())
             self.child = None
-        files = (self.folder / name for name in ("config.json", "records", "history.parquet", "metrics.json"))
+        files = (self.folder / name for name in ("config.json", "history.parquet", "metrics.json"))
         if (mark := [file.stat().st_mtime_ns for file in files if file.exists()]) != self.seen:
             self.seen, self.run = mark, Run.load(self.folder) if mark else None
             self.shown.layout.display = None if self.run else "none"

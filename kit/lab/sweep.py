@@ -23,6 +23,8 @@ from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
+MOST = 10_000  # seeds; more are a mistake
+
 
 class Result(NamedTuple):
     """runs: the finished ones, in the order of the configurations; failures: the others' causes, by name."""
@@ -59,9 +61,13 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
 def seeds_of(seeds: int | str) -> list[int]:
     """A number of seeds, 3 → [0, 1, 2], or text that lists them, "0,3,7". Raises KitError for anything else."""
     try:
-        return [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else list(range(seeds))
-    except (TypeError, ValueError):
-        raise KitError(f"seeds={seeds!r} is neither a number of seeds, such as 5, nor a list: '0,3,7'") from None
+        found = [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else range(seeds)
+        if len(found) > MOST:
+            raise ValueError
+        return list(found)
+    except (TypeError, ValueError, OverflowError):
+        wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
+        raise KitError(f"seeds={seeds!r:.80} is neither {wanted}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -93,8 +99,8 @@ def run(
     A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
     anything starts for what cannot be, such as data that are not there."""
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
-        if type(value) is not int or value < least:
-            raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
+        if type(value) is not int or not least <= value <= 1000:
+            raise KitError(f"{name}={value!r} is not a whole number of {least} or more, up to 1000")
     if notebook and not Path(notebook).is_file():
         raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
@@ -109,7 +115,8 @@ def run(
     todo = {folder: config for folder, config in folders.items() if folder not in before}
     failures, options = {}, {"threads": threads, "notebook": notebook or ""}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
-        say(f"{len(folders)} runs, {len(before)} of them finished before")
+        twice = f", {again} given twice" if (again := len(configs) - len(folders)) else ""
+        say(f"{len(folders)} runs{twice}, {len(before)} of them finished before")
         if todo:
             start, room, stop = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
@@ -124,7 +131,7 @@ def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Co
         if fields not in known:
             sets = config.sets()
             known[fields] = sets.name, data.digest(sets)
-        folders[Path(out or config.out).expanduser() / config.named(*known[fields])] = config
+        folders[Path(os.path.expanduser(out or config.out)) / config.named(*known[fields])] = config
     return folders
 
 
@@ -219,7 +226,8 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
     try:
         import ray
 
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        own = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}  # no other machine may reach it
+        ray.init(address=address, **own, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
         raise KitError(
             f"no Ray cluster answers at {address!r} ({errors.summary(error)}): pip install 'kit[ray]', start one with "

@@ -38,7 +38,10 @@ def _safetensors(model: TrainedModel, about: str, path: Path) -> Scores:
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     images = torch.zeros((2, *model.network.image), dtype=torch.uint8)  # a batch of one would become a constant
     batch = torch.export.Dim("batch", min=1, max=65536)
-    return torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:  # which names this machine's files
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _torch(model: TrainedModel, about: str, path: Path) -> Scores:
@@ -83,7 +86,7 @@ def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | 
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
     make, _, tolerance = FORMATS[format]
-    files.atomically(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
+    files.write(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
 
 
 @torch.no_grad()

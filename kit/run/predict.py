@@ -140,7 +140,9 @@ def gathered(images: Any) -> Any:
 
 def _files(given: str | os.PathLike) -> list[Path]:
     """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
+    if not os.fspath(given):
+        raise KitError(f"the path is empty; {ALLOWED}")  # to Python it is the working directory
     if not path.is_dir():
         pattern = glob.has_magic(str(path)) and not path.exists()
         matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []

@@ -1,12 +1,6 @@
-"""History, α and τ of a run. While it goes, every epoch writes a file of its own, records/<epoch>.npz, so that the
-thousandth costs what the first did; its end makes history.parquet, alpha.npz and tau.npz of them.
-
-A file holds arrays by name, rows/…, alpha/… and tau/…, whose first axis is rows or epochs; …/epoch has the epoch of
-each."""
+"""History, α and τ of a run: in memory, and in history.parquet, alpha.npz and tau.npz of its directory."""
 
 import io
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,73 +13,82 @@ from kit import files
 from kit.run import store
 
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
-HISTORY = "history.parquet"
 MOST, LONGEST = 2**20, 200  # rows of a history and letters of a name: more come from no run
+SHARE = 50  # the files are written as a whole, so once a fiftieth is new: late epochs cost what the first ones did
 
 
 class Records:
-    """Of a run in progress. Rows hold nothing that differs between two executions, such as times. alpha: the last."""
+    """Of a run in progress. Rows hold nothing that differs between two executions, such as times. alpha, tau: by name,
+    as of one epoch each. The checkpoint has what the files do not have yet."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.new: dict[str, list] = {}  # since the last `write`
-        self.alpha: dict[str, Tensor] = {}
+        self.folder, self.written = folder, -1  # up to which epoch
+        self.rows: list[tuple[int, int, str, float]] = []
+        self.alpha: list[dict[str, np.ndarray]] = []
+        self.tau: list[dict[str, np.ndarray]] = []
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            self._add("rows", {"step": step, "epoch": epoch, "name": name, "value": float(value)})
+        self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
 
     def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
-        """α and τ after an epoch; an empty one is not recorded."""
-        self.alpha = alpha
-        for kind, tensors in (("alpha", alpha), ("tau", tau)):
+        """α and τ after an epoch; an empty τ is not recorded."""
+        for entries, tensors in ((self.alpha, alpha), (self.tau, tau)):
             if tensors:
-                self._add(kind, {name: tensor.cpu().numpy() for name, tensor in tensors.items()} | {"epoch": epoch})
+                arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
+                entries.append(arrays | {"epoch": np.array(epoch)})
 
-    def _add(self, kind: str, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            self.new.setdefault(f"{kind}/{name}", []).append(value)
+    def write(self, epoch: int, whole: bool = False) -> None:
+        """The files, where enough is new since the last time. whole: in any case."""
+        if not whole and epoch - self.written < epoch / SHARE:
+            return
+        content, self.written = io.BytesIO(), epoch
+        pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS).to_parquet(content, index=False)
+        files.write(self.folder / "history.parquet", content.getvalue())
+        for name in ("alpha", "tau"):
+            if entries := getattr(self, name):
+                arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
+                store.write_arrays(self.folder / f"{name}.npz", arrays)
 
-    def write(self, epoch: int) -> None:
-        store.write_arrays(self.folder / "records" / f"{epoch:05d}.npz", {k: np.array(v) for k, v in self.new.items()})
-        self.new = {}
+    def state_dict(self) -> dict[str, list]:
+        """What the files do not have."""
+        new = {name: [e for e in getattr(self, name) if _epoch(e) > self.written] for name in ("rows", "alpha", "tau")}
+        as_tensors = lambda entry: {key: torch.from_numpy(array) for key, array in entry.items()}
+        return {name: list(map(as_tensors, es)) if name != "rows" else es for name, es in new.items()}
 
-    def restore(self, epoch: int) -> str:
-        """Forget what came after `epoch`, that of the checkpoint (-1: none). Says what is missing up to it."""
-        why, held = "", None
-        while held is None:
+    def load_state_dict(self, state: dict[str, list], epoch: int) -> str:
+        """What the files (there may be more) and the checkpoint of `epoch` have up to it. Says what is lost of that."""
+        why, self.written = "", -1
+        for name, read in (("rows", _rows), ("alpha", _entries), ("tau", _entries)):
             try:
-                held = _read(self.folder)
+                held = read(self.folder, name)
             except files.Damaged as error:
-                why += f"; {error}; it is {files.aside(error.path, 'damaged').name} now"
-        kept = {name: values[held[f"{name.split('/')[0]}/epoch"] <= epoch] for name, values in held.items()}
-        if (self.folder / HISTORY).exists():
-            shutil.rmtree(self.folder / "records", ignore_errors=True)
-            store.write_arrays(self.folder / "records" / "00000.npz", kept)
-            (self.folder / HISTORY).unlink()
-        for path in _parts(self.folder):
-            if int(path.stem) > epoch:
-                path.unlink()
-        alpha = {name: torch.from_numpy(values[-1:])[0] for name, values in _of("alpha", kept).items() if len(values)}
-        self.alpha = {name: value for name, value in alpha.items() if name != "epoch"}
-        lost = set(range(1, epoch + 1)).difference(kept.get("rows/epoch", np.empty(0)).tolist())
-        return f"the history of {len(lost)} epochs, from epoch {min(lost)} on, is lost{why}" if lost else ""
+                held, now = [], files.aside(error.path, "damaged").name
+                why += f" ({error}; it is {now} now)"
+            there, more = set(map(_epoch, held)), state.get(name, ())
+            more = more if name == "rows" else [{key: tensor.numpy() for key, tensor in e.items()} for e in more]
+            held += [entry for entry in more if _epoch(entry) not in there]
+            setattr(self, name, [entry for entry in held if _epoch(entry) <= epoch])
+        lost = set(range(1, epoch + 1)).difference(map(_epoch, self.rows))
+        return f"the history of {len(lost)} epochs, from {min(lost)} on, is lost{why}" if lost else ""
 
-    def finish(self) -> None:
-        """Make the files of a finished run."""
-        held, table = _read(self.folder), io.BytesIO()
-        for kind in ("alpha", "tau"):
-            if values := _of(kind, held):
-                store.write_arrays(self.folder / f"{kind}.npz", values)
-        _frame(held).to_parquet(table, index=False)
-        files.write(self.folder / HISTORY, table.getvalue())
-        shutil.rmtree(self.folder / "records", ignore_errors=True)
+
+def _epoch(entry: Any) -> int:
+    return int(entry["epoch"] if isinstance(entry, dict) else entry[1])
+
+
+def _rows(folder: Path, _: str) -> list[tuple]:
+    return list(history(folder).itertuples(index=False, name=None))
+
+
+def _entries(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
+    arrays = store.read_arrays(folder / f"{name}.npz", {})
+    return [{key: np.array(values[i]) for key, values in arrays.items()} for i in range(len(arrays.get("epoch", ())))]
 
 
 def history(folder: Path) -> pd.DataFrame:
-    """As far as the run has come. Raises KitError for a file that was altered or cannot be read."""
-    if not (path := folder / HISTORY).exists():
-        return _frame(_joined(folder))
+    """As far as it is written. Raises KitError for a file that was altered or cannot be read."""
+    if not (path := folder / "history.parquet").exists():
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     import pyarrow.parquet as pq  # takes long
 
     content = io.BytesIO(files.read(path))
@@ -97,35 +100,3 @@ def history(folder: Path) -> pd.DataFrame:
         if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
             raise ValueError(f"a name is longer than {LONGEST} letters")
         return frame.astype(COLUMNS)
-
-
-def arrays(folder: Path, kind: str) -> dict[str, np.ndarray]:
-    """alpha or tau, likewise, each array with a first axis of epochs; `epoch` names them. Empty where there is none."""
-    whole = (folder / HISTORY).exists() or not (folder / "records").exists()
-    return store.read_arrays(folder / f"{kind}.npz", {}) if whole else _of(kind, _joined(folder))
-
-
-def _read(folder: Path) -> dict[str, np.ndarray]:
-    if not (folder / HISTORY).exists():
-        return _joined(folder)
-    held = {f"rows/{name}": column.to_numpy() for name, column in history(folder).items()}
-    held["rows/name"] = held["rows/name"].astype(str)
-    return held | {f"{kind}/{k}": v for kind in ("alpha", "tau") for k, v in arrays(folder, kind).items()}
-
-
-def _joined(folder: Path) -> dict[str, np.ndarray]:
-    parts = [store.read_arrays(path) for path in _parts(folder)]
-    with files.reading(folder / "records", "holds files that do not go together"):
-        return {name: np.concatenate([part[name] for part in parts]) for name in (parts or [{}])[0]}
-
-
-def _parts(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "records").glob("*.npz") if path.stem.isdecimal())
-
-
-def _of(kind: str, held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(f"{kind}/"): values for name, values in held.items() if name.startswith(f"{kind}/")}
-
-
-def _frame(held: dict[str, np.ndarray]) -> pd.DataFrame:
-    return pd.DataFrame({name: held.get(f"rows/{name}", []) for name in COLUMNS}).astype(COLUMNS)

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 import torch
 from markupsafe import Markup
@@ -28,7 +27,7 @@ def _stored(file: str, about: str, entry: str | None = None) -> property:
     """What a file of the run directory holds, or an entry of it, read anew each time; empty where it is not there."""
 
     def value(run: "Run") -> dict[str, Any]:
-        held = store.read_json(run.path / file, {})
+        held = (store.read_arrays if file.endswith(".npz") else store.read_json)(run.path / file, {})
         held = held if entry is None else held.get(entry, {})
         if not isinstance(held, dict):
             raise KitError(f"{run.path / file} was altered: its {entry} is {held!r:.60}")
@@ -104,6 +103,8 @@ class Run:
     _results = _stored("metrics.json", "Of a finished run.")
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
+    alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
+    tau = _stored("tau.npz", "epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation).")
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
     policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
     hyper = _stored(MODEL, "The lr and weight_decay at the end; lr without the schedule's factor.", "hyper")
@@ -112,16 +113,6 @@ class Run:
     def history(self) -> pd.DataFrame:
         """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on."""
         return records.history(self.path)
-
-    @property
-    def alpha(self) -> dict[str, np.ndarray]:
-        """epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots]. Empty where nothing is."""
-        return records.arrays(self.path, "alpha")
-
-    @property
-    def tau(self) -> dict[str, np.ndarray]:
-        """epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation). Empty where fixed."""
-        return records.arrays(self.path, "tau")
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""
@@ -164,7 +155,7 @@ class Run:
         (a program, .pt2, read by `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending
         says it. All take uint8 [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that
         is not the ending's and, writing nothing, where the file's scores are not those of the run's model."""
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         export.write(self.model(), self.found(), path, format)
         files.write(path.with_name(f"{path.name}.md"), self.card())
         return path
@@ -178,11 +169,8 @@ class Run:
             mend = "kit.search with its configuration goes on with it"
             raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
         with files.reading(self.path, "holds results that make no card"):
-            model, n, table = (
-                self.model(device),
-                self.metrics["test_images"],
-                latency.stored(self.path / "latency.json"),
-            )
+            model, n, m = self.model(device), self.metrics["test_images"], self.metrics
+            table = latency.stored(self.path / "latency.json")
             where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
             about = data.DATASETS.get(self.config.dataset)
             genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
@@ -191,7 +179,7 @@ class Run:
                 "card.md.j2",
                 run=self,
                 about=about and about.title,
-                interval=stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+                interval=stats.binomtest(round(m["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
                 latency=latency.time_model(model, image, where, self.config.latency_batch),
                 hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
                 confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),

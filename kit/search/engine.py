@@ -48,7 +48,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
     aside (renamed) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines. Raises KitError
     before any training for what does not fit together, and when the loss is not finite (the last checkpoint stays)."""
-    place = Path(out if out is not None else config.out).expanduser()
+    place = Path(os.path.expanduser(out if out is not None else config.out))
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
         if "OMP_NUM_THREADS" not in os.environ:  # threads without work cost time, and on a busy machine a multiple
@@ -214,7 +214,8 @@ class Search:
 
     def _snapshot(self) -> None:
         if self.stage_index:  # it trains the chosen child alone: α stays what the search left, if that was not lost
-            alpha = self.records.alpha
+            last = self.records.alpha[-1] if self.records.alpha else {}
+            alpha = {name: torch.as_tensor(values) for name, values in last.items()}
         else:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
@@ -279,9 +280,10 @@ class Search:
         if state := ranks.on_first(self._newest):
             with files.reading(self.folder, "holds a checkpoint that does not fit this version of kit"):
                 self.load_state_dict(state)
-        if lost := ranks.on_first(lambda: self.records.restore(self.epoch if state else -1)):
-            say(f"{self.folder.name}: {lost}")
-        if not state:
+            lost = ranks.on_first(lambda: self.records.load_state_dict(state.get("records", {}), self.epoch))
+            if lost and ranks.rank() == 0:
+                say(f"{self.folder.name}: {lost}")
+        else:
             self._snapshot()
 
     def _newest(self) -> dict | None:
@@ -311,6 +313,7 @@ class Search:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
             "identity": self.identity,
+            "records": self.records.state_dict(),
             "stage": self.stage_index,
             "picks": self._picks(),
             "parts": self.parts.state_dict(),

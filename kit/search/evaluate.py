@@ -78,7 +78,7 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
     metrics |= {f"val_{name}": getattr(val, name, None) for name in Score._fields}
     metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
     metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent | search.identity
-    search.records.finish()
+    search.records.write(search.epoch, whole=True)
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
     for name, content in (("model/model", model), ("provenance", place | spent), ("metrics", metrics)):
         store.write_json(folder / f"{name}.json", content)

@@ -14,6 +14,7 @@ from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
 from kit.run.text import csv, latex, render
+from kit.search.progress import say
 from kit.studies import landscape, limits, page, study
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
@@ -28,7 +29,10 @@ def write(
 
     kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`
     for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
-    datasets = {run.config.dataset for run in runs}
+    once = {run.metrics.get("run", run.path): run for run in runs}
+    if len(once) < len(runs):
+        say(f"{len(runs) - len(once)} of {len(runs)} runs are given twice: each counts once")
+    runs, datasets = list(once.values()), {run.config.dataset for run in runs}
     if len(datasets) != 1:
         found = ", ".join(sorted(datasets)) or "no finished runs: see the failures that the sweep listed"
         raise KitError(f"a report is about one data set; there are {found}")
@@ -39,8 +43,9 @@ def write(
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
     saved = figures.save_all(pictures, width=1200)
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
-    elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
-    configs = [run.config.model_dump() | elsewhere for run in runs]
+    elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
+    named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
+    configs = [run.config.model_dump() | elsewhere | named(run.config) for run in runs]
     rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)

@@ -14,6 +14,7 @@ from kit.methods import METHODS
 from kit.run.run import Run
 from kit.studies import tables
 
+BUDGET = ("epochs", "batch_size", "train_images", "image_size")  # that all methods have in common
 TEMPLATE = "study.md.j2"
 TITLES = {"ablation": "Joint search beside other methods", "methods": "Methods side by side"}
 ROWS = {
@@ -33,6 +34,9 @@ def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> 
 
 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
+    if len(found := {tuple(f"{f}={getattr(run.config, f)}" for f in BUDGET) for run in runs}) > 1:
+        said = " and ".join(sorted(map(", ".join, found)))
+        raise KitError(f"methods are compared at one budget, and these runs have {said}: report them apart")
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
