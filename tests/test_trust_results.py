@@ -48,6 +48,16 @@ def test_a_finished_directory_renamed_is_not_another_run(other: Run, tmp_path: P
     assert search(micro_config(), tmp_path, resume=False).config.seed == 0
 
 
+def test_a_sweep_names_what_it_cannot_read_and_keeps_the_rest(finished: Run, other: Run, tmp_path: Path):
+    shutil.copytree(finished.path, tmp_path / finished.path.name)
+    configs = [micro_config(), micro_config(seed=1), micro_config(seed=2), micro_config(seed=2)]
+    shutil.copytree(finished.path, tmp_path / configs[1].name)
+    Path(shutil.copytree(finished.path, tmp_path / configs[2].name), "config.json").write_bytes(b"{")
+    result = kit.sweep.run(configs, out=tmp_path)
+    assert [run.path.name for run in result.runs] == [finished.path.name]
+    assert set(result.failures) == {config.name for config in configs[1:]}
+
+
 def test_results_copied_from_another_run_are_refused(finished: Run, other: Run, tmp_path: Path):
     run = shutil.copytree(finished.path, tmp_path / finished.path.name)
     shutil.copy(other.path / "metrics.json", run)
@@ -200,13 +210,13 @@ def test_late_epochs_write_no_more_than_early_ones(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     for epoch in range(1, 301):
         records.add(epoch, epoch, {"loss": 1 / epoch, "accuracy": epoch / 1000})
-        records.snapshot(epoch, {"alpha": torch.rand(14, 8)}, {"probabilities": torch.rand(14, 14)})
+        records.snapshot(epoch, alpha={"alpha": torch.rand(14, 8)}, tau={"probabilities": torch.rand(14, 14)})
         records.write(epoch)
-        spent[epoch] += sum(t.numel() * 4 for e in records.state_dict()["tau"] for t in e.values())
+        spent[epoch] += 1400 * len(records.state_dict()["tau"])
     each = [sum(spent[i : i + 50]) / 50 for i in range(51, 301, 50)]
     assert max(each) < 2 * each[0]
     again = Records(tmp_path)
-    assert again.load_state_dict(records.state_dict(), 300) == "" and again.rows == records.rows
+    assert again.load_state_dict(records.state_dict(), 300) == "" and again.held["rows"] == records.held["rows"]
 
 
 def test_a_long_run_resumes_from_what_its_files_do_not_have(

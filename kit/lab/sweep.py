@@ -120,7 +120,13 @@ def run(
         if todo:
             start, room, stop = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
-    return Result([Run.load(folder) for folder in finished()], failures)
+    runs = []
+    for folder in finished():
+        try:
+            runs.append(Run.load(folder).own())
+        except KitError as error:
+            failures[folder.name] = str(error)
+    return Result(runs, failures)
 
 
 def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Config]:

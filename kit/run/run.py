@@ -92,6 +92,14 @@ class Run:
             return "running"
         return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
+    def own(self) -> Self:
+        """The run. Raises KitError where its results are another's: the directory was renamed, or files were copied."""
+        for held in (self.metrics, self.provenance):
+            if (owner := held.get("run", self.path.name)) != self.path.name:
+                mend = "rename it back, or start anew with kit.search(config, resume=False), which puts it aside"
+                raise KitError(f"{self.path} holds the results of another run, {owner!r:.200}: {mend}")
+        return self
+
     @property
     def metrics(self) -> dict[str, Any]:
         """test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …; empty before the end."""

@@ -72,16 +72,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
             ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile
                 engine.run(Silent() if ranks.rank() else progress or (Bar() if interactive() else Lines()))
-        return _own(Run.load(folder), {"run": folder.name, "data": facts["digest"]})
-
-
-def _own(run: Run, identity: dict[str, str]) -> Run:
-    """Raises KitError where a finished run is another one's, whose directory was renamed or whose files were copied."""
-    for held in (run.metrics, run.provenance):
-        if held and any(held.get(name, value) != value for name, value in identity.items()):
-            mend = "rename it back, or start anew with kit.search(config, resume=False), which puts it aside"
-            raise KitError(f"{run.path} holds the results of another run, {held.get('run')!r:.200}: {mend}")
-    return run
+        return Run.load(folder).own()
 
 
 @contextlib.contextmanager
@@ -214,13 +205,13 @@ class Search:
 
     def _snapshot(self) -> None:
         if self.stage_index:  # it trains the chosen child alone: α stays what the search left, if that was not lost
-            last = self.records.alpha[-1] if self.records.alpha else {}
-            alpha = {name: torch.as_tensor(values) for name, values in last.items()}
+            last = next(reversed(self.records.held["alpha"]), {})
+            alpha = {name: torch.as_tensor(value) for name, value in last.items()}
         else:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
             alpha = {**arch.snapshot(), "frozen": frozen.clone()}
-        self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
+        self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot())
 
     def _check_finite(self, curves: torch.Tensor) -> None:
         """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
