@@ -194,7 +194,7 @@ POLICIES = {
 
 
 # one LASSO a step, nothing freezes, and the temperature stays
-OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 10.0}
+OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 0.999}
 
 
 def _chooser(name: str, net: PlantedNetwork, seed: int, lr: float) -> arch.ArchLearner:

@@ -37,7 +37,7 @@ class Config(BaseModel):
     root: str | None = Field(None, description="where data sets lie; else $KIT_DATA, else ~/.cache/kit/data")
     image_size: int | None = Field(None, ge=4, le=1024, description="pixels; None keeps the data set's own")
     on_bad_image: Literal["error", "skip"] = Field("error", description="skip: leave unreadable files out, list them")
-    train_images: int | None = Field(None, ge=2, description="so many, drawn evenly from the classes; None takes all")
+    train_images: int | None = Field(None, ge=2, description="so many in all, those held out too; None takes all")
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")
     seed: int = Field(0, ge=0, lt=2**31)

@@ -13,7 +13,6 @@ from typing import IO, Any
 from kit.errors import KitError, summary
 
 TEMPORARY = ".tmp"
-LIMIT = 1e9 * float(os.environ.get("KIT_MAX_GB") or 4)  # bytes that a stored file may have, and expand to
 PATIENCE = 0.2  # seconds, for the moment in which `in_use` holds the lock in another process
 MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
 
@@ -26,13 +25,24 @@ class Damaged(KitError):
         self.path = path
 
 
+def gigabytes(variable: str) -> float:
+    """In bytes, of an environment variable: KIT_MAX_GB, what a stored file may have and expand to, or KIT_RESIDENT_GB,
+    what decoded images may take on the device; 4 where it is not set. Raises KitError for no number."""
+    try:
+        return 1e9 * float(os.environ.get(variable) or 4)
+    except ValueError as error:
+        raise KitError(f"{variable} must be a number of gigabytes from 0: {error}") from None
+
+
 def read(path: Path, problem: str = "cannot be read") -> bytes:
-    """Raises KitError for a link, what is no file, one beyond `LIMIT`, and whatever keeps the system from reading."""
+    """Raises KitError for a link, what is no file, one beyond KIT_MAX_GB, and whatever keeps from reading."""
     try:
         with _opened(path, os.O_RDONLY) as file:
-            if (size := os.fstat(file.fileno()).st_size) > LIMIT:
-                raise OSError(f"it has {size:,} bytes, allowed are {LIMIT:,.0f}: KIT_MAX_GB=… allows more")
+            if (size := os.fstat(file.fileno()).st_size) > gigabytes("KIT_MAX_GB"):
+                raise OSError(f"it has {size:,} bytes: KIT_MAX_GB=… allows more")
             return file.read()
+    except KitError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise KitError(f"{path} {problem} ({summary(error)}): check the path, its rights and the disk") from error
 

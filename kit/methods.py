@@ -31,6 +31,7 @@ class Stage:
 
 JOINT = (Stage("search", search=True), Stage("tuning"))
 SEQUENTIAL = (Stage("search", search=True, augment="default", hyper="default"), Stage("tuning", restart=True))
+SWITCHED = (Stage("search", search=True, augment="default", hyper="default"), Stage("tuning"))
 TRAIN = (Stage("training"),)
 RETRAIN = Stage("retraining", restart=True, augment="derived", hyper="derived")
 TWO_LEVELS = (Stage("search", search=True, step="bi-level"), RETRAIN)
@@ -91,6 +92,7 @@ METHODS: dict[str, Method] = {
     "nas+hpo": Method("NAS + HPO, joint", "sparse-coding", JOINT, hyper="learned"),
     "seq-dha": Method("NAS, then DA + HPO", "sparse-coding", SEQUENTIAL, "learned", "learned"),
     "seq-nas+da": Method("NAS, then DA", "sparse-coding", SEQUENTIAL, "learned"),
+    "nas-then-da": Method("NAS, then DA, on the same weights", "sparse-coding", SWITCHED, "learned"),
     "seq-nas+hpo": Method("NAS, then HPO", "sparse-coding", SEQUENTIAL, hyper="learned"),
     "ista": Method("One-stage ISTA: NAS alone", "sparse-coding", JOINT),
     "da+hpo": Method("DA + HPO, joint, on a given network", "given", TRAIN, "learned", "learned"),

@@ -29,7 +29,15 @@ pytestmark = [
     # a browser that ends leaves its pipes to the collector
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SMALL = {"epochs": 3, "search_epochs": 2, "channels": 4, "cells": 3, "batch_size": 256, "device": "cpu"}
+SMALL = {
+    "epochs": 3,
+    "search_epochs": 2,
+    "channels": 4,
+    "cells": 3,
+    "train_images": 256,
+    "batch_size": 128,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +116,8 @@ def test_the_slider_of_the_evolution_notebook_moves_the_heat_map(opened, tmp_pat
 
 
 def test_the_dashboard_starts_stops_and_resumes_a_search(opened, tmp_path: Path):
-    values = {**SMALL, "epochs": 400, "search_epochs": 4}
-    notebook = opened("dashboard.ipynb", **values, train_images=400, out=str(tmp_path))
+    values = {**SMALL, "epochs": 2000, "search_epochs": 4, "train_images": 400, "batch_size": 256}
+    notebook = opened("dashboard.ipynb", **values, out=str(tmp_path))
     notebook.run_all()
     page, line = notebook.page, notebook.page.locator(".kit-line")
     until(lambda: "ready" in line.inner_text(), "the panel")

@@ -178,6 +178,7 @@ def test_what_each_method_composes():
     assert composed == {
         "dha": ("cell", "sparse-coding", pairs, "lookahead"),
         "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
+        "nas-then-da": ("cell", "sparse-coding", pairs, "fixed"),
         "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
         "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),
         "seq-nas+da": ("cell", "sparse-coding", pairs, "fixed"),

@@ -129,16 +129,22 @@ def test_a_source_refuses_what_cannot_be_split():
             Source(classes, part, **given)
 
 
-def test_so_few_images_that_a_class_gets_none_are_refused():
+def test_few_images_keep_the_shares_of_classes_and_of_val_and_too_few_are_refused(micro: str):
     ten = ImageSet(torch.zeros(200, 1, 2, 2, dtype=torch.uint8), torch.arange(200) % 10)
-    with pytest.raises(KitError, match="train_images=3 cannot be drawn evenly from 10 classes: set more, 10 at least"):
-        drawn(ten, 3)
     assert drawn(ten, 10).labels.bincount().tolist() == [1] * 10 and drawn(ten, 200) is ten
     uneven = ImageSet(ten.images, (torch.arange(200) - 180).clamp(min=0) // 2)
-    with pytest.raises(KitError, match="train_images=12 cannot be drawn evenly"):
-        drawn(uneven, 12)
-    with pytest.raises(KitError, match="train_images=201 but there are 200"):
-        drawn(ten, 201)
+    for part, n in ((ten, 3), (uneven, 12)):
+        with pytest.raises(KitError, match=f"{n} of 200 images cannot be drawn evenly"):
+            drawn(part, n)
+    sets = load_dataset(micro)
+    few = sets.few(60)
+    assert len(few.train_val()) == 60 and few.test is sets.test
+    assert few.train.labels.bincount().tolist() == [len(few.train) // 10] * 10
+    assert len(few.val) / 60 == pytest.approx(len(sets.val) / len(sets.train_val()), abs=0.05)
+    with pytest.raises(KitError, match="train_images=12 .* of 10 classes, with 10 of them held out: .* 20 at least"):
+        sets.few(12)
+    with pytest.raises(KitError, match="train_images=241 but there are 240"):
+        sets.few(241)
 
 
 def test_the_digest_is_of_pixels_labels_and_names_however_they_are_held(tmp_path, monkeypatch):

@@ -107,8 +107,8 @@ def test_a_killed_rank_ends_the_job_and_one_process_goes_on(job, whole: Run):
     assert "SIGKILL" in done.stderr and "rank      : 1" in done.stderr
     folder = out / whole.path.name
     assert Run.load(folder).status in ("interrupted", "failed") and len(list((folder / "checkpoints").iterdir())) == 1
-    assert not list(folder.rglob("*.tmp"))
     searched(out)
+    assert not list(folder.rglob("*.tmp"))
     assert_close_runs(Run.load(folder), whole)
 
 

@@ -73,11 +73,13 @@ def test_the_table_tells_who_kept_to_the_limit(runs: list[Run]):
     assert not limits.table([breaking(runs[0])], "params")["kept"].any()
 
 
-class breaking:
+class breaking(Run):
     """The run as if it had found something larger."""
 
+    metrics = {}
+
     def __init__(self, run: Run):
-        self.config, self.path, self.provenance = run.config, run.path, run.provenance
+        super().__init__(run.path)
         self.metrics = run.metrics | {"params": run.config.max_params + 1}
 
 
@@ -121,7 +123,8 @@ def test_the_summary_is_by_method_and_limit():
     low = 0.91 - 12.7062 * 0.01  # Student's t with one degree of freedom
     assert summary["accuracy_low"][0] == pytest.approx(low, abs=1e-4)
     text = page.markdown_table(limits.formatted(summary, "params"))
-    assert "| DHA | 20,000 | 2 | 91.00 [" in text and "| DHA | none | 1 | 97.00 | 61,000 | 61,000 |" in text
+    assert "| DHA | 20,000 | 2 | 91.00 [" in text and "| DHA | none | 1 | 97.00 | – | 61,000 | 61,000 |" in text
+    assert summary["relative"][0] == pytest.approx(0.02 / 0.88) and summary["relative"][1:].isna().all()
     assert "| latency, ms (mean) |" in page.markdown_table(limits.formatted(summary, "latency_ms"))
 
 

@@ -86,7 +86,8 @@ def config_of(variant: str, seed: int = 0) -> Config:
 def steps_of(run: Run) -> list[int]:
     """Steps of each epoch: a stage that holds nothing out has more images."""
     config = run.config
-    images = [config.train_images or (192 if holds_out(config, int(s)) else 240) for s in run.curve("stage")]
+    images = [config.train_images or 240 for _ in run.curve("stage")]
+    images = [n * 4 // 5 if holds_out(config, int(s)) else n for n, s in zip(images, run.curve("stage"))]
     return [n // config.batch_size for n in images]
 
 
@@ -157,8 +158,11 @@ def test_runs_to_the_end_and_leaves_a_whole_run_behind(variant: str, finished):
     held_out = holds_out(config, len(config.stages) - 1)
     shown = dict(zip(run.history[run.history["name"] == "val_accuracy"]["epoch"], [True] * EPOCHS))
     assert all(shown.get(e + 1, False) == holds_out(config, int(s)) for e, s in enumerate(run.curve("stage")))
-    assert metrics["train_images"] == (config.train_images or (192 if held_out else 240))
-    assert metrics["val_images"] == (48 if held_out else 0) and (metrics["val_accuracy"] is not None) == held_out
+    known = config.train_images or 240
+    assert metrics["train_images"] == (known * 4 // 5 if held_out else known)
+    assert (
+        metrics["val_images"] == (known // 5 if held_out else 0) and (metrics["val_accuracy"] is not None) == held_out
+    )
     assert metrics["steps"] == sum(steps_of(run))
     model = run.model()
     assert metrics["params"] == sum(p.numel() for p in model.parameters()) and metrics["macs"] > 0

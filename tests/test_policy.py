@@ -104,7 +104,8 @@ def test_gradient_equals_enumeration_over_all_pairs():
 
 def drawn(index: torch.Tensor) -> Draw:
     zeros = torch.zeros(len(index), 2)
-    return Draw(zeros.long(), zeros, zeros + 1, torch.zeros(len(index), 2, 2), index=index)
+    about = {"index": index, "choices": torch.ones(len(index), 2)}
+    return Draw(zeros.long(), zeros, zeros + 1, torch.zeros(len(index), 2, 2), **about)
 
 
 def test_update_is_sgd_with_momentum_and_decay_on_that_gradient():
@@ -274,3 +275,17 @@ def test_the_recipes_have_the_papers_sizes_at_32_pixels():
 def test_an_unknown_policy_is_refused_nearest_first():
     with pytest.raises(KitError, match="unknown augmentation policy 'autoaugmnt'. Did you mean 'autoaugment'"):
         augment.build("autoaugmnt", stream(), (8, 8))
+
+
+def test_images_that_keep_their_pixels_say_nothing_about_their_pair_and_the_last_steps_are_clean():
+    p = PairSoftmax(Basics(), stream(0), steps=4, applied=0.5, magnitude=3.0, clean=0.25, tau_entropy=0.0)
+    draw = p.draw(400)
+    on = draw.choices[:, 0].bool()
+    assert 150 < on.sum() < 250 and draw.magnitude.max() <= 3.0
+    assert (draw.ops[~on] == OPS.index("Identity")).all() and (draw.ops[on] != OPS.index("Identity")).any()
+    losses = torch.rand(400, generator=stream(1))
+    louder = torch.where(on, losses, losses + 100)
+    for _ in range(3):
+        gradients = [p.gradient(draw, losses=given)[0] for given in (losses, louder)]
+    torch.testing.assert_close(*gradients)
+    assert (p.draw(50).ops == OPS.index("Identity")).all()

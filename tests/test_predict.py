@@ -210,7 +210,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path):
         (torch.full((8, 8), 4000, dtype=torch.uint16), "uint16 of shape"),
         (np.zeros((8, 8), bool), "bool of shape"),
         (np.array([[object()]]), "object of shape"),
-        (np.zeros((8, 5, 8), np.uint8), "ValueError: .*8"),
+        (np.zeros((8, 5, 8), np.uint8), r"uint8 of shape \[8, 5, 8\]"),
         (np.zeros(8, np.uint8), r"shape \[8\]"),
         (np.zeros((0, 8), np.uint8), r"shape \[0, 8\]"),
         (None, "NoneType is no image"),

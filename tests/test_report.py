@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 from tests_micro import micro_config
+from tests_recorded import write_run
 
 import kit
 from kit.errors import KitError
+from kit.run import store
 from kit.search.progress import Silent
-from kit.studies import page, report, study, tables
+from kit.studies import moved, page, report, study, tables
 
 REPORTS = Path(__file__).parents[1] / "reports"
 ENDINGS = (".md", ".html", ".csv", ".tex")
@@ -85,6 +87,67 @@ def test_what_does_not_outlast_holms_correction_is_said_so():
     assert "lower by this interval alone, not after Holm's correction" in words["ista"]
 
 
+def test_accuracies_are_set_beside_the_average_random_childs():
+    accuracy = {"dha": [0.90, 0.95, 0.94], "random": [0.88, 0.92, 0.90], "plain": [0.99, 0.98]}
+    rows, _ = said(accuracy)
+    m, r = (np.array(accuracy[name]) for name in ("dha", "random"))
+    low, high = stats.ttest_rel(m, r).confidence_interval(0.95)
+    expected = [m.mean() / r.mean() - 1, low / r.mean(), high / r.mean()]
+    assert rows.loc["dha", list(tables.RELATIVE)].tolist() == pytest.approx(expected)
+    assert rows.loc["plain", "relative"] == pytest.approx((0.11 + 0.06) / 2 / 0.90)  # over the two seeds that both have
+    assert rows.loc["plain", list(tables.RELATIVE[1:])].isna().all() and math.isnan(rows.loc["random", "relative"])
+    shown = tables.formatted(rows.reset_index(), "digits")["relative to the average random child, % [95%]"]
+    assert shown[0].startswith("+3.33 [") and list(shown[1:]) == ["–", "+9.44"]
+    alone, _ = said({"dha": [0.9, 0.8], "plain": [0.9]})
+    assert alone["relative"].isna().all() and not any(
+        "random" in name for name in tables.formatted(alone.reset_index(), "")
+    )
+
+
+def test_how_far_a_search_went_is_read_from_its_records(tmp_path):
+    """Six epochs, of which two may search: a node settles in the first, the others are frozen by the cap."""
+    support = np.zeros((7, 8, 4), bool)
+    support[:, :, :2] = True
+    support[2:, 0] = [True, False, True, False]  # one of the 16 first choices is given up
+    frozen = np.arange(7)[:, None] >= np.r_[1, [2] * 7]
+    alpha = {"epoch": np.arange(7), "alpha": support.astype("f4"), "support": support, "frozen": frozen}
+    run = write_run(tmp_path / "run", 6, arrays={"alpha": alpha})
+    found = run.found() | {"hyper": {"lr": 0.05, "weight_decay": 3e-4}, "classes": ["a", "b"]}
+    store.write_json(run.path / "model" / "model.json", found)
+    store.write_json(run.path / "metrics.json", run.metrics | {"seconds": 30.0})
+    store.write_arrays(run.path / "clock.npz", {"epoch": np.arange(7), "seconds": np.arange(7) * 4.0})
+    assert moved.numbers(run) == pytest.approx(
+        {
+            "tau_kl": 6e-3,
+            "alpha_changed": 1 / 16,
+            "alpha_settled": 1,
+            "alpha_capped": 7,
+            "eta_change": 0.5,
+            "lr_factor": 0.5,
+            "weight_decay_factor": 1.0,
+            "search_seconds": 8.0,
+            "training_seconds": 22.0,
+        }
+    )
+
+
+def test_what_did_not_move_is_not_called_a_search():
+    went = {"dha": (0.0099, 0.0, 0.009), "nas+da": (0.2, 0.0, None), "ista": (None, 0.0, None), "plain": (None,) * 3}
+    runs = [FakeRun(name, seed, 0.9 + seed / 100) for name in went for seed in (0, 1)]
+    for run in runs:
+        values = zip(moved.PARTS, went[run.config.method])
+        run.metrics |= {name: value for name, value in values if value is not None}
+    found = moved.report(summary := tables.summarize(runs))
+    assert found["still"] == {"τ": ["dha"], "α": ["dha", "nas+da", "ista"], "η": ["dha"]}
+    assert found["unmoved"] == ["dha", "ista"] and list(found["table"]["method"]) == ["`dha`", "`nas+da`", "`ista`"]
+    words = tables.findings(summary.set_index("method"), "dha", unmoved=found["unmoved"])
+    assert words[0].endswith("no comparison of searches, for nothing moved in `dha`.")
+    assert words[1].endswith("no comparison of searches, for nothing moved in `ista` and `dha`.")
+    for run in runs:
+        run.metrics = {name: value for name, value in run.metrics.items() if name not in moved.NAMES}
+    assert moved.report(tables.summarize(runs)) == {"table": None, "still": {}, "unmoved": []}
+
+
 def test_the_grid_is_checked():
     found = [(c.method, c.seed) for c in study.grid("ablation", "ista, dha", "3,5", {})]
     assert found == [("ista", 3), ("dha", 3), ("ista", 5), ("dha", 5)]
@@ -117,6 +180,14 @@ def test_the_report_is_complete(runs, path):
         assert part in text, part
     for part in ("98.11 ± 0.26 (76.6 h)", "`channels` 4", runs[0].provenance["commit"], "Alone on the machine."):
         assert str(part) in text, part
+    for part in (
+        "| `ista` | 1 | –",
+        "top-5, %",
+        "seconds of search",
+        "add `random` to the methods",
+        "A part counts as moved",
+    ):
+        assert part in text, part
     assert not re.search(r'(src|href)="(?!data:)', whole)
     assert whole.count("data:image/png;base64,") == text.count("![") > 0
     assert path.with_suffix(".csv").read_text().count("\n") == 1 + len(runs)

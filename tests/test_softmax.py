@@ -31,7 +31,8 @@ def exact(**options) -> PairSoftmax:
 
 def drawn(index: list[int]) -> Draw:
     zeros = torch.zeros(len(index), 2)
-    return Draw(zeros.long(), zeros, zeros + 1, torch.zeros(len(index), 2, 2), index=torch.tensor(index))
+    about = {"index": torch.tensor(index), "choices": torch.ones(len(index), 2)}
+    return Draw(zeros.long(), zeros, zeros + 1, torch.zeros(len(index), 2, 2), **about)
 
 
 def kl(p: PairSoftmax) -> float:

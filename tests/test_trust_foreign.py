@@ -22,7 +22,7 @@ import torch
 from tests_micro import micro_config
 
 import kit
-from kit import KitError, Run, figures, files
+from kit import KitError, Run, figures
 from kit.lab.panel import Dashboard
 from kit.search.progress import Silent
 from kit.space import latency
@@ -152,7 +152,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(figures, "save_all", lambda *_, **__: [])
     monkeypatch.setattr(Dashboard, "_watch", lambda self: None)
     monkeypatch.setattr(latency, "time_model", lambda *_: 1.0)
-    monkeypatch.setattr(files, "LIMIT", 5e7)
+    monkeypatch.setenv("KIT_MAX_GB", "0.05")
 
 
 @pytest.mark.parametrize("what", [*LINKS, *OTHERS])
@@ -183,3 +183,9 @@ def test_a_link_is_named(foreign, outside):
 def test_a_link_to_a_run_directory_is_the_users_own(finished: Run, tmp_path: Path):
     (tmp_path / "best").symlink_to(finished.path)
     assert Run.load(tmp_path / "best").path == finished.path
+
+
+def test_a_size_that_is_no_number_is_named(finished: Run, monkeypatch):
+    monkeypatch.setenv("KIT_MAX_GB", "x")
+    with pytest.raises(KitError, match="KIT_MAX_GB must be a number of gigabytes from 0.*'x'"):
+        Run.load(finished.path)

@@ -139,7 +139,7 @@ class Dsnas(Categorical):
     """One path runs, each of its operations behind a gate of value 1 (Hu et al. 2020; METHOD section 2b)."""
 
     class Options(Categorical.Options):
-        fix_margin: float = Field(0.3, gt=0, description="DSNAS fixes a block when its best logit leads by so much")
+        fix_margin: float = Field(0.3, gt=0, lt=1, description="DSNAS fixes a block whose best choice leads by so much")
 
     def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
         by_pick = self.by_candidate(child, gates).gather(1, child.memory)
@@ -147,10 +147,10 @@ class Dsnas(Categorical):
         return value if self.target is None else value + self.target.penalty(self.scores().softmax(1))
 
     def settled(self) -> Tensor:
-        """Where the weakest candidate taken leads the strongest one left out by `fix_margin`, in logits."""
-        picks, scores = torch.tensor(self.picks), self.scores().detach()
-        taken = scores.gather(1, picks).min(1).values
-        return taken - scores.scatter(1, picks, -torch.inf).max(1).values >= self.options.fix_margin
+        """Where the weakest candidate taken is likelier than the strongest one left out by `fix_margin`."""
+        picks, likely = torch.tensor(self.picks), self.alpha
+        taken = likely.gather(1, picks).min(1).values
+        return taken - likely.scatter(1, picks, -torch.inf).max(1).values >= self.options.fix_margin
 
 
 @register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0})

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from kit.augment.gradient import PolicyGradient
 from kit.augment.ops import DAAS_OPS, OPERATIONS, OPS, apply_mixed, apply_op, operations
@@ -28,3 +28,11 @@ def searched(name: str, wanted: str | None = None) -> tuple[str, ...]:
     learn. Raises KitError for an operation that does not exist."""
     part = AUGMENT[name]
     return part.make.searched(wanted, part.settings.get("ops")) if part.make.learns else ()
+
+
+def idle(names: tuple[str, ...], images: Tensor) -> list[str]:
+    """Those of these operations, but Identity, that change none of the images (uint8 [N, C, H, W]) at any strength, as
+    Color does on grey ones: a policy that learned about them would learn nothing."""
+    some = images[:: -(-len(images) // 64)]
+    unchanged = lambda name: all(apply_op(name, some, m, sign).equal(some) for m in (5, 10) for sign in (-1, 1))
+    return [name for name in names if name != "Identity" and unchanged(name)]

@@ -59,7 +59,7 @@ class PolicyGradient(LearnedPolicy):
 
     def log_probability(self, draw: Draw) -> Tensor:
         """log p(Γ) of each image's own transformation Γ, two operations in order (eq. 4): float [n], differentiable."""
-        place, applied, bins = draw.choices.unbind(2)
+        place, applied, bins = draw.choices.unbind(2)  # int64 [n, 2] each
         which = torch.stack([self.pi[k].log_softmax(0)[place[:, k]] for k in range(2)], dim=1)
         on = logsigmoid(self.apply_logit)[place] + self.delta.log_softmax(1)[place, bins]
         off = logsigmoid(-self.apply_logit)[place]

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Draw:
     flip: Tensor | None = None  # bool [n]
     hole: Tensor | None = None  # float [n, 2] in [0, 1): the cutout's centre
     index: Tensor | None = None  # int64 [n]: the pair's place among all ordered pairs that a policy learns
-    choices: Tensor | None = None  # int64 [n, K, 3], DAAS's: the operation's place, whether applied, magnitude bin
+    choices: Tensor | None = None  # what else a policy has to know of its draw, a row per image
     whole: "Draw | None" = None  # where several ranks search: of all ranks' images, of which this is one's own share
 
 
@@ -157,9 +157,9 @@ class Plain(Policy):
 
 
 class LearnedPolicy(Policy):
-    """Base of policies that learn which ordered pairs of K operations to apply. ops: the K names, where the option
-    `operations` gives none. A subclass gives `adam` (or `variables` and `move`), `probabilities`, and `gradient`, which
-    calls `count`."""
+    """Base of policies that learn which ordered pairs of K operations to apply. ops: their names, where the option
+    `operations` gives none; idle: those to leave out of them. A subclass gives `adam` (or `variables` and `move`),
+    `probabilities`, and `gradient`, which calls `count`."""
 
     learns = True
     kept = ("counts",)
@@ -168,10 +168,11 @@ class LearnedPolicy(Policy):
     class Options(registry.Options):
         tau_lr: float | None = Field(None, ge=0, description="of SGD, or of policy-gradient's Adam; None: by tau_reach")
         operations: str | None = Field(None, description="for τ, with commas, in place of the paper's; +Name adds one")
+        cutout: bool = Field(False, description="whether a learned policy cuts a hole of half the side at last")
 
-    def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, **options: Any):
+    def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, idle: Sequence[str] = (), **options: Any):
         super().__init__(*at, **options)
-        self.ops = self.searched(self.options.operations, ops)
+        self.ops = tuple(name for name in self.searched(self.options.operations, ops) if name not in idle)
         self.places = torch.tensor([operations().index(name) for name in self.ops], device=self.generator.device)
         self.counts = torch.zeros(len(self.ops) ** 2, device=self.generator.device)
 

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from kit.errors import KitError, summary
@@ -133,8 +133,9 @@ def fit(images: Tensor, height: int, width: int) -> Tensor:
     larger = [height, height * w // h] if height * w >= width * h else [width * h // w, width]
     if larger[0] * larger[1] > MAX_PIXELS:
         raise BadImage(f"{w}x{h} is too narrow to resize it to {width}x{height} pixels; crop it")
-    fitted = lambda part: F.center_crop(F.resize(part, larger, antialias=True), [height, width])
-    return torch.cat([fitted(part) for part in images.split(1024)])  # a resize may take four times the memory
+    top, left = (round((have - most) / 2) for have, most in zip(larger, (height, width)))  # torchvision's, to the pixel
+    fitted = lambda part: interpolate(part, larger, mode="bilinear", antialias=True)[..., top:, left:]
+    return torch.cat([fitted(part)[..., :height, :width] for part in images.split(1024)])  # a resize takes memory
 
 
 @dataclass(frozen=True, eq=False)

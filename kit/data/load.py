@@ -24,6 +24,7 @@ from kit import files
 from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, summary, unknown
+from kit.files import gigabytes
 from kit.registry import Registry
 from kit.search.progress import say
 
@@ -281,10 +282,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
             raise KitError(f"{said}: replace or remove them, or pass on_bad_image='skip' to leave them out")
         say(f"{said}: left out; bad.json in {cache.parent} lists them")
         _check_counts(source, table := table.drop(index=list(bad)))
-    try:
-        stream = images.pool.nbytes > 1e9 * float(os.environ.get("KIT_RESIDENT_GB") or 4)
-    except ValueError as error:
-        raise KitError(f"KIT_RESIDENT_GB must be a number of gigabytes from 0, which streams all: {error}") from None
+    stream = images.pool.nbytes > gigabytes("KIT_RESIDENT_GB")
     for part, held in table.groupby("part"):
         rows = torch.tensor(held.index.to_numpy())
         parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())

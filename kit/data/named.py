@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pooch
 import torch
-from torchvision import datasets as tv
-from torchvision.datasets.utils import extract_archive
 
 from kit.data.image import whole
 from kit.data.load import Part, Source, class_folders, folders, register
@@ -53,9 +51,14 @@ def digits(root: Path, image_size: int | None = None) -> Source:
     return Source(tuple("0123456789"), (images, labels), val_fraction=0.15, test_fraction=0.25)
 
 
-def torchvision(make: Callable[..., Any], parts: dict[str, Any], root: Path) -> Read:
-    """A set of torchvision's, in memory or as files. parts: what it calls them."""
-    data = {name: make(root, theirs) for name, theirs in parts.items()}
+def tv(name: str) -> Any:  # importing torchvision takes two seconds, which runs on other images do without
+    return getattr(importlib.import_module("torchvision.datasets"), name)
+
+
+def torchvision(make: Callable[..., Any] | str, parts: dict[str, Any], root: Path, **options: Any) -> Read:
+    """A set of torchvision's, in memory or as files. make: its class or a function; parts: as it calls them."""
+    make = tv(make) if isinstance(make, str) else make
+    data = {name: make(root, theirs, **options) for name, theirs in parts.items()}
     return data["train"].classes, {name: _part(part) for name, part in data.items()}
 
 
@@ -67,17 +70,17 @@ def _part(data: Any) -> Part:
     return images, torch.as_tensor(data.targets)
 
 
-def fashion_mnist(root: Path, training: bool) -> tv.FashionMNIST:
+def fashion_mnist(root: Path, training: bool) -> Any:
     raw = root / "FashionMNIST" / "raw"
     if DEBIAN_FASHION_MNIST.is_dir() and not raw.is_dir():
         raw.mkdir(parents=True)
         for file in DEBIAN_FASHION_MNIST.glob("*.gz"):
             (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
-    return tv.FashionMNIST(root, training, download=True)
+    return tv("FashionMNIST")(root, training, download=True)
 
 
-def places365(root: Path, part: str) -> tv.Places365:
-    data = tv.Places365(root / "places365", part, small=True, download=True, loader=Path)
+def places365(root: Path, part: str) -> Any:
+    data = tv("Places365")(root / "places365", part, small=True, download=True, loader=Path)
     data.classes = [name[3:] for name in sorted(data.class_to_idx, key=data.class_to_idx.get)]  # /a/airfield
     return data
 
@@ -102,13 +105,13 @@ def imagenet(root: Path) -> Read:
 
 
 def flowers(root: Path) -> dict[str, Path]:
-    names = (f"flower_{i}" for i, _ in enumerate(tv.Flowers102(root, download=True).classes, 1))
+    names = (f"flower_{i}" for i, _ in enumerate(tv("Flowers102")(root, download=True).classes, 1))
     return dict.fromkeys(names, root / "flowers-102" / "jpg")
 
 
 def sun397(root: Path) -> Read:
     """By lists of /a/abbey/sun_abc.jpg, of class abbey."""
-    tv.SUN397(root, download=True)
+    tv("SUN397")(root, download=True)
     lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
     train, test = ((lists / f"{part}_01.txt").read_text("utf-8").split() for part in ("Training", "Testing"))
     classes = sorted(set(map(os.path.dirname, train)))
@@ -127,7 +130,7 @@ def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root
         for row in filter(None, csv.reader(rows)):
             kind, *files = row[1:] if row[0].isdigit() else row
             part += [(found[kind] / file, label[kind]) for file in files if file]
-    return (tv.Flowers102.classes if "flower_1" in found else found), parts
+    return (tv("Flowers102").classes if "flower_1" in found else found), parts
 
 
 def _fetch(url: str, folder: Path) -> Path:
@@ -144,7 +147,7 @@ def _unpacked(url: str, target: Path) -> Path:
 
                 rarfile.RarFile(archive).extractall(folder)
             else:
-                extract_archive(archive, folder)
+                tv("utils").extract_archive(archive, folder)
     return target
 
 
@@ -153,9 +156,9 @@ register("digits", digits, title="1,797 handwritten digits, 8x8 grey, CC BY 4.0,
 known("fashion_mnist", "60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/fashion-mnist",
     torchvision, fashion_mnist, {"train": True, "test": False}, bring="apt install dataset-fashion-mnist, or put "
     "train-images-idx3-ubyte.gz and its three neighbours into {root}/FashionMNIST/raw")
-for n, make in ((10, tv.CIFAR10), (100, tv.CIFAR100)):
+for n in (10, 100):
     known(f"cifar{n}", f"50,000 + 10,000 photographs of objects, 32x32, {n} classes, {OPEN}, cs.toronto.edu/~kriz/"
-        "cifar.html", torchvision, partial(make, download=True), {"train": True, "test": False},
+        "cifar.html", partial(torchvision, download=True), f"CIFAR{n}", {"train": True, "test": False},
         bring=f"put cifar-{n}-python.tar.gz into {{root}}")
 for name, classes in (("elpv", "functional, defective"),
                       ("elpv4", "functional, possibly defective, likely defective, defective")):
@@ -173,15 +176,15 @@ known("mit67", f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}
     bring="put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and NAS-Benchmark's MIT67_*.csv into {root}/mit67")
 FLOWERS = f"photographs of flowers, 102 classes, {OPEN}, robots.ox.ac.uk/~vgg/data/flowers/102"
 BRING_FLOWERS = "put 102flowers.tgz, imagelabels.mat and setid.mat into {root}/flowers-102"
-known("flowers102", f"1,020 + 1,020 + 6,149 {FLOWERS}", torchvision, partial(tv.Flowers102, download=True, loader=Path),
+known("flowers102", f"1,020 + 1,020 + 6,149 {FLOWERS}", partial(torchvision, download=True, loader=Path), "Flowers102",
     TWO | {"val": "val"}, size=224, bring=BRING_FLOWERS,
     split="setid.mat of Nilsback and Zisserman (2008): 10 images a class in train and in val")
 known("flowers102_nas", f"6,507 + 1,682 {FLOWERS}", benchmark, "flowers-102",
     "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
     bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv")
 # from here on the shares of training images that AutoHAS holds out (its Table 1)
-known("stanford_cars", f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}", torchvision,
-    partial(tv.StanfordCars, loader=Path), TWO, split="training and test images of Krause et al. (2013)",
+known("stanford_cars", f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}",
+    partial(torchvision, loader=Path), "StanfordCars", TWO, split="training and test images of Krause et al. (2013)",
     val=1650 / 8144, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) as "
     "{root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, devkit/cars_train_annos.mat and "
     "cars_test_annos_withlabels.mat")

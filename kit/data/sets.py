@@ -116,6 +116,18 @@ class ImageSets:
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **{name: part.to(device) for name, part in self.parts.items()})
 
+    def few(self, n: int) -> Self:
+        """With n images to learn from, of which val is as large a part as before; test stays whole."""
+        all_, classes = len(self.train) + len(self.val), self.num_classes
+        if n > all_:
+            raise KitError(f"train_images={n:,} but there are {all_:,}: leave it out to train on all of them")
+        held = max(classes, round(n * len(self.val) / all_))
+        try:
+            return replace(self, train=drawn(self.train, n - held), val=drawn(self.val, held))
+        except KitError:
+            least = f"of {classes} classes, with {held} of them held out: set more, {2 * classes} at least"
+            raise KitError(f"train_images={n} cannot be drawn evenly {least}") from None
+
     def train_val(self) -> ImageSet:
         """train and val together, for a method that holds nothing out (its report says so)."""
         one, two = self.train.images, self.val.images
@@ -190,11 +202,9 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
     """n images with the classes' shares kept; the same ones in every run. Raises KitError where so few cannot be."""
     if n == len(data):
         return data
-    if n > len(data):
-        raise KitError(f"train_images={n:,} but there are {len(data):,}: leave it out to train on all of them")
-    few, classes = data.take(stratified_split(data.labels, n / len(data))[1]), len(data.labels.unique())
-    if len(few) != n or len(few.labels.unique()) < classes:
-        raise KitError(f"train_images={n} cannot be drawn evenly from {classes} classes: set more, {classes} at least")
+    few = data.take(stratified_split(data.labels, n / len(data))[1])
+    if len(few) != n or len(few.labels.unique()) < len(data.labels.unique()):
+        raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes")
     return few
 
 

@@ -1,8 +1,7 @@
 """Architectures drawn from what a space tells in `Network.graph`: a cell as a graph, a chain of blocks as boxes; two
 runs' compared.
 
-Every edge of a cell has a row of its own, and its operation's name stands in it just before the node that it enters, so
-that neither names nor nodes can overlap."""
+Every edge of a cell has a row of its own, in which its operation's name stands just before the node that it enters."""
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
@@ -39,15 +38,13 @@ def cell(genotype: Mapping[str, Any], space: str = "cell", title: str = "") -> g
 
 
 def cells(run: Run) -> go.Figure:
-    """The architecture that a run found, or that stands at its last epoch where it is not finished. Raises KitError
-    where neither is recorded."""
+    """The architecture that a run found or has at its last epoch. Raises KitError where neither is recorded."""
     words = "the architecture found" if run.genotype else f"the architecture so far ({run.status})"
     return cell(_found(run), run.config.space, f"{headline(run)} · {words}")
 
 
 def cells_compared(run_a: Run, run_b: Run) -> go.Figure:
-    """Two runs' architectures, each part of one above that of the other: what they share is pale, what differs has its
-    colour, and the title counts."""
+    """Two runs' architectures, part above part: what they share is pale, what differs coloured; the title counts."""
     mine, other = (_graphs(_found(run), run.config.space) for run in (run_a, run_b))
     panels, words = [], []
     for part in dict.fromkeys([*mine, *other]):

@@ -1,7 +1,5 @@
 """Runs and methods beside each other: curves of seeds and their mean, accuracies with their intervals, accuracy against
-cost; loss landscapes (DHA Fig. 3) as contours, surfaces and lines on the same scale.
-
-summary and rows of these figures are tables as `kit.studies.tables.summarize` and `per_run` make them."""
+cost; loss landscapes (DHA Fig. 3). summary and rows are tables of `kit.studies.tables.summarize` and `per_run`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,35 +30,46 @@ LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
 
-def overlay(runs: Sequence[Run], name: str) -> go.Figure:
+def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
     """One quantity of many runs: a thin line per seed, and bold the mean of a method's seeds over the epochs that all
-    reached. name: a name of the history, such as "loss" or "eta/lr". Raises KitError for a run without it."""
-    groups: dict[Look, list[pd.Series]] = {}
+    reached. name: of the history, as "eta/lr"; KitError where a run has none. over: "epoch", or "seconds" so far."""
+    groups: dict[Look, list[pd.DataFrame]] = {}
     for run in runs:
-        groups.setdefault(look(run.config.method), []).append(run.curve(name))
+        curve, clock = run.curve(name), run.clock
+        at = pd.Series(clock["seconds"], clock["epoch"]).reindex(curve.index) if over == "seconds" else curve.index
+        groups.setdefault(look(run.config.method), []).append(pd.DataFrame({"x": at, "y": curve}))
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
     unit = " [nats]" if "loss" in name else ""
-    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title="epoch", yaxis_title=f"{name}{unit}")
+    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title=over, yaxis_title=f"{name}{unit}")
+
+
+def progress(runs: Sequence[Run]) -> go.Figure:
+    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b): on validation images where all runs held some out,
+    else on training images; over epochs where a run has no clock."""
+    validated = all("val_accuracy" in set(run.history["name"]) for run in runs)
+    over = "seconds" if all(run.clock for run in runs) else "epoch"
+    return overlay(runs, "val_accuracy" if validated else "train_accuracy", over)
 
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
     """How learners concentrate on what is planted. curves: of `kit.planted.watch`, by learner a list for every seed."""
     groups = {
-        Look(color, name): [pd.Series(seed, np.linspace(0, steps, len(seed))) for seed in seeds]
+        Look(color, name): [pd.DataFrame({"x": np.linspace(0, steps, len(seed)), "y": seed}) for seed in seeds]
         for color, (name, seeds) in zip(SERIES * len(curves), curves.items())
     }
     words = {"title": title, "xaxis_title": "step", "yaxis_title": "probability on what is planted"}
     return _seeds_and_means(groups, yaxis_range=[0, 1.02], **words).add_hline(0.8, line=DOTTED)
 
 
-def _seeds_and_means(groups: Mapping[Look, Sequence[pd.Series]], **layout: Any) -> go.Figure:
+def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: Any) -> go.Figure:
+    """groups: columns x and y of every seed; the means are over the rows of one index."""
     figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
-        for values in members if len(members) > 1 else ():  # one seed alone is its mean
-            figure.add_scatter(x=values.index, y=values, line=line | {"width": 1}, opacity=0.4, showlegend=False)
-        mean = pd.concat(members, axis=1, join="inner").mean(axis=1)
-        figure.add_scatter(x=mean.index, y=mean, name=f"{name} (n = {len(members)})", line=line | {"width": 3})
+        for seed in members if len(members) > 1 else ():  # one seed alone is its mean
+            figure.add_scatter(x=seed["x"], y=seed["y"], line=line | {"width": 1}, opacity=0.4, showlegend=False)
+        mean = (sum(members) / len(members)).dropna()
+        figure.add_scatter(x=mean["x"], y=mean["y"], name=f"{name} (n = {len(members)})", line=line | {"width": 3})
     return _legend_below(figure.update_traces(mode="lines"), 560)
 
 
@@ -80,9 +89,8 @@ def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
-    """Accuracy over cost: for every method and limit the mean with its interval at the mean cost of what was found, and
-    the single runs, faint; dotted the limits, of which every run stays left. summary, rows: of `kit.studies.limits`,
-    for the cost params, macs or latency_ms."""
+    """Accuracy over cost (params, macs or latency_ms): for every method and limit the mean with its interval at the
+    mean cost of what was found, and the single runs, faint; dotted the limits. summary, rows: of `studies.limits`."""
     found = summary.sort_values(["method", "cost_mean"])
     figure = _means(found, "cost_mean", ACCURACY, error_y="above", error_y_minus="below", title=title)
     figure.update_traces(mode="lines+markers").add_traces(_single(rows, "cost", ACCURACY))
@@ -96,8 +104,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
 
 
 def tradeoffs(table: pd.DataFrame) -> go.Figure:
-    """Test accuracy of every finished run over seconds, parameters and multiply-adds, a row of panels per data set.
-    table: `kit.studies.tables.compare(runs).table`."""
+    """Test accuracy over seconds, parameters and multiply-adds, a row of panels per data set. table: of `compare`."""
     kept = ["run", "data", "method", ACCURACY]
     points = table.assign(**{ACCURACY: 100 * table["test_accuracy"]})
     points = points.melt(kept, ["seconds", "params", "macs"], "cost", "paid").replace({"cost": COSTS})
@@ -209,8 +216,7 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
 
 
 def _span(landscapes: Landscapes) -> tuple[float, float, float]:
-    """The lowest and the highest loss that all panels show (what lies far above guessing says that the network is
-    broken, not how much), and that of guessing."""
+    """The lowest and the highest loss of all panels (far above guessing a network is broken alike), and guessing's."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
     lowest, guess = max(float(np.nanmin(values)), 1e-9), math.log(max(2, len(landscapes[0].run.classes)))
     return lowest, max(min(10 * guess, float(np.nanmax(values))), lowest * 1.001), guess

@@ -9,13 +9,13 @@ import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from kit import augment
 from kit.errors import KitError
 from kit.figures.cells import supernet
 from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, VERMILLION, blank, headline, look, name_facets
 from kit.methods import Stage
+from kit.run import store
 from kit.run.run import Prediction, Run
 
 # where a name of the history is drawn: panel and line; others by their names, see `_place`
@@ -78,9 +78,8 @@ def curves(run: Run) -> go.Figure:
 
 
 def evolution(runs: Run | Sequence[Run]) -> go.Figure:
-    """One run: losses, η, τ and α on one epoch axis, and under them, over the same epochs, τ's probability of each
-    operation and how often the child uses each of the network's. Several runs: their curves overlaid. Raises KitError
-    where nothing is recorded."""
+    """One run: losses, η, τ and α, and under them, over the same epochs, τ's probability of each operation and how many
+    of each the child has. Several runs: their curves overlaid. Raises KitError where nothing is recorded."""
     if not isinstance(runs, Run):
         looks = {"color": "run", "color_discrete_map": dict(zip((run.path.name for run in runs), SERIES * len(runs)))}
         looks |= {"line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
@@ -153,9 +152,8 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
 
 
 def policy(run: Run) -> go.Figure:
-    """τ at the last epoch: the probability of each ordered pair of operations over a uniform policy's; where the policy
-    learns them, also the distribution of each operation's magnitude and, beside its name, how often it is applied. A
-    fixed policy gets a note."""
+    """τ at the last epoch: the probability of each ordered pair of operations over a uniform policy's; of a policy that
+    learns them each operation's magnitudes and, beside its name, how often it is applied. A fixed one gets a note."""
     figure, tau, names = _pairs(run, -1), run.tau, _ops(run)
     if "apply" in tau:
         figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
@@ -188,7 +186,8 @@ def _pairs(run: Run, at: int | slice, **animation: int) -> go.Figure:
 
 
 def _ops(run: Run) -> list[str]:
-    return list(augment.searched(run.config.augment, run.config.operations))
+    left_out = store.read_json(run.path / "data.json", {}).get("left_out", ())
+    return [name for name in augment.searched(run.config.augment, run.config.operations) if name not in left_out]
 
 
 def _log_ratio(p: np.ndarray) -> np.ndarray:
@@ -231,9 +230,7 @@ def architecture(run: Run) -> go.Figure:
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
 
 
-def predictions(
-    images: Tensor | np.ndarray, prediction: Prediction, truth: Sequence[str] | None = None, title: str = ""
-) -> go.Figure:
+def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
     """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
 
     images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""

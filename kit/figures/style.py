@@ -60,8 +60,7 @@ class Look(NamedTuple):
 
 
 def look(name: str) -> Look:
-    """Colour, title and dash of a method, a registered part or a network's operation, the same in every figure; of an
-    unknown name too. A sequential method is the dashed twin of the joint one."""
+    """Of any name: a method, a registered part, a network's operation. A sequential method is dashed, its joint not."""
     if name in METHODS:
         joint = list(dict.fromkeys([*ABLATION, *(method for method in METHODS if not method.startswith("seq-"))]))
         place = joint.index(name.removeprefix("seq-"))
@@ -119,8 +118,7 @@ def png(figure: go.Figure, width: int = WIDTH) -> bytes:
 
 
 def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
-    """Write every figure as PNG to its path, making folders; returns whether that was possible. Where there is no
-    browser, one line says so, with what to install, and nothing is written."""
+    """Write every figure as PNG to its path, making folders. False, and one line that says why, without a browser."""
     if why_no_png():
         print(why_no_png())
         return False

@@ -23,9 +23,7 @@ PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 SEEN = "_kit_parameters"  # the globals' names at the first check, kept in the notebook itself
 
 
-def config(
-    namespace: MutableMapping[str, Any], extra: Mapping[str, type | None] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None] | None = None) -> tuple[dict, dict]:
     """The plain variables of a notebook as (values for `kit.Config`, values of `extra`), both by name.
 
     namespace: `globals()` of the notebook. extra: the notebook's own parameters, name → type, into which a string is

@@ -125,8 +125,7 @@ class Dashboard(widgets.VBox):
         self.line.value = f"<span class='kit-line'>{html.escape(' · '.join(words))}</span>"
 
     def _attach(self) -> None:
-        """Show the run of the form's configuration, if there is one, and take its search in hand if this kernel runs
-        it: its cell was run again."""
+        """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
         config = self.config()
         self.folder = (Path(config.out).expanduser() / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)

@@ -1,8 +1,7 @@
-"""A run in a process of its own: started and killed from here, and what became of it.
+"""A run in a process of its own: a tree of processes that ends with the one that started it, and what goes wrong there.
 
-A fork server imports kit once; every run is forked from it in a fraction of a second, before any thread or GPU context
-exists. A pipe joins the two: the error comes up, and when this process ends, however it ends, so does the pipe, and the
-run kills its whole process group."""
+A fork server imports once what runs need; every run is forked from it in a fraction of a second, before any thread or
+GPU context exists. A pipe brings errors up; when this process ends, so does the pipe, and the run kills its group."""
 
 import atexit
 import contextlib
@@ -50,7 +49,7 @@ class ChildProcess:
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kit.lab.process", "pyarrow.parquet"])
+        context.set_forkserver_preload(["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"])
         self.link, theirs = context.Pipe()
         task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)
@@ -81,8 +80,7 @@ class ChildProcess:
         self.end()
 
     def end(self) -> str:
-        """Wait for the end, leave no process behind, and say why there is no result: "" where the run has finished or
-        was killed from here."""
+        """Wait for the end, leave no process behind, and say why there is no result ("": finished, or killed here)."""
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,5 +1,4 @@
-"""Many runs, each in a process of its own, on this machine or on a Ray cluster. Finished runs are read, interrupted
-ones go on."""
+"""Many runs, each a process, on this machine or on a Ray cluster. Finished runs are read, interrupted ones go on."""
 
 import contextlib
 import itertools
@@ -148,9 +147,7 @@ def require_all(result: Result) -> None:
         raise KitError(f"{len(result.failures)} of {len(result.failures) + len(result.runs)} runs failed: {causes}")
 
 
-def _work_off(
-    todo: dict[Path, Config], start: Callable[..., str], workers: int, stop: Callable[[], None], retries: int
-) -> dict[str, str]:
+def _work_off(todo: dict[Path, Config], start: Callable, workers: int, stop: Callable, retries: int) -> dict[str, str]:
     """The causes of what failed, by name. start: runs (values, folder) to its end and says why there is no result."""
     failures, over = {}, threading.Event()
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
 from kit import space
 from kit.config import Config
@@ -160,10 +159,10 @@ def _files(given: str | os.PathLike) -> list[Path]:
 def _fitted(item: Any, image: tuple[int, int, int]) -> Tensor:
     """uint8 [C, H, W]. First the channels, then the size, as `kit.data` does."""
     channels, height, width = image
-    pixels = torch.from_numpy(_pixels(item))
-    if len(pixels) != channels:  # by PIL, so that an array predicts as its file does
-        pixels = pixels.expand(3, -1, -1) if channels == 3 else F.pil_to_tensor(F.to_pil_image(pixels).convert("L"))
-    return fit(pixels[None], height, width)[0]
+    pixels = _pixels(item)
+    if len(pixels) > channels:  # by PIL, so that an array predicts as its file does
+        pixels = from_pil(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).convert("L"))
+    return fit(torch.from_numpy(pixels).expand(channels, -1, -1)[None], height, width)[0]
 
 
 def _pixels(item: Any) -> np.ndarray:
@@ -174,13 +173,14 @@ def _pixels(item: Any) -> np.ndarray:
         about = f"{str(item.dtype).removeprefix('torch.')} of shape {list(item.shape)}"
         if isinstance(item, Tensor):  # numpy has no bfloat16
             item = (item.double() if item.dtype.is_floating_point else item).numpy(force=True)
-        if item.dtype.kind not in "uif" or item.ndim not in (2, 3) or not item.size:
+        grey, colour = item.ndim == 2, item.ndim == 3 and min(item.shape[::2]) <= 4  # the channels are first or last
+        if item.dtype.kind not in "uif" or not (grey or colour) or not item.size:
             raise BadImage(about)
         array = item.astype(np.uint8, copy=False)
         if not (array == item).all():
             raise BadImage(f"{about}: {item.min():g} to {item.max():g} are not all whole numbers from 0 to 255")
-        channels_first = array.ndim == 3 and array.shape[0] in (1, 3)
-        item = F.to_pil_image(np.ascontiguousarray(array.transpose(1, 2, 0) if channels_first else array))
+        array = array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] in (1, 3) else array  # channels last
+        item = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2:] == (1,) else array))
     if not isinstance(item, Image.Image):
         raise BadImage(f"{type(item).__name__} is no image")
     return from_pil(item)

@@ -1,4 +1,4 @@
-"""History, α and τ of a run: in memory, and in history.parquet, alpha.npz and tau.npz of its directory."""
+"""History, α, τ and clock of a run: in memory, and in history.parquet and the .npz files of its directory."""
 
 import io
 from pathlib import Path
@@ -13,22 +13,23 @@ from kit.run import store
 
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
 MOST, LONGEST = 2**20, 200  # rows of a history and letters of a name: more come from no run
+SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
 SHARE = 50  # the files are written as a whole, so once a fiftieth is new: late epochs cost what the first ones did
 
 
 class Records:
-    """Of a run in progress. Rows hold nothing that differs between two executions, such as times. alpha, tau: as of one
-    epoch each, by name. What the files do not have yet is in the checkpoint."""
+    """Of a run in progress. Rows hold nothing that differs between two executions, such as times. SNAPSHOTS: arrays by
+    name, as of one epoch each. What the files do not have yet is in the checkpoint."""
 
     def __init__(self, folder: Path):
         self.folder, self.written = folder, -1  # up to which epoch
-        self.held: dict[str, list[dict[str, Any]]] = {"rows": [], "alpha": [], "tau": []}
+        self.held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ("rows", *SNAPSHOTS)}
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
         self.held["rows"] += [dict(zip(COLUMNS, (step, epoch, *pair))) for pair in numbers.items()]
 
     def snapshot(self, epoch: int, **tensors: dict[str, Tensor]) -> None:
-        """α and τ after an epoch; an empty one is not recorded."""
+        """SNAPSHOTS after an epoch; an empty one is not recorded."""
         for kind, named in tensors.items():
             self.held[kind] += [{n: t.cpu() for n, t in named.items()} | {"epoch": epoch}] if named else []
 
@@ -39,7 +40,7 @@ class Records:
         content, self.written = io.BytesIO(), epoch
         pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS).to_parquet(content, index=False)
         files.write(self.folder / "history.parquet", content.getvalue())
-        for kind in ("alpha", "tau"):
+        for kind in SNAPSHOTS:
             if entries := self.held[kind]:
                 arrays = {name: np.stack([entry[name] for entry in entries]) for name in entries[0]}
                 store.write_arrays(self.folder / f"{kind}.npz", arrays)

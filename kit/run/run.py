@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import scipy
 import torch
 from markupsafe import Markup
 from torch import Tensor
@@ -112,6 +113,7 @@ class Run:
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
     alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
+    clock = _stored("clock.npz", "epoch int64 [E]; seconds float64 [E], since the start and without interruptions.")
     tau = _stored("tau.npz", "epoch int64 [E]; probabilities and counts of draws [E, K, K] (row: first operation).")
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
     policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
@@ -171,8 +173,6 @@ class Run:
     def card(self, device: torch.device | str = "cpu") -> str:
         """The model card (Mitchell et al. 2019) in Markdown: what the model is, how good and how fast, and what it was
         not tested for. Its latency is measured now, on `device`. Raises KitError for a run that is not finished."""
-        from scipy import stats
-
         if not self.finished:
             mend = "kit.search with its configuration goes on with it"
             raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
@@ -187,7 +187,7 @@ class Run:
                 "card.md.j2",
                 run=self,
                 about=about and about.title,
-                interval=stats.binomtest(round(m["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+                interval=scipy.stats.binomtest(round(m["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
                 latency=latency.time_model(model, image, where, self.config.latency_batch),
                 hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
                 confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),

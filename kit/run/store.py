@@ -1,5 +1,5 @@
 """The formats of a run directory: tensors are safetensors, arrays npz without pickles, and the rest is JSON. Reading
-never runs code, and takes no more memory than `files.LIMIT`."""
+never runs code, and takes no more memory than KIT_MAX_GB."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
         return missing
     file = io.BytesIO(files.read(path))
     with reading(path, "holds no arrays that can be read"):
-        if (size := sum(array.file_size for array in zipfile.ZipFile(file).filelist)) > files.LIMIT:
+        if (size := sum(array.file_size for array in zipfile.ZipFile(file).filelist)) > files.gigabytes("KIT_MAX_GB"):
             raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
         return dict(np.load(file, allow_pickle=False))
 

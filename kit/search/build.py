@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kit import augment, data, space
+from kit import augment, space
 from kit.arch import ARCH, ArchLearner, Given, random_picks
 from kit.augment import AUGMENT, Policy
 from kit.config import Config
@@ -28,23 +28,28 @@ WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage
 
 
 def schedule_of(config: Config, index: int) -> range:
-    """The stages that share the schedule, the weights and the images of this one: up to the next restart."""
+    """The stages that share the schedule and the weights of this one: up to the next restart."""
     starts = [i for i, stage in enumerate(config.stages) if i == 0 or stage.restart] + [len(config.stages)]
     return range(max(i for i in starts if i <= index), min(i for i in starts if i > index))
 
 
 def holds_out(config: Config, index: int) -> bool:
-    """Whether validation images are kept out of training: where a learner of the stage's schedule reads them, or the
+    """Whether validation images are kept out of training in this stage: where one of its learners reads them, or the
     configuration says so. Raises KitError where they are needed and hold_out is False."""
-    arch, augment, hyper = ARCH[config.arch], AUGMENT[config.augment], HYPER[config.hyper]
-    read = False
-    for stage in (config.stages[i] for i in schedule_of(config, index)):
-        learn = ((arch, stage.search), (augment, stage.augment == "learn"), (hyper, stage.hyper == "learn"))
-        read |= stage.step == "bi-level" or any("val" in part.make.needs for part, learns in learn if learns)
+    arch, augment, hyper, stage = ARCH[config.arch], AUGMENT[config.augment], HYPER[config.hyper], config.stages[index]
+    learn = ((arch, stage.search), (augment, stage.augment == "learn"), (hyper, stage.hyper == "learn"))
+    read = stage.step == "bi-level" or any("val" in part.make.needs for part, learns in learn if learns)
     if read and config.hold_out is False:
         learners = ", ".join(f"{part.name!r}" for part in (arch, augment, hyper))
         raise KitError(f"method {config.method!r} with {learners} reads validation batches: leave hold_out out")
     return read or bool(config.hold_out)
+
+
+def images_since(config: Config, index: int) -> int:
+    """The first of the stages up to this one that train on the same images, without a restart between them."""
+    while index and not config.stages[index].restart and holds_out(config, index) == holds_out(config, index - 1):
+        index -= 1
+    return index
 
 
 def horizon(config: Config, index: int, began: int | None = None) -> int:
@@ -57,18 +62,21 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
 
 
 def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
-    """The batches of the stage and of those that share its schedule: "train" and "fresh" of the images that the weights
-    learn from, "val" where validation images are kept from them."""
-    hold_out, first = holds_out(config, index), schedule_of(config, index).start
+    """The batches of a stage: "train" and "fresh" of the images that the weights learn from, "val" where validation
+    images are kept from them."""
+    hold_out, first = holds_out(config, index), images_since(config, index)
     train = sets.train if hold_out else sets.train_val()
-    if config.train_images is not None:
-        train = data.drawn(train, config.train_images)
     sources = {name: (train, config.batch_size) for name in ("train", "fresh")}
     if hold_out:
         sources["val"] = sets.val, min(config.batch_size, len(sets.val))
     stage = f"/{config.stages[first].name}" if first else ""
     stream = lambda name, *of: Batches(*of, generator(config.seed, f"batches/{name}{stage}"))
     return {name: stream(name, *of) for name, of in sources.items()}
+
+
+def idle_operations(config: Config, sets: ImageSets) -> list[str]:
+    """What a learned τ leaves out, for it does nothing to these images."""
+    return augment.idle(augment.searched(config.augment, config.operations), sets.train.images)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,12 @@ class Plan:
         config, role = self.config, self.stage.augment
         name = PRESETS[config.preset]["fixed_augment"] if role == "default" else config.augment
         fill = (normalization(self.sets.train)[0] * 255).round().to(torch.uint8)
-        about = {"flip": self.sets.flip, "fill": fill, "steps": self.horizon, **AUGMENT[name].arguments(config)}
+        schedule = schedule_of(config, config.stages.index(self.stage))
+        learns = [config.stage_epochs[i] for i in schedule if config.stages[i].augment == role]
+        steps = self.horizon * sum(learns) // max(1, sum(config.stage_epochs[i] for i in schedule))
+        about = {"flip": self.sets.flip, "fill": fill, "steps": steps, **AUGMENT[name].arguments(config)}
+        if AUGMENT[name].make.learns and config.policy is None:
+            about["idle"] = idle_operations(config, self.sets)
         policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy

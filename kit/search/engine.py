@@ -57,6 +57,10 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         # what tells one state of a data set from another
         facts = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
         facts |= {"classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
+        if left_out := build.idle_operations(config, sets):
+            facts["left_out"] = left_out
+            if progress is None and ranks.rank() == 0:
+                say(f"τ leaves out {', '.join(left_out)}: on these images they change nothing")
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
@@ -82,7 +86,7 @@ def own_state() -> Iterator[None]:
     with _TURN, contextlib.ExitStack() as after:
         after.callback(torch.set_default_dtype, torch.get_default_dtype())
         after.callback(torch.set_num_threads, torch.get_num_threads())
-        after.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+        after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
         torch.set_default_dtype(DTYPE)
         if torch.get_default_device() != torch.device("cpu"):  # a mode, through which every call of torch goes
             after.enter_context(torch.device("cpu"))
@@ -117,10 +121,11 @@ class Search:
         self.identity = {"run": folder.name, "data": digest}  # stands in all that belongs to this run alone
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.own_device(pick_device(config.device))
-        self.sets = (sets or config.sets()).to(self.device)
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        sets = sets or config.sets()
+        self.sets = (sets if config.train_images is None else sets.few(config.train_images)).to(self.device)
+        self.epoch, self.step, self.seconds, self.started = 0, 0, 0.0, time.perf_counter()
         self.records = Records(folder)
-        for index in {build.holds_out(config, index): index for index in range(len(self.stages))}.values():
+        for index in range(len(self.stages)):
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
         self._enter(0)
 
@@ -129,19 +134,17 @@ class Search:
             keep_freed()
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            torch.set_deterministic_debug_mode("error")
         self._open()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
-        began = time.perf_counter() - self.seconds
         try:
             while self.epoch < self.config.epochs:
                 stage, numbers = self.stage.name, self.train_epoch()
-                self.seconds = time.perf_counter() - began
                 self._save()
                 reporter.epoch(self.epoch, stage, numbers)
             test = score(self, self.sets.test)  # the one look at the test set
             val = score(self, self.sets.val) if "val" in self.batches else None
-            self.seconds = time.perf_counter() - began
+            self.seconds = time.perf_counter() - self.started
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
             failure = {"error": type(error).__name__, "message": str(error), "epoch": self.epoch, "step": self.step}
@@ -211,7 +214,9 @@ class Search:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
             alpha = {**arch.snapshot(), "frozen": frozen.clone()}
-        self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot())
+        self.seconds = time.perf_counter() - self.started
+        clock = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)
 
     def _check_finite(self, curves: torch.Tensor) -> None:
         """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
@@ -242,6 +247,7 @@ class Search:
         self.longest = self.config.epochs - self.epoch if last else self.config.stage_epochs[index]
         if index == 0 or self.stage.restart:
             self.began = self.epoch  # the epoch at which the schedule began
+        if build.images_since(self.config, index) == index:
             self.batches = build.streams(self.config, index, self.sets)
         self.take_step = STEPS[self.stage.step].make
         each = self.batches["train"].steps_per_epoch
@@ -256,7 +262,7 @@ class Search:
         if self.stage.restart:
             self.parts.inherit(before, was, self.stage)
         else:
-            self.parts.take_over(before)
+            self.parts.take_over(before, was, self.stage)
 
     def _picks(self) -> Picks:
         net = self.parts.net
@@ -274,7 +280,8 @@ class Search:
             lost = ranks.on_first(lambda: self.records.load_state_dict(state.get("records", {}), self.epoch))
             if lost and ranks.rank() == 0:
                 say(f"{self.folder.name}: {lost}")
-        else:
+        self.started = time.perf_counter() - self.seconds
+        if not state:
             self._snapshot()
 
     def _newest(self) -> dict | None:

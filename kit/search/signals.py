@@ -55,14 +55,15 @@ class Parts:
         for slot in getattr(self.arch, "frozen", torch.empty(0)).nonzero().flatten().tolist():
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
-    def take_over(self, before: Self) -> None:
+    def take_over(self, before: Self, was: Stage, now: Stage) -> None:
         """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
-        state = before.state_dict()
+        state, own = before.state_dict(), ("arch", "augment", "hyper")
         weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights, "arch": self.arch.state_dict()})
+        self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
+        self.inherit(before, was, now)
 
     def inherit(self, before: Self, was: Stage, now: Stage) -> None:
-        """New weights, with τ and η as the stage before learned them, where both stages are about them."""
+        """τ and η as the stage before learned them, where both stages are about them."""
         bare = lambda learner: getattr(learner, "inner", learner)
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 import torch
-from scipy import optimize
 from torch import Tensor
 
 from kit.errors import KitError
@@ -62,12 +62,12 @@ class Limits:
             return () if self.allow(()) else None
         owner = np.repeat(np.arange(len(slots)), [len(slot.candidates) for slot in slots])
         takes = [slot.takes for slot in slots]
-        constraints = [optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes)]
+        constraints = [scipy.optimize.LinearConstraint(owner == np.arange(len(slots))[:, None], takes, takes)]
         for fixed, rows, bound in self._tables:
-            constraints.append(optimize.LinearConstraint(np.concatenate(rows) / bound, ub=1 - fixed / bound))
+            constraints.append(scipy.optimize.LinearConstraint(np.concatenate(rows) / bound, ub=1 - fixed / bound))
         whole, sought = np.ones(len(owner)), -np.concatenate(gain)
         while True:
-            found = optimize.milp(sought, integrality=whole, bounds=(0, 1), constraints=constraints)
+            found = scipy.optimize.milp(sought, integrality=whole, bounds=(0, 1), constraints=constraints)
             if found.x is None:
                 return None
             chosen = found.x > 0.5
@@ -75,7 +75,7 @@ class Limits:
             if self.allow(picks):
                 return picks
             # it is over a bound by less than the solver's tolerance: any other child
-            constraints.append(optimize.LinearConstraint(chosen, ub=sum(takes) - 1))
+            constraints.append(scipy.optimize.LinearConstraint(chosen, ub=sum(takes) - 1))
 
 
 def cheapest(slots: Sequence[Slot], rows: Sequence[np.ndarray], sign: int = 1) -> Picks:
@@ -101,8 +101,7 @@ class Target:
     def penalty(self, probabilities: Tensor) -> Tensor:
         """weight · max(0, E[cost]/target − 1): float64 0-dim, differentiable. probabilities: [slots, widest]. Exact
         where slots take one candidate."""
-        expected = self.fixed + (probabilities * self.table).sum()
-        return self.weight * (expected / self.macs - 1).clamp(min=0)
+        return self.weight * ((self.fixed + (probabilities * self.table).sum()) / self.macs - 1).clamp(min=0)
 
     def reward(self, picks: Picks) -> float:
         """β |cost/target − 1| with β = −weight."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -62,8 +62,7 @@ class LossLines(Plane):
         return tables.interval(self.values)
 
     def rises(self) -> dict[str, float]:
-        """For each of RADII the mean over the directions of (f(r) + f(−r)) / 2 − f(0), "rise@r", and its 95% interval,
-        "rise@r/low" and "rise@r/high"."""
+        """By RISES, of each radius: the directions' mean of (f(r) + f(−r)) / 2 − f(0), and its 95% interval."""
         at, found = dict(zip(self.coordinates, self.values.T)), {}
         for r, names in RISES.items():
             found |= zip(names, map(float, tables.interval((at[r] + at[-r]) / 2 - self.centre)))
@@ -112,8 +111,7 @@ def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 
 
 
 def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.0, seed=0, **options) -> LossLines:
-    """Evaluate the model along independent lines through it, at `steps` points of [−radius, radius] and at ± RADII. The
-    rest as for `plane`."""
+    """Evaluate the model along independent lines through it, at `steps` points and ± RADII; the rest as `plane`."""
     at = np.unique([*axis(steps=steps, radius=radius, directions=directions), *RADII, *(-r for r in RADII)])
     names = ["δ", "η", *(f"direction {k + 1}" for k in range(2, directions))][:directions]
     ways = (direction(model, seed, name) for name in names)
@@ -121,8 +119,7 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 
 
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
-    """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse about it: a notebook
-    that searches first calls this before."""
+    """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
     if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
         raise KitError(
             f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
@@ -131,9 +128,7 @@ def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: in
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
 
-def _evaluate(
-    model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size: int = 256, metric: Any = None
-) -> np.ndarray:
+def _evaluate(model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size=256, metric=None):
     """Values at points [n, ways] along directions: float64 [n, …]."""
     from loss_landscapes.model_interface.model_wrapper import SimpleModelWrapper
 
@@ -154,16 +149,14 @@ def _evaluate(
 
 
 def sharpness(model: nn.Module, data: ImageSet, *, directions=10, eigenvalue_images=512, **options) -> dict[str, float]:
-    """How fast the loss rises around the model: `LossLines.rises`, "directions", over how many, and "eigenvalue", the
-    largest of the loss's Hessian over `eigenvalue_images` of the images, drawn evenly from the classes (0: all).
-    Options as for `plane`."""
+    """How fast the loss rises around the model: `LossLines.rises`, "directions", how many, and "eigenvalue", its
+    Hessian's largest over `eigenvalue_images` of the images, by classes (0: all). Options as for `plane`."""
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
     return found | {"eigenvalue": largest_eigenvalue(model, part_of(data, eigenvalue_images))}
 
 
 def part_of(data: ImageSet, n: int) -> ImageSet:
-    """About n images with the classes' shares kept, the same ones every time; all of them for 0 and where there are no
-    more."""
+    """About n images with the classes' shares kept, the same ones every time; all for 0 and where that is all."""
     return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
 
 
@@ -184,21 +177,16 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
             total += torch.cat([tensor.flatten() for tensor in second])
         return total.double().cpu().numpy()
 
-    n = sum(p.numel() for p in parameters)
-    start = np.random.default_rng(0).standard_normal(n)
-    (top,) = eigsh(LinearOperator((n, n), product), k=1, v0=start, tol=1e-4, return_eigenvectors=False)
-    return float(top)
+    start = np.random.default_rng(0).standard_normal(sum(p.numel() for p in parameters))
+    hessian = scipy.sparse.linalg.LinearOperator((start.size, start.size), product)
+    return float(scipy.sparse.linalg.eigsh(hessian, k=1, v0=start, tol=1e-4, return_eigenvectors=False)[0])
 
 
-def compare(
-    runs: Sequence[Run | str | Path], *, directions: int = 10, images: int = 0, seed: int = 0, device="auto", **grid
-) -> list[Landscape]:
+def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, device="auto", **grid) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
-
-    images: at most so many test images, drawn evenly from the classes (0: all), 512 of them for the Hessian. grid:
-    steps and radius, as for `plane`. What is measured lies in the run's directory, in landscape/, and is read the next
-    time. Raises KitError before any compute for a path that is no run, a run without a model, and runs that were not
-    tested on the same images."""
+    Kept in the run's directory. images: at most so many test images, drawn evenly from the classes (0: all), 512 of
+    them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute for what is no run,
+    has no model, or was not tested on the same images."""
     at = axis(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     # in the memory format that the runs evaluated them in: kernels may round by it
@@ -259,6 +247,7 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     rows, guess = pd.DataFrame(kept["rows"]), math.log(kept["classes"])
     reference, findings, broken = rows["method"][0], {}, []
     shown = {"run": rows["run"], "test accuracy": rows["test_accuracy"].map("{:.2%}".format)}
+    shown |= tables.to_chance(rows.join(tables.beside_chance(rows), on="method"))  # of its method
     shown["test loss (centre)"] = rows["test_loss"].map("{:.4g}".format)
     for r, names in RISES.items():
         shown[f"rise at {r:g}"] = tables.bounded(rows, names, ".3g", 1)

@@ -24,10 +24,9 @@ BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency
 
 
 def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """Every method and seed under every share of the range of `cost` that its space reaches.
-
-    cost: params, macs or latency_ms. shares: numbers in [0, 1] with commas: 0 leaves the cheapest children only, 0.5
-    the range's lower half, 1 is without a limit. methods, seeds, values: as for `study.grid`. Raises KitError."""
+    """Every method and seed under every share of the range of `cost` (params, macs, latency_ms) that its space reaches.
+    shares: numbers in [0, 1] with commas: 0 leaves the cheapest children only, 0.5 the range's lower half, 1 is without
+    a limit. methods, seeds, values: as for `study.grid`. Raises KitError."""
     if cost not in BOUNDS:
         raise errors.unknown("cost", cost, BOUNDS)
     asked = sorted(set(pd.to_numeric(pd.Series(str(shares).split(",")), errors="coerce")))
@@ -57,8 +56,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
 
 
 def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
-    """One row per finished run: method, title, seed, test_accuracy, bound (NaN: no limit), cost (of the network found),
-    kept (bool)."""
+    """One row per finished run: method, title, seed, test_accuracy, bound (NaN: none), cost of what it found, kept."""
     rows = tables.per_run(runs)[["method", "title", "seed", "test_accuracy"]]
     bounds = pd.Series([getattr(run.config, BOUNDS[cost]) for run in runs], dtype=float)
     costs = pd.Series([run_latency(run) if cost == "latency_ms" else run.metrics[cost] for run in runs])
@@ -74,15 +72,19 @@ def run_latency(run: Run) -> float:
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """`tables.grouped` by method and bound, tightest first, with cost_mean and cost_max."""
-    rows = rows.sort_values(["method", "bound"])
-    return tables.grouped(rows, ["method", "bound"], cost_mean=("cost", "mean"), cost_max=("cost", "max"))
+    """`tables.grouped` by method and bound, tightest first, with cost_mean and cost_max, and `tables.beside_chance`."""
+    rows, by = rows.sort_values(["method", "bound"]), ["method", "bound"]
+    parts = rows.groupby("bound", dropna=False)
+    beside = pd.concat([tables.beside_chance(part).assign(bound=bound).reset_index() for bound, part in parts])
+    summary = tables.grouped(rows, by, cost_mean=("cost", "mean"), cost_max=("cost", "max"))
+    return summary.merge(beside, on=by, how="left")
 
 
 def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
     form = "{:,.4g}" if cost == "latency_ms" else "{:,.0f}"
     shown = {"method": summary["title"], "limit": summary["bound"].map(form.format).replace("nan", "none")}
     shown |= {"n": summary["n"], "test accuracy, % [95%]": tables.bounded(summary, tables.ACCURACY)}
+    shown |= tables.to_chance(summary)
     shown |= {f"{TITLES[cost]} ({end})": summary[f"cost_{end}"].map(form.format) for end in ("mean", "max")}
     return pd.DataFrame(shown)
 

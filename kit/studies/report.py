@@ -15,16 +15,14 @@ from kit.run import store
 from kit.run.run import Run
 from kit.run.text import csv, latex, render
 from kit.search.progress import say
-from kit.studies import landscape, limits, page, study
+from kit.studies import landscape, limits, moved, page, study
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
 # `contents`: what fills TEMPLATE, and the rows for the CSV file
 KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 
-def write(
-    kind: str, runs: Sequence[Run], folder: str | Path = "reports", name: str = "", note: str = "", **options: Any
-) -> Path:
+def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", **options: Any) -> Path:
     """Write a report from finished runs of one data set; returns the Markdown's path.
 
     kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`
@@ -46,7 +44,8 @@ def write(
     elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
     named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
     configs = [run.config.model_dump() | elsewhere | named(run.config) for run in runs]
-    rows = [{"config": c, "metrics": run.metrics, "provenance": run.provenance} for c, run in zip(configs, runs)]
+    metrics = [run.metrics | moved.numbers(run) for run in runs]
+    rows = [{"config": c, "metrics": m, "provenance": run.provenance} for c, m, run in zip(configs, metrics, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)
 

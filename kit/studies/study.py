@@ -12,7 +12,7 @@ from kit.errors import KitError
 from kit.lab import sweep
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import tables
+from kit.studies import moved, tables
 
 BUDGET = ("epochs", "batch_size", "train_images", "image_size")  # that all methods have in common
 TEMPLATE = "study.md.j2"
@@ -39,11 +39,13 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
         raise KitError(f"methods are compared at one budget, and these runs have {said}: report them apart")
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
-    time = figures.accuracy_against_time(summary, title=f"{name}: accuracy against time")
-    losses = "Training loss, on augmented images: not comparable between policies"
-    drawn = [("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy)]
-    drawn += [("-time", "Test accuracy against the time of a run", time)]
-    drawn += [("-loss", losses, figures.overlay(runs, "loss"))]
+    augmented = "on augmented images: not comparable between policies"
+    drawn = [
+        ("-accuracy", "Test accuracy: mean with 95% interval; faint dots are the seeds", accuracy),
+        ("-time", "Test accuracy against the time of a run", figures.accuracy_against_time(summary, title=name)),
+        ("-progress", f"Accuracy over time; training accuracy is {augmented}", figures.progress(runs)),
+        ("-loss", f"Training loss, {augmented}", figures.overlay(runs, "loss")),
+    ]
     for method, run in {run.config.method: run for run in reversed(runs) if run.config.method in SHOWN}.items():
         title = f"one run of {METHODS[method].title.partition(':')[0]} (seed {run.config.seed})"
         drawn.append((f"-{method}-curves", f"α, τ and η of {title}", figures.curves(run)))
@@ -55,15 +57,15 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
-    said = tables.findings(summary.set_index("method"), tables.REFERENCE) + tables.cut_off(summary)
-    shown = {"table": tables.formatted(summary, name), "findings": said}
+    went = moved.report(summary)
+    said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
+    shown = {"table": tables.formatted(summary, name), "findings": said + tables.cut_off(summary), "went": went}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 
 def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
     """DAAS's mixing experiment (its Table 7): configurations that train the architecture of each run with the policy of
-    each, for as long as those runs retrained theirs. searched: two or more finished runs that learned a policy; raises
-    KitError otherwise."""
+    each, for as long as they retrained theirs. searched: two or more that learned a policy, or KitError."""
     learned = [run for run in searched if run.finished and "probabilities" in run.policy]
     if len(learned) < 2:
         raise KitError(f"mixing needs two finished runs that learned a policy, got {len(learned)}: run 'daas', seeds=2")

@@ -8,16 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
+from kit.studies import moved
 
 REFERENCE = "dha"  # the method that the others are compared with
+CHANCE = "random"  # the method whose mean is the average random child
 ACCURACY = ("accuracy_mean", "accuracy_low", "accuracy_high")  # mean and 95% interval
 DIFFERENCE = ("difference", "difference_low", "difference_high")
-COSTS = ("seconds", "memory_mb", "params", "macs")
+RELATIVE = ("relative", "relative_low", "relative_high")
+COSTS = {"seconds": "seconds", "memory_mb": "memory, MB", "params": "parameters", "macs": "multiply-adds"}
+SPENT = {"search_seconds": "seconds of search", "training_seconds": "seconds of training"} | COSTS
 COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
 SAME = ["data", "split", "budget"]  # within these accuracies are comparable
 FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
@@ -54,7 +58,7 @@ def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Of Student's 95% interval of a mean, from the standard deviation of n values; NaN for one value."""
-    return stats.t.ppf(0.975, n - 1) * std / n**0.5
+    return scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -66,14 +70,15 @@ def holm(p: pd.Series) -> pd.Series:
 
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
-    macs. Raises KitError for a run that is not finished."""
+    macs, and what its summary has of `moved.numbers`. Raises KitError for a run that is not finished."""
     rows = []
     for run in runs:
         config, metrics = run.config, run.metrics
         if not metrics:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
         row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
-        rows.append(row | {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()})
+        row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
+        rows.append(row | {name: metrics[name] for name in moved.NAMES if name in metrics})
     return pd.DataFrame(rows)
 
 
@@ -88,30 +93,38 @@ def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.Da
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
-    """The other methods' mean differences to the reference method over the seeds that both have; indexed by method:
-    pairs, difference, difference_low, difference_high (Student's t, 95%), p (paired t-test), p_holm (adjusted over the
-    table); NaN where the seeds' differences do not vary."""
+    """By method, over the seeds that the reference method has as well: pairs, DIFFERENCE to it (Student's t, 95%), p
+    (paired t-test), p_holm (adjusted over the table); NaN where the seeds' differences do not vary."""
     by_seed = rows.pivot_table(value, "seed", "method", sort=False)
     base = by_seed.pop(reference) if reference in by_seed else np.nan
     apart = by_seed.sub(base, axis=0).dropna(axis=1, how="all")
     n, mean = apart.count(), apart.mean()
     # seeds that all differ by the same number of test images have no spread to take an interval from
     std = apart.std().where(apart.max() - apart.min() > 1e-12)
-    half, p = half_width(std, n), pd.Series(2 * stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
+    half, p = half_width(std, n), pd.Series(2 * scipy.stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
     values = (mean, mean - half, mean + half)
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
+def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
+    """By method, RELATIVE: the difference to random children of the same seeds and its 95% interval, none below three
+    seeds, as shares of the random children's mean."""
+    found, chance = against(rows, "test_accuracy", CHANCE), rows.loc[rows["method"] == CHANCE, "test_accuracy"].mean()
+    shares = (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
+    shares.loc[found["pairs"] < 3, list(RELATIVE[1:])] = np.nan
+    return shares
+
+
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by method, with the means of seconds, memory_mb, params and macs, and the columns of `against`."""
+    """`grouped` by method, with the means of the costs and of `moved.NAMES`, `against` dha and `beside_chance`."""
     rows = per_run(runs)
-    summary = grouped(rows, ["method"], **{name: (name, "mean") for name in COSTS})
-    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method")
+    means = [name for name in (*COSTS, *moved.NAMES) if name in rows]
+    summary = grouped(rows, ["method"], **{name: (name, "mean") for name in means})
+    return summary.join(against(rows, "test_accuracy", REFERENCE), on="method").join(beside_chance(rows), on="method")
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by data set, method and every other field that differs between runs of one method, and mean seconds;
-    what a method sets itself is told by its name."""
+    """`grouped` by data set, method and every other field that differs between a method's runs, and mean seconds."""
     if not runs:
         return pd.DataFrame()
     fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
@@ -123,8 +136,7 @@ def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def bounded(table: pd.DataFrame, columns: Sequence[str], form: str = ".2f", factor: float = 100) -> list[str]:
-    """Of columns mean, low and high, times a factor, "mean [low, high]"; the mean alone where it has no interval, a
-    dash where there is none."""
+    """Columns mean, low and high times a factor: "mean [low, high]", the mean alone where that is all, or a dash."""
     found = []
     for mean, low, high in factor * table[list(columns)].to_numpy():
         bounds = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
@@ -140,15 +152,20 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         "n": summary["n"],
         "test accuracy, % [95%]": bounded(summary, ACCURACY),
         "std": (100 * summary["accuracy_std"]).map("{:.2f}".format).replace("nan", "–"),
+        **({"top-5, %": (100 * summary["top5"]).map("{:.2f}".format)} if "top5" in summary else {}),
         "difference to DHA, points [95%]": bounded(summary, DIFFERENCE, "+.2f"),
         "p, Holm": summary["p_holm"].map(_p),
-        "seconds": summary["seconds"].map("{:.0f}".format),
-        "memory, MB": summary["memory_mb"].map("{:.0f}".format),
-        "parameters": summary["params"].map("{:,.0f}".format),
-        "multiply-adds": summary["macs"].map("{:,.0f}".format),
+        **to_chance(summary),
+        **{title: summary[name].map("{:,.0f}".format) for name, title in SPENT.items() if name in summary},
         f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
     }
     return pd.DataFrame(shown)
+
+
+def to_chance(summary: pd.DataFrame) -> dict[str, list[str]]:
+    """`beside_chance` as a report's column, where there were random children."""
+    shown = {"relative to the average random child, % [95%]": bounded(summary, RELATIVE, "+.2f")}
+    return shown if CHANCE in set(summary["method"]) else {}
 
 
 def cut_off(summary: pd.DataFrame) -> list[str]:
@@ -159,8 +176,8 @@ def cut_off(summary: pd.DataFrame) -> list[str]:
     return [words] if names else []
 
 
-def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", factor: float = 100) -> list[str]:
-    """What the differences of `against`, times a factor, say in words, also when they say nothing."""
+def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.0, unmoved=()) -> list[str]:
+    """What the differences of `against`, times a factor, say in words. unmoved: searches in which nothing moved."""
     found, compared = [], differences.dropna(subset="pairs")
     for row, difference in zip(compared.itertuples(), bounded(compared, DIFFERENCE, form, factor)):
         low, high = row.difference_low, row.difference_high
@@ -174,6 +191,8 @@ def findings(differences: pd.DataFrame, reference: str, form: str = "+.2f", fact
             verdict = "higher" if low > 0 else "lower"
             if not row.p_holm < 0.05:
                 verdict += f" by this interval alone, not after Holm's correction (p = {_p(row.p_holm)})"
+        if names := [f"`{name}`" for name in (row.Index, reference) if name in unmoved]:
+            verdict += f"; no comparison of searches, for nothing moved in {' and '.join(names)}"
         found.append(f"`{row.Index}` − `{reference}` = {difference} over {row.pairs:.0f} seeds: {verdict}.")
     return found
 
@@ -195,8 +214,7 @@ class Comparison(NamedTuple):
 def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
     """Put runs side by side; those that are not finished or cannot be read are named in the notes.
 
-    runs: a folder of run directories, paths with commas, or a list. dataset: only the runs on it ("": all). Raises
-    KitError when nothing is left to compare."""
+    runs: a folder of run directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
@@ -246,11 +264,9 @@ def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
 
 def choices(run: Run) -> set[str]:
     """What an architecture chose, place by place; empty for a fixed network."""
-    found = set()
-    for kind, places in run.genotype.items():
-        for i, place in enumerate(places if isinstance(places, list) else ()):
-            found |= {f"{run.config.space}/{kind}/{i}/{one}" for one in (place if isinstance(place, list) else [place])}
-    return found
+    places = [(kind, i, at) for kind, many in run.genotype.items() if type(many) is list for i, at in enumerate(many)]
+    chosen = lambda at: at if type(at) is list else [at]
+    return {f"{run.config.space}/{kind}/{i}/{one}" for kind, i, at in places for one in chosen(at)}
 
 
 def _notes(circumstances: pd.DataFrame) -> list[str]:
