@@ -36,13 +36,12 @@ def gigabytes(variable: str) -> float:
 
 def read(path: Path, problem: str = "cannot be read") -> bytes:
     """Raises KitError for a link, what is no file, one beyond KIT_MAX_GB, and whatever keeps from reading."""
+    most = gigabytes("KIT_MAX_GB")
     try:
         with _opened(path, os.O_RDONLY) as file:
-            if (size := os.fstat(file.fileno()).st_size) > gigabytes("KIT_MAX_GB"):
+            if (size := os.fstat(file.fileno()).st_size) > most:
                 raise OSError(f"it has {size:,} bytes: KIT_MAX_GB=… allows more")
             return file.read()
-    except KitError:
-        raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise KitError(f"{path} {problem} ({summary(error)}): check the path, its rights and the disk") from error
 
@@ -98,12 +97,6 @@ def without_links(folder: Path) -> Path:
     return folder
 
 
-def tidy(folder: Path) -> None:
-    """Remove the temporary files of killed processes. Only for the holder of the folder's lock."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
 def aside(path: Path, word: str) -> Path:
     """Rename what lies there to the first of <name>.<word>1, <name>.<word>2, … that is free; where it lies now."""
     names = (path.with_name(f"{path.name}.{word}{n}") for n in itertools.count(1))
@@ -112,8 +105,8 @@ def aside(path: Path, word: str) -> Path:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, also when that is killed. Raises KitError where another
-    process holds it, where a link lies in the folder, and where a folder or a lock cannot be made."""
+    """Hold the folder's lock, which ends with the process, also when that is killed, and remove the temporary files of
+    killed ones. Raises KitError where another process holds it, a link lies in the folder, or neither can be made."""
     with contextlib.ExitStack() as held:
         try:
             without_links(folder).mkdir(parents=True, exist_ok=True)
@@ -131,6 +124,8 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise KitError(f"{folder} cannot be made and locked ({summary(error)}): {mend}") from None
         file.truncate(0)
         os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
+        for path in folder.rglob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
         yield
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
-from tests_pages import GENOTYPE, write_run
+from tests_pages import write_run
 
 import kit
 from kit.errors import KitError
@@ -73,20 +71,6 @@ def test_no_front_spans_what_is_not_comparable_and_the_notes_say_so(folder, chan
 def test_on_other_machines_the_front_of_parameters_is_one(folder):
     write_run(folder, 0.99, method="ista", metrics=BETTER, place={"processor": "b"})
     assert on_front(compare(folder), "params") == {("ista", 0)}
-
-
-def test_agreement_counts_choices_node_by_node(tmp_path):
-    other = json.loads(json.dumps(GENOTYPE))
-    other["normal"][0] = [["sep_conv_3x3", 1], ["sep_conv_5x5", 0]]  # one choice kept, in another order
-    other["reduce"][3] = [["skip_connect", 1], ["skip_connect", 3]]  # nothing kept
-    for seed, genotype in enumerate((GENOTYPE, other)):
-        write_run(tmp_path, 0.9, method="dha", seed=seed, genotype=genotype)
-    write_run(tmp_path, 0.9, method="plain", space="wrn-16-2", genotype={"network": "wrn-16-2"})
-    both = compare(tmp_path)
-    shares = both.agreement.to_numpy()
-    assert shares[:2, :2].tolist() == [[1, 13 / 16], [13 / 16, 1]] and np.isnan(
-        shares[2, 2]
-    )  # a fixed network has none
 
 
 def test_runs_are_found_by_folder_path_list_and_commas(folder, finished):

@@ -139,9 +139,9 @@ def test_few_images_keep_the_shares_of_classes_and_of_val_and_too_few_are_refuse
     sets = load_dataset(micro)
     few = sets.few(60)
     assert len(few.train_val()) == 60 and few.test is sets.test
-    assert few.train.labels.bincount().tolist() == [len(few.train) // 10] * 10
+    assert set(few.train.labels.bincount().tolist()) == {4, 5}
     assert len(few.val) / 60 == pytest.approx(len(sets.val) / len(sets.train_val()), abs=0.05)
-    with pytest.raises(KitError, match="train_images=12 .* of 10 classes, with 10 of them held out: .* 20 at least"):
+    with pytest.raises(KitError, match="train_images=12 of 10 classes, 10 held out: set 20 at least"):
         sets.few(12)
     with pytest.raises(KitError, match="train_images=241 but there are 240"):
         sets.few(241)

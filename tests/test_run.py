@@ -158,7 +158,7 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(copied: Run, tmp_path: Pat
 
 def test_weights_of_another_network_are_refused(copied: Run):
     weights = copied.path / "model" / "model.safetensors"
-    tensors = store.read_tensors(weights)
+    tensors, _ = store.read_tensors(weights)
     store.write_tensors(weights, {name: tensor.reshape(-1)[:1] for name, tensor in tensors.items()})
     with pytest.raises(KitError, match="model.safetensors does not hold the weights of the network"):
         copied.model()

@@ -177,9 +177,8 @@ def pixel_marks(images: Tensor | Streamed) -> Tensor:
 
 def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -> tuple[Streamed, dict[int, str]]:
     """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there; and the
-    rows that hold no image (they are black), with the reasons. Images become RGB, or grey if all are; without
-    image_size they keep their size or, if they differ, become squares of photo_size, which is said. Raises KitError
-    where none can be read or kept."""
+    rows that hold no image (they are black), with the reasons. Images become RGB, or grey if all are, and without
+    image_size, if they differ, squares of photo_size. Raises KitError where none can be read or kept."""
     digest = hashlib.sha256(b"3")  # of what is read from a file: another number makes all caches anew
     for file in files:
         digest.update(os.fsencode(file))

@@ -112,14 +112,11 @@ def datasets() -> list[str]:
 
 
 def register(name: str, loader: Callable[..., Source], title="", flip=True, size: int | None = None, bring="") -> None:
-    """Make `name` known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many images, what
-    they show, licence and source; flip: a horizontal flip keeps the label; size: the image_size where none is given;
-    bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken or is not
-    made of a-z, 0-9 and _."""
+    """Make `name` (a-z, 0-9, _) known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many
+    images, what they show, licence, source; flip: a horizontal flip keeps the label; size: the image_size where none is
+    given; bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken."""
     if not (re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
-        raise KitError(
-            f"dataset {name!r}: its name must be made of a-z, 0-9 and _, its loader a function; got {loader!r}"
-        )
+        raise KitError(f"dataset {name!r}: its name must be of a-z, 0-9 and _, its loader a function; got {loader!r}")
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
@@ -215,8 +212,7 @@ def load_dataset(
     are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: so many pixels (a whole number), by resizing the
     shorter side and cropping the centre; None: images keep their size, or take the data set's own or, where files
     differ, photo_size, which is said. on_bad_image: "error" stops at images that cannot be used and names them, "skip"
-    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown
-    name, path that cannot be read, data neither here nor to be downloaded, a loader that returns no `Source`."""
+    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (4) are streamed. Raises KitError, also of a loader."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
     folder = Path(os.path.expanduser(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data"))

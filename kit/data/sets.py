@@ -73,9 +73,8 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSets:
-    """Disjoint train, val and test sets. classes: the name of each label; flip: a horizontal flip keeps the label (not
-    so for digits); split: one sentence for reports. Raises KitError where images differ in shape, or a label has no
-    class name."""
+    """Disjoint train, val and test sets. classes: the name of each label; flip: a flip keeps the label; split: one
+    sentence for reports. Raises KitError where images differ in shape, or a label has no class name."""
 
     train: ImageSet
     val: ImageSet
@@ -122,11 +121,9 @@ class ImageSets:
         if n > all_:
             raise KitError(f"train_images={n:,} but there are {all_:,}: leave it out to train on all of them")
         held = max(classes, round(n * len(self.val) / all_))
-        try:
-            return replace(self, train=drawn(self.train, n - held), val=drawn(self.val, held))
-        except KitError:
-            least = f"of {classes} classes, with {held} of them held out: set more, {2 * classes} at least"
-            raise KitError(f"train_images={n} cannot be drawn evenly {least}") from None
+        if n < 2 * classes:
+            raise KitError(f"train_images={n} of {classes} classes, {held} held out: set {2 * classes} at least")
+        return replace(self, train=drawn(self.train, n - held), val=drawn(self.val, held))
 
     def train_val(self) -> ImageSet:
         """train and val together, for a method that holds nothing out (its report says so)."""
@@ -137,11 +134,9 @@ class ImageSets:
 
 
 class Batches:
-    """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device.
-
-    Each epoch is one permutation, of a CPU generator seeded by one draw from `generator`; the incomplete last batch is
-    dropped. Of several ranks each takes its share of every batch. Raises KitError for a `batch_size` that exceeds the
-    set, or that the ranks do not divide."""
+    """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device. An
+    epoch is one permutation, of a CPU generator seeded by one draw from `generator`; the incomplete last batch is
+    dropped. Each rank takes its share of every batch. Raises KitError for a `batch_size` that does not fit."""
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
@@ -204,7 +199,7 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
         return data
     few = data.take(stratified_split(data.labels, n / len(data))[1])
     if len(few) != n or len(few.labels.unique()) < len(data.labels.unique()):
-        raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes")
+        raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes: set train_images to more")
     return few
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.colors
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -62,7 +61,7 @@ def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: 
 
 
 def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: Any) -> go.Figure:
-    """groups: columns x and y of every seed; the means are over the rows of one index."""
+    """groups: columns x and y of every seed (or direction); the means are over the rows of one index."""
     figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
@@ -168,25 +167,17 @@ def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
 
 
 def landscape_lines(landscapes: Landscapes) -> go.Figure:
-    """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
+    """Loss along random directions: a thin line for each direction, and bold the mean over a run's directions."""
+    groups = {
+        Look(look(item.run.config.method).color, item.label, DASHES[k % len(DASHES)]): [
+            pd.DataFrame({"x": item.lines.coordinates, "y": losses}) for losses in item.lines.values
+        ]
+        for k, item in enumerate(landscapes)
+    }
     low, high, guess = _span(landscapes)
-    figure = go.Figure(layout={"template": TEMPLATE})
-    for k, item in enumerate(landscapes):
-        color = look(item.run.config.method).color
-        at, (mean, below, above) = item.lines.coordinates, item.lines.band()
-        if np.isfinite(below).all():  # one direction has no interval
-            band = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": color}}
-            figure.add_scatter(x=at, y=np.maximum(below, low / 2), **band)
-            faint = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.15)}"
-            figure.add_scatter(x=at, y=above, fill="tonexty", fillcolor=faint, **band)
-        name = f"{item.label} (n = {len(item.lines.values)} directions)"
-        line = {"color": color, "dash": DASHES[k % len(DASHES)]}
-        figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
-    figure.add_hline(guess, line=DOTTED).update_xaxes(title_text=f"t · d, {UNIT}")
-    limits = [math.log10(low / 1.5), math.log10(high)]
-    figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", type="log", range=limits)
-    title = f"{_title(landscapes)} along random directions (dotted: guessing)"
-    return _legend_below(figure, 560).update_layout(title_text=title, legend_traceorder="normal")
+    title = f"{_title(landscapes)} along random directions (bold: their mean; dotted: guessing)"
+    figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
+    return figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:

@@ -1,4 +1,4 @@
-"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions; several runs' curves."""
+"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,17 +36,16 @@ CURVES = {
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 LINES = ("training", "η", "τ", "α", "validation", "", "effective")
-ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
-DASHES = {"validation": "dash", "effective": "dash"}
 PER_ROW = 8  # pictures
 
 
 def standing(run: Run) -> str:
-    """One line for the top of a page: the run, how far it came, and what went wrong."""
+    """One line for the top of a page: the run, how far it came, what it reached, and what went wrong."""
     done = run.history["epoch"].max() if len(run.history) else 0
     parts = [f"{run.path.name}: {run.status}, {done} of {run.config.epochs} epochs"]
     parts += [f"{stage.name} to epoch {last}" for stage, _, last in _stages(run)]
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
+    parts += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
     skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
     for share in skips[skips > 0.5]:
         parts.append(f"collapse: {share:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
@@ -74,27 +73,21 @@ def curves(run: Run) -> go.Figure:
     """Loss and accuracy, η, τ and α by completed epoch; what does not move has no panel. The search stage is shaded.
     Raises KitError before the first epoch is completed."""
     accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
-    return _shaded(_grid(_tidy([run]), [], headline(run) + accuracy, **ONE_RUN), run)
+    return _grid(run, [], headline(run) + accuracy)
 
 
-def evolution(runs: Run | Sequence[Run]) -> go.Figure:
-    """One run: losses, η, τ and α, and under them, over the same epochs, τ's probability of each operation and how many
-    of each the child has. Several runs: their curves overlaid. Raises KitError where nothing is recorded."""
-    if not isinstance(runs, Run):
-        looks = {"color": "run", "color_discrete_map": dict(zip((run.path.name for run in runs), SERIES * len(runs)))}
-        looks |= {"line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
-        return _grid(_tidy(runs), [], f"{len(runs)} runs side by side", **looks)
-    return _shaded(_grid(_tidy([runs]), _maps(runs), headline(runs), **ONE_RUN), runs)
+def evolution(run: Run) -> go.Figure:
+    """Losses, η, τ and α, and under them, over the same epochs, τ's probability of each operation and how many of each
+    the child has. Raises KitError where nothing is recorded."""
+    return _grid(run, _maps(run), headline(run))
 
 
-def _tidy(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns run, panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
-    for run in runs:
-        if run.history.empty:
-            raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    rows = pd.concat([run.history.assign(run=run.path.name) for run in runs])
-    values = rows.groupby(["run", "name"])["value"]
-    rows = rows[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
+def _tidy(run: Run) -> pd.DataFrame:
+    """Columns panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
+    if run.history.empty:
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
+    values = run.history.groupby("name")["value"]
+    rows = run.history[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
     places = rows["name"].map({name: _place(name) for name in rows["name"].unique()})
     rows = rows.assign(panel=places.str[0], line=places.str[1])
     rows["value"] *= np.where(rows["panel"].str.endswith("[%]"), 100, 1)
@@ -109,8 +102,9 @@ def _place(name: str) -> tuple[str, str]:
     return f"{LETTERS[kind]}: {quantity.replace('_', ' ')}", option[0] or LETTERS[kind]
 
 
-def _grid(frame: pd.DataFrame, maps: Sequence[tuple[str, go.Heatmap]], title: str, **looks: Any) -> go.Figure:
+def _grid(run: Run, maps: Sequence[tuple[str, go.Heatmap]], title: str) -> go.Figure:
     """Curves in three columns, and maps over the same epochs, each as wide as all."""
+    frame = _tidy(run)
     panels = list(frame.groupby("panel", sort=False))
     rows = -(-len(panels) // 3)
     specs = [[{}, {}, {}]] * rows + [[{"colspan": 3}, None, None]] * len(maps)
@@ -119,7 +113,8 @@ def _grid(frame: pd.DataFrame, maps: Sequence[tuple[str, go.Heatmap]], title: st
     tall = sum(heights) + 70 * len(heights)
     gaps = {"vertical_spacing": 70 / tall, "horizontal_spacing": 0.08}
     figure = make_subplots(len(heights), 3, specs=specs, row_heights=heights, subplot_titles=titles, **gaps)
-    looks |= {"x": "epoch", "y": "value", "markers": frame["epoch"].nunique() <= 30}
+    looks = {"x": "epoch", "y": "value", "markers": frame["epoch"].nunique() <= 30}
+    looks |= {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
     for k, (_, mine) in enumerate(panels):
         figure.add_traces(px.line(mine, **looks).data, rows=k // 3 + 1, cols=k % 3 + 1)
     for row, (_, heat) in enumerate(maps, start=rows + 1):
@@ -129,7 +124,7 @@ def _grid(frame: pd.DataFrame, maps: Sequence[tuple[str, go.Heatmap]], title: st
     first = {trace.name: trace for trace in reversed(figure.data)}
     figure.for_each_trace(lambda trace: trace.update(showlegend=trace.type != "heatmap" and trace is first[trace.name]))
     figure.update_xaxes(matches="x").update_xaxes(title_text="epoch", row=len(heights))
-    return figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 130)
+    return _shaded(figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 130), run)
 
 
 def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
@@ -231,9 +226,8 @@ def architecture(run: Run) -> go.Figure:
 
 
 def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
-    """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
-
-    images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""
+    """Pictures, uint8 [N, C, H, W], with the predicted class and its probability; a wrong one is coloured and names the
+    true class. truth: N class names."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
     words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -43,10 +43,8 @@ def grid(**axes: Any) -> list[Config]:
 
 
 def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What `grid` takes, from the flat parameters of a notebook.
-
-    datasets, methods: names with commas. seeds: see `seeds_of`. overrides: further axes, "lr=0.01:0.1,channels=8:16".
-    values: the same for all runs. Raises KitError for what cannot be read, and for a name given twice."""
+    """What `grid` takes, from a notebook's flat parameters: datasets and methods with commas, seeds as for `seeds_of`,
+    further axes as "lr=0.01:0.1,channels=8:16", and values for all runs. Raises KitError for what cannot be read."""
     found: dict[str, Any] = {"dataset": listed(datasets), "method": listed(methods), "seed": seeds_of(seeds)}
     for part in listed(overrides):
         name, equals, given = (piece.strip() for piece in part.partition("="))
@@ -90,13 +88,12 @@ def run(
     out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share.
     workers: None or 0 takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
     threads: of each process; one is as fast as two on small images.
-    backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" or "local".
+    backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" (this machine's) or "local" (a new one).
     gpus: of each run, a whole number or a fraction; None: one where this machine has any and the runs use them.
     retries: how often a run that failed is started again; it goes on from its last checkpoint.
     notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
 
-    A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
-    anything starts for what cannot be, such as data that are not there."""
+    A run that fails does not stop the others. Raises KitError before anything starts for what cannot be."""
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
         if type(value) is not int or not least <= value <= 1000:
             raise KitError(f"{name}={value!r} is not a whole number of {least} or more, up to 1000")
@@ -222,10 +219,8 @@ def available_cards() -> list[str]:
 
 def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str], int, Callable[[], None]]:
     """As `local`, on a cluster whose machines have the same kit and share the folder of run directories: it gives each
-    run its cores and GPUs, also fractions of one, and starts a run again elsewhere whose worker or node is lost.
-
-    address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a new
-    one here. Raises KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
+    run its cores and GPUs, and starts a run again elsewhere whose worker or node is lost. address: as for `run`. Raises
+    KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
     try:
         import ray
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit import errors, files
+from kit import files
 from kit.errors import KitError
 from kit.run import store
 from kit.run.predict import TrainedModel
@@ -24,7 +24,7 @@ Scores = Callable[[Tensor], Tensor]
 def load(path: str | os.PathLike) -> TrainedModel:
     """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
     path = Path(path).expanduser().resolve()
-    tensors, about = store.read_described(path, problem := "is not a file of run.export(path, 'safetensors')")
+    tensors, about = store.read_tensors(path, problem := "is not a file of run.export(path, 'safetensors')")
     with files.reading(path, problem):
         found = json.loads(about["kit"])
     return TrainedModel.built(found, tensors, path)
@@ -71,17 +71,13 @@ FORMATS = {
 
 
 def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | None) -> None:
-    """Write the model, and `found` (model.json) beside its weights, to `path`. format: None takes the ending's.
-
-    Raises KitError for a format that is not the ending's and, writing nothing, where the file's scores differ from the
-    model's by more than the format's tolerance."""
+    """Write the model, and `found` (model.json) beside its weights, to `path`; see `Run.export`."""
     endings, given = {ending: name for name, (_, ending, _) in FORMATS.items()}, path.suffix.lower()
-    if format is not None and format not in FORMATS:
-        raise errors.unknown("export format", format, FORMATS)
-    format = format or endings.get(given)
-    if format is None or endings.get(given or FORMATS[format][1]) != format:
+    chosen = format or endings.get(given)
+    if chosen not in FORMATS or given not in ("", FORMATS[chosen][1]):
         allowed = ", ".join(f"{ending} for format={name!r}" for ending, name in endings.items())
-        raise KitError(f"{path.name!r} ends in {given or 'nothing'}, and the ending says the format: give {allowed}")
+        raise KitError(f"format={format!r} for {path.name!r}: the file's ending says the format; give {allowed}")
+    format = chosen
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")

@@ -27,8 +27,7 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' where
-    all of them are files, those of folders one by one."""
+    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels'; files: where all are files."""
 
     labels: Tensor
     probabilities: Tensor
@@ -76,9 +75,8 @@ class TrainedModel(nn.Module):
 
         images: see `ALLOWED`; folders are read with their subfolders, sorted by path, and a list may be an iterator.
         Arrays are numpy's or torch's, of any numeric dtype; of three axes a first one of 1 or 3, or a last one of 1, 3
-        or 4, is the channels of one image. All are adapted as the training images were, see `preprocessing`.
-        batch_size bounds the memory. Raises KitError at the first batch with images that cannot be used, naming them
-        and why."""
+        or 4, is the channels of one image. All are adapted as the training images were, see `preprocessing`. Raises
+        KitError for what holds no images, and at the first batch with images that cannot be used, naming them."""
         items, device = gathered(images), self.eval().network.mean.device
         scores = [self(batch.to(device)).float().cpu() for batch in batches(items, self.network.image, batch_size)]
         probabilities = torch.cat([torch.zeros(0, len(self.classes)), *scores]).softmax(dim=1)
@@ -102,8 +100,7 @@ def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
 
 def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterator[Tensor]:
     """Images of whatever form (see `ALLOWED`) as a model of [C, H, W] = `image` sees them: uint8 [up to size, C, H, W].
-
-    Raises KitError for what holds no images, and at the first batch with images that cannot be used, naming them."""
+    Raises KitError as `TrainedModel.predict` does."""
     if type(size) is not int or size < 1:
         raise KitError(f"batch_size={size!r}: give a whole number from 1")
     items = gathered(images)

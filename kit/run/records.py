@@ -12,7 +12,7 @@ from kit import files
 from kit.run import store
 
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
-MOST, LONGEST = 2**20, 200  # rows of a history and letters of a name: more come from no run
+MOST = 2**20  # rows of a history: more come from no run
 SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
 SHARE = 50  # the files are written as a whole, so once a fiftieth is new: late epochs cost what the first ones did
 
@@ -76,7 +76,4 @@ def history(folder: Path) -> pd.DataFrame:
         table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
         if (rows := table.metadata.num_rows) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
-        frame = table.read(list(COLUMNS)).to_pandas()
-        if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
-            raise ValueError(f"a name is longer than {LONGEST} letters")
-        return frame.astype(COLUMNS)
+        return table.read(list(COLUMNS)).to_pandas().astype(COLUMNS)

@@ -49,9 +49,8 @@ class Held(dict):
 
 
 class Run:
-    """A run, finished or not, read from its directory. Get one from `kit.search` or `Run.load(path)`.
-
-    What has not been written yet is empty. A file that was altered raises a KitError that names it."""
+    """A run, finished or not, read from its directory, by `kit.search` or `Run.load(path)`. What has not been written
+    yet is empty. A file that was altered raises a KitError that names it."""
 
     def __init__(self, path: str | Path):
         path = Path(path)
@@ -148,7 +147,7 @@ class Run:
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
         device, path = pick_device(device), self.path / "model" / "model.safetensors"
-        return TrainedModel.built(self.found(), store.read_tensors(path), path).to(device)
+        return TrainedModel.built(self.found(), store.read_tensors(path)[0], path).to(device)
 
     def predict(self, images: Any, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:
         """Class names and probabilities of paths, folders, PIL images or arrays; see `TrainedModel.predict`."""
@@ -161,10 +160,10 @@ class Run:
     def export(self, path: str | Path, format: str | None = None) -> Path:
         """Write the model to `path` and its card to <path>.md, in place of older files; return `path`.
 
-        format: safetensors (weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`), torch
-        (a program, .pt2, read by `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending
-        says it. All take uint8 [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that
-        is not the ending's and, writing nothing, where the file's scores are not those of the run's model."""
+        format: safetensors (read by `kit.run.export.load(path)`), torch (a program, .pt2, read by
+        `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending says it. All take uint8
+        [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that is not the ending's and,
+        writing nothing, where the file's scores are not those of the run's model."""
         path = Path(os.path.expanduser(path))
         export.write(self.model(), self.found(), path, format)
         files.write(path.with_name(f"{path.name}.md"), self.card())
@@ -174,8 +173,7 @@ class Run:
         """The model card (Mitchell et al. 2019) in Markdown: what the model is, how good and how fast, and what it was
         not tested for. Its latency is measured now, on `device`. Raises KitError for a run that is not finished."""
         if not self.finished:
-            mend = "kit.search with its configuration goes on with it"
-            raise KitError(f"{self.path} is not finished ({self.status}): {mend}")
+            raise KitError(f"{self.path} is not finished ({self.status}): kit.search with its configuration goes on")
         with files.reading(self.path, "holds results that make no card"):
             model, n, m = self.model(device), self.metrics["test_images"], self.metrics
             table = latency.stored(self.path / "latency.json")

@@ -60,14 +60,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     files.write(path, safetensors.torch.save(plain, metadata))  # save_file's own way leaves its temporary files behind
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises KitError for anything else."""
-    return read_described(path, "holds no tensors that can be read")[0]
-
-
-def read_described(path: Path, problem: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file and the strings stored beside them. Raises KitError, which names the problem,
-    for anything else."""
+def read_tensors(path: Path, problem="holds no tensors that can be read") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and the strings stored beside them. Raises KitError, which names
+    the problem, for anything else."""
     content = files.read(path, problem)
     with reading(path, problem):
         tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
@@ -75,10 +70,8 @@ def read_described(path: Path, problem: str) -> tuple[dict[str, Tensor], dict[st
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
-
-    The tree is JSON in the file's metadata. Tensors of one dtype are laid end to end: an entry for each of a
-    supernet's thousands would take longer than their bytes."""
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file, with the tree as JSON in its
+    metadata. Tensors of one dtype lie end to end: an entry for each of a supernet's thousands would take long."""
     parts: dict[str, list[Tensor]] = {}
     sizes: Counter[str] = Counter()
 
@@ -97,7 +90,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU. Raises KitError for a file that was altered, cut short or never one."""
-    flat, metadata = read_described(path, problem := "is not a checkpoint that can be read")
+    flat, metadata = read_tensors(path, problem := "is not a checkpoint that can be read")
     with reading(path, problem):
         if metadata["sha256"] != _digest(metadata["tree"], flat):
             raise ValueError("its checksum is another")

@@ -272,7 +272,6 @@ class Search:
         """Make the directory, or take up the newest checkpoint in it that can be read."""
         if ranks.rank() == 0:
             (self.folder / "failure.json").unlink(missing_ok=True)
-            files.tidy(self.folder)
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
         if state := ranks.on_first(self._newest):
             with files.reading(self.folder, "holds a checkpoint that does not fit this version of kit"):

@@ -1,5 +1,4 @@
-"""HTML pages that need no network, and the page of a run:
-`page.write(run)`, or `python -m kit.studies.page RUN [OUT]`."""
+"""HTML pages that need no network, and the page of a run: `write`, or `python -m kit.studies.page RUN [OUT]`."""
 
 import base64
 import re
@@ -31,19 +30,18 @@ def html(markdown: str, folder: Path | None = None) -> Markup:
 
 def assemble(title: str, *parts: Markup | go.Figure) -> str:
     """One self-contained HTML page; figures are interactive, with a picture for readers without JavaScript."""
-    body = [_interactive(part, i) if isinstance(part, go.Figure) else part for i, part in enumerate(parts)]
-    plotlyjs = Markup(get_plotlyjs()) if any(isinstance(part, go.Figure) for part in parts) else ""
+    body, how = list(parts), {"full_html": False, "include_plotlyjs": False, "validate": False}
+    for i, part in enumerate(parts):
+        if isinstance(part, go.Figure):
+            drawn = Markup(plotly.io.to_html(part, **how, div_id=f"figure-{i}"))
+            try:
+                alt, uri = part.layout.title.text or "figure", _data_uri(figures.png(part))
+                picture = Markup('<img alt="{}" src="{}">').format(alt, uri)
+            except KitError as error:  # no browser
+                picture = error
+            body[i] = Markup("<div class=figure>{}<noscript>{}</noscript></div>").format(drawn, picture)
+    plotlyjs = "" if body == list(parts) else Markup(get_plotlyjs())
     return render("kit.studies", "page.html.j2", title=title, body=body, plotlyjs=plotlyjs)
-
-
-def _interactive(figure: go.Figure, i: int) -> Markup:
-    drawn = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, validate=False, div_id=f"figure-{i}")
-    try:
-        alt, uri = figure.layout.title.text or "figure", _data_uri(figures.png(figure))
-        picture = Markup('<img alt="{}" src="{}">').format(alt, uri)
-    except KitError as error:  # no browser
-        picture = error
-    return Markup("<div class=figure>{}<noscript>{}</noscript></div>").format(Markup(drawn), picture)
 
 
 def _data_uri(picture: bytes) -> str:

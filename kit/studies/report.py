@@ -23,10 +23,9 @@ KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": lan
 
 
 def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", **options: Any) -> Path:
-    """Write a report from finished runs of one data set; returns the Markdown's path.
-
-    kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`
-    for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
+    """Write a report from finished runs of one data set; returns the Markdown's path. kind: one of KINDS. name: of the
+    files, without an ending. note: a sentence about the circumstances. options: `cost` for limits, `measured` for
+    landscape. Raises KitError where there is nothing to report, or several data sets."""
     once = {run.metrics.get("run", run.path): run for run in runs}
     if len(once) < len(runs):
         say(f"{len(runs) - len(once)} of {len(runs)} runs are given twice: each counts once")

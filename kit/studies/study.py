@@ -27,8 +27,7 @@ SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of ea
 
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: as for
-    `sweep.seeds_of`; values: fields of `Config` for all runs. Raises KitError."""
+    """The configurations of a study. methods: "all" (the study's) or names with commas; seeds: see `sweep.seeds_of`."""
     names = sweep.listed(ROWS[study] if methods == "all" else methods)
     return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
 
@@ -59,7 +58,7 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
     went = moved.report(summary)
     said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
-    shown = {"table": tables.formatted(summary, name), "findings": said + tables.cut_off(summary), "went": went}
+    shown = {"table": tables.formatted(summary, name), "findings": said, "went": went}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 

@@ -1,5 +1,5 @@
 """Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say; any runs
-side by side with Pareto fronts of test accuracy against cost, and how much their architectures agree."""
+side by side with Pareto fronts of test accuracy against cost."""
 
 import math
 from collections.abc import Sequence
@@ -168,14 +168,6 @@ def to_chance(summary: pd.DataFrame) -> dict[str, list[str]]:
     return shown if CHANCE in set(summary["method"]) else {}
 
 
-def cut_off(summary: pd.DataFrame) -> list[str]:
-    """A sentence on the methods of `summarize` whose interval would go beyond what an accuracy can be, where any do."""
-    cut = ((summary["accuracy_low"] == 0) | (summary["accuracy_high"] == 1)) & (summary["accuracy_std"] > 0)
-    names = ", ".join(f"`{row.method}` (n = {row.n})" for row in summary[cut].itertuples())
-    words = f"The interval of {names} is cut off at 0 or 100%, where an accuracy ends: so few seeds cannot place it."
-    return [words] if names else []
-
-
 def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.0, unmoved=()) -> list[str]:
     """What the differences of `against`, times a factor, say in words. unmoved: searches in which nothing moved."""
     found, compared = [], differences.dropna(subset="pairs")
@@ -202,19 +194,16 @@ def _p(value: float) -> str:
 
 
 class Comparison(NamedTuple):
-    """table: one row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and
-    front_seconds, front_params, front_macs (bool: no comparable run reaches as much for less). agreement: run × run,
-    the share of choices that two architectures have in common. notes: what is the same in all runs, what differs."""
+    """table: a row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_…
+    of each cost (bool: no comparable run reaches as much for less). notes: what is the same in all, what differs."""
 
     table: pd.DataFrame
-    agreement: pd.DataFrame
     notes: list[str]
 
 
 def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
-    """Put runs side by side; those that are not finished or cannot be read are named in the notes.
-
-    runs: a folder of run directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError."""
+    """Runs side by side; those that are not finished or cannot be read are named in the notes. runs: a folder of run
+    directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError where there are none."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
@@ -232,10 +221,11 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
     table = per_run(list(found)).join(circumstances.reset_index())
     for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
-    chosen = [choices(run) for run in found]
-    shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
-    agreement = pd.DataFrame(shares, circumstances.index, circumstances.index)
-    return Comparison(table, agreement, [*_notes(circumstances), *aside])
+    counts = [(name, values.value_counts(sort=False)) for name, values in circumstances.items()]
+    notes = [f"The same in all runs: {'; '.join(f'{name}: {n.index[0]}' for name, n in counts if len(n) == 1)}."]
+    differ = [(name, "; ".join(f"{value} ({k} runs)" for value, k in n.items())) for name, n in counts if len(n) > 1]
+    notes += [f"Different {name}: {found}." for name, found in differ] + [RULE] * bool(differ)
+    return Comparison(table, notes + aside)
 
 
 def _circumstances(run: Run) -> dict[str, str]:
@@ -260,21 +250,3 @@ def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
     no_worse = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [other, one]
     better = (costs[:, None] < costs) | (gains[:, None] > gains)
     return pd.Series(~np.any(no_worse & better, axis=0), rows.index)
-
-
-def choices(run: Run) -> set[str]:
-    """What an architecture chose, place by place; empty for a fixed network."""
-    places = [(kind, i, at) for kind, many in run.genotype.items() if type(many) is list for i, at in enumerate(many)]
-    chosen = lambda at: at if type(at) is list else [at]
-    return {f"{run.config.space}/{kind}/{i}/{one}" for kind, i, at in places for one in chosen(at)}
-
-
-def _notes(circumstances: pd.DataFrame) -> list[str]:
-    same, notes = [], []
-    for name, values in circumstances.items():
-        counts = values.value_counts(sort=False)
-        if len(counts) == 1:
-            same.append(f"{name}: {counts.index[0]}")
-        else:
-            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in counts.items())}.")
-    return [f"The same in all runs: {'; '.join(same)}.", *notes, *([RULE] if notes else [])]
