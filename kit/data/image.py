@@ -83,8 +83,7 @@ def listed(bad: dict[Any, str]) -> str:
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
-    """One image file as uint8 [1 or 3, H, W]; see `from_pil`. Raises BadImage for what is no regular file or none of
-    `FORMATS`, and whatever PIL raises for one that is broken."""
+    """An image file as uint8 [1 or 3, H, W], see `from_pil`. Raises BadImage, and what PIL raises for a broken one."""
     if os.path.exists(file) and not os.path.isfile(file):  # a named pipe that nobody writes to opens never
         raise BadImage("not a regular file")
     try:
@@ -196,11 +195,10 @@ def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -
             stored = lambda name: torch.from_numpy(np.load(folder / f"{name}.npy", "c"))  # c: writes stay in memory
             images = Streamed(stored("images"), stored("marks"), torch.arange(len(files)))
             bad, fitted = json.loads((folder / "bad.json").read_text()), (folder / "fitted").is_file()
-    except KitError:
-        raise
     except (OSError, ValueError) as error:
-        mend = "remove it, or set root= or KIT_DATA to a folder with room"
-        raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
+        if isinstance(error, KitError):
+            raise
+        raise KitError(f"the decoded images cannot be kept in {folder} ({error}): remove it or set KIT_DATA") from error
     if fitted:
         done = f"the shorter side resized to {photo_size} pixels, the centre cropped; image_size= sets another size"
         say(f"{name.name.rsplit('-', 2)[0]}: images differ in size: {done}")
@@ -219,8 +217,7 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A new folder, which becomes `folder` as a whole or not at all, or a folder of that name in it does, as of an
-    archive. For one process at a time."""
+    """A new folder that becomes `folder`, as a whole or not at all; or a folder of that name in it does."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:

@@ -98,9 +98,8 @@ def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, 
         return part
     try:
         pairs = [(Path(file), operator.index(label)) for file, label in part]
-    except (TypeError, ValueError) as error:
-        wanted = f"neither (images, labels) nor a list of (image file, label) but {described(part)}"
-        raise KitError(f"{name} is {wanted}: {error}") from None
+    except (TypeError, ValueError):
+        raise KitError(f"{name} is neither (images, labels) nor (image file, label) pairs: {described(part)}") from None
     if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
         raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
     return pairs
@@ -132,8 +131,7 @@ def read_folder(path: Place) -> Source:
         if "train" not in parts or not folders(parts["train"]):
             return Source(*class_folders(folder))
         if "test" not in parts or len(parts) < len(found) or set(parts) - set(WORDS):
-            has = f"{folder} has {', '.join(found)}"
-            raise KitError(f"{has}: beside train/ there must be test/, and nothing else but val/, each once")
+            raise KitError(f"{folder} has {', '.join(found)}: beside train/ must be test/, and at most val/, each once")
         say_left_out(folder, _loose(folder))
         read = {part: class_folders(where) for part, where in parts.items()}
     except OSError as error:
@@ -247,14 +245,13 @@ def _called(name: str, root: Path, image_size: int | None) -> Source:
         return source
     except Exception as error:  # urllib, requests, tarfile, rarfile, scipy, torchvision have each their own
         if bring:
-            mend = f"{bring.format(root=root)}; or set root= or KIT_DATA to a folder that has it"
-            why = f"is not in {root} and was not fetched ({summary(error)})"
-            raise KitError(f"dataset {name!r} {why}: {mend}") from error
-        if isinstance(error, KitError):
-            part = "(images uint8 [N, C, H, W], labels int64 [N]) of torch, or a list of (image file, label)"
-            need = f"it must return kit.data.Source(classes, train, val, test), each part {part}"
-            raise KitError(f"the loader of dataset {name!r}: {error}; {need}") from error
-        raise
+            why = f"is not in {root} and was not fetched ({summary(error)}): {bring.format(root=root)}"
+            raise KitError(f"dataset {name!r} {why}; or set root= or KIT_DATA to a folder that has it") from error
+        if not isinstance(error, KitError):
+            raise
+        part = "(images uint8 [N, C, H, W], labels int64 [N]) of torch, or a list of (image file, label)"
+        need = f"it must return kit.data.Source(classes, train, val, test), each part {part}"
+        raise KitError(f"the loader of dataset {name!r}: {error}; {need}") from error
 
 
 def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: int, skip: bool) -> Source:
@@ -267,7 +264,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
     places = table["file"].map(real)
     if places.duplicated().any():
         twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
-        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
+        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class")
     files, parts = list(table["file"]), {}
     size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
     images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
@@ -290,8 +287,7 @@ def _check_counts(source: Source, table: pd.DataFrame) -> None:
     needed, counts = 4 - len(source.parts), table.groupby("part")["label"].value_counts()
     for label, name in enumerate(source.classes):
         if (n := counts.get(("train", label), 0)) < needed:
-            have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
-            raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
+            raise KitError(f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed to split")
     if empty := set(source.parts) - set(table["part"]):
         raise KitError(f"{' and '.join(sorted(empty))} has no readable image: give at least one, or leave the part out")
 

@@ -140,8 +140,7 @@ class Batches:
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
-            most = len(data)
-            raise KitError(f"batch_size={batch_size} but the set has {most} images: choose batch_size from 1 to {most}")
+            raise KitError(f"batch_size={batch_size} but the set has {len(data)} images: choose 1 to {len(data)}")
         if batch_size % (n := ranks.count()):
             raise KitError(f"{n} ranks do not divide batch_size={batch_size}: start as many as divide it")
         self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size

@@ -22,7 +22,7 @@ COSTS = {
     "latency_ms": "latency [ms]",
 }
 ACCURACY = "test accuracy [%]"
-Landscapes = Sequence[Any]  # what `kit.landscape.compare` returns
+Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.7, "y": -2.0, "z": 1.15}, "center": {"x": 0, "y": 0, "z": -0.08}}
 LEVELS = 9  # steps from the lowest loss to the highest
@@ -43,8 +43,7 @@ def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
 
 
 def progress(runs: Sequence[Run]) -> go.Figure:
-    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b): on validation images where all runs held some out,
-    else on training images; over epochs where a run has no clock."""
+    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b), on validation images where all held some out."""
     validated = all("val_accuracy" in set(run.history["name"]) for run in runs)
     over = "seconds" if all(run.clock for run in runs) else "epoch"
     return overlay(runs, "val_accuracy" if validated else "train_accuracy", over)
@@ -143,8 +142,7 @@ def _legend_below(figure: go.Figure, height: int) -> go.Figure:
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
-    """The plane of each run as filled contours, with the same levels and colours in all panels; losses above ten times
-    the loss of guessing are one colour. The cross is the trained model."""
+    """Each run's plane as filled contours of the same levels; from ten times the loss of guessing it is one colour."""
     figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
     figure.add_scatter(x=[0], y=[0], row="all", col="all", name="trained model", hoverinfo="name", showlegend=False)
     figure.update_traces(marker={"symbol": "cross", "size": 9, "color": "white"}, selector={"type": "scatter"})

@@ -45,6 +45,7 @@ def standing(run: Run) -> str:
     parts = [f"{run.path.name}: {run.status}, {done} of {run.config.epochs} epochs"]
     parts += [f"{stage.name} to epoch {last}" for stage, _, last in _stages(run)]
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
+    parts += ["kit.search with its configuration goes on with it"] if run.status in ("failed", "interrupted") else []
     parts += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
     skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
     for share in skips[skips > 0.5]:

@@ -39,8 +39,7 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
     overrides = _converted("KIT_PARAMETERS", os.environ.get("KIT_PARAMETERS", "{}"), Json[dict[str, Any]])
     given |= {name: value for name, value in overrides.items() if name in kinds}
     if unknown := [name for name in given if name not in kinds]:
-        own_name = "(A variable of your own that is no parameter: let its name begin with _.)"
-        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. {own_name}")
+        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. (Variables of your own begin with _.)")
     values = {name: _converted(name, value, kinds[name]) for name, value in given.items()}
     return {k: v for k, v in values.items() if k not in own}, {k: v for k, v in values.items() if k in own}
 

@@ -63,8 +63,7 @@ def seeds_of(seeds: int | str) -> list[int]:
             raise ValueError
         return list(found)
     except (TypeError, ValueError, OverflowError):
-        wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
-        raise KitError(f"seeds={seeds!r:.80} is neither {wanted}") from None
+        raise KitError(f"seeds={seeds!r:.80} is neither a number, 5, nor a list, '0,3,7', of up to {MOST:,}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -184,8 +183,7 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
     cards = places(available_cards(), gpus)
     count = workers or len(cards) or max(1, len(os.sched_getaffinity(0)) // threads)
     if gpus and count > len(cards):
-        mend = "ask for fewer workers, a fraction, or gpus=0 for the CPU"
-        raise KitError(f"gpus={gpus:g} for each of {count} runs, and this machine has room for {len(cards)}: {mend}")
+        raise KitError(f"gpus={gpus:g} for each of {count} runs, but there is room for {len(cards)}: ask for fewer")
     for place in cards or [""] * count:
         free.put(place)
 
@@ -227,17 +225,14 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
         own = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}  # no other machine may reach it
         ray.init(address=address, **own, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
-        raise KitError(
-            f"no Ray cluster answers at {address!r} ({errors.summary(error)}): pip install 'kit[ray]', start one with "
-            "`ray start --head`, give host:port of a running one, or address='local' for one here alone"
-        ) from None
+        mend = "pip install 'kit[ray]', start one with `ray start --head`, or give address='local' for one here alone"
+        raise KitError(f"no Ray cluster answers at {address!r} ({errors.summary(error)}): {mend}") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
     room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
     if not room:
         ray.shutdown()
-        asked = f"threads={threads}, gpus={gpus:g} for each run"
-        raise KitError(f"{asked}, and no machine of the cluster {address} has as much: ask for fewer, or a fraction")
+        raise KitError(f"no machine of the cluster {address} has threads={threads}, gpus={gpus:g}: ask for fewer")
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=3, max_calls=0)(_in_ray_worker)  # for lost nodes
 
     def run(values: dict[str, Any], folder: Path, **options: Any) -> str:

@@ -1,6 +1,5 @@
-"""The trained model for use elsewhere: safetensors, torch.export or ONNX.
-
-What was written is loaded again as its users will, and compared with the run's model before it takes its place."""
+"""The trained model for use elsewhere: safetensors, torch.export or ONNX. What was written is loaded again as its users
+will, and compared with the run's model, before it takes its place."""
 
 import importlib.util
 import json

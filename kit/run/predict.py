@@ -54,16 +54,12 @@ class TrainedModel(nn.Module):
                 field = Config.model_fields[name]
                 TypeAdapter(Annotated[field.annotation, field]).validate_python(spec[name])
             with torch.device("meta"):  # takes no memory: what is described may be larger than what is there
-                described = space.build(**spec).state_dict()
-            if {name: t.shape for name, t in described.items()} != {name: t.shape for name, t in tensors.items()}:
-                raise ValueError("other shapes")
-            with torch.random.fork_rng(devices=[]):  # the first weights are replaced: the caller's draws stay the same
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
-            network.load_state_dict(tensors)
+            network.load_state_dict(tensors, assign=True)
         except Exception as error:  # whatever altered values lead to
             problem = f"does not hold the weights of the network described beside it ({summary(error)})"
             raise KitError(f"{source} {problem}") from None
-        # in the memory layout of the evaluation, so that its scores are the recorded ones to the last bit
+        # in the memory layout of the evaluation: its scores are the recorded ones to the last bit
         return cls(network.to(memory_format=torch.channels_last), classes).eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -140,8 +136,7 @@ def _files(given: str | os.PathLike) -> list[Path]:
     if not os.fspath(given):
         raise KitError(f"the path is empty; {ALLOWED}")  # to Python it is the working directory
     if not path.is_dir():
-        pattern = glob.has_magic(str(path)) and not path.exists()
-        matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
+        matches = [] if path.exists() else sorted(glob.glob(str(path), recursive=True))
         return [file for match in matches for file in _files(match)] or [path]
     try:
         files, others = image_files(path)

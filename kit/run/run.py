@@ -61,8 +61,7 @@ class Run:
             if self.config.model_dump() != values:
                 raise KitError("its config.json lacks fields")
         except KitError as error:
-            problem = f"{self.path} cannot be opened as a run of this version of kit: {error}"
-            raise KitError(f"{problem}. (The version that its provenance.json names can)") from None
+            raise KitError(f"{self.path} cannot be opened as a run of this version of kit: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -96,8 +95,7 @@ class Run:
         """The run. Raises KitError where its results are another's: the directory was renamed, or files were copied."""
         for held in (self.metrics, self.provenance):
             if (owner := held.get("run", self.path.name)) != self.path.name:
-                mend = "rename it back, or start anew with kit.search(config, resume=False), which puts it aside"
-                raise KitError(f"{self.path} holds the results of another run, {owner!r:.200}: {mend}")
+                raise KitError(f"{self.path} holds the results of another run, {owner!r:.99}: search with resume=False")
         return self
 
     @property

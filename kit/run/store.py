@@ -61,8 +61,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def read_tensors(path: Path, problem="holds no tensors that can be read") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and the strings stored beside them. Raises KitError, which names
-    the problem, for anything else."""
+    """The tensors of a safetensors file, on the CPU, and the strings beside them. Raises KitError for anything else."""
     content = files.read(path, problem)
     with reading(path, problem):
         tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")

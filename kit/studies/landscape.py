@@ -115,9 +115,9 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
     """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
     if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
+        given = f"steps={steps}, radius={radius}, directions={directions}, images={images}"
         raise KitError(
-            f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
-            "from 3, a positive radius (1 moves every filter by its own norm), 1 direction or more; images=0 takes all"
+            f"{given}: give an odd number of steps from 3, a radius above 0, 1 direction or more, images from 0"
         )
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
@@ -155,8 +155,7 @@ def part_of(data: ImageSet, n: int) -> ImageSet:
 
 
 def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
-    """The eigenvalue of largest magnitude of the mean cross-entropy's Hessian, over all parameters, in evaluation mode:
-    by Lanczos' method on Hessian-vector products, to four digits."""
+    """The eigenvalue of largest magnitude of the mean cross-entropy's Hessian, to four digits, by Lanczos' method."""
     twin = copy.deepcopy(model).eval()
     parameters = [p.requires_grad_() for p in twin.parameters()]
 

@@ -22,10 +22,9 @@ NAMES = ("top5", "search_seconds", "training_seconds", "eta_change", *SHOWN)
 
 def numbers(run: Run) -> dict[str, float]:
     """NAMES of a finished run, those that it has. top5: share of the test images whose class is among the five
-    likeliest. search_seconds: of all stages but the last, which has the training_seconds. tau_kl: at the end, in nats.
-    alpha_changed: share of the first choices that the search gave up. alpha_settled, alpha_capped: slots (nodes or
-    blocks) frozen before and in the last epoch that the search may take. eta_change: largest relative change of a
-    hyper-parameter; lr_factor, weight_decay_factor: the end over the start, without the schedule."""
+    likeliest. search_seconds: of all stages but the last. tau_kl: at the end, in nats. alpha_changed: share of first
+    choices given up. alpha_settled, alpha_capped: slots frozen before and in the last epoch that the search may take.
+    eta_change: largest relative change; lr_factor, weight_decay_factor: end over start, without the schedule."""
     config, alpha, clock, history, found = run.config, run.alpha, run.clock, run.history.set_index("epoch"), {}
     stage, kl = (history.loc[history["name"] == name, "value"] for name in ("stage", "tau/kl_from_uniform"))
     if len(kl):

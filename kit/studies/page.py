@@ -51,12 +51,9 @@ def _data_uri(picture: bytes) -> str:
 def of_run(run: Run) -> str:
     """The page of a run: its model card, or how far it is where it has none yet, and its figures."""
     title = f"{Path(run.config.dataset).name}: {run.config.method}, seed {run.config.seed}"
-    if run.finished:
-        text = run.card()
-    else:
-        newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
-        goes_on = f"`kit.search(kit.Run.load({str(run.path)!r}).config)` goes on with it."
-        text = f"# {markdown(title)}\n\n{figures.standing(run)}\n\n{goes_on}\n\n{markdown_table(newest)}"
+    newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
+    text = f"# {markdown(title)}\n\n{figures.standing(run)}\n\n{markdown_table(newest)}"
+    text = run.card() if run.finished else text
     parts = []
     for draw in FIGURES:
         try:

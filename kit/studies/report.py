@@ -61,9 +61,8 @@ def rewrite(path: str | Path) -> Path:
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
     with files.reading(path, "cannot be written up"):
         found, config = kind.contents(kept, runs), runs[0].config
-        text = render(
-            "kit.studies", kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found
-        )
+        found |= {"kept": kept, "runs": runs, "config": config, "changes": changes(config)}
+        text = render("kit.studies", kind.TEMPLATE, **found)
     title, table = found["title"], found["table"]
     contents = {
         ".html": page.assemble(title, page.html(text, path.parent)),

@@ -62,8 +62,7 @@ def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Holm's step-down adjustment of a family of p-values (Holm 1979): the k-th smallest times the number not yet
-    rejected, kept monotone, at most 1. NaN stands for no test and does not count."""
+    """Holm's step-down adjustment (1979) of a family of p-values, at most 1. NaN is no test and does not count."""
     ordered = p.dropna().sort_values()
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
@@ -83,8 +82,7 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
-    _high (95% interval of the mean, cut at 0 and 1), and `more` as in `DataFrameGroupBy.agg`."""
+    """A row per group: the columns `by`, title, n, accuracy_mean, _std, _low, _high (95%, cut at 0 and 1), `more`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
     groups = rows.groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
@@ -107,8 +105,7 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
 
 
 def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
-    """By method, RELATIVE: the difference to random children of the same seeds and its 95% interval, none below three
-    seeds, as shares of the random children's mean."""
+    """By method, RELATIVE: the difference to random children of the same seeds ÷ their mean; intervals from 3 seeds."""
     found, chance = against(rows, "test_accuracy", CHANCE), rows.loc[rows["method"] == CHANCE, "test_accuracy"].mean()
     shares = (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
     shares.loc[found["pairs"] < 3, list(RELATIVE[1:])] = np.nan
