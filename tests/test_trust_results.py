@@ -14,7 +14,7 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import KitError, Run, files
-from kit.run.records import Records
+from kit.run.run import Records
 from kit.search.progress import Silent
 from kit.studies import report
 
@@ -222,7 +222,7 @@ def test_late_epochs_write_no_more_than_early_ones(tmp_path: Path, monkeypatch):
 def test_a_long_run_resumes_from_what_its_files_do_not_have(
     interrupted: Run, finished: Run, micro: str, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr("kit.run.records.SHARE", 1)
+    monkeypatch.setattr("kit.run.run.SHARE", 1)
     with pytest.raises(Stop):
         kit.search(micro_config(epochs=4), out=tmp_path, progress=StopAt(3))
     assert Run.load(tmp_path / micro_config(epochs=4).name).history["epoch"].max() == 1

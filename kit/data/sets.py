@@ -94,7 +94,7 @@ class ImageSets:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.parts.items())
-        return f"<ImageSets {self.name}: {sizes}, {self.num_classes} classes, {described(self.train.images)}>"
+        return f"<ImageSets {self.name}: {sizes}, {len(self.classes)} classes, {described(self.train.images)}>"
 
     @property
     def parts(self) -> dict[str, ImageSet]:
@@ -108,16 +108,12 @@ class ImageSets:
     def size(self) -> tuple[int, int]:  # height and width in pixels
         return tuple(self.train.images.shape[2:])
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **{name: part.to(device) for name, part in self.parts.items()})
 
     def few(self, n: int) -> Self:
         """With n images to learn from, of which val is as large a part as before; test stays whole."""
-        all_, classes = len(self.train) + len(self.val), self.num_classes
+        all_, classes = len(self.train) + len(self.val), len(self.classes)
         if n > all_:
             raise KitError(f"train_images={n:,} but there are {all_:,}: leave it out to train on all of them")
         held = max(classes, round(n * len(self.val) / all_))

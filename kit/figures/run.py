@@ -70,41 +70,9 @@ def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     return figure
 
 
-def curves(run: Run) -> go.Figure:
-    """Loss and accuracy, η, τ and α by completed epoch; what does not move has no panel. The search stage is shaded.
-    Raises KitError before the first epoch is completed."""
-    accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
-    return _grid(run, [], headline(run) + accuracy)
-
-
-def evolution(run: Run) -> go.Figure:
-    """Losses, η, τ and α, and under them, over the same epochs, τ's probability of each operation and how many of each
-    the child has. Raises KitError where nothing is recorded."""
-    return _grid(run, _maps(run), headline(run))
-
-
-def _tidy(run: Run) -> pd.DataFrame:
-    """Columns panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
-    if run.history.empty:
-        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    values = run.history.groupby("name")["value"]
-    rows = run.history[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
-    places = rows["name"].map({name: _place(name) for name in rows["name"].unique()})
-    rows = rows.assign(panel=places.str[0], line=places.str[1])
-    rows["value"] *= np.where(rows["panel"].str.endswith("[%]"), 100, 1)
-    return rows[rows["panel"] != ""]
-
-
-def _place(name: str) -> tuple[str, str]:
-    """Panel and line of a name of the history, such as a user's own "eta/optimizer/adam"; "": not drawn."""
-    kind, quantity, *option = *name.split("/"), ""
-    if name in CURVES or kind not in LETTERS:
-        return CURVES.get(name, ("", ""))
-    return f"{LETTERS[kind]}: {quantity.replace('_', ' ')}", option[0] or LETTERS[kind]
-
-
-def _grid(run: Run, maps: Sequence[tuple[str, go.Heatmap]], title: str) -> go.Figure:
-    """Curves in three columns, and maps over the same epochs, each as wide as all."""
+def curves(run: Run, maps: Sequence[tuple[str, go.Heatmap]] = ()) -> go.Figure:
+    """Loss and accuracy, η, τ and α by completed epoch, in three columns, and maps over the same epochs; what does not
+    move has no panel. The search stage is shaded. Raises KitError before the first epoch is completed."""
     frame = _tidy(run)
     panels = list(frame.groupby("panel", sort=False))
     rows = -(-len(panels) // 3)
@@ -125,7 +93,34 @@ def _grid(run: Run, maps: Sequence[tuple[str, go.Heatmap]], title: str) -> go.Fi
     first = {trace.name: trace for trace in reversed(figure.data)}
     figure.for_each_trace(lambda trace: trace.update(showlegend=trace.type != "heatmap" and trace is first[trace.name]))
     figure.update_xaxes(matches="x").update_xaxes(title_text="epoch", row=len(heights))
-    return _shaded(figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 130), run)
+    accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
+    figure.update_layout(template=TEMPLATE, title_text=headline(run) + accuracy, height=tall + 130)
+    return _shaded(figure, run)
+
+
+def evolution(run: Run) -> go.Figure:
+    """`curves`, and under them τ's probability of each operation and how many of each the child has."""
+    return curves(run, _maps(run))
+
+
+def _tidy(run: Run) -> pd.DataFrame:
+    """Columns panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
+    if run.history.empty:
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
+    values = run.history.groupby("name")["value"]
+    rows = run.history[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
+    places = rows["name"].map({name: _place(name) for name in rows["name"].unique()})
+    rows = rows.assign(panel=places.str[0], line=places.str[1])
+    rows["value"] *= np.where(rows["panel"].str.endswith("[%]"), 100, 1)
+    return rows[rows["panel"] != ""]
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Panel and line of a name of the history, such as a user's own "eta/optimizer/adam"; "": not drawn."""
+    kind, quantity, *option = *name.split("/"), ""
+    if name in CURVES or kind not in LETTERS:
+        return CURVES.get(name, ("", ""))
+    return f"{LETTERS[kind]}: {quantity.replace('_', ' ')}", option[0] or LETTERS[kind]
 
 
 def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
@@ -150,7 +145,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
 def policy(run: Run) -> go.Figure:
     """τ at the last epoch: the probability of each ordered pair of operations over a uniform policy's; of a policy that
     learns them each operation's magnitudes and, beside its name, how often it is applied. A fixed one gets a note."""
-    figure, tau, names = _pairs(run, -1), run.tau, _ops(run)
+    figure, tau, names = tau_evolution(run, -1), run.tau, _ops(run)
     if "apply" in tau:
         figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
     if "magnitude" in tau:
@@ -161,24 +156,19 @@ def policy(run: Run) -> go.Figure:
     return figure
 
 
-def tau_evolution(run: Run) -> go.Figure:
-    """The probabilities of `policy` with a slider over the epochs."""
-    figure = _pairs(run, slice(None), animation_frame=0)
-    if figure.frames:  # it begins where it ends
-        figure.update_traces(z=figure.frames[-1].data[0].z).layout.sliders[0].active = len(figure.frames) - 1
-    return figure
-
-
-def _pairs(run: Run, at: int | slice, **animation: int) -> go.Figure:
+def tau_evolution(run: Run, at: int | slice = slice(None)) -> go.Figure:
+    """The probabilities of `policy` with a slider over the epochs `at`, or at one epoch."""
     if "probabilities" not in run.tau:
         fixed = f"τ is fixed in this run (augment = {run.config.augment}): there is no learned policy to draw"
         return blank(fixed, headline(run))
     ratios, names = _log_ratio(run.tau["probabilities"])[at], _ops(run)
     labels = {"x": "second operation", "y": "first operation", "animation_frame": "epoch"}
     looks = {"labels": labels, "aspect": "auto", "template": TEMPLATE, "title": f"{headline(run)} · τ"}
-    figure = px.imshow(ratios, x=names, y=names, **looks, **animation).update_layout(height=620)
+    figure = px.imshow(ratios, x=names, y=names, animation_frame=0 if ratios.ndim == 3 else None, **looks)
+    if figure.frames:  # it begins where it ends
+        figure.update_traces(z=figure.frames[-1].data[0].z).layout.sliders[0].active = len(figure.frames) - 1
     colors = {name.replace("z", "c"): value for name, value in _colors(ratios).items()}
-    return figure.update_layout(coloraxis=colors).update_xaxes(dtick=1).update_yaxes(dtick=1)
+    return figure.update_layout(coloraxis=colors, height=620).update_xaxes(dtick=1).update_yaxes(dtick=1)
 
 
 def _ops(run: Run) -> list[str]:

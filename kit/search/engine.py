@@ -19,8 +19,7 @@ from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.provenance import pick_device
-from kit.run.records import Records
-from kit.run.run import Run
+from kit.run.run import Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say

@@ -34,7 +34,7 @@ def score(search: Search, part: ImageSet) -> Score:
         average_statistics(net.norms_of(child.picks))
     net.eval()
     loss = torch.zeros((), device=search.device)
-    right, there = torch.zeros(2, search.sets.num_classes, device=search.device)
+    right, there = torch.zeros(2, len(search.sets.classes), device=search.device)
     for images, labels in part.chunks(CHUNK, turn=(ranks.rank(), ranks.count())):
         losses, predicted = net.losses(images, labels, child)
         loss = loss + losses.sum()

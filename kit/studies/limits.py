@@ -47,7 +47,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
     sets = config.sets()
     size = {name: getattr(config, name) for name in ("channels", "cells", "reductions")}
     with torch.random.fork_rng(devices=[]):
-        net = space.build(config.space, sets.num_classes, (sets.channels, *sets.size), **size)
+        net = space.build(config.space, len(sets.classes), (sets.channels, *sets.size), **size)
     if not net.slots:
         raise KitError(f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; take 'cell'")
     timed = latency.table(net, pick_device(config.device), config.latency_batch) if cost == "latency_ms" else None

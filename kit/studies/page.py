@@ -16,7 +16,7 @@ from kit.errors import KitError
 from kit.run.run import Run
 from kit.run.text import markdown, markdown_table, render
 
-FIGURES = (figures.curves, figures.evolution, figures.policy, figures.architecture, figures.cells)
+FIGURES = (figures.evolution, figures.policy, figures.architecture, figures.cells)
 
 
 def html(markdown: str, folder: Path | None = None) -> Markup:
