@@ -131,9 +131,8 @@ def read_folder(path: Place) -> Source:
         if "train" not in parts or not folders(parts["train"]):
             return Source(*class_folders(folder))
         if "test" not in parts or len(parts) < len(found) or set(parts) - set(WORDS):
-            raise KitError(
-                f"{folder} has {', '.join(found)}: beside train/ there must be test/, and nothing else but val/"
-            )
+            has = f"{folder} has {', '.join(found)}"
+            raise KitError(f"{has}: beside train/ there must be test/, and nothing else but val/, each once")
         say_left_out(folder, _loose(folder))
         read = {part: class_folders(where) for part, where in parts.items()}
     except OSError as error:

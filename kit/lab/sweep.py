@@ -63,7 +63,9 @@ def seeds_of(seeds: int | str) -> list[int]:
             raise ValueError
         return list(found)
     except (TypeError, ValueError, OverflowError):
-        raise KitError(f"seeds={seeds!r:.80} is neither a number, 5, nor a list, '0,3,7', of up to {MOST:,}") from None
+        raise KitError(
+            f"seeds={seeds!r:.80} is neither a number of seeds nor a list, '0,3,7', of up to {MOST:,}"
+        ) from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
