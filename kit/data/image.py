@@ -198,7 +198,8 @@ def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -
     except (OSError, ValueError) as error:
         if isinstance(error, KitError):
             raise
-        raise KitError(f"the decoded images cannot be kept in {folder} ({error}): remove it or set KIT_DATA") from error
+        mend = "remove it, or set root= or KIT_DATA to a folder with room"
+        raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
     if fitted:
         done = f"the shorter side resized to {photo_size} pixels, the centre cropped; image_size= sets another size"
         say(f"{name.name.rsplit('-', 2)[0]}: images differ in size: {done}")

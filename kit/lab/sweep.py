@@ -63,9 +63,8 @@ def seeds_of(seeds: int | str) -> list[int]:
             raise ValueError
         return list(found)
     except (TypeError, ValueError, OverflowError):
-        raise KitError(
-            f"seeds={seeds!r:.80} is neither a number of seeds nor a list, '0,3,7', of up to {MOST:,}"
-        ) from None
+        wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
+        raise KitError(f"seeds={seeds!r:.80} is neither {wanted}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -185,7 +184,7 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
     cards = places(available_cards(), gpus)
     count = workers or len(cards) or max(1, len(os.sched_getaffinity(0)) // threads)
     if gpus and count > len(cards):
-        raise KitError(f"gpus={gpus:g} for each of {count} runs, but there is room for {len(cards)}: ask for fewer")
+        raise KitError(f"gpus={gpus:g} for each of {count} runs: this machine has room for {len(cards)}; ask for fewer")
     for place in cards or [""] * count:
         free.put(place)
 
