@@ -15,8 +15,8 @@ from kit.studies.tables import compare
 BETTER = {"params": 1, "macs": 1, "seconds": 1.0}
 
 
-def on_front(comparison: tables.Comparison, cost: str) -> set:
-    rows = comparison.table[comparison.table[f"front_{cost}"]]
+def on_front(table: pd.DataFrame, cost: str) -> set:
+    rows = table[table[f"front_{cost}"]]
     return set(zip(rows["method"], rows["seed"]))
 
 
@@ -44,10 +44,10 @@ def test_the_front_is_that_of_brute_force():
 
 
 def test_the_table_marks_a_front_for_each_cost(folder):
-    found = compare(folder)
+    found, notes = compare(folder)
     assert on_front(found, "params") == on_front(found, "macs") == {("dha", 0), ("dha", 1)}
     assert on_front(found, "seconds") == {("dha", 0), ("plain", 0)}
-    assert found.notes[0].startswith("The same in all runs: data: digits 8×8, 449 test images")
+    assert notes[0].startswith("The same in all runs: data: digits 8×8, 449 test images")
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,25 @@ def test_the_table_marks_a_front_for_each_cost(folder):
     ],
 )
 def test_no_front_spans_what_is_not_comparable_and_the_notes_say_so(folder, changes, cost, says):
-    before = on_front(compare(folder), cost)
+    before = on_front(compare(folder)[0], cost)
     write_run(folder, 0.99, method="dha", seed=7, metrics=BETTER, **changes)  # better than all
-    both = compare(folder)
-    assert any(says in note for note in both.notes), both.notes
+    both, notes = compare(folder)
+    assert any(says in note for note in notes), notes
     assert on_front(both, cost) == before | {("dha", 7)}
 
 
 def test_on_other_machines_the_front_of_parameters_is_one(folder):
     write_run(folder, 0.99, method="ista", metrics=BETTER, place={"processor": "b"})
-    assert on_front(compare(folder), "params") == {("ista", 0)}
+    assert on_front(compare(folder)[0], "params") == {("ista", 0)}
 
 
 def test_runs_are_found_by_folder_path_list_and_commas(folder, finished):
     names = [p.name for p in sorted(folder.iterdir())]
     first = folder / names[0]
-    assert compare(str(folder)).table["run"].tolist() == names
-    assert compare(f"{first}, {finished.path}").table["run"].tolist() == [names[0], finished.path.name]
-    assert len(compare([folder, first, kit.Run.load(first)]).table) == 4  # each once
-    assert set(compare([folder, finished], dataset="digits").table["dataset"]) == {"digits"}
+    assert compare(str(folder))[0]["run"].tolist() == names
+    assert compare(f"{first}, {finished.path}")[0]["run"].tolist() == [names[0], finished.path.name]
+    assert len(compare([folder, first, kit.Run.load(first)])[0]) == 4  # each once
+    assert set(compare([folder, finished], dataset="digits")[0]["dataset"]) == {"digits"}
     with pytest.raises(KitError, match="no finished runs.*dataset='mnist'"):
         compare(folder, dataset="mnist")
 
@@ -87,9 +87,9 @@ def test_runs_are_found_by_folder_path_list_and_commas(folder, finished):
 def test_what_is_unfinished_damaged_or_no_run_is_named(folder, interrupted):
     (folder / "torn").mkdir()
     (folder / "torn" / "config.json").write_text('{"dataset": ')
-    both = compare([folder, interrupted])
-    assert len(both.table) == 4
+    both, notes = compare([folder, interrupted])
+    assert len(both) == 4
     for name in ("torn", f"{interrupted.path.name} is not finished (interrupted)"):
-        assert any(note.startswith("Left out") and name in note for note in both.notes), name
+        assert any(note.startswith("Left out") and name in note for note in notes), name
     with pytest.raises(KitError, match=r"no finished runs.*kit\.search.*nope is not a run directory"):
         compare([folder / "nope"])

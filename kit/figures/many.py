@@ -157,11 +157,9 @@ def landscape_contours(landscapes: Landscapes) -> go.Figure:
 def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
     """The plane of each run as a surface over (a, b): the same heights, colours and camera in all."""
     figure = _planes(landscapes, go.Surface, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
-    bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
-    x, y, z = ({"title": {"text": text}, **small} for text in ("a · δ", "b · η", ""))
-    z |= {"tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2]}
     ratio = {"aspectmode": "manual", "aspectratio": {"x": 1, "y": 1, "z": 0.75}}
-    return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
+    z = {"title_text": "", "showticklabels": False}  # the colours say what the heights are
+    return figure.update_scenes(camera=CAMERA, xaxis_title_text="a · δ", yaxis_title_text="b · η", zaxis=z, **ratio)
 
 
 def landscape_lines(landscapes: Landscapes) -> go.Figure:

@@ -94,10 +94,8 @@ class ChildProcess:
         return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}" if code < 0 else f"exit code {code}"
 
 
-@atexit.register  # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
-def kill_all() -> None:
-    for child in list(ALIVE):
-        child.kill()
+# multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
+atexit.register(lambda: [child.kill() for child in list(ALIVE)])
 
 
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:

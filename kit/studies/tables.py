@@ -4,7 +4,7 @@ side by side with Pareto fronts of test accuracy against cost."""
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -190,17 +190,10 @@ def _p(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-class Comparison(NamedTuple):
-    """table: a row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_…
-    of each cost (bool: no comparable run reaches as much for less). notes: what is the same in all, what differs."""
-
-    table: pd.DataFrame
-    notes: list[str]
-
-
-def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
-    """Runs side by side; those that are not finished or cannot be read are named in the notes. runs: a folder of run
-    directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError where there are none."""
+def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.DataFrame, list[str]]:
+    """A row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_… of each
+    cost (bool: no comparable run reaches as much for less); and notes: what is the same in all, what differs, what was
+    left out. runs: a folder of run directories, paths with commas, or a list; dataset: theirs. KitError: no such run."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
@@ -222,7 +215,7 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
     notes = [f"The same in all runs: {'; '.join(f'{name}: {n.index[0]}' for name, n in counts if len(n) == 1)}."]
     differ = [(name, "; ".join(f"{value} ({k} runs)" for value, k in n.items())) for name, n in counts if len(n) > 1]
     notes += [f"Different {name}: {found}." for name, found in differ] + [RULE] * bool(differ)
-    return Comparison(table, notes + aside)
+    return table, notes + aside
 
 
 def _circumstances(run: Run) -> dict[str, str]:
