@@ -193,7 +193,7 @@ def _p(value: float) -> str:
 def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.DataFrame, list[str]]:
     """A row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_… of each
     cost (bool: no comparable run reaches as much for less); and notes: what is the same in all, what differs, what was
-    left out. runs: a folder of run directories, paths with commas, or a list; dataset: theirs. KitError: no such run."""
+    left out. runs: a folder of run directories, paths with commas, or a list. Raises KitError where there are none."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
