@@ -50,9 +50,8 @@ class Records:
         """The files, where enough is new since the last time. whole: in any case."""
         if not whole and epoch - self.written < epoch / SHARE:
             return
-        content, self.written = io.BytesIO(), epoch
-        pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS).to_parquet(content, index=False)
-        files.write(self.folder / "history.parquet", content.getvalue())
+        self.written, rows = epoch, pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS)
+        files.write(self.folder / "history.parquet", lambda path: rows.to_parquet(path, index=False))
         for kind in SNAPSHOTS:
             if entries := self.held[kind]:
                 arrays = {name: np.stack([entry[name] for entry in entries]) for name in entries[0]}
@@ -255,7 +254,7 @@ class Run:
                 latency=latency.time_model(model, image, where, self.config.latency_batch),
                 hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
                 confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
-                genotype=Markup(genotype),  # in a block of code
+                genotype=Markup(f"{{\n{genotype}\n}}"),  # in a block of code
             )
 
 

@@ -15,7 +15,7 @@ from kit.run import store
 from kit.run.run import Run
 from kit.run.text import csv, latex, render
 from kit.search.progress import say
-from kit.studies import landscape, limits, moved, page, study
+from kit.studies import landscape, limits, page, study, tables
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
 # `contents`: what fills TEMPLATE, and the rows for the CSV file
@@ -43,7 +43,7 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
     named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
     configs = [run.config.model_dump() | elsewhere | named(run.config) for run in runs]
-    metrics = [run.metrics | moved.numbers(run) for run in runs]
+    metrics = [run.metrics | tables.moved(run) for run in runs]
     rows = [{"config": c, "metrics": m, "provenance": run.provenance} for c, m, run in zip(configs, metrics, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)

@@ -12,7 +12,7 @@ from kit.errors import KitError
 from kit.lab import sweep
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import moved, tables
+from kit.studies import tables
 
 BUDGET = ("epochs", "batch_size", "train_images", "image_size")  # that all methods have in common
 TEMPLATE = "study.md.j2"
@@ -56,7 +56,7 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
-    went = moved.report(summary)
+    went = tables.went(summary)
     said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
     shown = {"table": tables.formatted(summary, name), "findings": said, "went": went}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}

@@ -1,6 +1,7 @@
-"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say; any runs
-side by side with Pareto fronts of test accuracy against cost."""
+"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, how far the searches went, so
+that what did not move is not called one, and what they say; any runs side by side with Pareto fronts."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import scipy
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import moved
 
 REFERENCE = "dha"  # the method that the others are compared with
 CHANCE = "random"  # the method whose mean is the average random child
@@ -26,6 +26,16 @@ COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {
 SAME = ["data", "split", "budget"]  # within these accuracies are comparable
 FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
 RULE = "Accuracies compare within one data, split and budget, seconds on one machine as well: no front spans two."
+PARTS = {"tau_kl": ("τ", 0.01), "alpha_changed": ("α", 1e-9), "eta_change": ("η", 0.01)}  # moved from here on
+SHOWN = {
+    "tau_kl": ("τ: KL from uniform, nats", "{:.3g}"),
+    "alpha_changed": ("α: first choices given up", "{:.0%}"),
+    "alpha_settled": ("slots that settled", "{:.3g}"),
+    "alpha_capped": ("slots frozen by the cap", "{:.3g}"),
+    "lr_factor": ("lr ÷ its start", "{:.3g}"),
+    "weight_decay_factor": ("weight decay ÷ its start", "{:.3g}"),
+}
+NAMES = ("top5", "search_seconds", "training_seconds", "eta_change", *SHOWN)
 
 # Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
 # V100. DAAS and the differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on
@@ -67,9 +77,38 @@ def holm(p: pd.Series) -> pd.Series:
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
+def moved(run: Run) -> dict[str, float]:
+    """NAMES of a finished run, those that it has. top5: share of the test images whose class is among the five
+    likeliest. search_seconds: of all stages but the last. tau_kl: at the end, in nats. alpha_changed: share of first
+    choices given up. alpha_settled, alpha_capped: slots frozen before and in the last epoch that the search may take.
+    eta_change: largest relative change; lr_factor, weight_decay_factor: end over start, without the schedule."""
+    config, alpha, clock, history, found = run.config, run.alpha, run.clock, run.history.set_index("epoch"), {}
+    stage, kl = (history.loc[history["name"] == name, "value"] for name in ("stage", "tau/kl_from_uniform"))
+    if len(kl):
+        found["tau_kl"] = kl.iloc[-1]
+    if "alpha/frozen" in set(history["name"]):  # α learned
+        first, last, end = alpha["support"][0], alpha["support"][-1], int(stage.index[stage == 0].max())
+        found["alpha_changed"] = (first & ~last).sum() / first.sum()
+        found["alpha_settled"] = alpha["frozen"][end - 1 if end == config.stage_epochs[0] else end].sum()
+        found["alpha_capped"] = len(first) - found["alpha_settled"]
+    if config.hyper != "fixed":
+        ends = {name: (getattr(config, name, end), end) for name, end in run.hyper.items() if type(end) is float}
+        found["eta_change"] = max(abs(end - start) / (max(start, end) or 1) for start, end in ends.values())
+        found |= {f"{name}_factor": ends[name][1] / ends[name][0] for name in ("lr", "weight_decay") if ends[name][0]}
+    if clock and clock["epoch"][0] == 0:  # recorded from the start
+        found["search_seconds"] = clock["seconds"][(stage < len(config.stages) - 1).sum()]
+        found["training_seconds"] = run.metrics["seconds"] - found["search_seconds"]
+    with contextlib.suppress(KitError):  # a run from elsewhere, without its data
+        if len(run.classes) > 5:
+            test = config.sets().test  # nothing is chosen by this second look at it: the run is over
+            likely = run.predict(test.images, device=config.device).probabilities.topk(5).indices
+            found["top5"] = (likely == test.labels[:, None]).any(1).float().mean()
+    return {name: float(value) for name, value in found.items()}
+
+
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
-    macs, and what its summary has of `moved.numbers`. Raises KitError for a run that is not finished."""
+    macs, and what its summary has of `moved`. Raises KitError for a run that is not finished."""
     rows = []
     for run in runs:
         config, metrics = run.config, run.metrics
@@ -77,7 +116,7 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
         row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
         row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
-        rows.append(row | {name: metrics[name] for name in moved.NAMES if name in metrics})
+        rows.append(row | {name: metrics[name] for name in NAMES if name in metrics})
     return pd.DataFrame(rows)
 
 
@@ -113,11 +152,23 @@ def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by method, with the means of the costs and of `moved.NAMES`, `against` dha and `beside_chance`."""
+    """`grouped` by method, with the means of the costs and of `NAMES`, `against` dha and `beside_chance`."""
     rows = per_run(runs)
-    means = [name for name in (*COSTS, *moved.NAMES) if name in rows]
+    means = [name for name in (*COSTS, *NAMES) if name in rows]
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in means})
     return summary.join(against(rows, "test_accuracy", REFERENCE), on="method").join(beside_chance(rows), on="method")
+
+
+def went(summary: pd.DataFrame) -> dict[str, Any]:
+    """Of `tables.summarize`: table, how far each method that searches went (None: not recorded); still, by letter, the
+    methods whose part did not move; unmoved, the methods of which no part did."""
+    rows = summary.reindex(columns=["method", "n", *SHOWN, "eta_change"]).dropna(how="all", subset=list(PARTS))
+    shown = {title: rows[name].map(form.format).replace("nan", "–") for name, (title, form) in SHOWN.items()}
+    table = pd.DataFrame({"method": "`" + rows["method"] + "`", "n": rows["n"], **shown})
+    far, least = rows[list(PARTS)].astype(float), pd.Series({name: least for name, (_, least) in PARTS.items()})
+    still, moves = far < least, (far >= least).any(axis=1)
+    by_letter = {letter: list(rows["method"][still[name]]) for name, (letter, _) in PARTS.items() if still[name].any()}
+    return {"table": table if len(rows) else None, "still": by_letter, "unmoved": list(rows["method"][~moves])}
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
