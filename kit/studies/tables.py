@@ -1,5 +1,5 @@
-"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, how far the searches went, so
-that what did not move is not called one, and what they say; any runs side by side with Pareto fronts."""
+"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, how far searches went (what
+did not move is not called one), and what they say; any runs side by side with Pareto fronts."""
 
 import contextlib
 import math
