@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
-from tests_pages import GENOTYPE, write_run
+from tests_pages import write_run
 
 import kit
 from kit.errors import KitError
@@ -17,8 +15,8 @@ from kit.studies.tables import compare
 BETTER = {"params": 1, "macs": 1, "seconds": 1.0}
 
 
-def on_front(comparison: tables.Comparison, cost: str) -> set:
-    rows = comparison.table[comparison.table[f"front_{cost}"]]
+def on_front(table: pd.DataFrame, cost: str) -> set:
+    rows = table[table[f"front_{cost}"]]
     return set(zip(rows["method"], rows["seed"]))
 
 
@@ -46,10 +44,10 @@ def test_the_front_is_that_of_brute_force():
 
 
 def test_the_table_marks_a_front_for_each_cost(folder):
-    found = compare(folder)
+    found, notes = compare(folder)
     assert on_front(found, "params") == on_front(found, "macs") == {("dha", 0), ("dha", 1)}
     assert on_front(found, "seconds") == {("dha", 0), ("plain", 0)}
-    assert found.notes[0].startswith("The same in all runs: data: digits 8×8, 449 test images")
+    assert notes[0].startswith("The same in all runs: data: digits 8×8, 449 test images")
 
 
 @pytest.mark.parametrize(
@@ -63,39 +61,25 @@ def test_the_table_marks_a_front_for_each_cost(folder):
     ],
 )
 def test_no_front_spans_what_is_not_comparable_and_the_notes_say_so(folder, changes, cost, says):
-    before = on_front(compare(folder), cost)
+    before = on_front(compare(folder)[0], cost)
     write_run(folder, 0.99, method="dha", seed=7, metrics=BETTER, **changes)  # better than all
-    both = compare(folder)
-    assert any(says in note for note in both.notes), both.notes
+    both, notes = compare(folder)
+    assert any(says in note for note in notes), notes
     assert on_front(both, cost) == before | {("dha", 7)}
 
 
 def test_on_other_machines_the_front_of_parameters_is_one(folder):
     write_run(folder, 0.99, method="ista", metrics=BETTER, place={"processor": "b"})
-    assert on_front(compare(folder), "params") == {("ista", 0)}
-
-
-def test_agreement_counts_choices_node_by_node(tmp_path):
-    other = json.loads(json.dumps(GENOTYPE))
-    other["normal"][0] = [["sep_conv_3x3", 1], ["sep_conv_5x5", 0]]  # one choice kept, in another order
-    other["reduce"][3] = [["skip_connect", 1], ["skip_connect", 3]]  # nothing kept
-    for seed, genotype in enumerate((GENOTYPE, other)):
-        write_run(tmp_path, 0.9, method="dha", seed=seed, genotype=genotype)
-    write_run(tmp_path, 0.9, method="plain", space="wrn-16-2", genotype={"network": "wrn-16-2"})
-    both = compare(tmp_path)
-    shares = both.agreement.to_numpy()
-    assert shares[:2, :2].tolist() == [[1, 13 / 16], [13 / 16, 1]] and np.isnan(
-        shares[2, 2]
-    )  # a fixed network has none
+    assert on_front(compare(folder)[0], "params") == {("ista", 0)}
 
 
 def test_runs_are_found_by_folder_path_list_and_commas(folder, finished):
     names = [p.name for p in sorted(folder.iterdir())]
     first = folder / names[0]
-    assert compare(str(folder)).table["run"].tolist() == names
-    assert compare(f"{first}, {finished.path}").table["run"].tolist() == [names[0], finished.path.name]
-    assert len(compare([folder, first, kit.Run.load(first)]).table) == 4  # each once
-    assert set(compare([folder, finished], dataset="digits").table["dataset"]) == {"digits"}
+    assert compare(str(folder))[0]["run"].tolist() == names
+    assert compare(f"{first}, {finished.path}")[0]["run"].tolist() == [names[0], finished.path.name]
+    assert len(compare([folder, first, kit.Run.load(first)])[0]) == 4  # each once
+    assert set(compare([folder, finished], dataset="digits")[0]["dataset"]) == {"digits"}
     with pytest.raises(KitError, match="no finished runs.*dataset='mnist'"):
         compare(folder, dataset="mnist")
 
@@ -103,9 +87,9 @@ def test_runs_are_found_by_folder_path_list_and_commas(folder, finished):
 def test_what_is_unfinished_damaged_or_no_run_is_named(folder, interrupted):
     (folder / "torn").mkdir()
     (folder / "torn" / "config.json").write_text('{"dataset": ')
-    both = compare([folder, interrupted])
-    assert len(both.table) == 4
+    both, notes = compare([folder, interrupted])
+    assert len(both) == 4
     for name in ("torn", f"{interrupted.path.name} is not finished (interrupted)"):
-        assert any(note.startswith("Left out") and name in note for note in both.notes), name
+        assert any(note.startswith("Left out") and name in note for note in notes), name
     with pytest.raises(KitError, match=r"no finished runs.*kit\.search.*nope is not a run directory"):
         compare([folder / "nope"])

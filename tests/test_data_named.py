@@ -233,7 +233,7 @@ def test_elpv_in_two_and_four_classes(tmp_path, monkeypatch):
     rows = [f"images/{i:03}.png  {kinds[i % 8][0]}  {kinds[i % 8][1]}\n" for i in range(48)]
     (folder / "labels.csv").write_text("".join(rows))
     two, four = load_dataset("elpv", tmp_path), load_dataset("elpv4", tmp_path)
-    assert two.classes == ("functional", "defective") and four.num_classes == 4 and two.channels == 1
+    assert two.classes == ("functional", "defective") and len(four.classes) == 4 and two.channels == 1
     for sets, of in ((two, lambda number: number % 8 >= 4), (four, lambda number: number % 8 // 2)):
         for part in parts(sets):
             assert part.labels.tolist() == [of(number) for number in part.images[:, 0, 0, 0].tolist()]

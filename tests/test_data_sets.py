@@ -68,7 +68,7 @@ def test_image_set_refuses_what_breaks_its_contract():
 
 def test_image_sets_agree():
     sets = some_sets()
-    assert (sets.channels, sets.size, sets.num_classes) == (1, (4, 4), 2) and same(sets, sets.to("cpu"))
+    assert (sets.channels, sets.size, len(sets.classes)) == (1, (4, 4), 2) and same(sets, sets.to("cpu"))
     both = sets.train_val()
     assert torch.equal(both.images[10:], sets.val.images) and torch.equal(both.labels[:10], sets.train.labels)
     for changes, message in [
@@ -139,9 +139,9 @@ def test_few_images_keep_the_shares_of_classes_and_of_val_and_too_few_are_refuse
     sets = load_dataset(micro)
     few = sets.few(60)
     assert len(few.train_val()) == 60 and few.test is sets.test
-    assert few.train.labels.bincount().tolist() == [len(few.train) // 10] * 10
+    assert set(few.train.labels.bincount().tolist()) == {4, 5}
     assert len(few.val) / 60 == pytest.approx(len(sets.val) / len(sets.train_val()), abs=0.05)
-    with pytest.raises(KitError, match="train_images=12 .* of 10 classes, with 10 of them held out: .* 20 at least"):
+    with pytest.raises(KitError, match="train_images=12 of 10 classes, 10 held out: set 20 at least"):
         sets.few(12)
     with pytest.raises(KitError, match="train_images=241 but there are 240"):
         sets.few(241)

@@ -88,7 +88,7 @@ def assert_close_runs(a: Run, b: Run) -> None:
     assert a.history[["step", "epoch", "name"]].equals(b.history[["step", "epoch", "name"]])
     pd.testing.assert_series_equal(a.history["value"], b.history["value"], rtol=1e-9, atol=1e-9)
     assert a.metrics["test_loss"] == pytest.approx(b.metrics["test_loss"], rel=1e-9)
-    weights, others = (store.read_tensors(run.path / "model" / "model.safetensors") for run in (a, b))
+    weights, others = (store.read_tensors(run.path / "model" / "model.safetensors")[0] for run in (a, b))
     assert weights.keys() == others.keys()
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-9, atol=1e-9)

@@ -211,16 +211,6 @@ def test_skips_above_half_are_called_a_collapse(folder):
 # ---- several runs --------------------------------------------------------------------------------
 
 
-def test_several_runs_are_overlaid_in_their_colours(folder, run):
-    other = write_run(folder / "digits-dha-s1-other", 8, seed=1)
-    figure = figures.evolution([run, other])
-    first = run.path.name
-    losses = [trace for trace in figure.data if trace.yaxis == "y" and trace.line.dash == "solid"]
-    assert [len(trace.x) for trace in losses] == [12, 8]
-    for trace in figure.data:
-        assert (trace.line.color == losses[0].line.color) == trace.name.startswith(first)
-
-
 def test_overlay_has_one_colour_per_method_and_means(run, fixed):
     figure = figures.overlay([run, run, fixed], "loss")
     assert len(figure.data) == 4  # two seeds and their mean, and the one run of the other method

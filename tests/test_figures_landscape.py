@@ -79,22 +79,20 @@ def test_surfaces_share_heights_colours_and_camera(three):
     np.testing.assert_allclose(np.array(figure.data[1].customdata), three[1].plane.values.T)
 
 
-def test_lines_show_mean_and_band(three):
+def test_lines_show_every_direction_and_the_mean(three):
     figure = figures.landscape_lines(three)
     means = [t for t in figure.data if t.name]
-    assert [t.name for t in means] == [f"{item.label} (n = 3 directions)" for item in three]
+    assert [t.name for t in means] == [f"{item.label} (n = 3)" for item in three]
     assert [t.line.color for t in means] == [figures.look(m).color for m in ("dha", "ista", "plain")]
-    bands = [t for t in figure.data if t.fill == "tonexty"]
-    for item, mean, band in zip(three, means, bands):
-        centre, _, high = item.lines.band()
-        np.testing.assert_allclose(mean.y, centre)
-        np.testing.assert_allclose(band.y, high)
+    for k, (item, mean) in enumerate(zip(three, means)):
+        np.testing.assert_allclose(mean.y, item.lines.values.mean(axis=0))
+        np.testing.assert_allclose([t.y for t in figure.data[4 * k : 4 * k + 3]], item.lines.values)
     assert figure.layout.yaxis.type == "log" and all(low > 0 for t in figure.data for low in t.y)
     assert figure.layout.xaxis.title.text == "t · d, relative to the filter norm"
     assert "[nats]" in figure.layout.yaxis.title.text and "guessing" in figure.layout.title.text
 
 
-def test_one_direction_has_no_band_and_two_runs_of_a_method_differ(three):
+def test_one_direction_is_its_mean_and_two_runs_of_a_method_differ(three):
     alone = [bowl("a", "dha", 5.0), bowl("b", "dha", 6.0)]
     alone = [
         Landscape(x.run, x.label, x.plane, LossLines(x.lines.coordinates, x.lines.values[:1], 0), 3.0, 449, 449)

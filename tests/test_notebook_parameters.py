@@ -124,10 +124,12 @@ def test_the_environment_overrides_what_concerns_this_notebook(monkeypatch):
 def test_home_leaves_the_notebooks_folder_of_a_checkout_only(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert notebook.home() == tmp_path / "notebooks"  # not a checkout
+    notebook.config(dict(DECLARED))
+    assert Path.cwd() == tmp_path / "notebooks"  # not a checkout
     (tmp_path / "kit").mkdir()
     (tmp_path / "kit" / "__init__.py").touch()
     notebook.config(dict(DECLARED))
-    assert Path.cwd() == tmp_path == notebook.home()
+    assert Path.cwd() == tmp_path
     os.chdir(tmp_path / "kit")
-    assert notebook.home() == tmp_path / "kit"
+    notebook.config(dict(DECLARED))
+    assert Path.cwd() == tmp_path / "kit"

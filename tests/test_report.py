@@ -17,7 +17,7 @@ import kit
 from kit.errors import KitError
 from kit.run import store
 from kit.search.progress import Silent
-from kit.studies import moved, page, report, study, tables
+from kit.studies import page, report, study, tables
 
 REPORTS = Path(__file__).parents[1] / "reports"
 ENDINGS = (".md", ".html", ".csv", ".tex")
@@ -60,13 +60,10 @@ def test_differences_are_paired_by_seed_and_said_in_words():
     assert words["nas+da"].endswith("not distinguishable.") and "one seed says nothing" in words["plain"]
 
 
-def test_an_interval_ends_where_an_accuracy_does_and_it_is_said():
+def test_an_interval_ends_where_an_accuracy_does():
     summary, _ = said({"dha": [0.90, 0.99], "ista": [0.95, 0.951], "random": [0.02, 0.03, 0.07], "plain": [1.0, 1.0]})
     assert list(summary["accuracy_low"] == 0) == [False, False, True, False] and summary["accuracy_high"].max() == 1
     assert 0.9 < summary.loc["ista", "accuracy_low"] < summary.loc["ista", "accuracy_high"] < 1
-    (sentence,) = tables.cut_off(summary.reset_index())
-    assert "`dha` (n = 2), `random` (n = 3) is cut off at 0 or 100%" in sentence
-    assert tables.cut_off(summary.loc[["ista", "plain"]].reset_index()) == []
 
 
 def test_holms_adjustment_is_the_textbooks():
@@ -116,7 +113,7 @@ def test_how_far_a_search_went_is_read_from_its_records(tmp_path):
     store.write_json(run.path / "model" / "model.json", found)
     store.write_json(run.path / "metrics.json", run.metrics | {"seconds": 30.0})
     store.write_arrays(run.path / "clock.npz", {"epoch": np.arange(7), "seconds": np.arange(7) * 4.0})
-    assert moved.numbers(run) == pytest.approx(
+    assert tables.moved(run) == pytest.approx(
         {
             "tau_kl": 6e-3,
             "alpha_changed": 1 / 16,
@@ -135,17 +132,17 @@ def test_what_did_not_move_is_not_called_a_search():
     went = {"dha": (0.0099, 0.0, 0.009), "nas+da": (0.2, 0.0, None), "ista": (None, 0.0, None), "plain": (None,) * 3}
     runs = [FakeRun(name, seed, 0.9 + seed / 100) for name in went for seed in (0, 1)]
     for run in runs:
-        values = zip(moved.PARTS, went[run.config.method])
+        values = zip(tables.PARTS, went[run.config.method])
         run.metrics |= {name: value for name, value in values if value is not None}
-    found = moved.report(summary := tables.summarize(runs))
+    found = tables.went(summary := tables.summarize(runs))
     assert found["still"] == {"τ": ["dha"], "α": ["dha", "nas+da", "ista"], "η": ["dha"]}
     assert found["unmoved"] == ["dha", "ista"] and list(found["table"]["method"]) == ["`dha`", "`nas+da`", "`ista`"]
     words = tables.findings(summary.set_index("method"), "dha", unmoved=found["unmoved"])
     assert words[0].endswith("no comparison of searches, for nothing moved in `dha`.")
     assert words[1].endswith("no comparison of searches, for nothing moved in `ista` and `dha`.")
     for run in runs:
-        run.metrics = {name: value for name, value in run.metrics.items() if name not in moved.NAMES}
-    assert moved.report(tables.summarize(runs)) == {"table": None, "still": {}, "unmoved": []}
+        run.metrics = {name: value for name, value in run.metrics.items() if name not in tables.NAMES}
+    assert tables.went(tables.summarize(runs)) == {"table": None, "still": {}, "unmoved": []}
 
 
 def test_the_grid_is_checked():
@@ -236,7 +233,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
 
 def test_text_of_others_is_escaped():
     table = pd.DataFrame({"a|b": ["x\n| <script>", "50 % _ & <"]})
-    assert page.markdown_table(table).splitlines()[2] == "| x \\| <script> |"
+    assert page.markdown_table(table).splitlines()[2] == "| x \\| &lt;script> |"
     assert "<script>" not in page.html("# t\n\n<script>alert(1)</script>\n\n" + page.markdown_table(table))
 
 

@@ -15,7 +15,7 @@ import torch
 from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
-from kit import KitError, Run
+from kit import KitError, Run, files
 from kit.run import store
 from kit.run.run import open_all
 from kit.search.progress import Silent
@@ -111,7 +111,7 @@ def test_the_status_says_how_it_stands(finished: Run, tmp_path: Path):
     run = Run.load(tmp_path)
     assert finished.status == "finished" and finished.finished and not run.finished
     assert run.status == "interrupted" and repr(run).endswith("interrupted>")
-    with store.exclusive(tmp_path):
+    with files.exclusive(tmp_path):
         assert run.status == "running"
     store.write_json(tmp_path / "failure.json", {"error": "NonFinite", "message": "the loss is nan"})
     assert run.status == "failed" and run.failure["message"] == "the loss is nan"
@@ -158,7 +158,7 @@ def test_nothing_in_a_run_directory_is_ever_unpickled(copied: Run, tmp_path: Pat
 
 def test_weights_of_another_network_are_refused(copied: Run):
     weights = copied.path / "model" / "model.safetensors"
-    tensors = store.read_tensors(weights)
+    tensors, _ = store.read_tensors(weights)
     store.write_tensors(weights, {name: tensor.reshape(-1)[:1] for name, tensor in tensors.items()})
     with pytest.raises(KitError, match="model.safetensors does not hold the weights of the network"):
         copied.model()

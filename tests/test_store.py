@@ -14,7 +14,7 @@ import torch
 from tests_micro import assert_same_run
 
 import kit
-from kit import KitError, Run
+from kit import KitError, Run, files
 from kit.run import store
 
 STATE = {
@@ -103,20 +103,20 @@ def test_what_is_no_json_object_is_refused_by_its_name(text: str, tmp_path: Path
 
 def test_one_at_a_time_works_on_a_folder(tmp_path: Path):
     folder = tmp_path / "run"
-    assert not store.in_use(folder)
-    with store.exclusive(folder):
-        assert store.in_use(folder)
-        for other in (lambda: store.exclusive(folder).__enter__(), lambda: store.put_aside(folder)):
+    assert not files.in_use(folder)
+    with files.exclusive(folder):
+        assert files.in_use(folder)
+        for other in (lambda: files.exclusive(folder).__enter__(), lambda: files.put_aside(folder)):
             with pytest.raises(KitError, match=f"run is in use by process {os.getpid()}: wait for it"):
                 other()
-    assert not store.in_use(folder)
+    assert not files.in_use(folder)
     for n in (1, 2):
         folder.mkdir(exist_ok=True)
-        store.put_aside(folder)
+        files.put_aside(folder)
         assert not folder.exists() and (tmp_path / f"run.old{n}").is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(KitError, match="cannot be made"):
-        store.exclusive(tmp_path / "file" / "run").__enter__()
+        files.exclusive(tmp_path / "file" / "run").__enter__()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
@@ -126,5 +126,5 @@ def test_a_file_system_without_locks_is_one_error_with_the_remedy(number: int, t
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(KitError, match=f"{tmp_path}/run cannot be made and locked .* another folder for out.*-o flock"):
-        store.exclusive(tmp_path / "run").__enter__()
-    assert not store.in_use(tmp_path / "run")
+        files.exclusive(tmp_path / "run").__enter__()
+    assert not files.in_use(tmp_path / "run")

@@ -12,7 +12,7 @@ from tests_micro import assert_same_run, micro_config
 from torch.nn import functional as F
 
 import kit
-from kit import KitError, Run
+from kit import KitError, Run, files
 from kit.run import store
 from kit.search.engine import NonFinite, Search
 from kit.search.progress import Silent
@@ -91,7 +91,7 @@ def test_an_interruption_by_the_user_is_not_a_failure(micro: str, tmp_path: Path
 
 def test_the_lock_goes_with_its_holder(interrupted: Run):
     search = lambda **options: kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent(), **options)
-    with store.exclusive(interrupted.path):
+    with files.exclusive(interrupted.path):
         for resume in (True, False):  # nor may the directory be put aside under the process that works in it
             with pytest.raises(KitError, match=f"in use by process {os.getpid()}"):
                 search(resume=resume)

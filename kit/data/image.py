@@ -83,8 +83,7 @@ def listed(bad: dict[Any, str]) -> str:
 
 
 def decode(file: str | os.PathLike, image_size: int | None = None) -> np.ndarray:
-    """One image file as uint8 [1 or 3, H, W]; see `from_pil`. Raises BadImage for what is no regular file or none of
-    `FORMATS`, and whatever PIL raises for one that is broken."""
+    """An image file as uint8 [1 or 3, H, W], see `from_pil`. Raises BadImage, and what PIL raises for a broken one."""
     if os.path.exists(file) and not os.path.isfile(file):  # a named pipe that nobody writes to opens never
         raise BadImage("not a regular file")
     try:
@@ -177,9 +176,8 @@ def pixel_marks(images: Tensor | Streamed) -> Tensor:
 
 def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -> tuple[Streamed, dict[int, str]]:
     """The images of all files, mapped from the cache's folder `name`-DIGEST, which is made if it is not there; and the
-    rows that hold no image (they are black), with the reasons. Images become RGB, or grey if all are; without
-    image_size they keep their size or, if they differ, become squares of photo_size, which is said. Raises KitError
-    where none can be read or kept."""
+    rows that hold no image (they are black), with the reasons. Images become RGB, or grey if all are, and without
+    image_size, if they differ, squares of photo_size. Raises KitError where none can be read or kept."""
     digest = hashlib.sha256(b"3")  # of what is read from a file: another number makes all caches anew
     for file in files:
         digest.update(os.fsencode(file))
@@ -197,9 +195,9 @@ def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -
             stored = lambda name: torch.from_numpy(np.load(folder / f"{name}.npy", "c"))  # c: writes stay in memory
             images = Streamed(stored("images"), stored("marks"), torch.arange(len(files)))
             bad, fitted = json.loads((folder / "bad.json").read_text()), (folder / "fitted").is_file()
-    except KitError:
-        raise
     except (OSError, ValueError) as error:
+        if isinstance(error, KitError):
+            raise
         mend = "remove it, or set root= or KIT_DATA to a folder with room"
         raise KitError(f"the decoded images cannot be kept in {folder} ({error}): {mend}") from error
     if fitted:
@@ -220,8 +218,7 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A new folder, which becomes `folder` as a whole or not at all, or a folder of that name in it does, as of an
-    archive. For one process at a time."""
+    """A new folder that becomes `folder`, as a whole or not at all; or a folder of that name in it does."""
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:

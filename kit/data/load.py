@@ -20,9 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from kit import files
 from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, summary, unknown
+from kit.files import gigabytes
 from kit.registry import Registry
 from kit.search.progress import say
 
@@ -96,9 +98,8 @@ def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, 
         return part
     try:
         pairs = [(Path(file), operator.index(label)) for file, label in part]
-    except (TypeError, ValueError) as error:
-        wanted = f"neither (images, labels) nor a list of (image file, label) but {described(part)}"
-        raise KitError(f"{name} is {wanted}: {error}") from None
+    except (TypeError, ValueError):
+        raise KitError(f"{name} is neither (images, labels) nor (image file, label) pairs: {described(part)}") from None
     if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
         raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
     return pairs
@@ -110,14 +111,11 @@ def datasets() -> list[str]:
 
 
 def register(name: str, loader: Callable[..., Source], title="", flip=True, size: int | None = None, bring="") -> None:
-    """Make `name` known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many images, what
-    they show, licence and source; flip: a horizontal flip keeps the label; size: the image_size where none is given;
-    bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken or is not
-    made of a-z, 0-9 and _."""
+    """Make `name` (a-z, 0-9, _) known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many
+    images, what they show, licence, source; flip: a horizontal flip keeps the label; size: the image_size where none is
+    given; bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken."""
     if not (re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
-        raise KitError(
-            f"dataset {name!r}: its name must be made of a-z, 0-9 and _, its loader a function; got {loader!r}"
-        )
+        raise KitError(f"dataset {name!r}: its name must be of a-z, 0-9 and _, its loader a function; got {loader!r}")
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
@@ -125,7 +123,7 @@ def read_folder(path: Place) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded. Classes
     are sorted by name, files by path. What is hidden is skipped; images beside the class folders, and other files, are
     left out and named. Raises KitError for a folder that cannot be listed, or splits that differ in classes."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     try:
         found = folders(folder)
         parts = {SPLITS.get(name.casefold(), name): where for name, where in found.items()}
@@ -173,9 +171,9 @@ def read_csv(path: Place) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
     Columns: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or test). Labels
     are sorted, by number if all are numbers. Raises KitError, naming the lines, for what is missing or unknown."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
-        content = file.read_bytes()
+        content = files.read(file.resolve())
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
         how = {"sep": max(",;\t|", key="".join(text.splitlines()[before : before + 1]).count), "skiprows": before}
@@ -195,7 +193,8 @@ def read_csv(path: Place) -> Source:
         needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
         raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
     numbers = names.str.fullmatch("[0-9]+").all()
-    classes = sorted(set(names), key=(lambda name: (int(name), name)) if numbers else None)
+    by_number = lambda name: (len(digits := name.lstrip("0")), digits, name)  # int() takes 4,300 digits at most
+    classes = sorted(set(names), key=by_number if numbers else None)
     labels = names.map(classes.index)
     parts = {part: list(zip(images[of], labels[of])) for part, of in split.groupby(split).groups.items()}
     split = f"the column split of {file.name}" if len(parts) > 1 else None
@@ -212,11 +211,10 @@ def load_dataset(
     are kept, else $KIT_DATA, else ~/.cache/kit/data. image_size: so many pixels (a whole number), by resizing the
     shorter side and cropping the centre; None: images keep their size, or take the data set's own or, where files
     differ, photo_size, which is said. on_bad_image: "error" stops at images that cannot be used and names them, "skip"
-    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (10^9 bytes; 4) are streamed. Raises KitError: unknown
-    name, path that cannot be read, data neither here nor to be downloaded, a loader that returns no `Source`."""
+    leaves them out. Decoded files of more than $KIT_RESIDENT_GB (4) are streamed. Raises KitError, also of a loader."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
-    folder = Path(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data").expanduser()
+    folder = Path(os.path.expanduser(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data"))
     name = os.fspath(name)
     about = DATASETS[name].settings if name in DATASETS else {"size": None, "flip": True}
     size = about["size"] if image_size is None else image_size
@@ -226,7 +224,7 @@ def load_dataset(
     if name in DATASETS:
         source = _called(name, folder, size)
     else:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
@@ -248,14 +246,13 @@ def _called(name: str, root: Path, image_size: int | None) -> Source:
         return source
     except Exception as error:  # urllib, requests, tarfile, rarfile, scipy, torchvision have each their own
         if bring:
-            mend = f"{bring.format(root=root)}; or set root= or KIT_DATA to a folder that has it"
-            why = f"is not in {root} and was not fetched ({summary(error)})"
-            raise KitError(f"dataset {name!r} {why}: {mend}") from error
-        if isinstance(error, KitError):
-            part = "(images uint8 [N, C, H, W], labels int64 [N]) of torch, or a list of (image file, label)"
-            need = f"it must return kit.data.Source(classes, train, val, test), each part {part}"
-            raise KitError(f"the loader of dataset {name!r}: {error}; {need}") from error
-        raise
+            why = f"is not in {root} and was not fetched ({summary(error)}): {bring.format(root=root)}"
+            raise KitError(f"dataset {name!r} {why}; or set root= or KIT_DATA to a folder that has it") from error
+        if not isinstance(error, KitError):
+            raise
+        part = "(images uint8 [N, C, H, W], labels int64 [N]) of torch, or a list of (image file, label)"
+        need = f"it must return kit.data.Source(classes, train, val, test), each part {part}"
+        raise KitError(f"the loader of dataset {name!r}: {error}; {need}") from error
 
 
 def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: int, skip: bool) -> Source:
@@ -268,7 +265,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
     places = table["file"].map(real)
     if places.duplicated().any():
         twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
-        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class; remove one")
+        raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class")
     files, parts = list(table["file"]), {}
     size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
     images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
@@ -279,10 +276,7 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
             raise KitError(f"{said}: replace or remove them, or pass on_bad_image='skip' to leave them out")
         say(f"{said}: left out; bad.json in {cache.parent} lists them")
         _check_counts(source, table := table.drop(index=list(bad)))
-    try:
-        stream = images.pool.nbytes > 1e9 * float(os.environ.get("KIT_RESIDENT_GB") or 4)
-    except ValueError as error:
-        raise KitError(f"KIT_RESIDENT_GB must be a number of gigabytes from 0, which streams all: {error}") from None
+    stream = images.pool.nbytes > gigabytes("KIT_RESIDENT_GB")
     for part, held in table.groupby("part"):
         rows = torch.tensor(held.index.to_numpy())
         parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())
@@ -294,8 +288,7 @@ def _check_counts(source: Source, table: pd.DataFrame) -> None:
     needed, counts = 4 - len(source.parts), table.groupby("part")["label"].value_counts()
     for label, name in enumerate(source.classes):
         if (n := counts.get(("train", label), 0)) < needed:
-            have = f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed"
-            raise KitError(f"{have} to split it: add images, or remove the class, or give train, val and test")
+            raise KitError(f"class {name!r} has {n} readable image(s) in train, at least {needed} are needed to split")
     if empty := set(source.parts) - set(table["part"]):
         raise KitError(f"{' and '.join(sorted(empty))} has no readable image: give at least one, or leave the part out")
 

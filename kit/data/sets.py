@@ -73,9 +73,8 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSets:
-    """Disjoint train, val and test sets. classes: the name of each label; flip: a horizontal flip keeps the label (not
-    so for digits); split: one sentence for reports. Raises KitError where images differ in shape, or a label has no
-    class name."""
+    """Disjoint train, val and test sets. classes: the name of each label; flip: a flip keeps the label; split: one
+    sentence for reports. Raises KitError where images differ in shape, or a label has no class name."""
 
     train: ImageSet
     val: ImageSet
@@ -95,7 +94,7 @@ class ImageSets:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.parts.items())
-        return f"<ImageSets {self.name}: {sizes}, {self.num_classes} classes, {described(self.train.images)}>"
+        return f"<ImageSets {self.name}: {sizes}, {len(self.classes)} classes, {described(self.train.images)}>"
 
     @property
     def parts(self) -> dict[str, ImageSet]:
@@ -109,24 +108,18 @@ class ImageSets:
     def size(self) -> tuple[int, int]:  # height and width in pixels
         return tuple(self.train.images.shape[2:])
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **{name: part.to(device) for name, part in self.parts.items()})
 
     def few(self, n: int) -> Self:
         """With n images to learn from, of which val is as large a part as before; test stays whole."""
-        all_, classes = len(self.train) + len(self.val), self.num_classes
+        all_, classes = len(self.train) + len(self.val), len(self.classes)
         if n > all_:
             raise KitError(f"train_images={n:,} but there are {all_:,}: leave it out to train on all of them")
         held = max(classes, round(n * len(self.val) / all_))
-        try:
-            return replace(self, train=drawn(self.train, n - held), val=drawn(self.val, held))
-        except KitError:
-            least = f"of {classes} classes, with {held} of them held out: set more, {2 * classes} at least"
-            raise KitError(f"train_images={n} cannot be drawn evenly {least}") from None
+        if n < 2 * classes:
+            raise KitError(f"train_images={n} of {classes} classes, {held} held out: set {2 * classes} at least")
+        return replace(self, train=drawn(self.train, n - held), val=drawn(self.val, held))
 
     def train_val(self) -> ImageSet:
         """train and val together, for a method that holds nothing out (its report says so)."""
@@ -137,16 +130,13 @@ class ImageSets:
 
 
 class Batches:
-    """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device.
-
-    Each epoch is one permutation, of a CPU generator seeded by one draw from `generator`; the incomplete last batch is
-    dropped. Of several ranks each takes its share of every batch. Raises KitError for a `batch_size` that exceeds the
-    set, or that the ranks do not divide."""
+    """An endless iterator over shuffled batches: (images uint8 [B, C, H, W], labels int64 [B]) on the set's device. An
+    epoch is one permutation, of a CPU generator seeded by one draw from `generator`; the incomplete last batch is
+    dropped. Each rank takes its share of every batch. Raises KitError for a `batch_size` that does not fit."""
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
         if not 1 <= batch_size <= len(data):
-            most = len(data)
-            raise KitError(f"batch_size={batch_size} but the set has {most} images: choose batch_size from 1 to {most}")
+            raise KitError(f"batch_size={batch_size} but the set has {len(data)} images: choose 1 to {len(data)}")
         if batch_size % (n := ranks.count()):
             raise KitError(f"{n} ranks do not divide batch_size={batch_size}: start as many as divide it")
         self.data, self.batch_size, self.steps_per_epoch = data, batch_size, len(data) // batch_size
@@ -204,7 +194,7 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
         return data
     few = data.take(stratified_split(data.labels, n / len(data))[1])
     if len(few) != n or len(few.labels.unique()) < len(data.labels.unique()):
-        raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes")
+        raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes: set train_images to more")
     return few
 
 

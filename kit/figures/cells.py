@@ -1,7 +1,5 @@
-"""Architectures drawn from what a space tells in `Network.graph`: a cell as a graph, a chain of blocks as boxes; two
-runs' compared.
-
-Every edge of a cell has a row of its own, in which its operation's name stands just before the node that it enters."""
+"""Architectures drawn from what a space tells in `Network.graph`: a chain of blocks as boxes, a cell as a graph whose
+every edge has a row of its own, in which its operation's name stands just before the node that it enters."""
 
 import functools
 from collections.abc import Collection, Mapping, Sequence

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.colors
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -23,7 +22,7 @@ COSTS = {
     "latency_ms": "latency [ms]",
 }
 ACCURACY = "test accuracy [%]"
-Landscapes = Sequence[Any]  # what `kit.landscape.compare` returns
+Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.7, "y": -2.0, "z": 1.15}, "center": {"x": 0, "y": 0, "z": -0.08}}
 LEVELS = 9  # steps from the lowest loss to the highest
@@ -44,8 +43,7 @@ def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
 
 
 def progress(runs: Sequence[Run]) -> go.Figure:
-    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b): on validation images where all runs held some out,
-    else on training images; over epochs where a run has no clock."""
+    """`overlay` of the accuracy over seconds (DiffAutoML's Fig. 2b), on validation images where all held some out."""
     validated = all("val_accuracy" in set(run.history["name"]) for run in runs)
     over = "seconds" if all(run.clock for run in runs) else "epoch"
     return overlay(runs, "val_accuracy" if validated else "train_accuracy", over)
@@ -62,7 +60,7 @@ def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: 
 
 
 def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: Any) -> go.Figure:
-    """groups: columns x and y of every seed; the means are over the rows of one index."""
+    """groups: columns x and y of every seed (or direction); the means are over the rows of one index."""
     figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
@@ -144,8 +142,7 @@ def _legend_below(figure: go.Figure, height: int) -> go.Figure:
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
-    """The plane of each run as filled contours, with the same levels and colours in all panels; losses above ten times
-    the loss of guessing are one colour. The cross is the trained model."""
+    """Each run's plane as filled contours of the same levels; from ten times the loss of guessing it is one colour."""
     figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
     figure.add_scatter(x=[0], y=[0], row="all", col="all", name="trained model", hoverinfo="name", showlegend=False)
     figure.update_traces(marker={"symbol": "cross", "size": 9, "color": "white"}, selector={"type": "scatter"})
@@ -160,33 +157,23 @@ def landscape_contours(landscapes: Landscapes) -> go.Figure:
 def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
     """The plane of each run as a surface over (a, b): the same heights, colours and camera in all."""
     figure = _planes(landscapes, go.Surface, lighting={"ambient": 0.85, "diffuse": 0.3, "specular": 0.02})
-    bar, small = figure.layout.coloraxis.colorbar, {"nticks": 5, "tickfont": {"size": 10}}
-    x, y, z = ({"title": {"text": text}, **small} for text in ("a · δ", "b · η", ""))
-    z |= {"tickvals": bar.tickvals[::2], "ticktext": bar.ticktext[::2]}
     ratio = {"aspectmode": "manual", "aspectratio": {"x": 1, "y": 1, "z": 0.75}}
-    return figure.update_scenes(camera=CAMERA, xaxis=x, yaxis=y, zaxis=z, **ratio)
+    z = {"title_text": "", "showticklabels": False}  # the colours say what the heights are
+    return figure.update_scenes(camera=CAMERA, xaxis_title_text="a · δ", yaxis_title_text="b · η", zaxis=z, **ratio)
 
 
 def landscape_lines(landscapes: Landscapes) -> go.Figure:
-    """Loss along random directions: the mean over each run's directions, and its 95% interval as a band."""
+    """Loss along random directions: a thin line for each direction, and bold the mean over a run's directions."""
+    groups = {
+        Look(look(item.run.config.method).color, item.label, DASHES[k % len(DASHES)]): [
+            pd.DataFrame({"x": item.lines.coordinates, "y": losses}) for losses in item.lines.values
+        ]
+        for k, item in enumerate(landscapes)
+    }
     low, high, guess = _span(landscapes)
-    figure = go.Figure(layout={"template": TEMPLATE})
-    for k, item in enumerate(landscapes):
-        color = look(item.run.config.method).color
-        at, (mean, below, above) = item.lines.coordinates, item.lines.band()
-        if np.isfinite(below).all():  # one direction has no interval
-            band = {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "line": {"width": 0, "color": color}}
-            figure.add_scatter(x=at, y=np.maximum(below, low / 2), **band)
-            faint = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.15)}"
-            figure.add_scatter(x=at, y=above, fill="tonexty", fillcolor=faint, **band)
-        name = f"{item.label} (n = {len(item.lines.values)} directions)"
-        line = {"color": color, "dash": DASHES[k % len(DASHES)]}
-        figure.add_scatter(x=at, y=mean, mode="lines", name=name, line=line)
-    figure.add_hline(guess, line=DOTTED).update_xaxes(title_text=f"t · d, {UNIT}")
-    limits = [math.log10(low / 1.5), math.log10(high)]
-    figure.update_yaxes(title_text="test loss [nats]: mean and 95% interval", type="log", range=limits)
-    title = f"{_title(landscapes)} along random directions (dotted: guessing)"
-    return _legend_below(figure, 560).update_layout(title_text=title, legend_traceorder="normal")
+    title = f"{_title(landscapes)} along random directions (bold: their mean; dotted: guessing)"
+    figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
+    return figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:

@@ -1,4 +1,4 @@
-"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions; several runs' curves."""
+"""One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,17 +36,17 @@ CURVES = {
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 LINES = ("training", "η", "τ", "α", "validation", "", "effective")
-ONE_RUN = {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
-DASHES = {"validation": "dash", "effective": "dash"}
 PER_ROW = 8  # pictures
 
 
 def standing(run: Run) -> str:
-    """One line for the top of a page: the run, how far it came, and what went wrong."""
+    """One line for the top of a page: the run, how far it came, what it reached, and what went wrong."""
     done = run.history["epoch"].max() if len(run.history) else 0
     parts = [f"{run.path.name}: {run.status}, {done} of {run.config.epochs} epochs"]
     parts += [f"{stage.name} to epoch {last}" for stage, _, last in _stages(run)]
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
+    parts += ["kit.search with its configuration goes on with it"] if run.status in ("failed", "interrupted") else []
+    parts += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
     skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
     for share in skips[skips > 0.5]:
         parts.append(f"collapse: {share:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
@@ -70,31 +70,45 @@ def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     return figure
 
 
-def curves(run: Run) -> go.Figure:
-    """Loss and accuracy, η, τ and α by completed epoch; what does not move has no panel. The search stage is shaded.
-    Raises KitError before the first epoch is completed."""
+def curves(run: Run, maps: Sequence[tuple[str, go.Heatmap]] = ()) -> go.Figure:
+    """Loss and accuracy, η, τ and α by completed epoch, in three columns, and maps over the same epochs; what does not
+    move has no panel. The search stage is shaded. Raises KitError before the first epoch is completed."""
+    frame = _tidy(run)
+    panels = list(frame.groupby("panel", sort=False))
+    rows = -(-len(panels) // 3)
+    specs = [[{}, {}, {}]] * rows + [[{"colspan": 3}, None, None]] * len(maps)
+    titles = [name for name, _ in [*panels, *[("", None)] * (3 * rows - len(panels)), *maps]]
+    heights = [150] * rows + [260] * len(maps)
+    tall = sum(heights) + 70 * len(heights)
+    gaps = {"vertical_spacing": 70 / tall, "horizontal_spacing": 0.08}
+    figure = make_subplots(len(heights), 3, specs=specs, row_heights=heights, subplot_titles=titles, **gaps)
+    looks = {"x": "epoch", "y": "value", "markers": frame["epoch"].nunique() <= 30}
+    looks |= {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
+    for k, (_, mine) in enumerate(panels):
+        figure.add_traces(px.line(mine, **looks).data, rows=k // 3 + 1, cols=k % 3 + 1)
+    for row, (_, heat) in enumerate(maps, start=rows + 1):
+        low, high = next(figure.select_yaxes(row=row)).domain
+        heat.colorbar.update(y=low, yanchor="bottom", len=high - low, thickness=14)
+        figure.add_trace(heat, row, 1).update_yaxes(autorange="reversed", dtick=1, row=row)
+    first = {trace.name: trace for trace in reversed(figure.data)}
+    figure.for_each_trace(lambda trace: trace.update(showlegend=trace.type != "heatmap" and trace is first[trace.name]))
+    figure.update_xaxes(matches="x").update_xaxes(title_text="epoch", row=len(heights))
     accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
-    return _shaded(_grid(_tidy([run]), [], headline(run) + accuracy, **ONE_RUN), run)
+    figure.update_layout(template=TEMPLATE, title_text=headline(run) + accuracy, height=tall + 130)
+    return _shaded(figure, run)
 
 
-def evolution(runs: Run | Sequence[Run]) -> go.Figure:
-    """One run: losses, η, τ and α, and under them, over the same epochs, τ's probability of each operation and how many
-    of each the child has. Several runs: their curves overlaid. Raises KitError where nothing is recorded."""
-    if not isinstance(runs, Run):
-        looks = {"color": "run", "color_discrete_map": dict(zip((run.path.name for run in runs), SERIES * len(runs)))}
-        looks |= {"line_dash": "line", "line_dash_map": DASHES, "line_dash_sequence": ["solid"]}
-        return _grid(_tidy(runs), [], f"{len(runs)} runs side by side", **looks)
-    return _shaded(_grid(_tidy([runs]), _maps(runs), headline(runs), **ONE_RUN), runs)
+def evolution(run: Run) -> go.Figure:
+    """`curves`, and under them τ's probability of each operation and how many of each the child has."""
+    return curves(run, _maps(run))
 
 
-def _tidy(runs: Sequence[Run]) -> pd.DataFrame:
-    """Columns run, panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
-    for run in runs:
-        if run.history.empty:
-            raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
-    rows = pd.concat([run.history.assign(run=run.path.name) for run in runs])
-    values = rows.groupby(["run", "name"])["value"]
-    rows = rows[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
+def _tidy(run: Run) -> pd.DataFrame:
+    """Columns panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
+    if run.history.empty:
+        raise KitError(f"{run.path.name} has no completed epoch to draw yet ({run.status})")
+    values = run.history.groupby("name")["value"]
+    rows = run.history[(values.transform("nunique") > 1) | (values.transform("size") == 1)]
     places = rows["name"].map({name: _place(name) for name in rows["name"].unique()})
     rows = rows.assign(panel=places.str[0], line=places.str[1])
     rows["value"] *= np.where(rows["panel"].str.endswith("[%]"), 100, 1)
@@ -107,29 +121,6 @@ def _place(name: str) -> tuple[str, str]:
     if name in CURVES or kind not in LETTERS:
         return CURVES.get(name, ("", ""))
     return f"{LETTERS[kind]}: {quantity.replace('_', ' ')}", option[0] or LETTERS[kind]
-
-
-def _grid(frame: pd.DataFrame, maps: Sequence[tuple[str, go.Heatmap]], title: str, **looks: Any) -> go.Figure:
-    """Curves in three columns, and maps over the same epochs, each as wide as all."""
-    panels = list(frame.groupby("panel", sort=False))
-    rows = -(-len(panels) // 3)
-    specs = [[{}, {}, {}]] * rows + [[{"colspan": 3}, None, None]] * len(maps)
-    titles = [name for name, _ in [*panels, *[("", None)] * (3 * rows - len(panels)), *maps]]
-    heights = [150] * rows + [260] * len(maps)
-    tall = sum(heights) + 70 * len(heights)
-    gaps = {"vertical_spacing": 70 / tall, "horizontal_spacing": 0.08}
-    figure = make_subplots(len(heights), 3, specs=specs, row_heights=heights, subplot_titles=titles, **gaps)
-    looks |= {"x": "epoch", "y": "value", "markers": frame["epoch"].nunique() <= 30}
-    for k, (_, mine) in enumerate(panels):
-        figure.add_traces(px.line(mine, **looks).data, rows=k // 3 + 1, cols=k % 3 + 1)
-    for row, (_, heat) in enumerate(maps, start=rows + 1):
-        low, high = next(figure.select_yaxes(row=row)).domain
-        heat.colorbar.update(y=low, yanchor="bottom", len=high - low, thickness=14)
-        figure.add_trace(heat, row, 1).update_yaxes(autorange="reversed", dtick=1, row=row)
-    first = {trace.name: trace for trace in reversed(figure.data)}
-    figure.for_each_trace(lambda trace: trace.update(showlegend=trace.type != "heatmap" and trace is first[trace.name]))
-    figure.update_xaxes(matches="x").update_xaxes(title_text="epoch", row=len(heights))
-    return figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 130)
 
 
 def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
@@ -154,7 +145,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
 def policy(run: Run) -> go.Figure:
     """τ at the last epoch: the probability of each ordered pair of operations over a uniform policy's; of a policy that
     learns them each operation's magnitudes and, beside its name, how often it is applied. A fixed one gets a note."""
-    figure, tau, names = _pairs(run, -1), run.tau, _ops(run)
+    figure, tau, names = tau_evolution(run, -1), run.tau, _ops(run)
     if "apply" in tau:
         figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
     if "magnitude" in tau:
@@ -165,24 +156,19 @@ def policy(run: Run) -> go.Figure:
     return figure
 
 
-def tau_evolution(run: Run) -> go.Figure:
-    """The probabilities of `policy` with a slider over the epochs."""
-    figure = _pairs(run, slice(None), animation_frame=0)
-    if figure.frames:  # it begins where it ends
-        figure.update_traces(z=figure.frames[-1].data[0].z).layout.sliders[0].active = len(figure.frames) - 1
-    return figure
-
-
-def _pairs(run: Run, at: int | slice, **animation: int) -> go.Figure:
+def tau_evolution(run: Run, at: int | slice = slice(None)) -> go.Figure:
+    """The probabilities of `policy` with a slider over the epochs `at`, or at one epoch."""
     if "probabilities" not in run.tau:
         fixed = f"τ is fixed in this run (augment = {run.config.augment}): there is no learned policy to draw"
         return blank(fixed, headline(run))
     ratios, names = _log_ratio(run.tau["probabilities"])[at], _ops(run)
     labels = {"x": "second operation", "y": "first operation", "animation_frame": "epoch"}
     looks = {"labels": labels, "aspect": "auto", "template": TEMPLATE, "title": f"{headline(run)} · τ"}
-    figure = px.imshow(ratios, x=names, y=names, **looks, **animation).update_layout(height=620)
+    figure = px.imshow(ratios, x=names, y=names, animation_frame=0 if ratios.ndim == 3 else None, **looks)
+    if figure.frames:  # it begins where it ends
+        figure.update_traces(z=figure.frames[-1].data[0].z).layout.sliders[0].active = len(figure.frames) - 1
     colors = {name.replace("z", "c"): value for name, value in _colors(ratios).items()}
-    return figure.update_layout(coloraxis=colors).update_xaxes(dtick=1).update_yaxes(dtick=1)
+    return figure.update_layout(coloraxis=colors, height=620).update_xaxes(dtick=1).update_yaxes(dtick=1)
 
 
 def _ops(run: Run) -> list[str]:
@@ -231,9 +217,8 @@ def architecture(run: Run) -> go.Figure:
 
 
 def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
-    """Pictures with the predicted class and its probability; a wrong one is coloured and names the true class.
-
-    images: uint8 [N, C, H, W], as given to `run.predict`. truth: N class names."""
+    """Pictures, uint8 [N, C, H, W], with the predicted class and its probability; a wrong one is coloured and names the
+    true class. truth: N class names."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
     words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -1,9 +1,6 @@
-"""What notebooks need: their parameters checked before any compute, the folder that relative paths start from, and
-`kit.dashboard`. papermill injects `-p name value` as a global and only warns about names that the parameters cell does
-not declare; here every such name is a field of `kit.Config`, one of the notebook's own, or an error.
-
-    values, own = notebook.config(globals(), extra={"seeds": int})
-    config = kit.Config(**values)"""
+"""What notebooks need: `kit.dashboard`, and their parameters checked before any compute. papermill injects `-p name
+value` as a global and only warns about names that the parameters cell does not declare; here every such name is a field
+of `kit.Config`, one of the notebook's own, or an error."""
 
 import ast
 import contextlib
@@ -29,9 +26,10 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
     namespace: `globals()` of the notebook. extra: the notebook's own parameters, name → type, into which a string is
     converted as for `kit.Config`'s fields; None: left as it is. What an IPython start-up file has defined is none of
     the notebook's. The environment variable KIT_PARAMETERS, a JSON object, overrides what concerns this notebook (tests
-    run every notebook in seconds with it). Enters `home()`. Raises KitError for any other plain variable, naming the
-    valid ones, and for a value that has not its parameter's type."""
-    home()
+    run them in seconds with it). Raises KitError for any other plain variable, and for a value of another type."""
+    here = Path.cwd()  # out="runs" is the same folder under papermill and in JupyterLab, which starts in notebooks/
+    if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
+        os.chdir(here.parent)
     own, others = dict(extra or {}), {"In", "Out", *_from_startup(namespace)}
     kinds = own | {name: field.annotation for name, field in Config.model_fields.items()} | own
     plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in others}
@@ -41,8 +39,7 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
     overrides = _converted("KIT_PARAMETERS", os.environ.get("KIT_PARAMETERS", "{}"), Json[dict[str, Any]])
     given |= {name: value for name, value in overrides.items() if name in kinds}
     if unknown := [name for name in given if name not in kinds]:
-        own_name = "(A variable of your own that is no parameter: let its name begin with _.)"
-        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. {own_name}")
+        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. (Variables of your own begin with _.)")
     values = {name: _converted(name, value, kinds[name]) for name, value in given.items()}
     return {k: v for k, v in values.items() if k not in own}, {k: v for k, v in values.items() if k in own}
 
@@ -65,25 +62,13 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def home() -> Path:
-    """Make the repository root the working directory where a notebook was opened in notebooks/, as JupyterLab does;
-    return it. So `out="runs"` is the same folder under papermill and in JupyterLab."""
-    here = Path.cwd()
-    if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
-        os.chdir(here.parent)
-    return Path.cwd()
-
-
 def dashboard(config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None) -> Any:
     """A panel for a notebook cell, whose last line the call has to be: choose, start, pause, stop, resume; curves, τ
-    and cells while the search runs.
+    and cells while the search runs, in a process of its own that ends with the kernel.
 
-    config: what the form begins with (None: the defaults). Its run, if there is one, is shown. run: a run, or its path,
-    to look at instead; its configuration fills the form. live: True makes widgets, False none; None: in JupyterLab. The
-    search is a process of its own and ends with the kernel; started again, it goes on from its last epoch.
-
-    Without widgets the search runs in this process with lines for progress (or the given run is read), its figures are
-    shown, and the finished run is returned. Raises KitError for a configuration or a run that is not one."""
+    config: what the form begins with (None: the defaults). run: a run, or its path, to look at instead. live: True
+    makes widgets, False none; None: in JupyterLab. Without widgets the search runs in this process (or the given run is
+    read), its figures are shown, and the run is returned. Raises KitError for what is no configuration or run."""
     if not isinstance(config, (Config, type(None))) or (config and run):
         raise KitError("kit.dashboard takes a configuration, kit.dashboard(kit.Config(...)), or a run, run=path")
     shown = run if isinstance(run, Run) or run is None else Run.load(run)

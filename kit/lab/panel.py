@@ -11,12 +11,11 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from kit import data, errors, figures, methods
+from kit import data, errors, figures, files, methods
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
-from kit.run import store
 from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
@@ -30,11 +29,9 @@ CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 
 class Dashboard(widgets.VBox):
     """What `kit.dashboard` returns in JupyterLab. `fields` are the form's texts, by field of `kit.Config`, and under
-    "other fields" the rest as name=value; an empty one shows in grey what preset and method give it. `start`, `pause`
-    and `stop` are the buttons; `run` is the run shown.
-
-    While anything can change, the kernel calls `refresh` every `every` seconds, between its cells. Whatever goes wrong
-    stands in `message`, since a button has no cell for a traceback."""
+    "other fields" the rest as name=value; an empty one shows in grey what preset and method give it. `run` is the run
+    shown. While anything can change, the kernel calls `refresh` every `every` seconds, between its cells. Whatever goes
+    wrong stands in `message`, since a button has no cell for a traceback."""
 
     def __init__(self, config: Config | None = None, run: Run | None = None, every: float = 1.0):
         self.every, self.run, self.child, self.watching, self.seen = every, None, None, None, None
@@ -70,7 +67,7 @@ class Dashboard(widgets.VBox):
         """idle, running, paused, or elsewhere: in the hands of another process."""
         if self.child:
             return "paused" if self.child.paused else "running"
-        return "elsewhere" if store.in_use(self.folder) else "idle"
+        return "elsewhere" if files.in_use(self.folder) else "idle"
 
     def start(self) -> None:
         """Run the form's configuration beside the kernel, or go on with it; a finished run is only shown."""
@@ -117,13 +114,11 @@ class Dashboard(widgets.VBox):
         pause.disabled = stop.disabled = state not in ("running", "paused")
         for widget in (start, *self.fields.values()):
             widget.disabled = state != "idle"
-        words = [state if state != "idle" else run.status if run else "ready", self.folder.name]
         if run:
-            self.bar.max = run.config.epochs
-            self.bar.value = run.history["epoch"].max() if len(run.history) else 0
-            words += [f"epoch {self.bar.value} of {self.bar.max}"]
-            words += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
-        self.line.value = f"<span class='kit-line'>{html.escape(' · '.join(words))}</span>"
+            self.bar.max, self.bar.value = run.config.epochs, run.history["epoch"].max() if len(run.history) else 0
+        words = figures.standing(run) if run else f"{self.folder.name}: ready"
+        words = f"paused · {words}" if state == "paused" else words
+        self.line.value = f"<span class='kit-line'>{html.escape(words)}</span>"
 
     def _attach(self) -> None:
         """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
@@ -132,8 +127,6 @@ class Dashboard(widgets.VBox):
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)
         self._say("")
         self.refresh()
-        if self.run and self.run.status == "failed":
-            self._say(figures.standing(self.run))
         self._watch()
 
     def _watch(self) -> None:

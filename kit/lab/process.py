@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from kit import files
 from kit.config import Config
 from kit.errors import KitError
-from kit.run import store
 from kit.search.engine import search
 from kit.search.progress import Silent
 
@@ -94,10 +94,8 @@ class ChildProcess:
         return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}" if code < 0 else f"exit code {code}"
 
 
-@atexit.register  # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
-def kill_all() -> None:
-    for child in list(ALIVE):
-        child.kill()
+# multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
+atexit.register(lambda: [child.kill() for child in list(ALIVE)])
 
 
 def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: str, place: tuple) -> None:
@@ -112,7 +110,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     os.chdir(cwd)
     torch.set_num_threads(threads or torch.get_num_threads())
     end = time.monotonic() + LOCK_PATIENCE
-    while store.in_use(folder) and time.monotonic() < end:
+    while files.in_use(folder) and time.monotonic() < end:
         time.sleep(0.2)
     try:
         if notebook:

@@ -22,6 +22,8 @@ from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
+MOST = 10_000  # seeds; more are a mistake
+
 
 class Result(NamedTuple):
     """runs: the finished ones, in the order of the configurations; failures: the others' causes, by name."""
@@ -41,10 +43,8 @@ def grid(**axes: Any) -> list[Config]:
 
 
 def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: dict[str, Any]) -> dict[str, Any]:
-    """What `grid` takes, from the flat parameters of a notebook.
-
-    datasets, methods: names with commas. seeds: see `seeds_of`. overrides: further axes, "lr=0.01:0.1,channels=8:16".
-    values: the same for all runs. Raises KitError for what cannot be read, and for a name given twice."""
+    """What `grid` takes, from a notebook's flat parameters: datasets and methods with commas, seeds as for `seeds_of`,
+    further axes as "lr=0.01:0.1,channels=8:16", and values for all runs. Raises KitError for what cannot be read."""
     found: dict[str, Any] = {"dataset": listed(datasets), "method": listed(methods), "seed": seeds_of(seeds)}
     for part in listed(overrides):
         name, equals, given = (piece.strip() for piece in part.partition("="))
@@ -58,9 +58,13 @@ def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: 
 def seeds_of(seeds: int | str) -> list[int]:
     """A number of seeds, 3 → [0, 1, 2], or text that lists them, "0,3,7". Raises KitError for anything else."""
     try:
-        return [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else list(range(seeds))
-    except (TypeError, ValueError):
-        raise KitError(f"seeds={seeds!r} is neither a number of seeds, such as 5, nor a list: '0,3,7'") from None
+        found = [int(seed) for seed in seeds.split(",")] if isinstance(seeds, str) else range(seeds)
+        if len(found) > MOST:
+            raise ValueError
+        return list(found)
+    except (TypeError, ValueError, OverflowError):
+        wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
+        raise KitError(f"seeds={seeds!r:.80} is neither {wanted}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -84,16 +88,15 @@ def run(
     out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share.
     workers: None or 0 takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
     threads: of each process; one is as fast as two on small images.
-    backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" or "local".
+    backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" (this machine's) or "local" (a new one).
     gpus: of each run, a whole number or a fraction; None: one where this machine has any and the runs use them.
     retries: how often a run that failed is started again; it goes on from its last checkpoint.
     notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
 
-    A run that fails does not stop the others. Ctrl-C stops all of them; they go on next time. Raises KitError before
-    anything starts for what cannot be, such as data that are not there."""
+    A run that fails does not stop the others. Raises KitError before anything starts for what cannot be."""
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
-        if type(value) is not int or value < least:
-            raise KitError(f"{name}={value!r} is not a whole number of {least} or more")
+        if type(value) is not int or not least <= value <= 1000:
+            raise KitError(f"{name}={value!r} is not a whole number of {least} or more, up to 1000")
     if notebook and not Path(notebook).is_file():
         raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
@@ -108,11 +111,18 @@ def run(
     todo = {folder: config for folder, config in folders.items() if folder not in before}
     failures, options = {}, {"threads": threads, "notebook": notebook or ""}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
-        say(f"{len(folders)} runs, {len(before)} of them finished before")
+        twice = f", {again} given twice" if (again := len(configs) - len(folders)) else ""
+        say(f"{len(folders)} runs{twice}, {len(before)} of them finished before")
         if todo:
             start, room, stop = on_ray(address, threads, gpus) if backend == "ray" else local(workers, threads, gpus)
             failures = _work_off(todo, lambda *given: start(*given, **options), workers or room, stop, retries)
-    return Result([Run.load(folder) for folder in finished()], failures)
+    runs = []
+    for folder in finished():
+        try:
+            runs.append(Run.load(folder).own())
+        except KitError as error:
+            failures[folder.name] = str(error)
+    return Result(runs, failures)
 
 
 def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Config]:
@@ -123,7 +133,7 @@ def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Co
         if fields not in known:
             sets = config.sets()
             known[fields] = sets.name, data.digest(sets)
-        folders[Path(out or config.out).expanduser() / config.named(*known[fields])] = config
+        folders[Path(os.path.expanduser(out or config.out)) / config.named(*known[fields])] = config
     return folders
 
 
@@ -174,8 +184,7 @@ def local(workers: int | None, threads: int, gpus: float) -> tuple[Callable[...,
     cards = places(available_cards(), gpus)
     count = workers or len(cards) or max(1, len(os.sched_getaffinity(0)) // threads)
     if gpus and count > len(cards):
-        mend = "ask for fewer workers, a fraction, or gpus=0 for the CPU"
-        raise KitError(f"gpus={gpus:g} for each of {count} runs, and this machine has room for {len(cards)}: {mend}")
+        raise KitError(f"gpus={gpus:g} for each of {count} runs: this machine has room for {len(cards)}; ask for fewer")
     for place in cards or [""] * count:
         free.put(place)
 
@@ -209,26 +218,22 @@ def available_cards() -> list[str]:
 
 def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str], int, Callable[[], None]]:
     """As `local`, on a cluster whose machines have the same kit and share the folder of run directories: it gives each
-    run its cores and GPUs, also fractions of one, and starts a run again elsewhere whose worker or node is lost.
-
-    address: host:port of the cluster's head, "auto" for the cluster that this machine is a node of, "local" for a new
-    one here. Raises KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
+    run its cores and GPUs, and starts a run again elsewhere whose worker or node is lost. address: as for `run`. Raises
+    KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
     try:
         import ray
 
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        own = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}  # no other machine may reach it
+        ray.init(address=address, **own, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
-        raise KitError(
-            f"no Ray cluster answers at {address!r} ({errors.summary(error)}): pip install 'kit[ray]', start one with "
-            "`ray start --head`, give host:port of a running one, or address='local' for one here alone"
-        ) from None
+        mend = "pip install 'kit[ray]', start one with `ray start --head`, or give address='local' for one here alone"
+        raise KitError(f"no Ray cluster answers at {address!r} ({errors.summary(error)}): {mend}") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
     room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
     if not room:
         ray.shutdown()
-        asked = f"threads={threads}, gpus={gpus:g} for each run"
-        raise KitError(f"{asked}, and no machine of the cluster {address} has as much: ask for fewer, or a fraction")
+        raise KitError(f"no machine of the cluster {address} has threads={threads}, gpus={gpus:g}: ask for fewer")
     task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=3, max_calls=0)(_in_ray_worker)  # for lost nodes
 
     def run(values: dict[str, Any], folder: Path, **options: Any) -> str:

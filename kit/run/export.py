@@ -1,6 +1,5 @@
-"""The trained model for use elsewhere: safetensors, torch.export or ONNX.
-
-What was written is loaded again as its users will, and compared with the run's model before it takes its place."""
+"""The trained model for use elsewhere: safetensors, torch.export or ONNX. What was written is loaded again as its users
+will, and compared with the run's model, before it takes its place."""
 
 import importlib.util
 import json
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit import errors
+from kit import files
 from kit.errors import KitError
 from kit.run import store
 from kit.run.predict import TrainedModel
@@ -23,9 +22,10 @@ Scores = Callable[[Tensor], Tensor]
 
 def load(path: str | os.PathLike) -> TrainedModel:
     """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
-    path = Path(path).expanduser()
-    with store.reading(path, "is not a file of run.export(path, 'safetensors')"):
-        found, tensors = json.loads(store.read_metadata(path)["kit"]), store.read_tensors(path)
+    path = Path(path).expanduser().resolve()
+    tensors, about = store.read_tensors(path, problem := "is not a file of run.export(path, 'safetensors')")
+    with files.reading(path, problem):
+        found = json.loads(about["kit"])
     return TrainedModel.built(found, tensors, path)
 
 
@@ -37,7 +37,10 @@ def _safetensors(model: TrainedModel, about: str, path: Path) -> Scores:
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     images = torch.zeros((2, *model.network.image), dtype=torch.uint8)  # a batch of one would become a constant
     batch = torch.export.Dim("batch", min=1, max=65536)
-    return torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    for node in program.graph.nodes:  # which names this machine's files
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _torch(model: TrainedModel, about: str, path: Path) -> Scores:
@@ -67,22 +70,18 @@ FORMATS = {
 
 
 def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | None) -> None:
-    """Write the model, and `found` (model.json) beside its weights, to `path`. format: None takes the ending's.
-
-    Raises KitError for a format that is not the ending's and, writing nothing, where the file's scores differ from the
-    model's by more than the format's tolerance."""
+    """Write the model, and `found` (model.json) beside its weights, to `path`; see `Run.export`."""
     endings, given = {ending: name for name, (_, ending, _) in FORMATS.items()}, path.suffix.lower()
-    if format is not None and format not in FORMATS:
-        raise errors.unknown("export format", format, FORMATS)
-    format = format or endings.get(given)
-    if format is None or endings.get(given or FORMATS[format][1]) != format:
+    chosen = format or endings.get(given)
+    if chosen not in FORMATS or given not in ("", FORMATS[chosen][1]):
         allowed = ", ".join(f"{ending} for format={name!r}" for ending, name in endings.items())
-        raise KitError(f"{path.name!r} ends in {given or 'nothing'}, and the ending says the format: give {allowed}")
+        raise KitError(f"format={format!r} for {path.name!r}: the file's ending says the format; give {allowed}")
+    format = chosen
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
     make, _, tolerance = FORMATS[format]
-    store.atomically(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
+    files.write(path, lambda file: check(model, make(model, json.dumps(found), file), tolerance))
 
 
 @torch.no_grad()

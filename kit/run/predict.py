@@ -5,14 +5,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from kit import space
+from kit.config import Config
 from kit.data.image import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
 from kit.errors import KitError, summary
 
@@ -25,8 +27,7 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels' class names; files: the images' where
-    all of them are files, those of folders one by one."""
+    """labels: int64 [N]; probabilities: float32 [N, classes]; names: the labels'; files: where all are files."""
 
     labels: Tensor
     probabilities: Tensor
@@ -47,15 +48,18 @@ class TrainedModel(nn.Module):
         """From model.json and the weights; `source` is their file, which a KitError names where they do not fit."""
         try:
             spec, classes = dict(found["network"]), list(found["classes"])
-            if [type(name) for name in classes] != [str] * spec["classes"]:
+            if len(classes) != spec["classes"] or {type(name) for name in classes} != {str}:
                 raise ValueError(f"{spec['classes']} classes are called {classes!r:.60}")
-            with torch.random.fork_rng(devices=[]):  # the first weights are replaced: the caller's draws stay the same
+            for name in set(spec) & set(Config.model_fields) - {"genotype"}:
+                field = Config.model_fields[name]
+                TypeAdapter(Annotated[field.annotation, field]).validate_python(spec[name])
+            with torch.device("meta"):  # takes no memory: what is described may be larger than what is there
                 network = space.build(spec.pop("space"), spec.pop("classes"), tuple(spec.pop("image")), **spec)
-            network.load_state_dict(tensors)
+            network.load_state_dict(tensors, assign=True)
         except Exception as error:  # whatever altered values lead to
             problem = f"does not hold the weights of the network described beside it ({summary(error)})"
             raise KitError(f"{source} {problem}") from None
-        # in the memory layout of the evaluation, so that its scores are the recorded ones to the last bit
+        # in the memory layout of the evaluation: its scores are the recorded ones to the last bit
         return cls(network.to(memory_format=torch.channels_last), classes).eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,9 +71,8 @@ class TrainedModel(nn.Module):
 
         images: see `ALLOWED`; folders are read with their subfolders, sorted by path, and a list may be an iterator.
         Arrays are numpy's or torch's, of any numeric dtype; of three axes a first one of 1 or 3, or a last one of 1, 3
-        or 4, is the channels of one image. All are adapted as the training images were, see `preprocessing`.
-        batch_size bounds the memory. Raises KitError at the first batch with images that cannot be used, naming them
-        and why."""
+        or 4, is the channels of one image. All are adapted as the training images were, see `preprocessing`. Raises
+        KitError for what holds no images, and at the first batch with images that cannot be used, naming them."""
         items, device = gathered(images), self.eval().network.mean.device
         scores = [self(batch.to(device)).float().cpu() for batch in batches(items, self.network.image, batch_size)]
         probabilities = torch.cat([torch.zeros(0, len(self.classes)), *scores]).softmax(dim=1)
@@ -93,8 +96,7 @@ def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
 
 def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterator[Tensor]:
     """Images of whatever form (see `ALLOWED`) as a model of [C, H, W] = `image` sees them: uint8 [up to size, C, H, W].
-
-    Raises KitError for what holds no images, and at the first batch with images that cannot be used, naming them."""
+    Raises KitError as `TrainedModel.predict` does."""
     if type(size) is not int or size < 1:
         raise KitError(f"batch_size={size!r}: give a whole number from 1")
     items = gathered(images)
@@ -130,10 +132,11 @@ def gathered(images: Any) -> Any:
 
 def _files(given: str | os.PathLike) -> list[Path]:
     """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
+    if not os.fspath(given):
+        raise KitError(f"the path is empty; {ALLOWED}")  # to Python it is the working directory
     if not path.is_dir():
-        pattern = glob.has_magic(str(path)) and not path.exists()
-        matches = sorted(glob.glob(str(path), recursive=True)) if pattern else []
+        matches = [] if path.exists() else sorted(glob.glob(str(path), recursive=True))
         return [file for match in matches for file in _files(match)] or [path]
     try:
         files, others = image_files(path)

@@ -53,7 +53,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def pick_device(name: str | torch.device) -> torch.device:
     """auto: the GPU where there is one. Raises KitError for other names, and for a GPU that is not there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(name)):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(name)):
         raise KitError(f"device={str(name)!r} is not auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
     device = torch.device(name if name != "auto" else "cuda" if count else "cpu")

@@ -1,121 +1,142 @@
-"""The run directory: what a search writes while it goes (`Records`), and how it is read afterwards (`Run`)."""
+"""The run directory: what a search writes into it while it goes (`Records`), and how it is read (`Run`)."""
 
 import functools
+import io
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
 import numpy as np
 import pandas as pd
 import scipy
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
-from kit import data
+from kit import data, files
 from kit.config import Config
 from kit.errors import KitError
-from kit.run import export, store
+from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
 from kit.space import latency
 
-KEPT_CHECKPOINTS = 2
 MODEL = "model/model.json"
-SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
+NUMBER = (int, float, type(None))
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
+MOST = 2**20  # rows of a history: more come from no run
+SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
+SHARE = 50  # the files are written as a whole, so once a fiftieth is new: late epochs cost what the first ones did
 
 
 class Records:
-    """History, α and τ of a run in progress: in memory and, after `write`, in the run directory.
-
-    Rows hold nothing that differs between two executions, such as times; SNAPSHOTS are arrays by name, as of one epoch
-    each."""
+    """Of a run in progress. Rows hold nothing that differs between two executions, such as times. SNAPSHOTS: arrays by
+    name, as of one epoch each. What the files do not have yet is in the checkpoint."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.rows: list[tuple[int, int, str, float]] = []
-        self.alpha, self.tau, self.clock = [], [], []
+        self.folder, self.written = folder, -1  # up to which epoch
+        self.held: dict[str, list[dict[str, Any]]] = {kind: [] for kind in ("rows", *SNAPSHOTS)}
 
     def add(self, step: int, epoch: int, numbers: dict[str, float]) -> None:
-        self.rows += [(step, epoch, name, float(value)) for name, value in numbers.items()]
+        self.held["rows"] += [dict(zip(COLUMNS, (step, epoch, *pair))) for pair in numbers.items()]
 
-    def snapshot(self, epoch: int, alpha: dict[str, Tensor], tau: dict[str, Tensor]) -> None:
-        """α and τ after an epoch, and the time; an empty τ is not recorded."""
-        self.began = self.began if self.clock else time.perf_counter()
-        seconds = torch.tensor(time.perf_counter() - self.began, dtype=torch.float64)
-        for entries, tensors in ((self.alpha, alpha), (self.tau, tau), (self.clock, {"seconds": seconds})):
-            if tensors:
-                arrays = {name: value.cpu().numpy() for name, value in tensors.items()}
-                entries.append(arrays | {"epoch": np.array(epoch)})
+    def snapshot(self, epoch: int, **tensors: dict[str, Tensor]) -> None:
+        """SNAPSHOTS after an epoch; an empty one is not recorded."""
+        for kind, named in tensors.items():
+            self.held[kind] += [{n: t.cpu() for n, t in named.items()} | {"epoch": epoch}] if named else []
 
-    def write(self) -> None:
-        frame = pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
-        store.atomically(self.folder / "history.parquet", lambda p: frame.to_parquet(p, index=False))
-        for name in SNAPSHOTS:
-            if entries := getattr(self, name):
-                arrays = {key: np.stack([entry[key] for entry in entries]) for key in entries[0]}
-                store.write_arrays(self.folder / f"{name}.npz", arrays)
+    def write(self, epoch: int, whole: bool = False) -> None:
+        """The files, where enough is new since the last time. whole: in any case."""
+        if not whole and epoch - self.written < epoch / SHARE:
+            return
+        self.written, rows = epoch, pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS)
+        files.write(self.folder / "history.parquet", lambda path: rows.to_parquet(path, index=False))
+        for kind in SNAPSHOTS:
+            if entries := self.held[kind]:
+                arrays = {name: np.stack([entry[name] for entry in entries]) for name in entries[0]}
+                store.write_arrays(self.folder / f"{kind}.npz", arrays)
 
-    def restore(self, epoch: int) -> None:
-        """Read what was written up to `epoch`; the files may hold one epoch more than the last checkpoint."""
-        frame = history(self.folder)
-        self.rows = list(frame[frame["epoch"] <= epoch].itertuples(index=False, name=None))
-        for name in SNAPSHOTS:
-            arrays = store.read_arrays(self.folder / f"{name}.npz", {})
-            kept = [i for i, e in enumerate(arrays.get("epoch", ())) if e <= epoch]
-            setattr(self, name, [{key: values[i] for key, values in arrays.items()} for i in kept])
-        if self.clock:  # it goes on from here
-            self.began = time.perf_counter() - float(self.clock[-1]["seconds"])
+    def state_dict(self) -> dict[str, list]:
+        """What the files do not have."""
+        return {kind: [one for one in held if one["epoch"] > self.written] for kind, held in self.held.items()}
+
+    def load_state_dict(self, state: dict[str, list], epoch: int) -> str:
+        """What the files (there may be more) and the checkpoint of `epoch` have up to it. Says what is lost of that."""
+        why, self.written = "", -1
+        for kind in self.held:
+            try:
+                there = history(self.folder) if kind == "rows" else store.read_arrays(self.folder / f"{kind}.npz", {})
+            except files.Damaged as error:
+                there, why = {}, f"{why} ({error}; it is {files.aside(error.path, 'damaged').name} now)"
+            held = [dict(zip(there, values)) for values in zip(*(there[name] for name in there))]
+            known = {one["epoch"] for one in held}
+            held += [one for one in state.get(kind, ()) if one["epoch"] not in known]
+            self.held[kind] = [one for one in held if one["epoch"] <= epoch]
+        lost = set(range(1, epoch + 1)).difference(one["epoch"] for one in self.held["rows"])
+        return f"the history of {len(lost)} epochs, from {min(lost)} on, is lost{why}" if lost else ""
 
 
 def history(folder: Path) -> pd.DataFrame:
-    path = folder / "history.parquet"
-    if not path.is_file():
+    """As far as it is written. Raises KitError for a file that was altered or cannot be read."""
+    if not (path := folder / "history.parquet").exists():
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    with store.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
-        return pd.read_parquet(path)[list(COLUMNS)]
+    import pyarrow.parquet as pq  # takes long
+
+    content = io.BytesIO(files.read(path))
+    with files.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
+        table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
+        if (rows := table.metadata.num_rows) > MOST:
+            raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
+        return table.read(list(COLUMNS)).to_pandas().astype(COLUMNS)
 
 
 def _stored(file: str, about: str, entry: str | None = None) -> property:
     """What a file of the run directory holds, or an entry of it, read anew each time; empty where it is not there."""
 
     def value(run: "Run") -> dict[str, Any]:
-        read = store.read_arrays if file.endswith(".npz") else store.read_json
-        held = read(run.path / file, {})
+        held = (store.read_arrays if file.endswith(".npz") else store.read_json)(run.path / file, {})
         held = held if entry is None else held.get(entry, {})
         if not isinstance(held, dict):
             raise KitError(f"{run.path / file} was altered: its {entry} is {held!r:.60}")
-        return held
+        return Held(held, run.path / file) if held else {}
 
     return property(value, doc=about)
 
 
-class Run:
-    """A run, finished or not, read from its directory. Get one from `kit.search` or `Run.load(path)`.
+class Held(dict):
+    """What a file holds, which names it where something is missing."""
 
-    What has not been written yet is empty. A file that was altered raises a KitError that names it."""
+    def __init__(self, values: dict[str, Any], path: Path):
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, name: str) -> None:
+        raise files.Damaged(self.path, f"was altered: it has no {name!r}")
+
+
+class Run:
+    """A run, finished or not, read from its directory, by `kit.search` or `Run.load(path)`. What has not been written
+    yet is empty. A file that was altered raises a KitError that names it."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        path = Path(path)
+        self.path = files.without_links(path.resolve() if path.is_symlink() else path)
         values = store.read_json(self.path / "config.json")
         try:
             self.config = Config.stored(values)
             if self.config.model_dump() != values:
                 raise KitError("its config.json lacks fields")
         except KitError as error:
-            problem = f"{self.path} cannot be opened as a run of this version of kit: {error}"
-            raise KitError(f"{problem}. (The version that its provenance.json names can)") from None
+            raise KitError(f"{self.path} cannot be opened as a run of this version of kit: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
         path = Path(os.path.expanduser(path))
-        if (path / "config.json").is_file():
+        if (path / "config.json").exists():
             return cls(path)
-        found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/history.parquet")]
+        found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/data.json")]
         nearby = ", ".join(sorted(map(str, found))[:8]) or "none: kit.search(kit.Config(...)) makes one"
         raise KitError(f"{path} is not a run directory (it has no config.json); runs nearby: {nearby}")
 
@@ -133,11 +154,26 @@ class Run:
         """One of finished, running (a process works on it), failed, interrupted."""
         if self.finished:
             return "finished"
-        if store.in_use(self.path):
+        if files.in_use(self.path):
             return "running"
         return "failed" if (self.path / "failure.json").is_file() else "interrupted"
 
-    metrics = _stored("metrics.json", "test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …")
+    def own(self) -> Self:
+        """The run. Raises KitError where its results are another's: the directory was renamed, or files were copied."""
+        for held in (self.metrics, self.provenance):
+            if (owner := held.get("run", self.path.name)) != self.path.name:
+                raise KitError(f"{self.path} holds the results of another run, {owner!r:.99}: search with resume=False")
+        return self
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """test_accuracy in [0, 1], val_accuracy (None: nothing was held out), seconds, …; empty before the end."""
+        held = self._results
+        if wrong := [name for name, v in held.items() if not isinstance(v, str if name in ("run", "data") else NUMBER)]:
+            raise files.Damaged(self.path / "metrics.json", f"was altered: {wrong[0]} is {held[wrong[0]]!r:.60}")
+        return held
+
+    _results = _stored("metrics.json", "Of a finished run.")
     provenance = _stored("provenance.json", "Commit, versions, hardware, the data's split, what it was trained on.")
     failure = _stored("failure.json", "Of a run that failed: error, message, epoch, step, traceback.")
     alpha = _stored("alpha.npz", "epoch int64 [E]; alpha, support [E, slots, widest slot]; frozen bool [E, slots].")
@@ -176,7 +212,7 @@ class Run:
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
         device, path = pick_device(device), self.path / "model" / "model.safetensors"
-        return TrainedModel.built(self.found(), store.read_tensors(path), path).to(device)
+        return TrainedModel.built(self.found(), store.read_tensors(path)[0], path).to(device)
 
     def predict(self, images: Any, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:
         """Class names and probabilities of paths, folders, PIL images or arrays; see `TrainedModel.predict`."""
@@ -189,13 +225,13 @@ class Run:
     def export(self, path: str | Path, format: str | None = None) -> Path:
         """Write the model to `path` and its card to <path>.md, in place of older files; return `path`.
 
-        format: safetensors (weights, genotype, classes and preprocessing, read by `kit.run.export.load(path)`), torch
-        (a program, .pt2, read by `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending
-        says it. All take uint8 [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that
-        is not the ending's and, writing nothing, where the file's scores are not those of the run's model."""
-        path = Path(path).expanduser()
+        format: safetensors (read by `kit.run.export.load(path)`), torch (a program, .pt2, read by
+        `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending says it. All take uint8
+        [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that is not the ending's and,
+        writing nothing, where the file's scores are not those of the run's model."""
+        path = Path(os.path.expanduser(path))
         export.write(self.model(), self.found(), path, format)
-        store.atomically(path.with_name(f"{path.name}.md"), lambda p: p.write_text(self.card(), "utf-8"))
+        files.write(path.with_name(f"{path.name}.md"), self.card())
         return path
 
     def card(self, device: torch.device | str = "cpu") -> str:
@@ -203,18 +239,23 @@ class Run:
         not tested for. Its latency is measured now, on `device`. Raises KitError for a run that is not finished."""
         if not self.finished:
             raise KitError(f"{self.path} is not finished ({self.status}): kit.search with its configuration goes on")
-        model, n, table = self.model(device), self.metrics["test_images"], latency.stored(self.path / "latency.json")
-        where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
-        templates = jinja2.Environment(loader=jinja2.PackageLoader("kit.run"), trim_blocks=True, lstrip_blocks=True)
-        return templates.get_template("card.md.j2").render(
-            run=self,
-            about=data.DATASETS.get(self.config.dataset),
-            interval=scipy.stats.binomtest(round(self.metrics["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
-            latency=latency.time_model(model, image, where, self.config.latency_batch),
-            hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
-            confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
-            genotype=",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items()),
-        )
+        with files.reading(self.path, "holds results that make no card"):
+            model, n, m = self.model(device), self.metrics["test_images"], self.metrics
+            table = latency.stored(self.path / "latency.json")
+            where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
+            about = data.DATASETS.get(self.config.dataset)
+            genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
+            return text.render(
+                "kit.run",
+                "card.md.j2",
+                run=self,
+                about=about and about.title,
+                interval=scipy.stats.binomtest(round(m["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
+                latency=latency.time_model(model, image, where, self.config.latency_batch),
+                hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),
+                confirmed=table and (table.predict(model.network.picks_of(self.genotype)), str(table)),
+                genotype=Markup(f"{{\n{genotype}\n}}"),  # in a block of code
+            )
 
 
 def open_all(paths: str) -> list[Run]:

@@ -1,78 +1,37 @@
-"""The files of a run directory: one writer, the readers, and the lock.
+"""The formats of a run directory: tensors are safetensors, arrays npz without pickles, and the rest is JSON. Reading
+never runs code, and takes no more memory than KIT_MAX_GB."""
 
-Tensors are safetensors, arrays npz without pickles, and the rest is JSON: reading never runs code."""
-
-import contextlib
-import fcntl
 import hashlib
 import io
-import itertools
 import json
 import math
-import os
-import time
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from kit.errors import KitError, summary
+from kit import files
+from kit.files import reading
 
-TEMPORARY = ".tmp"
 TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
-PATIENCE = 0.2  # seconds, for the moment in which `in_use` holds the lock in another process
-MAKE_ROOM = "what was saved before is unharmed; make room, or check the folder's rights, and run the same again"
-
-
-def atomically(path: Path, write: Callable[[Path], Any], mend: str = MAKE_ROOM) -> None:
-    """Let `write` fill a temporary file, flush it to the disk and rename it to `path`: a reader sees the old file or
-    the whole new one. Raises KitError, which ends in `mend`, where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise KitError(f"{path} cannot be written ({summary(error)}): {mend}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def tidy(folder: Path) -> None:
-    """Remove the temporary files of killed processes. Only for the holder of the folder's lock."""
-    for path in folder.rglob(f".*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def reading(path: Path, problem: str) -> Iterator[None]:
-    """Turn whatever a reader raises into a KitError that names the file: altered files raise all kinds of errors."""
-    try:
-        yield
-    except Exception as error:
-        raise KitError(f"{path} {problem} ({summary(error)}): it was altered or cut short") from None
 
 
 def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, default=str) + "\n"
-    atomically(path, lambda p: p.write_text(text))
+    files.write(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
-    """The JSON object in a file; `missing`, if given, where there is no file. Raises KitError for anything else."""
-    if missing is not None and not path.is_file():
+    """The JSON object in a file; `missing`, if given, where there is nothing. Raises KitError for anything else."""
+    if missing is not None and not path.exists():
         return missing
+    content = files.read(path)
     with reading(path, "cannot be read"):
-        value = json.loads(path.read_text())
+        value = json.loads(content)
         if not isinstance(value, dict):
             raise ValueError(f"it holds {value!r:.60} instead of names and values")
         return value
@@ -81,41 +40,37 @@ def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()  # a path would have to end in .npz
     np.savez_compressed(content, **arrays)
-    atomically(path, lambda p: p.write_bytes(content.getvalue()))
+    files.write(path, content.getvalue())
 
 
 def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
     """What `write_arrays` wrote. Raises KitError for anything else, pickled objects included."""
-    if missing is not None and not path.is_file():
+    if missing is not None and not path.exists():
         return missing
-    with reading(path, "holds no arrays that can be read"), open(path, "rb") as file:
+    file = io.BytesIO(files.read(path))
+    with reading(path, "holds no arrays that can be read"):
+        if (size := sum(array.file_size for array in zipfile.ZipFile(file).filelist)) > files.gigabytes("KIT_MAX_GB"):
+            raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
         return dict(np.load(file, allow_pickle=False))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Named tensors as a safetensors file, which any program that knows the format can read."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain, metadata)  # save_file leaves a file that only its owner may read
-    atomically(path, lambda p: p.write_bytes(content))
+    files.write(path, safetensors.torch.save(plain, metadata))  # save_file's own way leaves its temporary files behind
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises KitError for anything else."""
-    with reading(path, "holds no tensors that can be read"):
-        return safetensors.torch.load_file(path)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The strings stored beside the tensors of a safetensors file."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        return file.metadata()
+def read_tensors(path: Path, problem="holds no tensors that can be read") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and the strings beside them. Raises KitError for anything else."""
+    content = files.read(path, problem)
+    with reading(path, problem):
+        tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
+        return tensors, json.loads(content[8 : 8 + size]).get("__metadata__", {})
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file.
-
-    The tree is JSON in the file's metadata. Tensors of one dtype are laid end to end: an entry for each of a
-    supernet's thousands would take longer than their bytes."""
+    """A tree of dicts, lists, tensors, numbers, strings and None as one safetensors file, with the tree as JSON in its
+    metadata. Tensors of one dtype lie end to end: an entry for each of a supernet's thousands would take long."""
     parts: dict[str, list[Tensor]] = {}
     sizes: Counter[str] = Counter()
 
@@ -134,8 +89,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU. Raises KitError for a file that was altered, cut short or never one."""
-    with reading(path, "is not a checkpoint that can be read"):
-        metadata, flat = read_metadata(path), safetensors.torch.load_file(path)
+    flat, metadata = read_tensors(path, problem := "is not a checkpoint that can be read")
+    with reading(path, problem):
         if metadata["sha256"] != _digest(metadata["tree"], flat):
             raise ValueError("its checksum is another")
 
@@ -150,48 +105,3 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def _digest(tree: str, flat: dict[str, Tensor]) -> str:
     return hashlib.sha256(tree.encode() + safetensors.torch.save(flat)).hexdigest()
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, also when that is killed.
-
-    Raises KitError where another process holds it, and where the folder or a lock cannot be made."""
-    with contextlib.ExitStack() as held:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file, end = held.enter_context(open(folder / ".lock", "a+")), time.monotonic() + PATIENCE
-            while not _locked(file, fcntl.LOCK_EX):
-                if time.monotonic() > end:
-                    file.seek(0)
-                    raise KitError(f"{folder} is in use by process {file.read() or '?'}: wait for it, or stop it first")
-                time.sleep(0.02)
-        except OSError as error:
-            mend = "choose another folder for out, or mount this one's with locks (Lustre: -o flock; NFS: not nolock)"
-            raise KitError(f"{folder} cannot be made and locked ({summary(error)}): {mend}") from None
-        file.truncate(0)
-        print(os.getpid(), end="", file=file, flush=True)
-        yield
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
-    with contextlib.suppress(OSError), open(folder / ".lock") as file:
-        return not _locked(file, fcntl.LOCK_SH)
-    return False
-
-
-def _locked(file: IO, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def put_aside(folder: Path) -> None:
-    """Rename a run directory that is there to <name>.old1, .old2, …. Raises KitError while a process works in it."""
-    if folder.exists():
-        with exclusive(folder):
-            names = (folder.with_name(f"{folder.name}.old{n}") for n in itertools.count(1))
-            folder.rename(next(name for name in names if not name.exists()))

@@ -122,7 +122,7 @@ class Plan:
             if SPACES[c.space].make.repeats:
                 settings["cells"] = c.search_cells
         image = (self.sets.channels, *self.sets.size)
-        return space.build(c.space, self.sets.num_classes, image, *normalization(self.sets.train), **settings)
+        return space.build(c.space, len(self.sets.classes), image, *normalization(self.sets.train), **settings)
 
     def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
         config, seed = self.config, self.generator("weights").initial_seed()

@@ -4,6 +4,7 @@ import contextlib
 import glob
 import math
 import os
+import re
 import threading
 import time
 import traceback
@@ -13,12 +14,12 @@ from typing import Any
 
 import torch
 
-from kit import data
+from kit import data, files
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.provenance import pick_device
-from kit.run.run import KEPT_CHECKPOINTS, Records, Run
+from kit.run.run import Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
@@ -26,6 +27,7 @@ from kit.search.step import STEPS
 from kit.space import Picks
 from kit.space.layers import average_statistics, keep_freed, norms
 
+KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")
 PER_THREAD = 2**21  # values of a layer's batch: with fewer each, threads wait for one another longer than they work
@@ -45,7 +47,7 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
     aside (renamed) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines. Raises KitError
     before any training for what does not fit together, and when the loss is not finite (the last checkpoint stays)."""
-    place = Path(out if out is not None else config.out).expanduser()
+    place = Path(os.path.expanduser(out if out is not None else config.out))
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
         if "OMP_NUM_THREADS" not in os.environ:  # threads without work cost time, and on a busy machine a multiple
@@ -63,17 +65,17 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
         held.enter_context(interruptible(lambda: f"stopped after epoch {last()}; run again to go on"))
         if not resume:
-            ranks.on_first(lambda: store.put_aside(folder))
+            ranks.on_first(lambda: files.put_aside(folder))
         if not ranks.on_first(finished):
             # all that can be refused is refused here, before the folder exists
             if resume:
                 ranks.together(lambda: _refuse_other_data(folder, facts))
-            engine = ranks.together(lambda: Search(config, folder, sets))
-            ranks.on_first(lambda: held.enter_context(store.exclusive(folder)))
+            engine = ranks.together(lambda: Search(config, folder, sets, facts["digest"]))
+            ranks.on_first(lambda: held.enter_context(files.exclusive(folder)))
             ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile
                 engine.run(Silent() if ranks.rank() else progress or (Bar() if interactive() else Lines()))
-        return Run.load(folder)
+        return Run.load(folder).own()
 
 
 @contextlib.contextmanager
@@ -107,18 +109,20 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted((folder / "checkpoints").glob("epoch-*.safetensors"))
+    there = (folder / "checkpoints").glob("epoch-*.safetensors")
+    return sorted(path for path in there if re.fullmatch(r"epoch-\d{5,}", path.stem) and path.is_file())
 
 
 class Search:
     """The state of a run. Built from its configuration and data alone; `state_dict()` holds all that moves."""
 
-    def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None):
+    def __init__(self, config: Config, folder: Path, sets: data.ImageSets | None = None, digest: str = ""):
+        self.identity = {"run": folder.name, "data": digest}  # stands in all that belongs to this run alone
         self.config, self.folder, self.stages = config, folder, config.stages
         self.device = ranks.own_device(pick_device(config.device))
         sets = sets or config.sets()
         self.sets = (sets if config.train_images is None else sets.few(config.train_images)).to(self.device)
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.epoch, self.step, self.seconds, self.started = 0, 0, 0.0, time.perf_counter()
         self.records = Records(folder)
         for index in range(len(self.stages)):
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
@@ -132,21 +136,21 @@ class Search:
             torch.set_deterministic_debug_mode("error")
         self._open()
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
-        began = time.perf_counter() - self.seconds
         try:
             while self.epoch < self.config.epochs:
                 stage, numbers = self.stage.name, self.train_epoch()
-                self.seconds = time.perf_counter() - began
                 self._save()
                 reporter.epoch(self.epoch, stage, numbers)
             test = score(self, self.sets.test)  # the one look at the test set
             val = score(self, self.sets.val) if "val" in self.batches else None
-            self.seconds = time.perf_counter() - began
+            self.seconds = time.perf_counter() - self.started
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
             failure = {"error": type(error).__name__, "message": str(error), "epoch": self.epoch, "step": self.step}
             with contextlib.suppress(OSError, ValueError):  # a full disk must not hide the error itself
-                if not (path := self.folder / "failure.json").is_file():  # of several ranks the first one's
+                path = self.folder / "failure.json"
+                # of several ranks the first one's; and none where the directory was removed meanwhile
+                if (self.folder / "config.json").is_file() and not path.is_file():
                     store.write_json(path, failure | {"traceback": traceback.format_exc()})
             raise
         finally:
@@ -202,13 +206,16 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        if self.stage_index:  # it trains the chosen child alone: α stays what the search left
-            alpha = {name: torch.as_tensor(values) for name, values in self.records.alpha[-1].items()}
+        if self.stage_index:  # it trains the chosen child alone: α stays what the search left, if that was not lost
+            last = next(reversed(self.records.held["alpha"]), {})
+            alpha = {name: torch.as_tensor(value) for name, value in last.items()}
         else:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
             alpha = {**arch.snapshot(), "frozen": frozen.clone()}
-        self.records.snapshot(self.epoch, alpha, self.parts.augment.snapshot())
+        self.seconds = time.perf_counter() - self.started
+        clock = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
+        self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)
 
     def _check_finite(self, curves: torch.Tensor) -> None:
         """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
@@ -264,22 +271,36 @@ class Search:
         """Make the directory, or take up the newest checkpoint in it that can be read."""
         if ranks.rank() == 0:
             (self.folder / "failure.json").unlink(missing_ok=True)
-            store.tidy(self.folder)
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
-        for path in reversed(ranks.on_first(lambda: _checkpoints(self.folder))):
+        if state := ranks.on_first(self._newest):
+            with files.reading(self.folder, "holds a checkpoint that does not fit this version of kit"):
+                self.load_state_dict(state)
+            lost = ranks.on_first(lambda: self.records.load_state_dict(state.get("records", {}), self.epoch))
+            if lost and ranks.rank() == 0:
+                say(f"{self.folder.name}: {lost}")
+        self.started = time.perf_counter() - self.seconds
+        if not state:
+            self._snapshot()
+
+    def _newest(self) -> dict | None:
+        """The newest checkpoint that is whole and this run's. The others are renamed, and said; what the system cannot
+        read now may be sound, and raises."""
+        for path in reversed(_checkpoints(self.folder)):
             try:
-                self.load_state_dict(ranks.on_first(lambda path=path: store.read_state(path)))
-                return self.records.restore(self.epoch)
-            except KitError as error:
-                if ranks.rank() == 0:
-                    say(f"{self.folder.name}: {error}; the checkpoint before it is used")
-                    path.unlink()
-        self._snapshot()
+                state = store.read_state(path)
+                if state.get("identity", self.identity) != self.identity:
+                    raise files.Damaged(path, f"belongs to another run, {state['identity']!r:.200}")
+                return state
+            except files.Damaged as error:
+                now = files.aside(path, "damaged").name
+                say(f"{self.folder.name}: {error}; it is {now} now, and the checkpoint before it is used")
 
     def _save(self) -> None:
         """The history, and a checkpoint of this epoch; the oldest goes."""
         if ranks.rank() == 0:
-            self.records.write()
+            if not (self.folder / "config.json").is_file():
+                raise KitError(f"{self.folder} was removed while the run went on; run again to start anew")
+            self.records.write(self.epoch)
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
             for old in _checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
                 old.unlink()
@@ -287,6 +308,8 @@ class Search:
     def state_dict(self) -> dict:
         return {
             **{name: getattr(self, name) for name in COUNTERS},
+            "identity": self.identity,
+            "records": self.records.state_dict(),
             "stage": self.stage_index,
             "picks": self._picks(),
             "parts": self.parts.state_dict(),

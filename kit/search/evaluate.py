@@ -34,7 +34,7 @@ def score(search: Search, part: ImageSet) -> Score:
         average_statistics(net.norms_of(child.picks))
     net.eval()
     loss = torch.zeros((), device=search.device)
-    right, there = torch.zeros(2, search.sets.num_classes, device=search.device)
+    right, there = torch.zeros(2, len(search.sets.classes), device=search.device)
     for images, labels in part.chunks(CHUNK, turn=(ranks.rank(), ranks.count())):
         losses, predicted = net.losses(images, labels, child)
         loss = loss + losses.sum()
@@ -67,6 +67,7 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
         "ranks": ranks.count(),
         "backend": None if ranks.count() == 1 else "gloo" if search.device.type == "cpu" else "nccl",
         "seed": config.seed,
+        **search.identity,
         "dataset": sets.name,
         "split": sets.split,
         "trained_on": trained_on,
@@ -76,7 +77,8 @@ def write_results(search: Search, test: Score, val: Score | None) -> None:
     metrics = {f"test_{name}": value for name, value in test._asdict().items()} | {"test_images": len(sets.test)}
     metrics |= {f"val_{name}": getattr(val, name, None) for name in Score._fields}
     metrics |= {"val_images": len(sets.val) if val else 0, "train_images": len(search.batches["train"].data)}
-    metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent
+    metrics |= net.cost(picks)._asdict() | {"epochs": search.epoch, "steps": search.step} | spent | search.identity
+    search.records.write(search.epoch, whole=True)
     store.write_tensors(folder / "model" / "model.safetensors", build.extract(net, picks))
     for name, content in (("model/model", model), ("provenance", place | spent), ("metrics", metrics)):
         store.write_json(folder / f"{name}.json", content)

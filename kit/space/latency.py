@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
+from kit import files
 from kit.errors import KitError
 from kit.space import build
 from kit.space.limits import cheapest
@@ -53,8 +54,7 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
     fixed, candidates = max(0.0, low - scale * quick), [(scale * row).tolist() for row in rows]
     made = LatencyTable(**where, fixed_ms=fixed, candidates_ms=candidates)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(made.model_dump_json(indent=2))
+        files.write(path, made.model_dump_json(indent=2))
     return made
 
 

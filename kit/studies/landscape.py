@@ -1,7 +1,5 @@
-"""Loss landscape around trained models (Li et al. 2018; DHA Fig. 3; METHOD section 5), and numbers for its flatness.
-
-`plane`, `line` and `sharpness` take any model and images, and never move it: a copy is. `compare` takes runs and keeps
-the results in their directories; a report of them is made by `kit.studies.report`."""
+"""Loss landscape around trained models (Li et al. 2018; DHA Fig. 3), and numbers for its flatness. `plane`, `line` and
+`sharpness` take any model, which they never move, and images; `compare` takes runs."""
 
 import contextlib
 import copy
@@ -35,7 +33,7 @@ TEMPLATE = "landscape.md.j2"
 PICTURES = {
     "contours": "Test loss on the plane of two random directions, the same levels in all panels",
     "surfaces": "The same planes as surfaces, cut off a step above the last level",
-    "lines": "Test loss along random directions: mean and 95% interval over the directions",
+    "lines": "Test loss along random directions, thin; bold: the mean over the directions",
 }
 
 
@@ -56,10 +54,6 @@ class Plane:
 class LossLines(Plane):
     """f_k(t) = L(θ* + t d_k) along independent directions; the first two are the axes of the same seed's plane.
     coordinates: float64 [n], ascending, 0 and ± RADII among them. values: float64 [directions, n]."""
-
-    def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean over the directions at each coordinate and its 95% interval: mean, low, high, each float64 [n]."""
-        return tables.interval(self.values)
 
     def rises(self) -> dict[str, float]:
         """By RISES, of each radius: the directions' mean of (f(r) + f(−r)) / 2 − f(0), and its 95% interval."""
@@ -121,9 +115,9 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
     """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
     if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
+        given = f"steps={steps}, radius={radius}, directions={directions}, images={images}"
         raise KitError(
-            f"steps={steps}, radius={radius}, directions={directions}, images={images}: give an odd number of steps "
-            "from 3, a positive radius (1 moves every filter by its own norm), 1 direction or more; images=0 takes all"
+            f"{given}: give an odd number of steps from 3, a radius above 0, 1 direction or more, images from 0"
         )
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
@@ -161,8 +155,7 @@ def part_of(data: ImageSet, n: int) -> ImageSet:
 
 
 def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
-    """The eigenvalue of largest magnitude of the mean cross-entropy's Hessian, over all parameters, in evaluation mode:
-    by Lanczos' method on Hessian-vector products, to four digits."""
+    """The eigenvalue of largest magnitude of the mean cross-entropy's Hessian, to four digits, by Lanczos' method."""
     twin = copy.deepcopy(model).eval()
     parameters = [p.requires_grad_() for p in twin.parameters()]
 
@@ -185,13 +178,20 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
 def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, device="auto", **grid) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
     Kept in the run's directory. images: at most so many test images, drawn evenly from the classes (0: all), 512 of
-    them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute for what is no run,
-    has no model, or was not tested on the same images."""
+    them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute."""
     at = axis(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
+    if not opened:
+        raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
     # in the memory format that the runs evaluated them in: kernels may round by it
     models = [run.model(pick_device(device)).to(memory_format=torch.channels_last) for run in opened]
-    part = part_of(_test_images(opened), images).to(pick_device(device))
+    test, dataset = opened[0].config.sets().test, opened[0].config.dataset
+    here = f"{len(test):,} images of {dataset} ({list(test.images.shape[1:])})"
+    for run in opened:
+        image = run.found()["network"]["image"]
+        if (there := f"{run.metrics['test_images']:,} images of {run.config.dataset} ({image})") != here:
+            raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
+    part = part_of(test, images).to(pick_device(device))
     curved, measured = part_of(part, 512), []
     name = f"{len(at)}-{at[-1]:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
@@ -206,21 +206,6 @@ def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, devic
         label = f"{METHODS[run.config.method].title.split(':')[0]} · seed {run.config.seed}"
         measured.append(Landscape(run, label, flat, lines, float(kept["eigenvalue"]), len(part), len(curved)))
     return measured
-
-
-def _test_images(runs: Sequence[Run]) -> ImageSet:
-    """The test images of all runs. Raises KitError where they are not one set, or not what a run was tested on."""
-    if not runs:
-        raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
-    config = runs[0].config
-    test = config.sets().test
-    here = f"{len(test):,} images of {config.dataset} ({list(test.images.shape[1:])})"
-    for run in runs:
-        image = run.found()["network"]["image"]
-        there = f"{run.metrics['test_images']:,} images of {run.config.dataset} ({image})"
-        if there != here:
-            raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
-    return test
 
 
 def one_each(landscapes: Sequence[Landscape]) -> list[Landscape]:

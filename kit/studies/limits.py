@@ -25,8 +25,7 @@ BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency
 
 def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
     """Every method and seed under every share of the range of `cost` (params, macs, latency_ms) that its space reaches.
-    shares: numbers in [0, 1] with commas: 0 leaves the cheapest children only, 0.5 the range's lower half, 1 is without
-    a limit. methods, seeds, values: as for `study.grid`. Raises KitError."""
+    shares: numbers with commas, from 0, the cheapest children only, to 1, no limit. The rest as for `study.grid`."""
     if cost not in BOUNDS:
         raise errors.unknown("cost", cost, BOUNDS)
     asked = sorted(set(pd.to_numeric(pd.Series(str(shares).split(",")), errors="coerce")))
@@ -48,7 +47,7 @@ def _reach(config: Config, cost: str) -> tuple[float, float]:
     sets = config.sets()
     size = {name: getattr(config, name) for name in ("channels", "cells", "reductions")}
     with torch.random.fork_rng(devices=[]):
-        net = space.build(config.space, sets.num_classes, (sets.channels, *sets.size), **size)
+        net = space.build(config.space, len(sets.classes), (sets.channels, *sets.size), **size)
     if not net.slots:
         raise KitError(f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; take 'cell'")
     timed = latency.table(net, pick_device(config.device), config.latency_batch) if cost == "latency_ms" else None

@@ -1,44 +1,22 @@
-"""Text of every format (Jinja templates, Markdown tables, HTML pages that need no network), and the page of a run:
-`page.write(run)`, or `python -m kit.studies.page RUN [OUT]`."""
+"""HTML pages that need no network, and the page of a run: `write`, or `python -m kit.studies.page RUN [OUT]`."""
 
 import base64
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-import jinja2
-import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from kit import figures
+from kit import figures, files
 from kit.errors import KitError
-from kit.run import store
 from kit.run.run import Run
+from kit.run.text import markdown, markdown_table, render
 
-FIGURES = (figures.curves, figures.evolution, figures.policy, figures.architecture, figures.cells)
-
-
-def markdown_table(table: pd.DataFrame) -> str:
-    """A table in Markdown, without its index; every cell is one line."""
-
-    def line(cells: Any) -> str:
-        return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(table.columns), "|" + "---|" * table.shape[1], *map(line, table.values)])
-
-
-def render(template: str, **values: Any) -> str:
-    """A template of kit/studies/templates; what is put into an .html.j2 is escaped unless it is Markup."""
-    looks = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": jinja2.select_autoescape(["html.j2"])}
-    loader = jinja2.PackageLoader("kit.studies")
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **looks)
-    environment.filters["table"] = markdown_table
-    return environment.get_template(template).render(values) + "\n"
+FIGURES = (figures.evolution, figures.policy, figures.architecture, figures.cells)
 
 
 def html(markdown: str, folder: Path | None = None) -> Markup:
@@ -52,19 +30,18 @@ def html(markdown: str, folder: Path | None = None) -> Markup:
 
 def assemble(title: str, *parts: Markup | go.Figure) -> str:
     """One self-contained HTML page; figures are interactive, with a picture for readers without JavaScript."""
-    body = [_interactive(part, i) if isinstance(part, go.Figure) else part for i, part in enumerate(parts)]
-    plotlyjs = Markup(get_plotlyjs()) if any(isinstance(part, go.Figure) for part in parts) else ""
-    return render("page.html.j2", title=title, body=body, plotlyjs=plotlyjs)
-
-
-def _interactive(figure: go.Figure, i: int) -> Markup:
-    drawn = plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, validate=False, div_id=f"figure-{i}")
-    try:
-        alt, uri = figure.layout.title.text or "figure", _data_uri(figures.png(figure))
-        picture = Markup('<img alt="{}" src="{}">').format(alt, uri)
-    except KitError as error:  # no browser
-        picture = error
-    return Markup("<div class=figure>{}<noscript>{}</noscript></div>").format(Markup(drawn), picture)
+    body, how = list(parts), {"full_html": False, "include_plotlyjs": False, "validate": False}
+    for i, part in enumerate(parts):
+        if isinstance(part, go.Figure):
+            drawn = Markup(plotly.io.to_html(part, **how, div_id=f"figure-{i}"))
+            try:
+                alt, uri = part.layout.title.text or "figure", _data_uri(figures.png(part))
+                picture = Markup('<img alt="{}" src="{}">').format(alt, uri)
+            except KitError as error:  # no browser
+                picture = error
+            body[i] = Markup("<div class=figure>{}<noscript>{}</noscript></div>").format(drawn, picture)
+    plotlyjs = "" if body == list(parts) else Markup(get_plotlyjs())
+    return render("kit.studies", "page.html.j2", title=title, body=body, plotlyjs=plotlyjs)
 
 
 def _data_uri(picture: bytes) -> str:
@@ -74,12 +51,9 @@ def _data_uri(picture: bytes) -> str:
 def of_run(run: Run) -> str:
     """The page of a run: its model card, or how far it is where it has none yet, and its figures."""
     title = f"{Path(run.config.dataset).name}: {run.config.method}, seed {run.config.seed}"
-    if run.finished:
-        text = run.card()
-    else:
-        newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
-        goes_on = f"`kit.search(kit.Run.load({str(run.path)!r}).config)` goes on with it."
-        text = f"# {title}\n\n{figures.standing(run)}\n\n{goes_on}\n\n{markdown_table(newest)}"
+    newest = run.history.drop_duplicates("name", keep="last")[["name", "epoch", "value"]]
+    text = f"# {markdown(title)}\n\n{figures.standing(run)}\n\n{markdown_table(newest)}"
+    text = run.card() if run.finished else text
     parts = []
     for draw in FIGURES:
         try:
@@ -94,7 +68,7 @@ def write(run: Run | str | Path, path: str | Path = "") -> Path:
     directory); return where. Raises KitError when there is no run, and when the page cannot be written."""
     run = run if isinstance(run, Run) else Run.load(run)
     path, text = Path(path or run.path / "report.html").expanduser(), of_run(run)
-    store.atomically(path, lambda p: p.write_text(text, encoding="utf-8"), "name another file, as in make report OUT=…")
+    files.write(path, text, "name another file, as in make report OUT=…")
     return path
 
 

@@ -1,18 +1,21 @@
 """Reports of many runs on one data set: Markdown, one self-contained HTML page, CSV, LaTeX, pictures and a summary of
 the runs, from which `python -m kit.studies.report FOLDER` writes all reports of a folder once more."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kit import figures
+from kit import figures, files
 from kit.config import Config
 from kit.errors import KitError
 from kit.run import store
 from kit.run.run import Run
-from kit.studies import landscape, limits, moved, page, study
+from kit.run.text import csv, latex, render
+from kit.search.progress import say
+from kit.studies import landscape, limits, page, study, tables
 
 # `gather`: a report's pictures (ending of the file's name, caption, figure), and what it keeps besides the runs;
 # `contents`: what fills TEMPLATE, and the rows for the CSV file
@@ -20,23 +23,27 @@ KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": lan
 
 
 def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", **options: Any) -> Path:
-    """Write a report from finished runs of one data set; returns the Markdown's path.
-
-    kind: one of KINDS. name: of the files, without an ending. note: a sentence about the circumstances. options: `cost`
-    for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
-    datasets = {run.config.dataset for run in runs}
+    """Write a report from finished runs of one data set; returns the Markdown's path. kind: one of KINDS. name: of the
+    files, without an ending. note: a sentence about the circumstances. options: `cost` for limits, `measured` for
+    landscape. Raises KitError where there is nothing to report, or several data sets."""
+    once = {run.metrics.get("run", run.path): run for run in runs}
+    if len(once) < len(runs):
+        say(f"{len(runs) - len(once)} of {len(runs)} runs are given twice: each counts once")
+    runs, datasets = list(once.values()), {run.config.dataset for run in runs}
     if len(datasets) != 1:
         found = ", ".join(sorted(datasets)) or "no finished runs: see the failures that the sweep listed"
         raise KitError(f"a report is about one data set; there are {found}")
     drawn, more = KINDS[kind].gather(kind, runs, **options)
     usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
+    usual = re.sub(r"[^\w.+-]+", "_", usual)  # a data set's folder may have any name
     path = Path(folder) / f"{name or usual}.json"
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
     saved = figures.save_all(pictures, width=1200)
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
-    elsewhere = {"root": None, "out": Config.model_fields["out"].default}  # without paths of this machine
-    configs = [run.config.model_dump() | elsewhere for run in runs]
-    metrics = [run.metrics | moved.numbers(run) for run in runs]
+    elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
+    named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
+    configs = [run.config.model_dump() | elsewhere | named(run.config) for run in runs]
+    metrics = [run.metrics | tables.moved(run) for run in runs]
     rows = [{"config": c, "metrics": m, "provenance": run.provenance} for c, m, run in zip(configs, metrics, runs)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)
@@ -52,17 +59,19 @@ def rewrite(path: str | Path) -> Path:
     for row in kept["runs"]:
         row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
     kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
-    found, config = kind.contents(kept, runs), runs[0].config
-    text = page.render(kind.TEMPLATE, kept=kept, runs=runs, config=config, changes=changes(config), **found)
+    with files.reading(path, "cannot be written up"):
+        found, config = kind.contents(kept, runs), runs[0].config
+        found |= {"kept": kept, "runs": runs, "config": config, "changes": changes(config)}
+        text = render("kit.studies", kind.TEMPLATE, **found)
     title, table = found["title"], found["table"]
     contents = {
         ".html": page.assemble(title, page.html(text, path.parent)),
-        ".csv": found["rows"].to_csv(index=False),
-        ".tex": table.to_latex(index=False, escape=True, caption=f"{title}.", label=f"tab:{path.stem}"),
+        ".csv": csv(found["rows"]),
+        ".tex": table.to_latex(index=False, escape=True, caption=latex(f"{title}."), label=f"tab:{path.stem}"),
         ".md": text,
     }
     for ending, content in contents.items():
-        path.with_suffix(ending).write_text(content, encoding="utf-8")
+        files.write(path.with_suffix(ending), content)
     return path.with_suffix(".md")
 
 

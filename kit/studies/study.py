@@ -12,8 +12,9 @@ from kit.errors import KitError
 from kit.lab import sweep
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import moved, tables
+from kit.studies import tables
 
+BUDGET = ("epochs", "batch_size", "train_images", "image_size")  # that all methods have in common
 TEMPLATE = "study.md.j2"
 TITLES = {"ablation": "Joint search beside other methods", "methods": "Methods side by side"}
 ROWS = {
@@ -26,13 +27,15 @@ SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of ea
 
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
-    """The configurations of a study, checked. methods: "all" (the study's) or names with commas; seeds: as for
-    `sweep.seeds_of`; values: fields of `Config` for all runs. Raises KitError."""
+    """The configurations of a study. methods: "all" (the study's) or names with commas; seeds: see `sweep.seeds_of`."""
     names = sweep.listed(ROWS[study] if methods == "all" else methods)
     return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
 
 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:
+    if len(found := {tuple(f"{f}={getattr(run.config, f)}" for f in BUDGET) for run in runs}) > 1:
+        said = " and ".join(sorted(map(", ".join, found)))
+        raise KitError(f"methods are compared at one budget, and these runs have {said}: report them apart")
     name, summary, rows = Path(runs[0].config.dataset).name, tables.summarize(runs), tables.per_run(runs)
     accuracy = figures.ablation(summary, rows, title=f"{name}: {TITLES[kind].lower()}")
     augmented = "on augmented images: not comparable between policies"
@@ -53,9 +56,9 @@ def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]
 
 def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
-    went = moved.report(summary)
+    went = tables.went(summary)
     said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
-    shown = {"table": tables.formatted(summary, name), "findings": said + tables.cut_off(summary), "went": went}
+    shown = {"table": tables.formatted(summary, name), "findings": said, "went": went}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 

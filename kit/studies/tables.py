@@ -1,10 +1,11 @@
-"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, and what they say; any runs
-side by side with Pareto fronts of test accuracy against cost, and how much their architectures agree."""
+"""Numbers from many runs: a row per run, a row per method with intervals and paired tests, how far searches went (what
+did not move is not called one), and what they say; any runs side by side with Pareto fronts."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,6 @@ import scipy
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
-from kit.studies import moved
 
 REFERENCE = "dha"  # the method that the others are compared with
 CHANCE = "random"  # the method whose mean is the average random child
@@ -26,6 +26,16 @@ COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {
 SAME = ["data", "split", "budget"]  # within these accuracies are comparable
 FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
 RULE = "Accuracies compare within one data, split and budget, seconds on one machine as well: no front spans two."
+PARTS = {"tau_kl": ("τ", 0.01), "alpha_changed": ("α", 1e-9), "eta_change": ("η", 0.01)}  # moved from here on
+SHOWN = {
+    "tau_kl": ("τ: KL from uniform, nats", "{:.3g}"),
+    "alpha_changed": ("α: first choices given up", "{:.0%}"),
+    "alpha_settled": ("slots that settled", "{:.3g}"),
+    "alpha_capped": ("slots frozen by the cap", "{:.3g}"),
+    "lr_factor": ("lr ÷ its start", "{:.3g}"),
+    "weight_decay_factor": ("weight decay ÷ its start", "{:.3g}"),
+}
+NAMES = ("top5", "search_seconds", "training_seconds", "eta_change", *SHOWN)
 
 # Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
 # V100. DAAS and the differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on
@@ -62,15 +72,43 @@ def half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Holm's step-down adjustment of a family of p-values (Holm 1979): the k-th smallest times the number not yet
-    rejected, kept monotone, at most 1. NaN stands for no test and does not count."""
+    """Holm's step-down adjustment (1979) of a family of p-values, at most 1. NaN is no test and does not count."""
     ordered = p.dropna().sort_values()
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
+def moved(run: Run) -> dict[str, float]:
+    """NAMES of a finished run, those that it has. top5: share of the test images whose class is among the five
+    likeliest. search_seconds: of all stages but the last. tau_kl: at the end, in nats. alpha_changed: share of first
+    choices given up. alpha_settled, alpha_capped: slots frozen before and in the last epoch that the search may take.
+    eta_change: largest relative change; lr_factor, weight_decay_factor: end over start, without the schedule."""
+    config, alpha, clock, history, found = run.config, run.alpha, run.clock, run.history.set_index("epoch"), {}
+    stage, kl = (history.loc[history["name"] == name, "value"] for name in ("stage", "tau/kl_from_uniform"))
+    if len(kl):
+        found["tau_kl"] = kl.iloc[-1]
+    if "alpha/frozen" in set(history["name"]):  # α learned
+        first, last, end = alpha["support"][0], alpha["support"][-1], int(stage.index[stage == 0].max())
+        found["alpha_changed"] = (first & ~last).sum() / first.sum()
+        found["alpha_settled"] = alpha["frozen"][end - 1 if end == config.stage_epochs[0] else end].sum()
+        found["alpha_capped"] = len(first) - found["alpha_settled"]
+    if config.hyper != "fixed":
+        ends = {name: (getattr(config, name, end), end) for name, end in run.hyper.items() if type(end) is float}
+        found["eta_change"] = max(abs(end - start) / (max(start, end) or 1) for start, end in ends.values())
+        found |= {f"{name}_factor": ends[name][1] / ends[name][0] for name in ("lr", "weight_decay") if ends[name][0]}
+    if clock and clock["epoch"][0] == 0:  # recorded from the start
+        found["search_seconds"] = clock["seconds"][(stage < len(config.stages) - 1).sum()]
+        found["training_seconds"] = run.metrics["seconds"] - found["search_seconds"]
+    with contextlib.suppress(KitError):  # a run from elsewhere, without its data
+        if len(run.classes) > 5:
+            test = config.sets().test  # nothing is chosen by this second look at it: the run is over
+            likely = run.predict(test.images, device=config.device).probabilities.topk(5).indices
+            found["top5"] = (likely == test.labels[:, None]).any(1).float().mean()
+    return {name: float(value) for name, value in found.items()}
+
+
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
-    macs, and what its summary has of `moved.numbers`. Raises KitError for a run that is not finished."""
+    macs, and what its summary has of `moved`. Raises KitError for a run that is not finished."""
     rows = []
     for run in runs:
         config, metrics = run.config, run.metrics
@@ -78,13 +116,12 @@ def per_run(runs: Sequence[Run]) -> pd.DataFrame:
             raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
         row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
         row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
-        rows.append(row | {name: metrics[name] for name in moved.NAMES if name in metrics})
+        rows.append(row | {name: metrics[name] for name in NAMES if name in metrics})
     return pd.DataFrame(rows)
 
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """One row per group, in the order of their first rows: the columns `by`, title, n, accuracy_mean, _std, _low and
-    _high (95% interval of the mean, cut at 0 and 1), and `more` as in `DataFrameGroupBy.agg`."""
+    """A row per group: the columns `by`, title, n, accuracy_mean, _std, _low, _high (95%, cut at 0 and 1), `more`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
     groups = rows.groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
@@ -107,8 +144,7 @@ def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
 
 
 def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
-    """By method, RELATIVE: the difference to random children of the same seeds and its 95% interval, none below three
-    seeds, as shares of the random children's mean."""
+    """By method, RELATIVE: the difference to random children of the same seeds ÷ their mean; intervals from 3 seeds."""
     found, chance = against(rows, "test_accuracy", CHANCE), rows.loc[rows["method"] == CHANCE, "test_accuracy"].mean()
     shares = (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
     shares.loc[found["pairs"] < 3, list(RELATIVE[1:])] = np.nan
@@ -116,11 +152,23 @@ def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by method, with the means of the costs and of `moved.NAMES`, `against` dha and `beside_chance`."""
+    """`grouped` by method, with the means of the costs and of `NAMES`, `against` dha and `beside_chance`."""
     rows = per_run(runs)
-    means = [name for name in (*COSTS, *moved.NAMES) if name in rows]
+    means = [name for name in (*COSTS, *NAMES) if name in rows]
     summary = grouped(rows, ["method"], **{name: (name, "mean") for name in means})
     return summary.join(against(rows, "test_accuracy", REFERENCE), on="method").join(beside_chance(rows), on="method")
+
+
+def went(summary: pd.DataFrame) -> dict[str, Any]:
+    """Of `tables.summarize`: table, how far each method that searches went (None: not recorded); still, by letter, the
+    methods whose part did not move; unmoved, the methods of which no part did."""
+    rows = summary.reindex(columns=["method", "n", *SHOWN, "eta_change"]).dropna(how="all", subset=list(PARTS))
+    shown = {title: rows[name].map(form.format).replace("nan", "–") for name, (title, form) in SHOWN.items()}
+    table = pd.DataFrame({"method": "`" + rows["method"] + "`", "n": rows["n"], **shown})
+    far, least = rows[list(PARTS)].astype(float), pd.Series({name: least for name, (_, least) in PARTS.items()})
+    still, moves = far < least, (far >= least).any(axis=1)
+    by_letter = {letter: list(rows["method"][still[name]]) for name, (letter, _) in PARTS.items() if still[name].any()}
+    return {"table": table if len(rows) else None, "still": by_letter, "unmoved": list(rows["method"][~moves])}
 
 
 def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
@@ -168,14 +216,6 @@ def to_chance(summary: pd.DataFrame) -> dict[str, list[str]]:
     return shown if CHANCE in set(summary["method"]) else {}
 
 
-def cut_off(summary: pd.DataFrame) -> list[str]:
-    """A sentence on the methods of `summarize` whose interval would go beyond what an accuracy can be, where any do."""
-    cut = ((summary["accuracy_low"] == 0) | (summary["accuracy_high"] == 1)) & (summary["accuracy_std"] > 0)
-    names = ", ".join(f"`{row.method}` (n = {row.n})" for row in summary[cut].itertuples())
-    words = f"The interval of {names} is cut off at 0 or 100%, where an accuracy ends: so few seeds cannot place it."
-    return [words] if names else []
-
-
 def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.0, unmoved=()) -> list[str]:
     """What the differences of `against`, times a factor, say in words. unmoved: searches in which nothing moved."""
     found, compared = [], differences.dropna(subset="pairs")
@@ -201,20 +241,10 @@ def _p(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-class Comparison(NamedTuple):
-    """table: one row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and
-    front_seconds, front_params, front_macs (bool: no comparable run reaches as much for less). agreement: run × run,
-    the share of choices that two architectures have in common. notes: what is the same in all runs, what differs."""
-
-    table: pd.DataFrame
-    agreement: pd.DataFrame
-    notes: list[str]
-
-
-def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") -> Comparison:
-    """Put runs side by side; those that are not finished or cannot be read are named in the notes.
-
-    runs: a folder of run directories, paths with commas, or a list. dataset: the runs' ("": any). Raises KitError."""
+def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.DataFrame, list[str]]:
+    """A row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_… of each
+    cost (bool: no comparable run reaches as much for less); and notes: what is the same in all, what differs, what was
+    left out. runs: a folder of run directories, paths with commas, or a list. Raises KitError where there are none."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
@@ -232,10 +262,11 @@ def compare(runs: str | Path | Sequence[Run | str | Path], dataset: str = "") ->
     table = per_run(list(found)).join(circumstances.reset_index())
     for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
-    chosen = [choices(run) for run in found]
-    shares = [[len(a & b) / (max(len(a), len(b)) or np.nan) for b in chosen] for a in chosen]
-    agreement = pd.DataFrame(shares, circumstances.index, circumstances.index)
-    return Comparison(table, agreement, [*_notes(circumstances), *aside])
+    counts = [(name, values.value_counts(sort=False)) for name, values in circumstances.items()]
+    notes = [f"The same in all runs: {'; '.join(f'{name}: {n.index[0]}' for name, n in counts if len(n) == 1)}."]
+    differ = [(name, "; ".join(f"{value} ({k} runs)" for value, k in n.items())) for name, n in counts if len(n) > 1]
+    notes += [f"Different {name}: {found}." for name, found in differ] + [RULE] * bool(differ)
+    return table, notes + aside
 
 
 def _circumstances(run: Run) -> dict[str, str]:
@@ -260,21 +291,3 @@ def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
     no_worse = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [other, one]
     better = (costs[:, None] < costs) | (gains[:, None] > gains)
     return pd.Series(~np.any(no_worse & better, axis=0), rows.index)
-
-
-def choices(run: Run) -> set[str]:
-    """What an architecture chose, place by place; empty for a fixed network."""
-    places = [(kind, i, at) for kind, many in run.genotype.items() if type(many) is list for i, at in enumerate(many)]
-    chosen = lambda at: at if type(at) is list else [at]
-    return {f"{run.config.space}/{kind}/{i}/{one}" for kind, i, at in places for one in chosen(at)}
-
-
-def _notes(circumstances: pd.DataFrame) -> list[str]:
-    same, notes = [], []
-    for name, values in circumstances.items():
-        counts = values.value_counts(sort=False)
-        if len(counts) == 1:
-            same.append(f"{name}: {counts.index[0]}")
-        else:
-            notes.append(f"Different {name}: {'; '.join(f'{value} ({n} runs)' for value, n in counts.items())}.")
-    return [f"The same in all runs: {'; '.join(same)}.", *notes, *([RULE] if notes else [])]
