@@ -65,14 +65,6 @@ class GatedNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)  # momentum None: a plain average over batches, as in torch
         return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
-    @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Move the running statistics toward a batch's mean and biased variance [C], over n values per channel."""
-        if self.track_running_stats:
-            factor = self._factor()
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
-            self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
-
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
     """BatchNorm whose affine part trains only when `trained` (search keeps it at 1, 0 until the node freezes)."""
@@ -116,7 +108,10 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.count() * x.numel() // x.shape[1])
+        if self.track_running_stats:
+            factor, n = self._factor(), distributed.count() * x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
+            self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
         weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
