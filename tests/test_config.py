@@ -181,6 +181,7 @@ def test_what_each_method_composes():
     assert composed == {
         "dha": ("cell", "sparse-coding", pairs, "lookahead"),
         "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
+        "joint": ("cell", "sparse-coding", "strength", "lookahead"),
         "nas-then-da": ("cell", "sparse-coding", pairs, "fixed"),
         "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
         "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),
@@ -354,7 +355,7 @@ def test_every_field_says_what_it_is_unless_its_name_does():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"batch_size": 241}, "batch_size=241 but the set has 240 images: choose batch_size from 1 to 240"),
+        ({"batch_size": 241}, "batch_size=241 but the set has 240 images: choose 1 to 240"),
         ({"batch_size": 200, "hyper": "validation"}, "batch_size=200 but the set has 192 images"),
         ({"hyper": "validation", "hold_out": False}, "reads validation batches: leave hold_out out"),
         ({"train_images": 241}, "train_images=241 but there are 240"),

@@ -50,7 +50,7 @@ class AlgorithmOne:
         self.theta = torch.optim.SGD(
             [p for p in parts.net.parameters() if p.requires_grad], lr=1.0, momentum=config.momentum
         )
-        self.tau = torch.zeros(14, 14, requires_grad=True)
+        self.tau = torch.zeros(12, 12, requires_grad=True)
         self.policy = torch.optim.SGD([self.tau], lr=config.tau_lr, momentum=0.9, weight_decay=5e-4)
         self.b = parts.arch.b.detach().clone().requires_grad_()
         self.adam_b = torch.optim.Adam([self.b], lr=config.arch_lr, betas=(0.5, 0.999), weight_decay=1e-3)
@@ -143,7 +143,7 @@ def test_joint_step_equals_algorithm_one_written_out(kind: str, micro: str):
 def test_weights_train_on_the_plain_mean_and_the_policy_on_detached_losses(micro: str, monkeypatch):
     """Eq. 2 weighs losses for τ only."""
     _, parts, batches = parts_for()
-    parts.augment.tau.copy_(torch.randn(14, 14, generator=torch.Generator().manual_seed(0)))
+    parts.augment.tau.copy_(torch.randn(12, 12, generator=torch.Generator().manual_seed(0)))
     seen = {}
     real_backward, real_losses, real_update = grads.backward, parts.net.losses, parts.augment.update
     monkeypatch.setattr(
@@ -230,7 +230,7 @@ def test_derived_goes_on_being_sampled_and_learns_no_more(micro: str):
     assert not torch.equal(first.index, policy.sample(5).index)
     for learner, inner in ((policy, parts.augment), (arch, parts.arch), (hyper, parts.hyper)):
         assert learner.variables() == [] and inner.variables()
-    assert policy.probabilities().shape == (14, 14)  # what a wrapper does not know is the wrapped one's
+    assert policy.probabilities().shape == (12, 12)  # what a wrapper does not know is the wrapped one's
 
 
 def test_derived_look_ahead_does_not_learn_either(micro: str):
