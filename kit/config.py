@@ -99,17 +99,14 @@ class Config(BaseModel):
 
     def _check_fit(self) -> None:
         space, arch, trials = SPACES[self.space].make, ARCH[self.arch].make, HYPER[self.hyper].make.trials
-        before, anew, own = len(self.stages) - 1, self.stages[-1].restart, f"search_epochs={self.search_epochs}"
+        before, anew = len(self.stages) - 1, self.stages[-1].restart
         searches, repeats = (any(getattr(stage, what) for stage in self.stages) for what in ("search", "repeat"))
         method, network = f"method {self.method!r}", f"space {self.space!r}"
         learner, augment, hyper = (f"{kind}={getattr(self, kind)!r}" for kind in ("arch", "augment", "hyper"))
         why = None
-        if self.search_epochs > self.epochs:
-            why = f"{own} is more than epochs={self.epochs}: the search is part of the run"
-        elif anew and self.search_epochs == self.epochs:
-            why = f"{method} trains the found network from scratch: {own} leaves no epoch"
-        elif self.search_epochs < before:
-            why = f"{own} is less than one for each of the {before} stages before the last"
+        if not before <= self.search_epochs <= self.epochs - anew:
+            needs = f"{max(1, before)} or more, and {int(anew)} or more left for its last stage: set more epochs"
+            why = f"search_epochs={self.search_epochs} of epochs={self.epochs}: {method} needs {needs}"
         elif searches and not arch.searches:
             use = f"one of {_names(ARCH, 'searches')}, or method='da+hpo' or 'plain'"
             why = f"{method} searches and {learner} does not: use {use}"
@@ -122,10 +119,8 @@ class Config(BaseModel):
             why = f"{learner} weighs operations, and {network} cannot take the weights over: use arch='dsnas'"
         elif arch.retrain and not anew:
             why = f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
-        elif trials and not repeats:
-            why = f"{hyper} runs whole trials, and {method} has none: use method='random-search' or 'bayesian'"
-        elif repeats and not trials:
-            why = f"{hyper} does not run whole trials, and {method} is made of them: use 'random-search' or 'bayesian'"
+        elif trials != repeats:
+            why = f"{hyper} with {method}: whole trials take 'random-search' or 'bayesian' for both, hyper and method"
         elif self.policy is not None and not AUGMENT[self.augment].make.learns:
             use = f"augment as that run did ({_names(AUGMENT, 'learns')})"
             why = f"policy={self.policy!r} is a learned τ and {augment} is not: set {use}"

@@ -92,12 +92,15 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": 3, "search_epochs": 4}, "search_epochs=4 is more than epochs=3"),
+        (
+            {"epochs": 3, "search_epochs": 4},
+            "search_epochs=4 of epochs=3: method 'dha' needs 1 or more, and 0 or more left",
+        ),
         (
             {"method": "seq-dha", "epochs": 3, "search_epochs": 3},
-            "'seq-dha' trains the found network from scratch: search_epochs=3 leaves no epoch",
+            "search_epochs=3 of epochs=3: method 'seq-dha' needs 1 or more, and 1 or more left",
         ),
-        ({"method": "seq-dha", "epochs": 1}, "leaves no epoch"),
+        ({"method": "seq-dha", "epochs": 1}, "1 or more left for its last stage: set more epochs"),
         (
             {"method": "dha", "arch": "given"},
             "'dha' searches and arch='given' does not.*sparse-coding.*'da\\+hpo' or 'plain'",
@@ -111,10 +114,10 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
         ),
         ({"method": "dha", "arch": "darts"}, "'darts' has to train its child anew.*'seq-dha'"),
         ({"method": "dsnas", "arch": "gdas"}, "'gdas' has to train its child anew"),
-        ({"method": "dha", "hyper": "bayesian"}, "'bayesian' runs whole trials, and method 'dha' has none"),
+        ({"method": "dha", "hyper": "bayesian"}, "'bayesian' with method 'dha': whole trials take"),
         (
             {"method": "bayesian", "hyper": "lookahead"},
-            "'lookahead' does not run whole trials, and method 'bayesian' is made of them",
+            "'lookahead' with method 'bayesian': whole trials take",
         ),
         ({"cells": 2}, "reductions=2: .*set reductions to 0…1, .*more cells"),
         ({"cells": 5, "reductions": 3, "image_size": 8}, "too deep .*images of 8×8 pixels: set reductions to 0…2"),
@@ -127,7 +130,7 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
         ({"method": "gdas", "temperature": 0.01}, "temperature=0.01 falls to last_temperature=0.1"),
         (
             {"method": "random-search", "trials": 9, "search_epochs": 8},
-            "search_epochs=8 is less than one for each of the 9 stages",
+            "search_epochs=8 .* needs 9 or more, and 1 or more left",
         ),
         ({"method": "autohas", "hyper_space": ""}, "names no hyper-parameter: name some of lr"),
         ({"method": "autohas", "hyper_space": "mixup="}, "has mixup=, but takes numbers from 0 to 1"),

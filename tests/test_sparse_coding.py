@@ -149,29 +149,6 @@ def test_recovery_per_step_or_per_epoch(recover: str):
     assert float(violation(arch.A, arch.b.detach(), arch.alpha, arch.options.lam).max()) <= 1e-9
 
 
-def test_noise_brings_every_candidate_into_a_child_and_fades_until_none_is_left():
-    arch = sparse(_built(), explore=0.5)
-    first, w = arch.picks, arch.weights()
-
-    def drawn(share: float) -> set[tuple[int, int]]:
-        arch.anneal(share)
-        found = set()
-        for _ in range(150):
-            child = arch.sample()
-            for slot, (chosen, gate) in enumerate(zip(child.picks, child.gates)):
-                found |= {(slot, c) for c in chosen}
-                own = w[slot, list(chosen)].float()
-                assert (gate.detach().abs() >= own.abs()).all() and (gate.detach() * own >= 0).all()
-        return found
-
-    kept = {(slot, c) for slot, chosen in enumerate(first) for c in chosen}
-    assert drawn(0.0) == {(slot, c) for slot, row in enumerate(arch.valid) for c in row.nonzero().flatten().tolist()}
-    assert len(kept) < len(drawn(0.4)) < len(drawn(0.1))
-    assert arch.end_epoch(last=False) == []  # an α that has not moved may not settle yet
-    assert drawn(0.5) == kept and arch.picks == first
-    assert arch.end_epoch(last=False) == list(range(8))
-
-
 def test_a_node_settles_by_its_own_movement_over_the_epoch():
     arch = sparse(_built(), recover="step", freeze_tol=1e-3)
     before = arch.alpha.clone()

@@ -21,7 +21,7 @@ from kit.space import layers
 
 assert not layers.FAST and layers.keep_freed() is None
 x = torch.randn(2, 4, 6, 6, requires_grad=True)
-parts = (layers.DepthwiseConv(4, 5, 1, 2), layers.batch_norm(4), layers.AveragePool(2), layers.MaxPool(1))
+parts = (layers.DepthwiseConv(4, 5, 1, 2), layers.batch_norm(4), torch.nn.AvgPool2d(2))
 parts[1].gate = torch.tensor(0.5, requires_grad=True)
 layers.dense_gradient(torch.nn.Sequential(*parts)(x)).sum().backward()
 assert x.grad.abs().sum() > 0 and parts[1].gate.grad is not None

@@ -8,31 +8,24 @@ from torch import Tensor
 
 from kit.arch.base import Searcher, register
 from kit.arch.lasso import lasso
-from kit.space.network import Child, Picks
+from kit.space.network import Child
 
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 REACH = {"paper": 94.0, "server": 30.0, "laptop": 10.0}
-BRINGS = {"arch_reach": REACH, "recover": {"paper": "step"}, "freeze_tol": {"paper": 1e-3}, "explore": {"paper": 0.0}}
+BRINGS = {"arch_reach": REACH, "recover": {"paper": "step"}, "freeze_tol": {"paper": 1e-3}}
 
 
 @register("sparse-coding", title="Sparse coding (DHA, ISTA-NAS)", brings=BRINGS)
 class SparseCoding(Searcher):
     """Each slot trains a short dense vector b; its α is the sparse vector that b compresses, recovered by the LASSO, of
-    all slots, padded to the widest, in one batch. A child that breaks the limits is not taken: the last one stays.
-
-    Only what runs has a gradient, so that the first picks would also be the last ones: until the share `explore` of the
-    search stage has passed, children are drawn by chance, at first by chance alone, and then more and more by α."""
+    all slots, padded to the widest, in one batch. A child that breaks the limits is not taken: the last one stays."""
 
     weighs = True
     kept = (*Searcher.kept, "A", "alpha", "alpha_before", "moved", "picks")
-    noise = 0.0  #: the share of chance in a choice
 
     class Options(Searcher.Options):
         recover: Literal["step", "epoch"] = Field("epoch", description="when α is recovered from b")
         freeze_tol: float = Field(1e-2, ge=0, description="a node freezes when α's direction turns less in an epoch")
-        explore: float = Field(
-            0.7, ge=0, le=1, description="share of the search in which noise helps to choose children"
-        )
         b_std: float = Field(1e-3, gt=0, description="of b at the start (the public ISTA-NAS code: 1e-3)")
         lam: float = Field(1e-5, gt=0, description="λ of the LASSO")
 
@@ -66,34 +59,17 @@ class SparseCoding(Searcher):
         else:
             self.refused += 1
 
-    def anneal(self, share: float) -> None:
-        self.noise = max(0.0, 1 - share / self.options.explore) if self.options.explore else 0.0
-
     def child(self) -> Child:
-        return self.weighed(self.picks, self.weights())
-
-    def weights(self) -> Tensor:
-        """w = bᵀA − αᵀE with E = AᵀA − I (eq. 5, 7), which is (b − Aα)ᵀA + α: float64, shaped as α."""
+        # eq. 5 with E = AᵀA − I (eq. 7): w = bᵀA − αᵀE = (b − Aα)ᵀA + α
         rest = self.b.detach().unsqueeze(2) - self.A @ self.alpha.unsqueeze(2)
-        return (self.A.mT @ rest).squeeze(2) + self.alpha
-
-    def weighed(self, picks: Picks, w: Tensor) -> Child:
-        gates = w.gather(1, torch.tensor(picks, device=self.device)).float()
-        return Child(picks, self.leaves(list(gates)))
+        w = (self.A.mT @ rest).squeeze(2) + self.alpha
+        gates = w.gather(1, torch.tensor(self.picks, device=self.device)).float()
+        return Child(self.picks, self.leaves(list(gates)))
 
     def sample(self) -> Child:
         if self.options.recover == "step":
             self.recover()
-        if not self.noise or self.finished:
-            return self.child()
-        w, size, takes = self.weights(), self.alpha.abs(), self.slots[0].takes
-        noise = torch.rand(w.shape, generator=self.generator, dtype=torch.float64).to(self.device)
-        noise = noise * self.noise * size.topk(takes, 1).values.mean(1, keepdim=True)
-        picks = self.largest((1 - self.noise) * size + noise)
-        if not self.limits.allow(picks):
-            self.refused += 1
-            return self.child()
-        return self.weighed(picks, torch.where(w < 0, w - noise, w + noise))
+        return self.child()
 
     def derived(self) -> Child:
         return self.child().detached()  # with the gates that the weights are trained with
@@ -119,7 +95,7 @@ class SparseCoding(Searcher):
         return super().end_epoch(last)
 
     def settled(self) -> Tensor:
-        return (self.moved <= self.options.freeze_tol) & (self.noise == 0)
+        return self.moved <= self.options.freeze_tol
 
     def distributions(self) -> Tensor:
         return self.alpha.abs() / self.alpha.abs().sum(1, keepdim=True).clamp(min=1e-12)

@@ -211,7 +211,7 @@ class LearnedPolicy(Policy):
 
     @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
-        """probabilities float [K, K]; counts [K, K]: how often each pair was trained on since the last snapshot."""
+        """probabilities float [K, K]; counts [K, K]: how often each pair was drawn since the last snapshot."""
         counts, self.counts = self.counts, torch.zeros_like(self.counts)
         p = self.probabilities()
         return {"probabilities": p.cpu(), "counts": counts.view_as(p).cpu()}

@@ -64,7 +64,7 @@ class PairSoftmax(LearnedPolicy):
         uniform = torch.rand(n, k * k, generator=g, device=device).clamp_(min=1e-20)
         index = torch.sub(self.tau.flatten(), uniform.log_().neg_().log_(), out=uniform).argmax(dim=1)  # Gumbel-max
         ops, (on, level) = self.places[torch.stack([index // k, index % k], dim=1)], self.strength(n)
-        if self.passed >= (1 - self.options.clean) * self.steps:
+        if self.options.clean and self.passed >= (1 - self.options.clean) * self.steps:
             on = torch.zeros_like(on)
         magnitude = torch.rand(n, 2, generator=g, device=device) * level[:, None]
         ops = torch.where(on[:, None], ops, OPS.index("Identity"))

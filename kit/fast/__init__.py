@@ -4,8 +4,7 @@ from it, do the same in plain torch."""
 import contextlib
 import ctypes
 
-from kit.fast.depthwise import average_pool, dense_gradient, depthwise, max_pool
-from kit.fast.norm import pixels_at_once, wide_batch_norm
+from kit.fast.depthwise import dense_gradient, depthwise
 
 
 def keep_freed() -> None:

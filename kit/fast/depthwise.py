@@ -1,4 +1,4 @@
-"""Depthwise convolutions, and 3×3 pools, whose backward pass on the CPU costs about what the forward pass does.
+"""Depthwise convolutions whose backward pass on the CPU costs about what the forward pass does.
 
 oneDNN has kernels for depthwise gradients only without dilation, for the weight of 3×3 kernels and for the input (in
 bfloat16 without stride). Its grouped convolutions for the rest leave 15 of a vector register's 16 lanes unused. Here
@@ -28,31 +28,6 @@ def dense_gradient(x: Tensor) -> Tensor:
         # None: a second derivative that does not depend on x
         x.register_hook(lambda g: None if g is None else g.contiguous(memory_format=torch.channels_last))
     return x
-
-
-def max_pool(x: Tensor, stride: int) -> Tensor:
-    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), ceil(W/stride)].
-
-    bfloat16 goes by way of float32, in which torch's kernels take half the time; a maximum is exact in both."""
-    wide = x.float() if x.dtype == torch.bfloat16 else x
-    return F.max_pool2d(wide, 3, stride, 1).to(x.dtype)
-
-
-def average_pool(x: Tensor, stride: int) -> Tensor:
-    """Mean of those pixels of a 3×3 window that lie in the image: shapes as for `max_pool`, H and W at least 2.
-
-    A depthwise convolution by 1/9 sums the pixels. A window at an edge holds 6 of its 9 pixels, where the mean is 3/2
-    of that; in a corner 4, and row and column together give 9/4. In bfloat16 this takes a tenth of the time of torch's
-    pooling; 1/9 is rounded there (by 0.2%), which the BatchNorm that follows takes out again."""
-    y = depthwise(x, x.new_full((x.shape[1], 1, 3, 3), 1 / 9), stride, 1)
-    for axis, view in ((2, (-1, 1)), (3, (-1,))):
-        scale = y.new_ones(y.shape[axis])
-        scale[0] = 1.5
-        # with stride 2 and an even side, the last window ends at the last pixel and does not hang over the border
-        if stride == 1 or x.shape[axis] % 2 == 1:
-            scale[-1] = 1.5
-        y = y.mul_(scale.view(view))
-    return y
 
 
 class _Depthwise(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,10 @@ class HyperGradient(HyperLearner):
     small learning rates (short-horizon bias; Wu et al. 2018), so `hyper_reach` bounds how far η follows."""
 
     class Options(RateOptions):
-        hyper_reach: float = Field(4.0, gt=1, description="the most that lr and weight_decay may grow or shrink, times")
+        hyper_reach: float = Field(
+            10.0, gt=1, description="the most that lr and weight_decay may grow or shrink, times"
+        )
+        hyper_moves: Literal["both", "lr", "weight_decay"] = Field("both", description="what hyper-gradients move")
 
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
     source = "fresh"  #: of the batch for the outer gradient: another training batch, or "val"
@@ -29,6 +32,8 @@ class HyperGradient(HyperLearner):
         self.low, self.high = self.log - reach, self.log + reach
         lr = self.options.hyper_lr or 2 * reach / max(1, self.steps)
         self.adam = self.optimizer([self.log.requires_grad_()], lr=lr)
+        moves = [self.options.hyper_moves in ("both", name) for name in ("lr", "weight_decay")]
+        self.moves = torch.tensor(moves, device=self.log.device)
 
     def estimate(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> list[Tensor]:
         """outer(source): the gradient at θ' on a batch of that source."""
@@ -38,7 +43,7 @@ class HyperGradient(HyperLearner):
         """∂L(θ')/∂log η."""
         by_lr, by_decay = trace.hyper_gradient(outer)
         # ∂/∂log η = η ∂/∂η; with lr_t = exp(log lr) · schedule, ∂lr_t/∂log lr = lr_t
-        return [torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype)]
+        return [torch.stack([trace.lr * by_lr, trace.weight_decay * by_decay]).to(self.log.dtype) * self.moves]
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:

@@ -78,8 +78,8 @@ OPERATIONS = {
     "sep_conv_5x5": partial(_convolution, 5, 1, 2),
     "dil_conv_3x3": partial(_convolution, 3, 2, 1),
     "dil_conv_5x5": partial(_convolution, 5, 2, 1),
-    "max_pool_3x3": partial(_pool, layers.MaxPool),
-    "avg_pool_3x3": partial(_pool, layers.AveragePool),
+    "max_pool_3x3": partial(_pool, partial(nn.MaxPool2d, 3, padding=1)),
+    "avg_pool_3x3": partial(_pool, partial(nn.AvgPool2d, 3, padding=1, count_include_pad=False)),
     "skip_connect": _skip,
 }
 CELL_OPS = tuple(OPERATIONS)

@@ -47,12 +47,7 @@ class GatedNorm(nn.BatchNorm2d):
     gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.training and by_kernels(x, self.weight if self.gate is None else self.gate)
         weight, bias = self.gated_affine()
-        if kernels and (k := fast.pixels_at_once(x)) > 1:
-            y, mean, var = fast.wide_batch_norm(x, weight, bias, k, self.eps)
-            self.track(mean, var, x.numel() // x.shape[1])
-            return y
         tracked = self.training and self.track_running_stats
         factor = self._factor() if tracked else 0.0
         running = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
@@ -69,14 +64,6 @@ class GatedNorm(nn.BatchNorm2d):
     def _factor(self) -> float:
         self.num_batches_tracked.add_(1)  # momentum None: a plain average over batches, as in torch
         return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-
-    @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
-        """Move the running statistics toward a batch's mean and biased variance [C], over n values per channel."""
-        if self.track_running_stats:
-            factor = self._factor()
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
-            self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
 
 
 def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
@@ -109,27 +96,6 @@ class ConvNorm(nn.Sequential):
         super().__init__(conv, batch_norm(c_out), *activation)
 
 
-class AveragePool(nn.AvgPool2d):
-    """Mean of those pixels of a 3×3 window that lie in the image: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernels = by_kernels(x) and min(x.shape[2:]) > 1
-        return fast.average_pool(x, self.stride) if kernels else super().forward(x)
-
-
-class MaxPool(nn.MaxPool2d):
-    """Maximum over a 3×3 window: [N, C, H, W] → [N, C, ceil(H/stride), …]."""
-
-    def __init__(self, stride: int):
-        super().__init__(3, stride, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return fast.max_pool(x, self.stride) if by_kernels(x) else super().forward(x)
-
-
 class SyncedNorm(GatedNorm):
     """While training, by the moments of all ranks' samples, in one message per pass. Unlike torch's SyncBatchNorm it
     runs on CPUs, too, and can be differentiated twice and forward."""
@@ -142,7 +108,10 @@ class SyncedNorm(GatedNorm):
         means, variances = distributed.side_by_side(torch.stack([mean, var])).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
-        self.track(mean, var, distributed.count() * x.numel() // x.shape[1])
+        if self.track_running_stats:
+            factor, n = self._factor(), distributed.count() * x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
+            self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
         weight, bias = self.gated_affine()
         scale = weight * torch.rsqrt(var + self.eps)
         return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kit.space import Child, Network, Picks, Size, Slot, register
-from kit.space.layers import AveragePool, ConvNorm, batch_norm, norms
+from kit.space.layers import ConvNorm, batch_norm, norms
 from kit.space.network import checked_reductions, mixture
 
 OPERATIONS = {
@@ -13,7 +13,7 @@ OPERATIONS = {
     "skip_connect": lambda c: nn.Identity(),
     "nor_conv_1x1": lambda c: nn.Sequential(nn.ReLU(), ConvNorm(c, c, 1)),
     "nor_conv_3x3": lambda c: nn.Sequential(nn.ReLU(), ConvNorm(c, c, 3)),
-    "avg_pool_3x3": lambda c: AveragePool(1),
+    "avg_pool_3x3": lambda c: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
 }
 EDGES = ("0→1", "0→2", "1→2", "0→3", "1→3", "2→3")  # node 0 is the cell's input, node 3 its output
 RESNET = dict(zip(EDGES, ("nor_conv_3x3", "none", "nor_conv_3x3", "skip_connect", "none", "none")))

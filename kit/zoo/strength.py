@@ -1,96 +1,71 @@
-"""A learned strength of augmentation, and `joint`, the method that has it: DHA's step with validation images.
+"""A strength of augmentation that follows the training, and `joint`, DHA with it.
 
-The papers transform every image by two operations of any magnitude. Where images are few that helps, where training is
-short it costs: so how many images are transformed, and how strongly, is learned from images that are held out."""
+DHA transforms every image by two operations of any magnitude. Where images are few that helps; where training is short
+it costs, for the network does not even fit the images as they are. A reward of one step (DAAS's eq. 13) does not tell
+the two apart: a transformed image is nearly always worse to learn from in the very next step."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from kit.augment import Draw, PairSoftmax, register
-from kit.methods import Stage
+from kit.methods import JOINT
 from kit.methods import register as register_method
 
-LEVELS = 10  # of the largest magnitude: 1 to 10
 
-
-@register("strength", title="Softmax over pairs, with a learned strength", colour="#CC79A7")
+@register("strength", title="Softmax over pairs, as strong as training bears", colour="#CC79A7")
 class Strength(PairSoftmax):
-    """`amount`: float [2], a and s. An image is transformed with probability sigmoid(a), by magnitudes up to a level ℓ
-    of 1 to 10 that is drawn by exp(s ℓ / 10). Both climb the reward of DAAS's eq. 13: how far a step along the image's
-    gradient lowers the validation loss, ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩, each reward less the mean of the others'. A memorized
-    image has no gradient left and earns nothing, an image made hard teaches, one made useless misleads."""
-
-    needs = frozenset({"val"})
+    """`amount`, float [1], from 0 to 1: the share of the images that are transformed, and a tenth of their largest
+    magnitude. It rises while the network gives the training images' classes a mean probability above
+    `strength_target`, as it does once it has memorized them, and falls below it; as Karras et al. (2020) do it for the
+    discriminators of generative networks. No image has to be held out."""
 
     class Options(PairSoftmax.Options):
-        strength_start: float = Field(0.1, gt=0, lt=1, description="share of the images transformed at the start")
-        strength_reach: float = Field(8.0, gt=0, description="how far the logits of the strength can move in the run")
-        strength_every: int = Field(4, ge=1, description="steps between two looks at validation images")
+        strength_target: float = Field(0.8, gt=0, lt=1, description="the training images' probability to be held")
+        strength_reach: float = Field(4.0, gt=0, description="how often the strength can go from 0 to 1 in the run")
 
     def __init__(self, *at: Any, **options: Any):
         super().__init__(*at, **options)
-        device, start = self.generator.device, self.options.strength_start
-        self.amount = torch.tensor([math.log(start / (1 - start)), 0.0], device=device, requires_grad=True)
-        self.levels = torch.arange(1, LEVELS + 1, device=device) / LEVELS
-        rate = self.options.strength_reach * self.options.strength_every / max(1, self.steps)
-        self.adam = torch.optim.Adam([self.amount], lr=rate, betas=(0.9, 0.99))
+        self.amount = torch.zeros(1, device=self.generator.device)
 
     def variables(self) -> list[Tensor]:
         return [self.tau, self.amount]
 
-    @torch.no_grad()
     def strength(self, n: int) -> tuple[Tensor, Tensor]:
-        g, (a, s) = self.generator, self.amount
-        on = torch.rand(n, generator=g, device=g.device) < a.sigmoid()
-        chances = (s * self.levels).softmax(0).expand(n, -1)
-        return on, torch.multinomial(chances, 1, generator=g).squeeze(1) + 1.0
+        on = torch.rand(n, generator=self.generator, device=self.amount.device) < self.amount
+        return on, (10 * self.amount).expand(n)
 
-    def gradient(self, draw: Draw, *, rewards: Callable[[], Tensor], **signals: Any) -> list[Tensor]:
-        of_tau = super().gradient(draw, **signals)
-        if self.passed % self.options.strength_every:
-            return of_tau
-        earned, (on, level), (a, s) = rewards().to(self.tau.dtype), draw.choices.unbind(1), self.amount
-        earned = earned - (earned.sum() - earned) / max(1, len(earned) - 1)
-        by_level = (s * self.levels).log_softmax(0)[level.long() - 1]
-        chance = torch.where(on.bool(), logsigmoid(a) + by_level, logsigmoid(-a))
-        return [*of_tau, *torch.autograd.grad(-(earned * chance).mean(), [self.amount])]
+    def gradient(self, draw: Draw, *, losses: Tensor, **signals: Any) -> list[Tensor]:
+        """losses: cross-entropies, so that exp(−loss) is the probability of the image's class."""
+        excess = (-losses).exp().mean() - self.options.strength_target
+        return [*super().gradient(draw, losses=losses, **signals), -excess.view(1)]
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
         super().move(gradient[:1])
-        for of_amount in gradient[1:]:
-            self.amount.grad = of_amount
-            self.adam.step()
+        for excess in gradient[1:]:
+            step = self.options.strength_reach / max(1, self.steps) / (1 - self.options.strength_target)
+            self.amount.sub_(step * excess).clamp_(0, 1)
 
     def adopt(self, found: dict) -> None:
         super().adopt(found)
-        with torch.no_grad():
-            self.amount.copy_(torch.tensor(found["amount"]))
+        self.amount.copy_(torch.tensor(found["amount"]))
 
-    @torch.no_grad()
     def snapshot(self) -> dict[str, Tensor]:
-        """As `PairSoftmax`'s, and amount [2]."""
-        return super().snapshot() | {"amount": self.amount.detach().cpu()}
+        """As `PairSoftmax`'s, and amount float [1]."""
+        return super().snapshot() | {"amount": self.amount.cpu().clone()}
 
-    @torch.no_grad()
     def summary(self) -> dict[str, float]:
-        a, s = self.amount
-        level = float(((s * self.levels).softmax(0) * self.levels).sum()) * LEVELS
-        return super().summary() | {"tau/applied": float(a.sigmoid()), "tau/level": level}
+        return super().summary() | {"tau/strength": float(self.amount)}
 
 
-# the strength is learned while validation images are held out; then all images train with it
 register_method(
     "joint",
-    "NAS + DA + HPO, joint, with a learned strength",
+    "NAS + DA + HPO, joint, as strong as training bears",
     arch="sparse-coding",
-    stages=(Stage("search", search=True), Stage("tuning", augment="derived")),
+    stages=JOINT,
     augment="strength",
     hyper="learned",
 )

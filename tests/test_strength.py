@@ -1,0 +1,68 @@
+"""The strength of augmentation that follows the training, and the method `joint`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests_micro import micro_config
+
+import kit
+from kit.augment import OPS, Basics
+from kit.search.progress import Silent
+from kit.zoo.strength import Strength
+
+
+def policy(**options) -> Strength:
+    return Strength(Basics(), torch.Generator().manual_seed(0), **({"ops": ("Rotate", "Invert")} | options))
+
+
+def trained(p: Strength, steps: int, probability) -> list[float]:
+    """probability(strength) of the images' classes. Returns the strength after each step."""
+    seen = []
+    for _ in range(steps):
+        losses = -torch.log(torch.full((32,), probability(float(p.amount))))
+        p.update(p.sample(32), losses=losses)
+        seen.append(float(p.amount))
+    return seen
+
+
+def test_it_stays_at_nothing_while_the_images_are_not_fitted_and_goes_to_all_where_they_are_whatever_is_done():
+    assert max(trained(policy(steps=100), 100, lambda strength: 0.79)) == 0
+    risen = trained(policy(steps=100, strength_reach=4.0), 30, lambda strength: 1.0)
+    assert risen[23] == pytest.approx(0.96) and risen[-1] == 1.0  # a quarter of the run for the whole way
+
+
+@pytest.mark.parametrize("target", [0.7, 0.9])
+def test_it_settles_where_the_images_are_held_at_the_target(target: float):
+    p = policy(steps=400, strength_target=target)
+    seen = trained(p, 400, lambda strength: 1 - 0.5 * strength)
+    assert seen[-1] == pytest.approx((1 - target) / 0.5, abs=1e-3)
+
+
+def test_a_strength_is_a_share_of_the_images_and_of_the_magnitudes():
+    p = policy()
+    p.amount.fill_(0.3)
+    draw = p.draw(1000)
+    on, still = draw.choices[:, 0].bool(), draw.ops == OPS.index("Identity")
+    assert 230 < on.sum() < 370 and torch.equal(still.all(1), ~on) and not still[on].any()
+    assert 2.9 < draw.magnitude.max() <= 3
+
+
+def test_joint_runs_resumes_to_the_bit_and_keeps_its_strength_in_the_history(micro: str, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class StopsAfterTwo(Silent):
+        def epoch(self, done, stage, numbers):
+            if done == 2:
+                raise Stop
+
+    config = micro_config("joint", epochs=4, search_epochs=3, strength_target=0.05, lr=0.2)
+    whole = kit.search(config, out=tmp_path / "whole", progress=Silent())
+    with pytest.raises(Stop):
+        kit.search(config, out=tmp_path / "parts", progress=StopsAfterTwo())
+    again = kit.search(config, out=tmp_path / "parts", progress=Silent())
+    strength = whole.curve("tau/strength")
+    assert strength.iloc[-1] > 0 and strength.equals(again.curve("tau/strength"))
+    assert (again.tau["amount"][:, 0] == whole.tau["amount"][:, 0]).all() and len(again.tau["amount"]) == 5
+    assert whole.metrics["val_images"] == 0 and whole.metrics["test_loss"] == again.metrics["test_loss"]
