@@ -15,6 +15,7 @@ import kaleido
 import plotly.graph_objects as go
 import plotly.io
 
+from kit import files
 from kit.augment import OPERATIONS as AUGMENTATIONS
 from kit.config import PARTS
 from kit.errors import KitError
@@ -123,8 +124,7 @@ def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
         print(why_no_png())
         return False
     for path, figure in figures.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(figure, width))
+        files.write(path, png(figure, width))
     return True
 
 

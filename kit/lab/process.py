@@ -35,11 +35,9 @@ ALIVE = weakref.WeakSet()  # the runs of this process
 
 
 class ChildProcess:
-    """A run under way.
-
-    values: the fields of `kit.Config` by name, from which the process builds the configuration. folder: its run
-    directory. threads: of torch; 0: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None: all.
-    notebook: one that papermill executes with the values as parameters, in place of `kit.search`."""
+    """A run under way. values: the fields of `kit.Config` by name. folder: its run directory. threads: of torch; 0:
+    torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None: all. notebook: one that papermill
+    executes with the values as parameters, in place of `kit.search`."""
 
     def __init__(
         self, values: Mapping[str, Any], folder: Path, *, threads: int = 0, cards: str | None = None, notebook: str = ""

@@ -83,17 +83,15 @@ def run(
     retries: int = 0,
     notebook: str | None = None,
 ) -> Result:
-    """Run all configurations, `workers` at a time, and return what finished.
+    """Run all configurations, `workers` at a time, and return what finished; a run that fails does not stop the others.
 
-    out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share.
-    workers: None or 0 takes as many as the GPUs have room for or, without GPUs, the cores per `threads`.
-    threads: of each process; one is as fast as two on small images.
-    backend: "local" or "ray"; address: of the Ray cluster, host:port, "auto" (this machine's) or "local" (a new one).
-    gpus: of each run, a whole number or a fraction; None: one where this machine has any and the runs use them.
-    retries: how often a run that failed is started again; it goes on from its last checkpoint.
-    notebook: papermill executes it for each run, with the configuration as its parameters, and keeps <out>/<run>.ipynb.
-
-    A run that fails does not stop the others. Raises KitError before anything starts for what cannot be."""
+    out: folder of run directories, in place of the configurations' own; with Ray, one that all machines share. workers:
+    None or 0 takes as many as the GPUs have room for or, without GPUs, the cores per `threads`. threads: of each
+    process; one is as fast as two on small images. backend: "local" or "ray"; address: of the Ray cluster, host:port,
+    "auto" (this machine's) or "local" (a new one). gpus: of each run, a whole number or a fraction; None: one where
+    this machine has any and the runs use them. retries: how often a run that failed is started again; it goes on from
+    its last checkpoint. notebook: papermill executes it for each run, with the configuration as its parameters, and
+    keeps <out>/<run>.ipynb. Raises KitError before anything starts for what cannot be."""
     for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
         if type(value) is not int or not least <= value <= 1000:
             raise KitError(f"{name}={value!r} is not a whole number of {least} or more, up to 1000")

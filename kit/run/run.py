@@ -25,7 +25,7 @@ from kit.space import latency
 MODEL = "model/model.json"
 NUMBER = (int, float, type(None))
 COLUMNS = {"step": "int64", "epoch": "int64", "name": "object", "value": "float64"}
-MOST = 2**20  # rows of a history: more come from no run
+MOST, LONGEST = 2**20, 200  # rows of a history and letters of a name: more come from no run
 SNAPSHOTS = ("alpha", "tau", "clock")  # an entry per epoch
 SHARE = 50  # the files are written as a whole, so once a fiftieth is new: late epochs cost what the first ones did
 
@@ -88,7 +88,10 @@ def history(folder: Path) -> pd.DataFrame:
         table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
         if (rows := table.metadata.num_rows) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
-        return table.read(list(COLUMNS)).to_pandas().astype(COLUMNS)
+        frame = table.read(list(COLUMNS)).to_pandas()
+        if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
+            raise ValueError(f"a name is longer than {LONGEST} letters")
+        return frame.astype(COLUMNS)
 
 
 def _stored(file: str, about: str, entry: str | None = None) -> property:

@@ -63,15 +63,11 @@ def rewrite(path: str | Path) -> Path:
         found, config = kind.contents(kept, runs), runs[0].config
         found |= {"kept": kept, "runs": runs, "config": config, "changes": changes(config)}
         text = render("kit.studies", kind.TEMPLATE, **found)
-    title, table = found["title"], found["table"]
-    contents = {
-        ".html": page.assemble(title, page.html(text, path.parent)),
-        ".csv": csv(found["rows"]),
-        ".tex": table.to_latex(index=False, escape=True, caption=latex(f"{title}."), label=f"tab:{path.stem}"),
-        ".md": text,
-    }
-    for ending, content in contents.items():
-        files.write(path.with_suffix(ending), content)
+    words = {"caption": latex(f"{found['title']}."), "label": f"tab:{path.stem}"}
+    files.write(path.with_suffix(".tex"), found["table"].to_latex(index=False, escape=True, **words))
+    files.write(path.with_suffix(".csv"), csv(found["rows"]))
+    files.write(path.with_suffix(".html"), page.assemble(found["title"], page.html(text, path.parent)))
+    files.write(path.with_suffix(".md"), text)
     return path.with_suffix(".md")
 
 

@@ -253,13 +253,14 @@ def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Dat
         try:
             run = Run.load(path)
             if dataset in ("", run.config.dataset):
+                per_run([run])  # raises where it is not finished
                 found[run] = _circumstances(run)
         except KitError as error:
             aside.append(f"Left out: {error}.")
     if not found:
         raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
-    circumstances = pd.DataFrame(found.values(), index=pd.Index([run.path.name for run in found], name="run"))
-    table = per_run(list(found)).join(circumstances.reset_index())
+    circumstances = pd.DataFrame(found.values())
+    table = per_run(list(found)).assign(run=[run.path.name for run in found]).join(circumstances)
     for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
     counts = [(name, values.value_counts(sort=False)) for name, values in circumstances.items()]
@@ -270,8 +271,6 @@ def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Dat
 
 
 def _circumstances(run: Run) -> dict[str, str]:
-    if not run.finished:
-        raise KitError(f"{run.path.name} is not finished ({run.status})")
     config, place = run.config, run.provenance
     size = "×".join(map(str, run.found()["network"]["image"][1:]))
     limit = f" of {config.train_images} images" if config.train_images else ""
