@@ -31,7 +31,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> kit.Run:
 def test_a_data_set_and_a_learner_of_ones_own_are_searched_with_by_name(found: kit.Run):
     assert found.classes == ["rows", "columns"] and found.policy["name"] == "two-softmax"
     probabilities = found.policy["probabilities"]
-    assert sum(map(sum, probabilities)) == pytest.approx(1, abs=1e-5) and len(probabilities) == 14
+    assert sum(map(sum, probabilities)) == pytest.approx(1, abs=1e-5) and len(probabilities) == 12
     assert abs(probabilities[0][0] * 196 - 1) > 1e-4  # τ moved
 
 
@@ -79,7 +79,7 @@ def test_a_sweeps_processes_know_the_parts_and_figures_their_names(tmp_path: Pat
     result = sweep.run(configs, tmp_path, workers=2)
     assert not result.failures and len(result.runs) == 2
     for run in result.runs:
-        assert run.policy["ops"][-1] == "Gamma" and len(run.policy["ops"]) == 15
+        assert run.policy["ops"][-1] == "Gamma" and len(run.policy["ops"]) == 13
     assert list(figures.policy(result.runs[0]).data[0].y)[-1] == "Gamma"
 
 

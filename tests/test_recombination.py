@@ -58,7 +58,11 @@ class Scene:
         self.step, space = STEPS[values.pop("step")].make, values.pop("space")
         # a method that retrains takes every architecture learner
         self.config = micro_config(
-            "snas", space=space, hyper_space="lr,mixup,dropout,drop_path,optimizer", **(values | SMALL[space])
+            "snas",
+            space=space,
+            hyper_space="lr,mixup,dropout,drop_path,optimizer",
+            strength_target=0.05,  # so low that an untrained network is above it
+            **(values | SMALL[space]),
         )
         self.sets = data.load_dataset(self.config.dataset)
         self.parts = self._parts()

@@ -161,7 +161,7 @@ def test_a_sweep_that_is_left_ends_and_leaves_nothing_running(cluster, tmp_path)
 def test_more_gpus_than_the_cluster_has_are_refused(cluster, tmp_path):
     where = {"backend": "ray", "address": cluster.address}
     for wanted, says in (
-        ({"gpus": 1}, "gpus=1 for each run, and no machine"),
+        ({"gpus": 1}, "no machine of the cluster .* has threads=1, gpus=1: ask for fewer"),
         ({"gpus": 0, "threads": 64}, "threads=64"),
     ):
         with pytest.raises(KitError, match=says):
