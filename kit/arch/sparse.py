@@ -43,7 +43,7 @@ class SparseCoding(Searcher):
         self.picks = self.strongest(self.alpha.abs())
 
     def recovered(self, start: Tensor | None = None) -> Tensor:
-        """α of b by the LASSO (eq. 6): on the CPU, for twenty small solves are bound by kernel launches on a GPU."""
+        """α of b by the LASSO (eq. 6), which is solved on the CPU."""
         A, b = self.A.cpu(), self.b.detach().cpu()
         return lasso(A, b, self.options.lam, start=start).to(self.device)
 
