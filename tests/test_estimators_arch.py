@@ -387,3 +387,13 @@ def test_a_target_that_no_architecture_meets_is_refused_with_the_range(macs: int
     ):
         target(macs)
     assert [target(reached).macs for reached in (1600, 7500)] == [1600, 7500]
+
+
+def test_dsnas_fixes_a_block_once_its_best_choice_is_likelier_than_the_next_by_the_margin():
+    slots = tuple(Slot(f"block {i}", tuple((f"op {c}", 0) for c in range(4))) for i in range(2))
+    learner = dsnas(slots, fix_margin=0.3)
+    with torch.no_grad():
+        for slot, ahead in enumerate((0.29, 0.31)):  # the others share the rest alike
+            rest = (1 - ahead) / 4
+            learner.logits[slot] = torch.tensor([rest, rest + ahead, rest, rest], dtype=torch.float64).log() + slot
+    assert learner.end_epoch(last=False) == [1]

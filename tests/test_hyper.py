@@ -213,6 +213,14 @@ def test_chain_rule_of_the_log_by_hand():
     torch.testing.assert_close(learner.log.grad, torch.tensor([-1.5, -0.046], dtype=torch.float64), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("moves", ["lr", "weight_decay"])
+def test_what_hyper_moves_leaves_out_stays_to_the_bit(moves: str):
+    learner, trace = HYPER["fresh"].make(0.2, 0.04, hyper_lr=1e-2, hyper_moves=moves), one_weight()
+    before = learner.log.detach().clone()
+    learner.update(trace, outer=lambda _: Gradient(trace.parameters, [torch.tensor([5.0])], []))
+    assert (learner.log != before).tolist() == [moves == "lr", moves == "weight_decay"]
+
+
 def test_adam_by_hand_over_three_steps():
     learner, logs = learner_of("validation", 0.2, 0.04), [math.log(0.2), math.log(0.04)]
     m, v = [0.0, 0.0], [0.0, 0.0]

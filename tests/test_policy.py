@@ -289,3 +289,17 @@ def test_images_that_keep_their_pixels_say_nothing_about_their_pair_and_the_last
         gradients = [p.gradient(draw, losses=given)[0] for given in (losses, louder)]
     torch.testing.assert_close(*gradients)
     assert (p.draw(50).ops == OPS.index("Identity")).all()
+
+
+def test_operations_that_change_nothing_are_left_out_and_one_alone_is_refused():
+    grey = torch.randint(0, 256, (70, 1, 8, 8), generator=stream(3), dtype=torch.uint8)
+    assert augment.idle(("Color", "Rotate", "Identity"), grey) == ["Color"]
+    coloured = torch.randint(0, 256, (70, 3, 8, 8), generator=stream(3), dtype=torch.uint8)
+    assert augment.idle(("Color", "Rotate", "Identity"), coloured) == []
+    with pytest.raises(KitError, match=r"only \['Rotate'\] change these images: name two or more"):
+        PairSoftmax(Basics(), stream(0), operations="Color,Rotate", idle=["Color"])
+
+
+def test_a_learned_policy_may_cut_a_hole_as_well():
+    with_hole = augment.build("pair-softmax", stream(0), (8, 8), cutout=True).draw(3)
+    assert with_hole.hole.shape == (3, 2) and augment.build("pair-softmax", stream(0), (8, 8)).draw(3).hole is None

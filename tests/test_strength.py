@@ -66,3 +66,10 @@ def test_joint_runs_resumes_to_the_bit_and_keeps_its_strength_in_the_history(mic
     assert strength.iloc[-1] > 0 and strength.equals(again.curve("tau/strength"))
     assert (again.tau["amount"][:, 0] == whole.tau["amount"][:, 0]).all() and len(again.tau["amount"]) == 5
     assert whole.metrics["val_images"] == 0 and whole.metrics["test_loss"] == again.metrics["test_loss"]
+
+
+def test_images_are_held_out_only_in_the_stage_whose_learner_reads_them(micro: str, tmp_path):
+    config = micro_config("dha", arch="reinforce", epochs=3, search_epochs=1)
+    run = kit.search(config, out=tmp_path, progress=Silent())
+    held_out = run.history[run.history["name"] == "val_accuracy"]["epoch"].tolist()
+    assert held_out == [1] and run.metrics["train_images"] == 240 and run.metrics["val_images"] == 0

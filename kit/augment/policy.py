@@ -173,6 +173,9 @@ class LearnedPolicy(Policy):
     def __init__(self, *at: Any, ops: tuple[str, ...] | None = None, idle: Sequence[str] = (), **options: Any):
         super().__init__(*at, **options)
         self.ops = tuple(name for name in self.searched(self.options.operations, ops) if name not in idle)
+        if len(self.ops) < 2:
+            left = f"of τ's operations only {list(self.ops)} change these images"
+            raise KitError(f"{left}: name two or more that do, operations='+Name' or 'Name,Name'")
         self.places = torch.tensor([operations().index(name) for name in self.ops], device=self.generator.device)
         self.counts = torch.zeros(len(self.ops) ** 2, device=self.generator.device)
 
