@@ -7,7 +7,9 @@ import torch
 from tests_micro import micro_config
 
 import kit
+from kit import data
 from kit.augment import OPS, Basics
+from kit.search import build
 from kit.search.progress import Silent
 from kit.zoo.strength import Strength
 
@@ -73,3 +75,21 @@ def test_images_are_held_out_only_in_the_stage_whose_learner_reads_them(micro: s
     run = kit.search(config, out=tmp_path, progress=Silent())
     held_out = run.history[run.history["name"] == "val_accuracy"]["epoch"].tolist()
     assert held_out == [1] and run.metrics["train_images"] == 240 and run.metrics["val_images"] == 0
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("dha", True), ("nas-then-da", False)])
+def test_a_stage_on_the_same_weights_goes_on_with_what_was_learned_and_begins_what_was_not(method, goes_on, micro):
+    config, sets = micro_config(method), data.load_dataset(micro)
+    was, now = config.stages
+    before = build.Plan(config, was, sets, torch.device("cpu"), None, 8, 8).parts()
+    picks = before.net.picks_of(before.net.genotype(before.arch.picks))
+    after = build.Plan(config, now, sets, torch.device("cpu"), None, 8, 8).parts(picks)
+    if goes_on:
+        before.augment.tau.normal_()
+        before.hyper.log.data.add_(0.5)
+    after.take_over(before, was, now)
+    assert bool(after.augment.tau.any()) == goes_on
+    if goes_on:
+        assert torch.equal(after.augment.tau, before.augment.tau) and torch.equal(after.hyper.log, before.hyper.log)
+    weights = before.net.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in after.net.state_dict().items())
