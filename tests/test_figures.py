@@ -22,6 +22,7 @@ from tests_recorded import blocks_walk, tau_walk, write_run
 import kit
 from kit import figures
 from kit.errors import KitError
+from kit.search.progress import Silent
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +323,23 @@ def test_blocks_have_a_panel_each(folder):
     *_, counts = figures.evolution(choice).data
     assert set(counts.y) <= {"shuffle 3×3", "shuffle 5×5", "shuffle 7×7", "xception"}
     assert (np.array(counts.z).sum(axis=0) == 6).all()
+
+
+def test_what_few_images_leave_out_is_left_out_everywhere_and_a_given_policy_keeps_it(tmp_path, capsys):
+    """AutoContrast changes one image of the data set, which is not among the few that are trained on."""
+
+    def loader(root, image_size):
+        images = torch.randint(0, 256, (60, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        images[:, :, 0, :2] = torch.tensor([0, 255], dtype=torch.uint8)
+        images[0] //= 2
+        parts = zip(images.split(20), (torch.arange(20) % 2).expand(3, 20))
+        return kit.data.Source(("a", "b"), *parts)
+
+    kit.data.register("one_narrow", loader)
+    values = {"dataset": "one_narrow", "train_images": 20, "batch_size": 8, "epochs": 1, "channels": 4, "cells": 2}
+    run = kit.search(kit.Config(method="plain", augment="pair-softmax", reductions=1, **values), out=tmp_path)
+    assert "τ leaves out AutoContrast, Equalize, Color: on these images" in capsys.readouterr().out
+    names = list(figures.policy(run).data[0].x)
+    assert names == run.policy["ops"] and len(names) == 11
+    again = run.config.model_dump() | {"policy": str(run.path), "seed": 1}
+    assert kit.search(kit.Config(**again), out=tmp_path, progress=Silent()).policy["ops"] == names

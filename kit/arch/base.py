@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from kit import registry
 from kit.errors import KitError
-from kit.search.learner import ByAdam, Learner
+from kit.search.learner import Adam, ByAdam, Learner
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 
@@ -93,7 +93,7 @@ class Searcher(ByAdam, ArchLearner):
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
         leaves = [variable.requires_grad_() for variable in variables]
-        self.adam = torch.optim.Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)  # as DARTS and ISTA-NAS
+        self.adam = Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)  # as DARTS and ISTA-NAS
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:

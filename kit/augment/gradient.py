@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 from kit.augment.ops import DAAS_OPS, OPS
 from kit.augment.policy import Draw, LearnedPolicy, register, share
 from kit.search import ranks
+from kit.search.learner import Adam
 
 RATES = {"paper": 1e-3, "server": 5e-3, "laptop": 2e-2}
 
@@ -35,7 +36,7 @@ class PolicyGradient(LearnedPolicy):
         k, self.shared, self.bins = len(self.ops), self.options.policies > 0, bins
         zeros = lambda *shape: torch.zeros(shape, device=self.generator.device, requires_grad=True)
         self.pi, self.apply_logit, self.delta = leaves = [zeros(2, k), zeros(k), zeros(k, bins)]
-        self.adam = torch.optim.Adam(leaves, lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
+        self.adam = Adam(leaves, lr=self.options.tau_lr or 1e-2, betas=(0.5, 0.999))
 
     def probabilities(self) -> Tensor:
         first, second = self.pi.softmax(1)

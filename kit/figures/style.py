@@ -1,13 +1,16 @@
 """What all figures share: colours and titles of methods and operations, one template, and the ways out: shown in
 notebooks, and as PNG by kaleido, which needs a Chromium."""
 
+import asyncio
+import atexit
 import base64
 import functools
 import json
 import logging
 import re
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,14 +97,24 @@ def name_facets(figure: go.Figure) -> go.Figure:
 
 
 @functools.cache
+def _browser() -> Callable[..., bytes]:
+    """Kaleido's browser, started once per process, as a function that draws: (figure, opts=…) → the picture."""
+    loop, browser = asyncio.new_event_loop(), kaleido.Kaleido(mathjax=False)
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    wait = lambda work: asyncio.run_coroutine_threadsafe(work, loop).result()
+    wait(browser.open())
+    atexit.register(lambda: wait(browser.close()))
+    return lambda *figure, **options: wait(browser.calc_fig(*figure, **options))
+
+
+@functools.cache
 def why_no_png() -> str:
     """Why figures cannot be saved as PNG here, and what to install; "" where they can. The first call takes seconds."""
-    try:  # once without the server, which would wait for ever for a browser that does not start
-        kaleido.calc_fig_sync(go.Figure(), opts={"format": "png"}, kopts={"mathjax": False})
+    try:
+        _browser()
     except Exception as error:
         reason = str(error.args[0] if error.args else error).split(".")[0]
         return f"no PNG of figures, which stay interactive ({reason}): `plotly_get_chrome` installs a browser"
-    kaleido.start_sync_server(silence_warnings=True, mathjax=False)
     return ""
 
 
@@ -113,7 +126,7 @@ def png(figure: go.Figure, width: int = WIDTH) -> bytes:
     still.layout.sliders = still.layout.updatemenus = None
     options = {"format": "png", "width": width, "height": figure.layout.height or 450}
     try:
-        return kaleido.calc_fig_sync(still, opts=options)
+        return _browser()(still, opts=options)
     except Exception as error:
         raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
 

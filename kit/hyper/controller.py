@@ -13,7 +13,7 @@ from kit import errors, registry
 from kit.errors import KitError
 from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
 from kit.search.grads import RATES, Trace
-from kit.search.learner import Rewarded
+from kit.search.learner import Adam, Rewarded
 
 Basis = tuple[float, ...] | tuple[str, ...]  # values to mix (numbers) or to choose from (optimizers)
 #: by name the values that are searched where none are given
@@ -115,7 +115,7 @@ class Controller(Rewarded, Searched):
         super().__init__(*start, **settings)
         sizes = {name: len(basis) for name, basis in self.bases.items()}
         self.logits = {name: torch.zeros(n, dtype=torch.float64, requires_grad=True) for name, n in sizes.items()}
-        self.adam = torch.optim.Adam(list(self.logits.values()), lr=self.options.hyper_lr)
+        self.adam = Adam(list(self.logits.values()), lr=self.options.hyper_lr)
         self.drawn: dict[str, int] = {}
 
     def probabilities(self) -> dict[str, Tensor]:

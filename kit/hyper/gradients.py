@@ -11,6 +11,7 @@ from torch import Tensor
 from kit.hyper.base import HyperLearner, RateOptions, register
 from kit.search import ranks
 from kit.search.grads import Gradient, Trace
+from kit.search.learner import Adam
 
 
 class HyperGradient(HyperLearner):
@@ -23,7 +24,7 @@ class HyperGradient(HyperLearner):
         )
         hyper_moves: Literal["both", "lr", "weight_decay"] = Field("both", description="what hyper-gradients move")
 
-    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam
+    optimizer: type = Adam
     source = "fresh"  #: of the batch for the outer gradient: another training batch, or "val"
 
     def __init__(self, *start: Any, **settings: Any):

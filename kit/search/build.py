@@ -75,8 +75,11 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
 
 
 def idle_operations(config: Config, sets: ImageSets) -> list[str]:
-    """What a learned τ leaves out, for it does nothing to these images."""
-    return augment.idle(augment.searched(config.augment, config.operations), sets.train.images)
+    """What a learned τ leaves out, for it does nothing to these images; as it did where a learned one is given."""
+    names = augment.searched(config.augment, config.operations)
+    if config.policy is not None:
+        return [name for name in names if name not in _policy(config).get("ops", names)]
+    return augment.idle(names, sets.train.images)
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,12 @@ class Plan:
         learns = [config.stage_epochs[i] for i in schedule if config.stages[i].augment == role]
         steps = self.horizon * sum(learns) // max(1, sum(config.stage_epochs[i] for i in schedule))
         about = {"flip": self.sets.flip, "fill": fill, "steps": steps, **AUGMENT[name].arguments(config)}
-        if AUGMENT[name].make.learns and config.policy is None:
+        if AUGMENT[name].make.learns:
             about["idle"] = idle_operations(config, self.sets)
         policy = augment.build(name, self.generator("τ", self.device), self.sets.size, **about)
         if config.policy is None or role == "default":
             return Derived(policy) if role == "derived" else policy
-        learned = _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
+        learned = _policy(config)
         kind, ops = learned.get("name"), learned.get("ops", ())
         if kind != config.augment or tuple(ops) != policy.ops:
             raise KitError(f"policy={config.policy!r} is {kind!r} over {ops}: set augment and operations to these")
@@ -188,6 +191,11 @@ def read_genotype(config: Config) -> dict:
         return named[source]
     content = _written(source, f"genotype={source!r} is neither a name ({', '.join(named)}) nor")
     return content.get("genotype", content)
+
+
+def _policy(config: Config) -> dict:
+    """The record of the learned policy that the configuration names, as `Run.policy` gives it."""
+    return _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
 
 
 def _written(source: str, problem: str) -> dict:

@@ -56,10 +56,6 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
         # what tells one state of a data set from another
         facts = {name: len(getattr(sets, name)) for name in ("train", "val", "test")}
         facts |= {"classes": list(sets.classes), "pixels": [sets.channels, *sets.size], "digest": data.digest(sets)}
-        if left_out := build.idle_operations(config, sets):
-            facts["left_out"] = left_out
-            if progress is None and ranks.rank() == 0:
-                say(f"τ leaves out {', '.join(left_out)}: on these images they change nothing")
         folder = place / config.named(sets.name, facts["digest"])
         finished = (folder / "metrics.json").is_file
         last = lambda: int([0, *(path.stem.removeprefix("epoch-") for path in _checkpoints(folder))][-1])
@@ -71,6 +67,10 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
             if resume:
                 ranks.together(lambda: _refuse_other_data(folder, facts))
             engine = ranks.together(lambda: Search(config, folder, sets, facts["digest"]))
+            if left_out := build.idle_operations(config, engine.sets):
+                facts["left_out"] = left_out
+                if progress is None and ranks.rank() == 0:
+                    say(f"τ leaves out {', '.join(left_out)}: on these images they change nothing")
             ranks.on_first(lambda: held.enter_context(files.exclusive(folder)))
             ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile

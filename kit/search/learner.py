@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.optim.adam import adam
 
 from kit.registry import Options
 from kit.search import ranks
@@ -70,12 +71,38 @@ class Learner(ABC):
         return {}
 
 
+class Adam:
+    """`torch.optim.Adam` by its functional form, step for step: making that class loads torch's compiler, which takes
+    almost as long as the rest of torch. params: leaves of any shape; one without a gradient stays as it is."""
+
+    def __init__(self, params: list[Tensor], lr: float, betas=(0.9, 0.999), weight_decay: float = 0.0):
+        self.param_groups = [{"params": params}]
+        self.rates = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "weight_decay": weight_decay, "eps": 1e-8}
+        zero = lambda p: torch.zeros_like(p, requires_grad=False)
+        self.moments = {i: {"m": zero(p), "v": zero(p), "step": torch.zeros(())} for i, p in enumerate(params)}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for p, own in zip(self.param_groups[0]["params"], self.moments.values()):
+            if p.grad is not None:
+                rest = {"amsgrad": False, "maximize": False, **self.rates}
+                adam([p], [p.grad], [own["m"]], [own["v"]], [], [own["step"]], **rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self.moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for i, kept in state["state"].items():
+            for name, value in kept.items():
+                self.moments[i][name].copy_(value)
+
+
 class ByAdam(Learner):
     """A learner whose variables its optimizer `adam` moves, or which gives `variables` and `move` itself; `kept` names
     what it has to keep besides."""
 
     kept: tuple[str, ...] = ()
-    adam: torch.optim.Optimizer | None = None
+    adam: Adam | torch.optim.Optimizer | None = None
     generator: torch.Generator
 
     def variables(self) -> list[Tensor]:

@@ -37,26 +37,8 @@ SHOWN = {
 }
 NAMES = ("top5", "search_seconds", "training_seconds", "eta_change", *SHOWN)
 
-# Top-1 accuracy in percent, as the papers report it; n unstated unless given. DHA: its Tables 1 and 3, GPU hours on a
-# V100. DAAS and the differentiable searches: DAAS's Table 2 (GPU days on a 2080 Ti). AutoHAS: its Table 4, on
-# MobileNetV2, n = 3. DiffAutoML reports ImageNet alone: 75.5 against DSNAS's 74.4 ± 0.2.
-PAPER = {
-    "dha": {"cifar10": "98.11 ± 0.26 (76.6 h)", "cifar100": "83.93 ± 0.23 (76.6 h)"},
-    "seq-dha": {"cifar10": "97.77 ± 0.14 (101.9 h)", "cifar100": "83.51 ± 0.12 (101.9 h)"},
-    "nas+da": {"cifar10": "97.78 ± 0.13 (64.0 h)", "cifar100": "83.55 ± 0.03 (64.0 h)"},
-    "seq-nas+da": {"cifar10": "97.74 ± 0.12 (57.5 h)", "cifar100": "83.45 ± 0.03 (57.5 h)"},
-    "nas+hpo": {"cifar10": "97.75 ± 0.20 (70.8 h)", "cifar100": "83.23 ± 0.05 (70.8 h)"},
-    "seq-nas+hpo": {"cifar10": "97.54 ± 0.18 (63.6 h)", "cifar100": "83.13 ± 0.05 (63.6 h)"},
-    "ista": {"cifar10": "97.64 ± 0.20 (55.2 h)", "cifar100": "83.10 ± 0.11 (55.2 h)"},
-    "daas": {"cifar10": "97.76 ± 0.10 (n=4, 1.0 d)", "cifar100": "84.63 ± 0.31 (n=4, 1.0 d)"},
-    "daas-independent": {"cifar10": "97.62 (n=4)"},
-    "gdas": {"cifar10": "97.07 (0.2 d)", "cifar100": "81.62 (0.2 d)"},
-    "darts": {"cifar10": "97.00 ± 0.14 (0.4 d)", "cifar100": "79.42 ± 0.44 (0.4 d)"},
-    "snas": {"cifar10": "97.15 ± 0.02 (1.5 d)"},
-    "autohas": {"cifar10": "94.4 (n=3)", "cifar100": "77.4 (n=3)"},
-    "autohas-phase": {"cifar10": "94.4 (n=3)", "cifar100": "77.6 (n=3)"},
-    "autohas-hpo": {"cifar10": "95.0 (n=3)", "cifar100": "78.4 (n=3)"},
-}
+# the papers' own numbers, as they print them: a row per method, a column per data set
+PAPER = pd.read_csv(Path(__file__).with_name("papers.csv"), comment="#", index_col="method").fillna("–")
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,7 +187,7 @@ def formatted(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
         "p, Holm": summary["p_holm"].map(_p),
         **to_chance(summary),
         **{title: summary[name].map("{:,.0f}".format) for name, title in SPENT.items() if name in summary},
-        f"paper, {paper} (V100)": [PAPER.get(method, {}).get(paper, "–") for method in summary["method"]],
+        f"paper, {paper} (V100)": PAPER[paper].reindex(summary["method"], fill_value="–").to_list(),
     }
     return pd.DataFrame(shown)
 
