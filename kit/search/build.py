@@ -130,7 +130,8 @@ class Plan:
     def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
         config, seed = self.config, self.generator("weights").initial_seed()
         torch.manual_seed(seed)
-        supernet, limits = self.network(), self.limits()
+        supernet = self.network()
+        limits = self.limits(self.network(full=True) if config.searches_apart else supernet)
         if self.stage.search:
             part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
             return supernet, part.make(*about, device=self.device, steps=self.steps, **part.arguments(config))
@@ -144,9 +145,9 @@ class Plan:
         net = self.network(genotype=supernet.spec(picks).get("genotype"))
         return net, Given(net.slots, net.only_child().picks)
 
-    def limits(self) -> Limits:
+    def limits(self, deployed: Network) -> Limits:
         """About the network that is deployed, also while a smaller one searches for its cells."""
-        config, deployed, timed = self.config, self.network(full=True), None
+        config, timed = self.config, None
         if config.max_latency_ms is not None:
             if ranks.count() > 1:
                 raise KitError("max_latency_ms is kept by timing, which differs by rank: use one process, or max_macs")

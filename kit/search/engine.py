@@ -221,8 +221,9 @@ class Search:
         """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
         epoch's steps so far, on the CPU."""
         sound = curves[:, 0].isfinite()
-        finite = lambda tensors: not tensors or torch.stack([t.isfinite().all() for t in tensors]).all()
-        broken = [letter for letter, tensors in self.parts.variables().items() if not finite(tensors)]
+        largest = lambda tensors: torch.stack(torch._foreach_norm([t.detach() for t in tensors], math.inf)).max()
+        learned = {letter: tensors for letter, tensors in self.parts.variables().items() if tensors}
+        broken = [letter for letter, tensors in learned.items() if not largest(tensors).isfinite()]
         if sound.all() and not broken:
             return
         step, what = len(curves), f"{', '.join(broken)} is not finite after"
