@@ -17,11 +17,17 @@ INSTALLED := .venv/.installed
 KERNELS := import torch; from kit import augment; p = augment.build("pair-softmax", torch.Generator(), (8, 8)); \
 	p.apply(torch.zeros(6, 1, 8, 8, dtype=torch.uint8), p.sample(6))
 
+# pip fetches and unpacks one package after the other: torch's and all others side by side take half the time. A pin that
+# does not suit this machine ends its half, and pip's own choice follows
+HEAVY := ^(torch|nvidia|triton|cuda)
+PINNED := $(BIN)/pip install --quiet --no-compile --no-deps --requirement /dev/stdin
+
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	@for rest in "" -v; do grep $$rest -E '$(HEAVY)' constraints.txt | $(PINNED) >/dev/null 2>&1 & done; wait
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,data,ray,fast,tables,export]'
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null & $(BIN)/python -c '$(KERNELS)'; wait
 	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \

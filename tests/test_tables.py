@@ -5,6 +5,7 @@ a search found is looked up and not trusted.
 import importlib.util
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,8 @@ from kit import space
 from kit.errors import KitError
 from kit.search.progress import Silent
 from kit.space import Child
-from kit.zoo import tables
+from kit.studies import exact
+from kit.zoo import hpo_bench, tables
 from kit.zoo.nas_bench_201 import EDGES, OPERATIONS
 
 # of the published table: parameters with ten classes, channels=16 and cells=15
@@ -92,12 +94,25 @@ def test_runs_are_judged_by_the_table(micro, tmp_path):
     judged = tables.judged([run, run], cells := tables.nas_bench_201("cifar10"))
     assert judged["rank"].tolist() == [1, 1] and judged["regret"].tolist() == [0.0, 0.0]
     assert judged["accuracy"][0] == cells["accuracy"].max() and judged["relative"][0] > 0
-    path = tables.report(judged.assign(seed=[0, 1]), cells, tmp_path / "exact.md", "A note.")
+    path = exact.report(judged.assign(seed=[0, 1]), cells, tmp_path / "exact.md", "A note.")
     written = path.read_text()
     assert "the best has 91.61%, the median 87.31%" in written and "A note." in written
     assert "| DARTS V2 cells, trained | 2 | 91.61 [91.61, 91.61] | 1 |" in written
     assert "| drawn by chance | 100 |" in written and "by their intervals: `plain`." in written
     assert pd.read_csv(path.with_suffix(".csv"))["cell"].tolist() == [BEST, BEST]
+
+
+@needs_tables
+def test_trials_are_judged_by_a_table_in_which_the_best_is_known():
+    table = hpo_bench.hpo_bench("phoneme")
+    assert table.shape == (10, 10) and 0.4 < table.min() < table.max() < 1
+    found = hpo_bench.regret("random-search", table, trials=12, seed=0)
+    assert (np.diff(found) <= 0).all() and found[0] > found[-1] >= 0
+    judged = hpo_bench.judged(["random-search", "bayesian"], trials=20, seeds=2, datasets=["phoneme", "car"])
+    mean = judged.groupby("learner")["regret"].mean()
+    assert len(judged) == 8 and mean["bayesian"] < mean["random-search"]
+    with pytest.raises(KitError, match="phoneme"):
+        hpo_bench.hpo_bench("phonemes")
 
 
 def test_what_it_cannot_judge_is_refused_by_name(finished):
