@@ -83,7 +83,7 @@ class Method:
         return {"space": self.space, "arch": self.arch, **chosen}
 
 
-_daas = partial(Method, arch="daas", augment="policy-gradient", values={"first_order": False})
+_daas = partial(Method, arch="daas", augment="policy-gradient")
 _mobile = partial(Method, space="mobile")
 METHODS: dict[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)

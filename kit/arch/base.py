@@ -21,6 +21,7 @@ class ArchLearner(Learner):
     """Chooses children; `picks` is the current architecture."""
 
     searches = False  #: whether it is a `Searcher`
+    draws = True  #: whether children are drawn; else `sample` gives the same one until α moves
     weighs = False  #: by gates other than 1, which a space has to absorb when a slot is fixed
     retrain = False  #: the derived child anew, because it trains something else
     steers = False  #: to `target_macs`
@@ -54,6 +55,8 @@ class ArchLearner(Learner):
 @register("random", title="A random architecture")
 class Given(ArchLearner):
     """One architecture throughout: a genotype from elsewhere, a random child, or a network without choices."""
+
+    draws = False
 
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
         self.slots, self.picks = slots, picks

@@ -283,21 +283,29 @@ class Network(nn.Module, ABC):
             for norm in frozen:
                 norm.track_running_stats = True
 
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[None]:
+        """Passes without drop-path, dropout and the auxiliary head (validation losses, rewards)."""
+        before = {name: getattr(self, name) for name in ("drop_path", "dropout", "auxiliary")}
+        vars(self).update(dict.fromkeys(before, 0.0))
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
         """Take the child's BatchNorm statistics anew from `batches` (uint8)."""
-        before = self.training, self.drop_path, self.dropout
+        training = self.training
         momenta = {norm: norm.momentum for norm in self.norms_of(child.picks)}
-        self.train()
-        self.drop_path = self.dropout = 0.0
         for norm in momenta:
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
-        for images in batches:
-            self._run(images, child)
+        with self.train().plain():
+            for images in batches:
+                self._run(images, child)
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        training, self.drop_path, self.dropout = before
         self.train(training)
 
 

@@ -1,8 +1,7 @@
-"""DARTS (Liu, Simonyan & Yang 2019), first order, and its stochastic form SNAS (Xie et al. 2019): the whole supernet
-runs as a mixture. AutoHAS compares itself with DARTS's mixture beside η from the validation loss.
+"""DARTS (Liu, Simonyan & Yang 2019), first and second order, and its stochastic form SNAS (Xie et al. 2019): the whole
+supernet runs as a mixture. AutoHAS compares itself with DARTS's mixture beside η from the validation loss.
 """
 
-import torch
 from torch import Tensor
 
 from kit.arch import Edges, register
@@ -18,6 +17,7 @@ class Darts(Edges):
     """All candidates run, weighed by the softmax over each edge's operations. Takes the memory of the whole supernet,
     and the derived child has to be trained anew, since its weights were trained within the mixture."""
 
+    draws = False
     retrain = True
     limited = False
 
@@ -29,7 +29,7 @@ class Darts(Edges):
         return everything(self.slots), self.to_candidates(self.softmax(self.scores(), self.temperature))
 
     def child(self, picks: Picks, memory: Tensor) -> Child:
-        weights = [row[: len(chosen)].to(self.device, torch.float32) for row, chosen in zip(memory, picks)]
+        weights = [row[: len(chosen)].to(self.device).float() for row, chosen in zip(memory, picks)]
         return Child(picks, tuple(gate.detach().requires_grad_() for gate in weights), memory=memory)
 
     def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
@@ -40,11 +40,20 @@ class Darts(Edges):
 class Snas(Darts):
     """The same mixture with Gumbel noise and a temperature (eq. 4)."""
 
+    draws = True
+
     def scores(self) -> Tensor:
         return super().scores() + self.gumbel(self.members.shape)
 
 
 register_method("darts", "DARTS, first order, retrained", arch="darts", stages=TWO_LEVELS)
+register_method(
+    "darts-second",
+    "DARTS, second order, retrained",
+    arch="darts",
+    stages=TWO_LEVELS,
+    values={"first_order": False},
+)
 register_method(
     "snas", "SNAS: relaxed NAS, one level, retrained", arch="snas", stages=(Stage("search", search=True), RETRAIN)
 )
