@@ -17,7 +17,8 @@ class Stage:
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
     restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat: once per trial."""
+    share of the stage before its τ (bi-level) or its controllers (reward) learn, where the configuration has none.
+    repeat: once per trial."""
 
     name: str
     search: bool = False
@@ -42,6 +43,7 @@ DAAS_INDEPENDENT = (
     Stage("policy", restart=True, step="bi-level"),
     RETRAIN,
 )
+DAAS_GIVEN = (Stage("policy", step="bi-level"), RETRAIN)
 AUTOHAS = (Stage("search", search=True, step="reward", warm_up=0.3), RETRAIN)
 AUTOHAS_PHASES = (
     Stage("architecture", search=True, hyper="default", step="reward", warm_up=0.3),
@@ -54,7 +56,8 @@ AUTOHAS_GIVEN = (Stage("hyper-parameters", step="reward", warm_up=0.3), RETRAIN)
 @dataclass(frozen=True)
 class Method:
     """arch: a name of `kit.arch.ARCH`. augment, hyper: a name, or "learned" or "default" for the preset's choice.
-    values: other fields of the configuration that the method decides."""
+    values: other fields of the configuration that the method decides, each one value or {preset: value}; search_share
+    in place of the preset's."""
 
     title: str
     arch: str
@@ -83,7 +86,8 @@ class Method:
         return {"space": self.space, "arch": self.arch, **chosen}
 
 
-_daas = partial(Method, arch="daas", augment="policy-gradient")
+_daas = partial(Method, augment="policy-gradient")
+_after = lambda n: {"epochs": {"paper": n + 600}, "search_share": {"paper": n / (n + 600)}}  # n epochs of search
 _mobile = partial(Method, space="mobile")
 METHODS: dict[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)
@@ -103,8 +107,11 @@ METHODS: dict[str, Method] = {
     ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS
-    "daas": _daas("DAAS: NAS + DA, two levels, retrained", stages=DAAS),
-    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", stages=DAAS_INDEPENDENT),
+    "daas": _daas("DAAS: NAS + DA, two levels, retrained", "daas", DAAS, values=_after(50)),
+    "daas-independent": _daas(
+        "DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT, values=_after(100)
+    ),
+    "daas-da": _daas("DAAS, DA alone on a given network, retrained", "given", DAAS_GIVEN, values=_after(50)),
     # AutoHAS on MobileNetV2-style blocks
     "autohas": _mobile("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce"),
     "autohas-phase": _mobile("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce"),

@@ -97,24 +97,6 @@ def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient
         return outer_pass(net, held_out, child).gradient
 
 
-def unrolled(net: Network, held_out: Batch, child: Child, train: Batch, lr: Tensor) -> Gradient:
-    """Second-order DARTS (eq. 6, 7): by the gates of L_val(θ − lr ∇L_train(θ, gates), gates). Its second term by double
-    backward: DARTS's central differences step over the kinks of ReLU, and miss it by more than its size."""
-    with net.plain():
-        with grads.ahead(outer_pass(net, train, child).gradient, lr):
-            outer = validation_gradient(net, held_out, child)
-        slots = [slot for slot, gate in enumerate(outer.gates) if gate is not None]
-        with net.frozen_statistics(child.picks):
-            loss = net.losses(*train, child)[0].mean()
-    inner = torch.autograd.grad(loss, outer.parameters, create_graph=True, materialize_grads=True)
-    along = sum((g * v).sum() for g, v in zip(inner, outer.theta))
-    gates = [child.gates[slot] for slot in slots]
-    second = torch.autograd.grad(along, gates, materialize_grads=True) if gates else ()
-    for slot, term in zip(slots, ranks.mean(second)):
-        outer.gates[slot] = outer.gates[slot] - lr * term
-    return outer
-
-
 def policy_rewards(
     parts: Parts, train: Batch, held_out: Callable[[], Batch], child: Child, lr: Tensor, draws: int = 1
 ) -> Callable[[Draw], Tensor]:

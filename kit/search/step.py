@@ -63,7 +63,6 @@ class TwoLevelOptions(Options):
     children: int = Field(2, ge=1, le=100, description="two levels: children per step of θ (DAAS: n_w)")
     arch_samples: int = Field(1, ge=1, le=100, description="two levels: architectures per step of α, τ (DAAS: n_arch)")
     policies: int = Field(0, ge=0, le=100, description="two levels: policies per architecture (n_aug); 0: by image")
-    first_order: bool = Field(True, description="two levels: α's gradient at θ itself; False: second-order DARTS")
 
 
 @STEPS.register(
@@ -92,8 +91,7 @@ def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     x = augment.apply(images, draw)
     upper = several(parts.draws.arch_samples)
     # line 3: means over n_arch architectures; eq. 9, at θ itself whatever τ does
-    first = parts.draws.first_order
-    outer = signals.validation_gradient if first else partial(signals.unrolled, train=(x, y), lr=lr)
+    outer = partial(arch.unrolled, train=(x, y), lr=lr) if arch.unrolled else signals.validation_gradient
     reward = partial(signals.accuracy, net, held_out)
     of_arch = lambda child: arch.estimate(child, gates=outer(net, held_out, child).gates, reward=partial(reward, child))
     arch.follow([of_arch(child) for child in upper])
