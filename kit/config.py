@@ -230,9 +230,8 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
     for parts, name in (*names, *((STEPS, stage.step) for stage in method.stages)):
         if isinstance(name, str) and name in parts:
             filled |= parts[name].values(chosen["preset"])
-    filled |= registry.for_preset(method.values, chosen["preset"])
     search_share = filled.pop("search_share", preset["search_share"])
-    filled |= given
+    filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
         trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1
         before = len(method.unrolled(trials)) - 1

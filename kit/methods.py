@@ -17,7 +17,7 @@ class Stage:
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
     restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn, where the configuration has none.
+    share of the stage before its τ (bi-level) or its controllers (reward) learn; the configuration's goes before it.
     repeat: once per trial."""
 
     name: str
@@ -56,8 +56,7 @@ AUTOHAS_GIVEN = (Stage("hyper-parameters", step="reward", warm_up=0.3), RETRAIN)
 @dataclass(frozen=True)
 class Method:
     """arch: a name of `kit.arch.ARCH`. augment, hyper: a name, or "learned" or "default" for the preset's choice.
-    values: other fields of the configuration that the method decides, each one value or {preset: value}; search_share
-    in place of the preset's."""
+    values: other fields of the configuration that the method decides."""
 
     title: str
     arch: str
@@ -87,8 +86,8 @@ class Method:
 
 
 _daas = partial(Method, augment="policy-gradient")
-_after = lambda n: {"epochs": {"paper": n + 600}, "search_share": {"paper": n / (n + 600)}}  # n epochs of search
-_mobile = partial(Method, space="mobile")
+_autohas = partial(Method, space="mobile", hyper="reinforce")
+MIXUP = {"hyper_space": "mixup"}  # beside architectures, as in AutoHAS's Table 4
 METHODS: dict[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)
     "dha": Method("DHA: NAS + DA + HPO, joint", "sparse-coding", JOINT, "learned", "learned"),
@@ -107,15 +106,13 @@ METHODS: dict[str, Method] = {
     ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS
-    "daas": _daas("DAAS: NAS + DA, two levels, retrained", "daas", DAAS, values=_after(50)),
-    "daas-independent": _daas(
-        "DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT, values=_after(100)
-    ),
-    "daas-da": _daas("DAAS, DA alone on a given network, retrained", "given", DAAS_GIVEN, values=_after(50)),
+    "daas": _daas("DAAS: NAS + DA, two levels, retrained", "daas", DAAS),
+    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT),
+    "daas-da": _daas("DAAS, DA alone on a given network, retrained", "given", DAAS_GIVEN),
     # AutoHAS on MobileNetV2-style blocks
-    "autohas": _mobile("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce"),
-    "autohas-phase": _mobile("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce"),
-    "autohas-hpo": _mobile("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce"),
+    "autohas": _autohas("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, values=MIXUP),
+    "autohas-phase": _autohas("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, values=MIXUP),
+    "autohas-hpo": _autohas("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),

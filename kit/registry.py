@@ -53,13 +53,8 @@ class Part:
         return {**self.settings, **{name: getattr(config, name) for name in names}}
 
     def values(self, preset: str) -> dict[str, Any]:
-        return for_preset(self.brings, preset)
-
-
-def for_preset(brings: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """Of values that are one value or {preset: value} each, those that the preset has."""
-    brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in brings.items()}
-    return {name: value for name, value in brought.items() if value is not None}
+        brought = {name: v.get(preset) if isinstance(v, Mapping) else v for name, v in self.brings.items()}
+        return {name: value for name, value in brought.items() if value is not None}
 
 
 class Registry(dict[str, Part]):

@@ -84,17 +84,17 @@ def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
     return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
-def outer_pass(net: Network, batch: Batch, child: Child) -> Pass:
+def outer_gradient(net: Network, batch: Batch, child: Child) -> Gradient:
     """On a batch that is not trained on: BatchNorm's running statistics are left alone."""
     with net.frozen_statistics(child.picks):
-        losses, predicted = net.losses(*batch, child)
-    return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
+        loss = net.losses(*batch, child)[0].mean()
+    return grads.backward(loss, net, child)
 
 
 def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient:
     """Without drop-path, dropout and the auxiliary head, as what is deployed has none."""
     with net.plain():
-        return outer_pass(net, held_out, child).gradient
+        return outer_gradient(net, held_out, child)
 
 
 def policy_rewards(
@@ -110,7 +110,7 @@ def policy_rewards(
     @functools.cache
     def outer() -> Gradient:
         own = [transformed(augment.sample(len(y))) for _ in range(draws)]
-        with grads.ahead(Gradient.mean([outer_pass(net, batch, child).gradient for batch in own]), lr):
+        with grads.ahead(Gradient.mean([outer_gradient(net, batch, child) for batch in own]), lr):
             return validation_gradient(net, held_out(), child)
 
     return lambda draw: grads.directional(net, *transformed(draw), child, outer())
@@ -125,7 +125,7 @@ def on_request(parts: Parts, batches: Batches, augmented: Batch, child: Child) -
         x, y = next(batches[source])
         if source == "val":
             return validation_gradient(net, (x, y), constant)
-        return outer_pass(net, (augment.apply(x, augment.sample(len(x))), y), constant).gradient
+        return outer_gradient(net, (augment.apply(x, augment.sample(len(x))), y), constant)
 
     @functools.cache
     def reward() -> float:

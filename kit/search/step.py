@@ -26,7 +26,11 @@ class Outcome(NamedTuple):
     values: Values
 
 
-@STEPS.register("reward", title="Reward (AutoHAS)")
+# AutoHAS: 15,000 steps of search (of 45,000 images); as many epochs of training as TuNAS, which it follows
+REWARD = {"batch_size": {"paper": 512}, "epochs": {"paper": 172 + 360}, "search_share": {"paper": 172 / 532}}
+
+
+@STEPS.register("reward", title="Reward (AutoHAS)", brings=REWARD)
 @STEPS.register("one-level", title="One level (DHA, DiffAutoML)")
 def one_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
     """DHA, Algorithm 1: α, τ and θ from one backward pass on one training batch, η from the gradient after the step.
@@ -70,6 +74,8 @@ class TwoLevelOptions(Options):
     title="Two levels (DAAS, DARTS, GDAS)",
     options=TwoLevelOptions,
     brings={
+        "epochs": {"paper": 50 + 600},
+        "search_share": {"paper": 50 / 650},
         "children": {"paper": 10, "server": 4, "laptop": 2},
         "arch_samples": {"paper": 5, "server": 2, "laptop": 1},
         "policies": {"paper": 2},

@@ -23,7 +23,7 @@ def one_step_ahead(net: Network, held_out: Batch, child: Child, train: Batch, lr
     """Second-order DARTS (eq. 6, 7): by the gates of L_val(θ − lr ∇L_train(θ, gates), gates). Its second term by double
     backward: DARTS's central differences step over the kinks of ReLU, and miss it by more than its size."""
     with net.plain():
-        with grads.ahead(signals.outer_pass(net, train, child).gradient, lr):
+        with grads.ahead(signals.outer_gradient(net, train, child), lr):
             outer = signals.validation_gradient(net, held_out, child)
         slots = [slot for slot, gate in enumerate(outer.gates) if gate is not None]
         with net.frozen_statistics(child.picks):
