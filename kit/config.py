@@ -44,6 +44,7 @@ class Config(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
     search_epochs: int = Field(ge=1, description="at most so many for the search stage; the architecture is then fixed")
+    warm_up: float | None = Field(None, ge=0, lt=1, description="share of a stage before its τ, or controllers, learn")
     trials: int = Field(4, ge=2, le=1000, description="settings to try, over search_epochs")
     batch_size: int = Field(ge=2)
     channels: int = Field(ge=2, le=512, multiple_of=2, description="C of the first cell; even")
@@ -121,6 +122,8 @@ class Config(BaseModel):
             why = f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
         elif trials != repeats:
             why = f"{hyper} with {method}: whole trials take 'random-search' or 'bayesian' for both, hyper and method"
+        elif self.warm_up is not None and all(stage.step == "one-level" for stage in self.stages):
+            why = f"warm_up={self.warm_up:g}: in {method} nothing waits for it (use 'daas' or 'autohas'): leave it out"
         elif self.policy is not None and not AUGMENT[self.augment].make.learns:
             use = f"augment as that run did ({_names(AUGMENT, 'learns')})"
             why = f"policy={self.policy!r} is a learned τ and {augment} is not: set {use}"
@@ -227,11 +230,12 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
     for parts, name in (*names, *((STEPS, stage.step) for stage in method.stages)):
         if isinstance(name, str) and name in parts:
             filled |= parts[name].values(chosen["preset"])
+    search_share = filled.pop("search_share", preset["search_share"])
     filled |= dict(method.values) | given
     if "search_epochs" not in given and isinstance(filled["epochs"], int):
         trials = filled["trials"] if isinstance(filled.get("trials"), int) else 1
         before = len(method.unrolled(trials)) - 1
-        filled["search_epochs"] = max(1, before, round(preset["search_share"] * filled["epochs"]))
+        filled["search_epochs"] = max(1, before, round(search_share * filled["epochs"]))
     return filled
 
 

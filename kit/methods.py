@@ -17,7 +17,8 @@ class Stage:
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
     restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn. repeat: once per trial."""
+    share of the stage before its τ (bi-level) or its controllers (reward) learn; the configuration's goes before it.
+    repeat: once per trial."""
 
     name: str
     search: bool = False
@@ -42,6 +43,7 @@ DAAS_INDEPENDENT = (
     Stage("policy", restart=True, step="bi-level"),
     RETRAIN,
 )
+DAAS_GIVEN = (Stage("policy", step="bi-level"), RETRAIN)
 AUTOHAS = (Stage("search", search=True, step="reward", warm_up=0.3), RETRAIN)
 AUTOHAS_PHASES = (
     Stage("architecture", search=True, hyper="default", step="reward", warm_up=0.3),
@@ -83,8 +85,9 @@ class Method:
         return {"space": self.space, "arch": self.arch, **chosen}
 
 
-_daas = partial(Method, arch="daas", augment="policy-gradient", values={"first_order": False})
-_mobile = partial(Method, space="mobile")
+_daas = partial(Method, augment="policy-gradient")
+_autohas = partial(Method, space="mobile", hyper="reinforce")
+MIXUP = {"hyper_space": "mixup"}  # beside architectures, as in AutoHAS's Table 4
 METHODS: dict[str, Method] = {
     # DHA and its ablation (its Table 3 and 4)
     "dha": Method("DHA: NAS + DA + HPO, joint", "sparse-coding", JOINT, "learned", "learned"),
@@ -103,12 +106,13 @@ METHODS: dict[str, Method] = {
     ),
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS
-    "daas": _daas("DAAS: NAS + DA, two levels, retrained", stages=DAAS),
-    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", stages=DAAS_INDEPENDENT),
+    "daas": _daas("DAAS: NAS + DA, two levels, retrained", "daas", DAAS),
+    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT),
+    "daas-da": _daas("DAAS, DA alone on a given network, retrained", "given", DAAS_GIVEN),
     # AutoHAS on MobileNetV2-style blocks
-    "autohas": _mobile("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, hyper="reinforce"),
-    "autohas-phase": _mobile("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, hyper="reinforce"),
-    "autohas-hpo": _mobile("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN, hyper="reinforce"),
+    "autohas": _autohas("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, values=MIXUP),
+    "autohas-phase": _autohas("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, values=MIXUP),
+    "autohas-hpo": _autohas("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),
     "plain": Method("DARTS V2 cells, trained", "given", TRAIN),

@@ -16,7 +16,7 @@ from kit.arch import random_picks
 from kit.hyper import HYPER, Values
 from kit.search import grads
 from kit.search.grads import Gradient, Momentum, Trace
-from kit.search.signals import Pass, on_request
+from kit.search.signals import on_request
 from kit.space import Child
 from kit.space.limits import Limits
 
@@ -167,8 +167,7 @@ def test_look_ahead_and_fresh_agree_on_the_same_batch_child_and_gradients():
         )
         # the batch that comes next, asked for by kit.step's own outer gradient
         parts = SimpleNamespace(net=scene.net, augment=_NoPolicy())
-        streams, step = {"fresh": iter([batch(41 + i)])}, Pass(still, None, None, gradient)
-        outer = on_request(parts, streams, (), step, 0.02)["outer"]
+        outer = on_request(parts, {"fresh": iter([batch(41 + i)])}, (), still)["outer"]
         first.update(trace, outer=outer)
         second.update(trace, outer=outer)
     assert not torch.equal(first.log, torch.tensor([LR, DECAY], dtype=torch.float64).log())
@@ -187,7 +186,7 @@ def test_the_outer_gradient_leaves_statistics_gates_and_validation_images_alone(
     child = Child(some_child(net, 1).picks, gates)
     before = {k: v.clone() for k, v in net.named_buffers() if "running" in k}
     parts = SimpleNamespace(net=net, augment=None)  # no policy: val as it is
-    measured = on_request(parts, {"val": iter([batch(1)])}, (), Pass(child, None, None, None), 0.1)
+    measured = on_request(parts, {"val": iter([batch(1)])}, (), child)
     gradient = measured["outer"]("val")
     assert gradient.gates == [None] * len(net.slots)
     buffers = dict(net.named_buffers())

@@ -224,14 +224,12 @@ def test_moves_only_its_own_variables(variant: str, finished):
         assert abs(probabilities * k * k - 1).max() > 1e-4  # τ moved
         counts = dict(zip(run.tau["epoch"].tolist(), run.tau["counts"].sum((1, 2)).tolist()))
         images = [n * config.batch_size for n in steps_of(run)]
-        per_step = (
-            1
-            if all(stage.step == "one-level" for stage in stages) or config.first_order
-            else config.arch_samples * max(1, config.policies)
-        )
+        rewarded = config.arch_samples * max(1, config.policies)  # where τ learns on the upper level
+        on_top = {"bi-level": "val" in AUGMENT[config.augment].make.needs}
+        draws = lambda stage: (rewarded if stage.search else max(1, config.policies)) if on_top.get(stage.step) else 1
         warm = {e: round(stage.warm_up * n) for e, (stage, n) in enumerate(zip(stages, steps_of(run)), 1)}
         expected = {
-            e: per_step * (images[e - 1] - warm[e] * config.batch_size)
+            e: draws(stage) * (images[e - 1] - warm[e] * config.batch_size)
             for e, stage in enumerate(stages, 1)
             if stage.augment == "learn"
         }

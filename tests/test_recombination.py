@@ -74,7 +74,7 @@ class Scene:
     def _parts(self) -> Parts:
         made = build.Plan(self.config, self.config.stages[0], self.sets, torch.device("cpu")).parts()
         made.net.train()
-        made.draws = TwoLevelOptions(children=2, arch_samples=1, policies=0, first_order=False)
+        made.draws = TwoLevelOptions(children=2, first_order=False)  # the form that asks most of a child
         return made
 
     def take(self, times: int) -> list[torch.Tensor]:

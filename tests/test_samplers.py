@@ -224,7 +224,7 @@ class _Held:
 def step_bytes(net: space.Network, arch, step: str) -> int:
     """Of one search step with fixed τ and η, 8 images."""
     streams = {name: batches(i, n=8) for i, name in enumerate(("train", "val", "fresh"))}
-    samples = TwoLevelOptions(children=2, arch_samples=2, policies=0, first_order=False)
+    samples = TwoLevelOptions(children=2, arch_samples=2)
     policy, hyper, sgd = Plain(Basics(), stream()), Fixed(0.05, 1e-3), Momentum(net, 0.9, 5.0)
     parts = Parts(net, arch, policy, hyper, sgd, samples)
     return Kept(*net.parameters()).of(lambda: STEPS[step].make(parts, streams, 1.0))

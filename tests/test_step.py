@@ -107,8 +107,9 @@ class AlgorithmOne:
                 policy.tau.copy_(self.tau.detach())
                 x = policy.apply(x, policy.sample(len(x)))
             statistics = {k: v.clone() for k, v in net.named_buffers()}
+            net.drop_path = 0.2 if kind == "fresh" else 0.0  # the validation loss has none
             loss = net.losses(x, y, Child(child.picks, tuple(g.detach() for g in child.gates)))[0].mean()
-            outer = torch.autograd.grad(loss, parameters, allow_unused=True)
+            outer, net.drop_path = torch.autograd.grad(loss, parameters, allow_unused=True), 0.2
             for name, buffer in net.named_buffers():
                 buffer.copy_(statistics[name])
             self.learn_eta(list(outer))

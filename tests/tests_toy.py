@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kit import space
 from kit.arch import random_picks
 from kit.space import Child, Cost, Network, Picks, Slot
+from kit.space.layers import batch_norm
 from kit.space.limits import Limits
 
 FREE = Limits(None)  # binds nothing, so it asks no network
@@ -99,6 +100,21 @@ class Plain(Network):
 
     def spec(self, picks: Picks) -> dict[str, Any]:
         return {}
+
+
+class Normed(Plain):
+    """A convolution with BatchNorm before the classifier: images depend on each other."""
+
+    def __init__(self, classes: int = 3, image: tuple[int, int, int] = (1, 4, 4)):
+        super().__init__(classes, image)
+        conv = nn.Conv2d(image[0], 2, 3, padding=1, bias=False)
+        self.layers = nn.Sequential(
+            conv, batch_norm(2), nn.Tanh(), nn.Flatten(), nn.Linear(2 * image[1] * image[2], classes)
+        )
+        self.double()
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters()):
+                p.copy_(0.5 * normal(*p.shape, seed=i))
 
 
 def supernet(name: str, image: tuple[int, int, int] = (1, 8, 8), **settings: Any) -> Network:

@@ -1,6 +1,7 @@
 """Architecture learners: what all share, and the one that does not learn (a given or a random architecture)."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ class ArchLearner(Learner):
     """Chooses children; `picks` is the current architecture."""
 
     searches = False  #: whether it is a `Searcher`
+    draws = True  #: whether children are drawn; else `sample` gives the same one until α moves
+    #: (net, held_out, child, train, lr) → the gradient, on two levels, in place of the validation loss's at θ itself
+    unrolled: Callable[..., Any] | None = None
     weighs = False  #: by gates other than 1, which a space has to absorb when a slot is fixed
     retrain = False  #: the derived child anew, because it trains something else
     steers = False  #: to `target_macs`
@@ -54,6 +58,8 @@ class ArchLearner(Learner):
 @register("random", title="A random architecture")
 class Given(ArchLearner):
     """One architecture throughout: a genotype from elsewhere, a random child, or a network without choices."""
+
+    draws = False
 
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
         self.slots, self.picks = slots, picks

@@ -86,9 +86,6 @@ class Logits(Searcher):
         uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64).clamp(min=1e-300)
         return -(-uniform.log()).log()
 
-    def summary(self) -> dict[str, float]:
-        return super().summary() | {"alpha/largest": float(self.distributions().max(1).values.mean())}
-
 
 class Categorical(Logits):
     """One categorical per slot, from which several candidates are drawn without replacement (Plackett–Luce). The

@@ -20,6 +20,7 @@ class SparseCoding(Searcher):
     """Each slot trains a short dense vector b; its α is the sparse vector that b compresses, recovered by the LASSO, of
     all slots, padded to the widest, in one batch. A child that breaks the limits is not taken: the last one stays."""
 
+    draws = False
     weighs = True
     kept = (*Searcher.kept, "A", "alpha", "alpha_before", "moved", "picks")
 

@@ -90,11 +90,6 @@ class PolicyGradient(LearnedPolicy):
         more = {"apply": self.apply_logit.sigmoid().cpu(), "magnitude": self.delta.softmax(1).cpu()}
         return super().snapshot() | more
 
-    @torch.no_grad()
-    def summary(self) -> dict[str, float]:
-        applied = float((self.pi.softmax(1).mean(0) * self.apply_logit.sigmoid()).sum())
-        return {**super().summary(), "tau/applied": applied}
-
 
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     uniform = torch.rand(shape, generator=generator, device=generator.device).clamp_(min=1e-20)

@@ -206,8 +206,9 @@ class LearnedPolicy(Policy):
 
     def estimate(self, draw: Draw, *, losses=None, rewards=None, **_: object) -> list[Tensor]:
         """losses: of this rank's images, float [n], detached. rewards() → float [n]: their ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩."""
-        whole = draw if draw.whole is None else draw.whole
-        return self.gradient(whole, losses=ranks.gather(losses), rewards=lambda: ranks.gather(rewards()))
+        whole, gather = draw if draw.whole is None else draw.whole, ranks.gather
+        losses = None if losses is None else gather(losses)
+        return self.gradient(whole, losses=losses, rewards=lambda: gather(rewards()))
 
     def count(self, draw: Draw) -> None:
         self.counts.scatter_add_(0, draw.index, torch.ones_like(draw.index, dtype=self.counts.dtype))

@@ -107,9 +107,10 @@ class Plan:
         for norm in norms(net) if config.sync_batchnorm else ():
             norm.__class__ = SyncedNorm  # the same objects, for whoever refers to one
         learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}, STEPS[stage.step]
-        for name in WARMED.get(stage.step, ()) if stage.warm_up else ():
+        warm_up = stage.warm_up if config.warm_up is None else config.warm_up
+        for name in WARMED.get(stage.step, ()) if warm_up else ():
             if learners[name].variables():
-                learners[name] = WarmUp(learners[name], round(stage.warm_up * self.steps))
+                learners[name] = WarmUp(learners[name], min(round(warm_up * self.steps), self.steps - 1))
         draws = step.options and step.options(**step.arguments(config))
         return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 

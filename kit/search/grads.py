@@ -40,10 +40,6 @@ class Gradient:
         terms = [[gradient.of[p] for gradient in gradients if p in gradient.of] for p in parameters]
         return cls(parameters, [functools.reduce(torch.add, each) / len(gradients) for each in terms])
 
-    def dot(self, other: Self) -> Tensor:
-        """Over the weights that both have: 0-dim."""
-        return sum((g * other.of[p]).sum() for p, g in zip(self.parameters, self.theta) if p in other.of)
-
 
 def backward(loss: Tensor, network: Network, child: Child) -> Gradient:
     """One backward pass: gradients of the child's weights and of its gates, for the whole batch. loss: a mean over this

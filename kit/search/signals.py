@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kit.arch.base import ArchLearner
-from kit.augment.policy import Policy
+from kit.augment.policy import Draw, Policy
 from kit.errors import KitError
 from kit.hyper.base import HyperLearner
 from kit.methods import Stage
@@ -84,29 +84,48 @@ def training_pass(net: Network, x: Tensor, y: Tensor, child: Child) -> Pass:
     return Pass(child, losses.detach(), predicted == y, grads.backward(losses.mean(), net, child))
 
 
-def outer_pass(net: Network, batch: Batch, child: Child) -> Pass:
+def outer_gradient(net: Network, batch: Batch, child: Child) -> Gradient:
     """On a batch that is not trained on: BatchNorm's running statistics are left alone."""
     with net.frozen_statistics(child.picks):
-        losses, predicted = net.losses(*batch, child)
-    return Pass(child, losses.detach(), predicted == batch[1], grads.backward(losses.mean(), net, child))
+        loss = net.losses(*batch, child)[0].mean()
+    return grads.backward(loss, net, child)
 
 
-def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr: Tensor) -> dict[str, Callable]:
-    """The signals that cost a pass, as functions. train: the pass on the augmented batch, of a step of length lr."""
-    net, augment, child, constant = parts.net, parts.augment, train.child, train.child.detached()
+def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient:
+    """Without drop-path, dropout and the auxiliary head, as what is deployed has none."""
+    with net.plain():
+        return outer_gradient(net, held_out, child)
+
+
+def policy_rewards(
+    parts: Parts, train: Batch, held_out: Callable[[], Batch], child: Child, lr: Tensor, draws: int = 1
+) -> Callable[[Draw], Tensor]:
+    """DAAS eq. 13, as a function of a draw: ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each image k that it transforms, float [n]; of a
+    policy for the whole batch the reward is their mean. It costs a pass, and when first called those of θ'.
+
+    θ' = θ − lr ∇L_train (eq. 10) takes as many draws of its own: one's part in θ' would bias that one's reward."""
+    (images, y), net, augment, child = train, parts.net, parts.augment, child.detached()
+    transformed = lambda draw: (augment.apply(images, draw), y)
+
+    @functools.cache
+    def outer() -> Gradient:
+        own = [transformed(augment.sample(len(y))) for _ in range(draws)]
+        with grads.ahead(Gradient.mean([outer_gradient(net, batch, child) for batch in own]), lr):
+            return validation_gradient(net, held_out(), child)
+
+    return lambda draw: grads.directional(net, *transformed(draw), child, outer())
+
+
+def on_request(parts: Parts, batches: Batches, augmented: Batch, child: Child) -> dict[str, Callable]:
+    """The signals that cost a pass, as functions; augmented: the training batch."""
+    net, augment, constant = parts.net, parts.augment, child.detached()
 
     def outer(source: str) -> Gradient:
         """g' = ∇_θ L(θ'; B') on a batch of this source: "val" as it is, "fresh" augmented like the training batch."""
         x, y = next(batches[source])
-        if source == "fresh":
-            x = augment.apply(x, augment.sample(len(x)))
-        return outer_pass(net, (x, y), constant).gradient
-
-    def rewards() -> Tensor:
-        """⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ for every augmented image k, θ' = θ − lr · gradient (DAAS eq. 13): float [n]."""
-        with grads.ahead(train.gradient, lr):
-            of_val = outer_pass(net, next(batches["val"]), constant).gradient
-        return grads.directional(net, *augmented, child, of_val)
+        if source == "val":
+            return validation_gradient(net, (x, y), constant)
+        return outer_gradient(net, (augment.apply(x, augment.sample(len(x))), y), constant)
 
     @functools.cache
     def reward() -> float:
@@ -117,16 +136,14 @@ def on_request(parts: Parts, batches: Batches, augmented: Batch, train: Pass, lr
         with net.frozen_statistics(child.picks):
             return net.losses(*augmented, constant)[0].mean()
 
-    return {"outer": outer, "rewards": rewards, "reward": reward, "loss": loss}
+    return {"outer": outer, "reward": reward, "loss": loss}
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:
     """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
     fit; without dropout and drop-path."""
-    dropped, net.drop_path, net.dropout = (net.drop_path, net.dropout), 0.0, 0.0
-    with torch.no_grad(), net.frozen_statistics(child.picks):
+    with torch.no_grad(), net.plain(), net.frozen_statistics(child.picks):
         _, predicted = net.losses(*held_out, child.detached())
-    net.drop_path, net.dropout = dropped
     return ranks.total((predicted == held_out[1]).float().mean()).item() / ranks.count()
 
 

@@ -169,7 +169,8 @@ class ShuffleUnit(nn.Module):
     "choice",
     title="ShuffleNetV2 choice blocks",
     brings=dict.fromkeys(("channels", "search_channels"), {"paper": 64, "server": 32, "laptop": 16})
-    | {"cells": {"paper": 20, "server": 20, "laptop": 6}, "lr": {"paper": 0.5}, "weight_decay": {"paper": 4e-5}},
+    | {"cells": {"paper": 20, "server": 20, "laptop": 6}}
+    | {"batch_size": {"paper": 1024}, "lr": {"paper": 0.5}, "weight_decay": {"paper": 4e-5}},  # DSNAS
 )
 class ChoiceNetwork(BlockNetwork):
     """DSNAS's and DiffAutoML's space: `channels` is the first stage's width C (paper: 64), the others are 2.5 C, 5 C

@@ -195,7 +195,7 @@ class CellNetwork(Network):
             output = cell(before, last, child.picks, gates, self.drop_samples)
             # all that reads a cell's output reads it rectified, but the last one's, which is pooled
             before, last = last, F.relu(output) if i + 1 < len(self.cells) else output
-            if self.training and "auxiliary" in self.head and i == self.last_reduction:
+            if self.training and self.auxiliary and i == self.last_reduction:
                 auxiliary = self.head["auxiliary"](last)
         return self.classifier(self.drop_features(last.mean(dim=(2, 3)))), auxiliary
 

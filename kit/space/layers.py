@@ -1,6 +1,8 @@
 """Layers of the spaces in torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,19 @@ except ImportError:
     fast = None
     dense_gradient, keep_freed = lambda x: x, lambda: None
 FAST = fast is not None
+
+
+@contextlib.contextmanager
+def held(modules: Sequence[nn.Module], **values: Any) -> Iterator[None]:
+    """Within it the modules have these attributes, afterwards their own again."""
+    before = [(module, {name: getattr(module, name) for name in values}) for module in modules]
+    for module in modules:
+        vars(module).update(values)
+    try:
+        yield
+    finally:
+        for module, own in before:
+            vars(module).update(own)
 
 
 def by_kernels(x: Tensor, *weights: Tensor) -> bool:
@@ -78,12 +93,8 @@ def last_norm(operation: nn.Module) -> GatedNorm:
 
 def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
     """gate · operation(x), by the BatchNorm that ends it."""
-    norm = last_norm(operation)
-    norm.gate = gate
-    try:
+    with held([last_norm(operation)], gate=gate):
         return operation(x)
-    finally:
-        norm.gate = None
 
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:

@@ -6,7 +6,7 @@ the cell space, one block for a chain of blocks, nothing for a fixed network. Le
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, Self
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from kit.errors import KitError
 from kit.registry import Registry
 from kit.search import ranks as distributed
-from kit.space.layers import norms
+from kit.space.layers import held, norms
 
 SPACES = Registry("space")
 register = SPACES.register
@@ -271,33 +271,24 @@ class Network(nn.Module, ABC):
     def norms_of(self, picks: Picks) -> list[nn.BatchNorm2d]:
         return [norm for module in self.modules_of(picks) for norm in norms(module)]
 
-    @contextlib.contextmanager
-    def frozen_statistics(self, picks: Picks) -> Iterator[None]:
+    def frozen_statistics(self, picks: Picks) -> contextlib.AbstractContextManager[None]:
         """Training-mode passes by the batch's statistics that leave the running ones alone (outer losses, rewards)."""
-        frozen = self.norms_of(picks)
-        for norm in frozen:
-            norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm in frozen:
-                norm.track_running_stats = True
+        return held(self.norms_of(picks), track_running_stats=False)
+
+    def plain(self) -> contextlib.AbstractContextManager[None]:
+        """Passes without drop-path, dropout and the auxiliary head (validation losses, rewards)."""
+        return held([self], drop_path=0.0, dropout=0.0, auxiliary=0.0)
 
     @torch.no_grad()
     def recalibrate(self, child: Child, batches: list[Tensor]) -> None:
         """Take the child's BatchNorm statistics anew from `batches` (uint8)."""
-        before = self.training, self.drop_path, self.dropout
-        momenta = {norm: norm.momentum for norm in self.norms_of(child.picks)}
-        self.train()
-        self.drop_path = self.dropout = 0.0
-        for norm in momenta:
+        training, moved = self.training, self.norms_of(child.picks)
+        for norm in moved:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
-        for images in batches:
-            self._run(images, child)
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-        training, self.drop_path, self.dropout = before
+        # momentum None: a plain average over the batches
+        with held([self.train()], drop_path=0.0, dropout=0.0), held(moved, momentum=None):
+            for images in batches:
+                self._run(images, child)
         self.train(training)
 
 
