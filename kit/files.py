@@ -28,15 +28,16 @@ class Damaged(KitError):
 def gigabytes(variable: str) -> float:
     """In bytes, of an environment variable: KIT_MAX_GB, what a stored file may have and expand to, or KIT_RESIDENT_GB,
     what decoded images may take on the device; 4 where it is not set. Raises KitError for no number."""
-    try:
-        return 1e9 * float(os.environ.get(variable) or 4)
-    except ValueError as error:
-        raise KitError(f"{variable} must be a number of gigabytes from 0: {error}") from None
+    given = os.environ.get(variable) or "4"
+    with contextlib.suppress(ValueError):
+        if float(given) >= 0:  # NaN is not
+            return 1e9 * float(given)
+    raise KitError(f"{variable} must be a number of gigabytes from 0, got {given!r}")
 
 
-def read(path: Path, problem: str = "cannot be read") -> bytes:
-    """Raises KitError for a link, what is no file, one beyond KIT_MAX_GB, and whatever keeps from reading."""
-    most = gigabytes("KIT_MAX_GB")
+def read(path: Path, problem: str = "cannot be read", share: float = 1) -> bytes:
+    """Raises KitError for a link, what is no file, one beyond a share of KIT_MAX_GB, and what keeps from reading."""
+    most = share * gigabytes("KIT_MAX_GB")
     try:
         with _opened(path, os.O_RDONLY) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:

@@ -313,5 +313,9 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
     else:
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
+        taken = sum(len(own) * own.images.shape[1] for own in parts.values() if isinstance(own.images, Tensor))
+        if (taken := taken * image_size**2) > gigabytes("KIT_RESIDENT_GB"):
+            much = f"{taken / 1e9:,.0f} GB of {name}"
+            raise KitError(f"image_size={image_size} makes {much}: KIT_RESIDENT_GB=… allows more")
         parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

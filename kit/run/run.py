@@ -51,7 +51,8 @@ class Records:
         if not whole and epoch - self.written < epoch / SHARE:
             return
         self.written, rows = epoch, pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS)
-        files.write(self.folder / "history.parquet", lambda path: rows.to_parquet(path, index=False))
+        fill = lambda path: rows.to_parquet(path, index=False, write_page_checksum=True)
+        files.write(self.folder / "history.parquet", fill)
         for kind in SNAPSHOTS:
             if entries := self.held[kind]:
                 arrays = {name: np.stack([entry[name] for entry in entries]) for name in entries[0]}
@@ -83,11 +84,16 @@ def history(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     import pyarrow.parquet as pq  # takes long
 
-    content = io.BytesIO(files.read(path))
+    content = io.BytesIO(files.read(path, share=store.UNPACKED))
     with files.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
-        table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
-        if (rows := table.metadata.num_rows) > MOST:
+        how = {"read_dictionary": ["name"], "page_checksum_verification": True}  # of a repeated name one is in memory
+        about = (table := pq.ParquetFile(content, **how)).metadata
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        if (rows := sum(group.num_rows for group in groups)) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
+        store.check_unpacked(sum(group.total_byte_size for group in groups))
+        if any(about.schema.column(i).max_repetition_level for i in range(about.num_columns)):
+            raise ValueError("a row of it holds lists")
         frame = table.read(list(COLUMNS)).to_pandas()
         if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
             raise ValueError(f"a name is longer than {LONGEST} letters")

@@ -288,8 +288,8 @@ class Search:
         for path in reversed(_checkpoints(self.folder)):
             try:
                 state = store.read_state(path)
-                if state.get("identity", self.identity) != self.identity:
-                    raise files.Damaged(path, f"belongs to another run, {state['identity']!r:.200}")
+                if (owner := state.get("identity")) != self.identity:
+                    raise files.Damaged(path, f"belongs to another run, {owner!r:.200}")
                 return state
             except files.Damaged as error:
                 now = files.aside(path, "damaged").name
