@@ -3,7 +3,6 @@
 import functools
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from kit import data, files
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
@@ -142,7 +141,7 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
-        path = Path(os.path.expanduser(path))
+        path = files.place(path)
         if (path / "config.json").exists():
             return cls(path)
         found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/data.json")]
@@ -199,10 +198,10 @@ class Run:
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""
-        rows = self.history[self.history["name"] == name]
+        rows = self.history[self.history["name"] == str(name)]
         if rows.empty:
             names = ", ".join(sorted(self.history["name"].unique())) or "nothing yet"
-            raise KitError(f"{self.path.name} has no curve {name!r}; it has: {names}")
+            raise KitError(f"{self.path.name} has no curve {shown(name)}; it has: {names}")
         return rows.set_index("step" if name.startswith("step/") else "epoch")["value"]
 
     @property
@@ -238,7 +237,7 @@ class Run:
         `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending says it. All take uint8
         [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that is not the ending's and,
         writing nothing, where the file's scores are not those of the run's model."""
-        path = Path(os.path.expanduser(path))
+        path = files.place(path)
         export.write(self.model(), self.found(), path, format)
         files.write(path.with_name(f"{path.name}.md"), self.card())
         return path
