@@ -5,15 +5,14 @@ import hashlib
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kit import data, errors, registry
+from kit import data, errors, files, registry
 from kit.arch import ARCH
 from kit.augment import AUGMENT
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.hyper import HYPER
 from kit.methods import METHODS, PRESETS, Method, Stage
 from kit.registry import Part, Registry
@@ -41,7 +40,7 @@ class Config(BaseModel):
     method: str = Field("dha", description="see kit.methods()")
     preset: str = Field("laptop", description="paper, server or laptop")
     seed: int = Field(0, ge=0, lt=2**31)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")
     epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
     search_epochs: int = Field(ge=1, description="at most so many for the search stage; the architecture is then fixed")
     warm_up: float | None = Field(None, ge=0, lt=1, description="share of a stage before its τ, or controllers, learn")
@@ -91,7 +90,8 @@ class Config(BaseModel):
         except ValidationError as error:
             raise KitError(_readable(error)) from None
         parts = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
-        if not (_stored or self.dataset in data.datasets() or os.path.exists(os.path.expanduser(self.dataset))):
+        known = _stored or self.dataset in data.datasets()
+        if not (known or (self.dataset and files.place(self.dataset).exists())):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         self._check_fit()
         for part in parts:
@@ -207,7 +207,7 @@ def _plain(value: Any) -> Any:
 
 def _content(source: str | None) -> str | None:
     """The digest of a file, or of a run's model.json, where that is what a field names."""
-    path = Path(source or "").expanduser()
+    path = files.place(source or "")
     path = path / "model" / "model.json" if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if source and path.is_file() else source
 
@@ -245,7 +245,7 @@ def _readable(error: ValidationError) -> str:
         if entry["type"] != "missing":  # it follows from a field that is wrong itself and has a line of its own
             name = str(entry["loc"][0])
             about = Config.model_fields[name].description
-            said.append(f"{name}={entry['input']!r}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
+            said.append(f"{name}={shown(entry['input'])}: {entry['msg'].lower()}" + (f" ({about})" if about else ""))
     return "; ".join(said)
 
 

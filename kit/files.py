@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from kit.errors import KitError, summary
+from kit.errors import KitError, shown, summary
 
 TEMPORARY = ".tmp"
 PATIENCE = 0.2  # seconds, for the moment in which `in_use` holds the lock in another process
@@ -28,15 +28,27 @@ class Damaged(KitError):
 def gigabytes(variable: str) -> float:
     """In bytes, of an environment variable: KIT_MAX_GB, what a stored file may have and expand to, or KIT_RESIDENT_GB,
     what decoded images may take on the device; 4 where it is not set. Raises KitError for no number."""
+    given = os.environ.get(variable) or "4"
+    with contextlib.suppress(ValueError):
+        if float(given) >= 0:  # NaN is not
+            return 1e9 * float(given)
+    raise KitError(f"{variable} must be a number of gigabytes from 0, got {given!r}")
+
+
+def place(given: str | os.PathLike) -> Path:
+    """The path, ~ expanded. Raises KitError for what is none: no text, a zero byte, nobody's home, too long a name."""
     try:
-        return 1e9 * float(os.environ.get(variable) or 4)
-    except ValueError as error:
-        raise KitError(f"{variable} must be a number of gigabytes from 0: {error}") from None
+        path = Path(given).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
+        return path
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise KitError(f"{shown(given)} is no path ({summary(error)}): give that of a file or a folder") from None
 
 
-def read(path: Path, problem: str = "cannot be read") -> bytes:
-    """Raises KitError for a link, what is no file, one beyond KIT_MAX_GB, and whatever keeps from reading."""
-    most = gigabytes("KIT_MAX_GB")
+def read(path: Path, problem: str = "cannot be read", share: float = 1) -> bytes:
+    """Raises KitError for a link, what is no file, one beyond a share of KIT_MAX_GB, and what keeps from reading."""
+    most = share * gigabytes("KIT_MAX_GB")
     try:
         with _opened(path, os.O_RDONLY) as file:
             if (size := os.fstat(file.fileno()).st_size) > most:
@@ -61,7 +73,7 @@ def write(path: Path, content: bytes | str | Callable[[Path], Any], mend: str = 
     """Fill a temporary file (content: what with, text as UTF-8, or what does it), flush it to the disk and rename it to
     `path`: a reader sees the old file or the whole new one, with the rights of the user's umask. Raises KitError, which
     ends in `mend`, where that fails, and where a link, a device or another thing that is no file is in its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}{TEMPORARY}"
     content = content.encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +83,10 @@ def write(path: Path, content: bytes | str | Callable[[Path], Any], mend: str = 
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path without a name
         raise KitError(f"{path} cannot be written ({summary(error)}): {mend}") from error
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from kit import errors
 from kit.errors import KitError
+from kit.files import place
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ def load_plugins(files: str) -> str:
     with commas between them. Raises KitError, with the file and the line, for one that is missing or raises."""
     whole = hashlib.sha256()
     for name in map(str.strip, files.split(",")):
-        path = Path(name).expanduser().absolute()
+        path = place(name).absolute()
         if not path.is_file():
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
         digest = hashlib.sha256(path.read_bytes()).digest()
@@ -123,7 +124,7 @@ def _run(path: Path) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = lines[-1] if lines else getattr(error, "lineno", "?")
         raise KitError(f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file") from error

@@ -26,9 +26,23 @@ from tests_micro import micro_config
 import kit
 from kit import KitError, Run
 from kit.config import Config
-from kit.data import Batches, ImageSet, ImageSets, Source, load_dataset, read_folder, stratified_split, to_sets
+from kit.data import (
+    Batches,
+    ImageSet,
+    ImageSets,
+    Source,
+    load_dataset,
+    read_csv,
+    read_folder,
+    register,
+    stratified_split,
+    to_sets,
+)
 from kit.data.image import decode, from_pil
+from kit.lab import notebook, sweep
+from kit.run import export
 from kit.search.progress import Silent
+from kit.studies import landscape, page, report, study, tables
 
 
 class Hang(BaseException):
@@ -366,7 +380,7 @@ def test_a_parameter_out_of_its_range_is_named(field):
     "name", ["", "lerning_rate", "Seed", "__class__", "learning rate", "日本", "x" * 500, "model_config"]
 )
 def test_an_unknown_parameter_is_named_with_the_valid_ones(name):
-    assert "batch_size" in refused(lambda: Config(**{name: 1}), name)
+    assert "batch_size" in refused(lambda: Config(**{name: 1}), name[:150])
 
 
 @pytest.mark.parametrize(
@@ -461,6 +475,195 @@ def test_a_given_genotype_that_is_none_is_refused(tmp_path, harm, micro):
     path.write_text(json.dumps(kit.space.DARTS_V2))
     bad.HARMS[harm](path)
     refused(lambda: kit.search(micro_config("plain", genotype=str(path)), out=tmp_path, progress=Silent()), "genotype")
+
+
+# ---------------------------------------------------------------- what is given to functions
+
+TAKES_A_PATH = {
+    "load_dataset": lambda run, given: load_dataset(given),
+    "root": lambda run, given: load_dataset("digits", root=given),
+    "read_csv": lambda run, given: read_csv(given),
+    "read_folder": lambda run, given: read_folder(given),
+    "predict": lambda run, given: run.predict([given]),
+    "load": lambda run, given: Run.load(given),
+    "export": lambda run, given: run.export(given, "safetensors"),
+    "exported": lambda run, given: export.load(given),
+    "search": lambda run, given: kit.search(run.config, out=given, progress=Silent()),
+    "sweep": lambda run, given: sweep.run([run.config], out=given),
+    "notebook": lambda run, given: sweep.run([run.config], notebook=given),
+    "plugins": lambda run, given: Config(plugins=given),
+    "genotype": lambda run, given: micro_config("plain", genotype=given).name,
+    "policy": lambda run, given: micro_config(policy=given).name,
+    "dataset": lambda run, given: Config(dataset=given),
+    "page": lambda run, given: page.write(given),
+    "rewrite": lambda run, given: report.rewrite(given),
+    "compare": lambda run, given: tables.compare([given]),
+    "landscape": lambda run, given: landscape.compare([given]),
+}
+
+
+@pytest.mark.parametrize("given", bad.NO_PATHS)
+def test_what_is_no_path_is_refused(finished: Run, given):
+    for name, take in TAKES_A_PATH.items():
+        said = refused(lambda take=take: take(finished, bad.NO_PATHS[given]))
+        assert len(said) < 1000, name
+    assert list(Path().iterdir()) == [], "something was written"
+
+
+def written(name: str, content: str | bytes) -> str:
+    Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return name
+
+
+def made(name: str, make: Callable[[Path], Any]) -> str:
+    make(Path(name))
+    return name
+
+
+def loaded(loader: Callable[..., Any]) -> Any:
+    register("bad_loader", loader)
+    return load_dataset("bad_loader")
+
+
+def numbered(n: int) -> list[str]:
+    """So many classes' folders with a path that no system takes."""
+    return [(f"a\0{i}.png", i % 2) for i in range(n)]
+
+
+GREY = torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 2
+REFUSED = {
+    # images
+    "no rows": (lambda run: run.predict(np.zeros((0, 5), np.uint8)), "[0, 5]"),
+    "no rows, grey": (lambda run: run.predict(np.zeros((1, 0, 5), np.uint8)), "[1, 0, 5]"),
+    "no rows, colour": (lambda run: run.predict(np.zeros((0, 5, 3), np.uint8)), "[0, 5, 3]"),
+    "no columns": (lambda run: run.predict([np.zeros((5, 0), np.uint8)]), "[5, 0]"),
+    "no pixels, many": (lambda run: run.predict(torch.zeros(3, 1, 0, 5, dtype=torch.uint8)), "image 0"),
+    "a PIL image of no rows": (lambda run: run.predict(Image.new("L", (5, 0))), "image 0"),
+    "a sliver": (lambda run: run.predict(np.zeros((1, 3_000_000), np.uint8)), "too narrow"),
+    "a number": (lambda run: run.predict(np.uint8(3)), "no images"),
+    "lists in lists": (lambda run: run.predict(bad.deep()), "list is no image"),
+    "a big number": (lambda run: run.predict([bad.BIG]), "int is no image"),
+    "an empty path": (lambda run: run.predict(""), "the path is empty"),
+    "a pattern of nothing": (lambda run: run.predict("*.png"), "*.png"),
+    "a batch of none": (lambda run: run.predict(GREY[0], batch_size=0), "batch_size=0: give a whole number"),
+    "a batch of True": (lambda run: run.predict(GREY[0], batch_size=True), "batch_size=True"),
+    "a huge batch": (lambda run: run.predict(GREY[0], batch_size=bad.BIG), "batch_size=a int"),
+    # devices
+    "a device far off": (lambda run: run.model("cuda:" + "9" * 30), "is not auto, cpu, cuda"),
+    "a device that is none": (lambda run: run.model(bad.deep()), "is not auto, cpu, cuda"),
+    "a device of 5,000 digits": (lambda run: Config(device="cuda:" + "9" * 5000), "device='cuda:999"),
+    "a device that is not here": (lambda run: run.model("cuda:99"), "CUDA device(s)"),
+    # numbers
+    "a seed of 5,000 digits": (lambda run: Config(seed=bad.BIG), "seed=a int"),
+    "lr in lists": (lambda run: Config(lr=bad.deep()), "lr=a list"),
+    "epochs of a notebook": (lambda run: notebook.config({"epochs": "9" * 5000}), "parameter epochs='999"),
+    "lr of a notebook": (lambda run: notebook.config({"lr": bad.deep()}), "parameter lr=a list"),
+    "a long word": (lambda run: notebook.assigned(["x" * 5000]), "is not name=value"),
+    "a method of 5,000 letters": (lambda run: Config(method="x" * 5000), "unknown method 'xxx"),
+    "an image size in text": (lambda run: load_dataset("digits", image_size="8"), "image_size='8'"),
+    "an image size of gigabytes": (lambda run: load_dataset("digits", image_size=9000), "GB of digits"),
+    "a photo size of none": (lambda run: load_dataset("digits", photo_size=0), "photo_size=0"),
+    "a share in text": (lambda run: stratified_split(GREY[1], "x"), "fraction must be"),
+    "a batch size in text": (lambda run: Batches(ImageSet(*GREY), "2", torch.Generator()), "batch_size='2'"),
+    # lists and folders
+    "many columns": (lambda run: read_csv(written("l.csv", "path,label" + ",x" * 10**5 + "\n")), "a hundred columns"),
+    "a line break in a cell": (lambda run: read_csv(written("l.csv", 'path,label\n"x\ny",a\n')), "(x y, a)"),
+    "UTF-32": (lambda run: read_csv(written("l.csv", "path,label\nx,a\n".encode("utf-32"))), "expected UTF-8 text"),
+    "Latin-1": (lambda run: read_csv(written("l.csv", b"path,label\nx,\xe9\n")), "cannot be read"),
+    "a folder as list": (lambda run: load_dataset(made("l.csv", Path.mkdir)), "class folders"),
+    "a pipe as list": (lambda run: load_dataset(made("l.csv", os.mkfifo)), "regular file"),
+    "a device as list": (lambda run: load_dataset(made("l.csv", lambda p: p.symlink_to("/dev/zero"))), "regular file"),
+    "a pipe as data set": (lambda run: load_dataset(made("./pets", os.mkfifo)), "cannot be read"),
+    "a pipe in a named set": (lambda run: load_dataset("elpv", piped("elpv/labels.csv")), "regular file"),
+    "a pipe as root": (lambda run: load_dataset(two_classes(Path("p")), made("r", os.mkfifo)), "cannot be kept"),
+    "a pipe as image": (lambda run: run.predict(made("x.png", os.mkfifo)), "not a regular file"),
+    "zero bytes in paths": (lambda run: loaded(lambda *_: Source(("a", "b"), numbered(9))), "none of the 9 images"),
+    # sources
+    "a class of 5,000 digits": (lambda run: Source((bad.BIG, 1), GREY), "a class is called a int"),
+    "classes in lists": (lambda run: Source(bad.deep(), GREY), "at least two names, got a list"),
+    "a label of 5,000 digits": (lambda run: Source(("a", "b"), [("x.png", bad.BIG)]), "label a int"),
+    "a source of nothing": (lambda run: loaded(lambda *_: None), "must return kit.data.Source"),
+    "a source of Nones": (lambda run: loaded(lambda *_: Source(("a", "b"), [None])), "neither"),
+    "no name of a set": (lambda run: register(5, print), "dataset 5"),
+    # plug-ins
+    "a plug-in that ends the program": (lambda run: Config(plugins=written("p.py", "exit()")), "p.py, line 1"),
+    "a plug-in that is a pipe": (lambda run: Config(plugins=made("p.py", os.mkfifo)), "not a file"),
+    "a plug-in of zero bytes": (lambda run: Config(plugins=written("p.py", b"a\0b")), "p.py"),
+    "a plug-in without end": (lambda run: Config(plugins=written("p.py", "def f(): f()\nf()")), "p.py, line 1"),
+    # files in depth
+    "a deep genotype": (
+        lambda run: kit.search(micro_config("plain", genotype=written("g.json", "[" * 10**6)), progress=Silent()),
+        "g.json",
+    ),
+    "a deep summary": (lambda run: report.rewrite(written("r.json", "[" * 10**6)), "r.json"),
+    "a summary of lists": (lambda run: report.rewrite(written("r.json", '{"study": [1], "runs": [1]}')), "r.json"),
+    "a summary of numbers": (lambda run: report.rewrite(written("r.json", '{"study": "limits", "runs": 5}')), "r.json"),
+    "a deep environment": (lambda run: in_environment("KIT_PARAMETERS", "[" * 10**6), "KIT_PARAMETERS='[["),
+    "a list in the environment": (lambda run: in_environment("KIT_PARAMETERS", "[1]"), "KIT_PARAMETERS"),
+    "a size that is no number": (lambda run: in_environment("KIT_MAX_GB", "nan", run), "KIT_MAX_GB must be a number"),
+    "a size below 0": (lambda run: in_environment("KIT_MAX_GB", "-1", run), "KIT_MAX_GB must be a number"),
+    # sweeps
+    "threads": (lambda run: sweep.run([], threads=10**6), "threads=1000000: give a whole number from 1 to 1,000"),
+    "workers": (lambda run: sweep.run([], workers=10**6), "workers=1000000"),
+    "retries": (lambda run: sweep.run([], retries=0.5), "retries=0.5"),
+    "gpus": (lambda run: sweep.run([], gpus=float("nan")), "gpus=nan"),
+    "gpus in text": (lambda run: sweep.run([], gpus="x"), "gpus='x'"),
+    "endless gpus": (lambda run: sweep.run([], gpus=float("inf")), "gpus=inf"),
+    "a sweep of text": (lambda run: sweep.run(["x"]), "configs=['x']"),
+    "a sweep of one": (lambda run: sweep.run(run.config), "configs=Config("),
+    "seeds": (lambda run: sweep.seeds_of(10**9), "seeds=1000000000"),
+    "seeds of 5,000 digits": (lambda run: sweep.seeds_of(bad.BIG), "seeds=a int"),
+    "an axis of a billion": (lambda run: sweep.grid(seed=range(10**9)), "1,000,000,000 runs: give at most 10,000"),
+    "axes of millions": (lambda run: sweep.grid(seed=range(3000), lr=[0.1] * 3000), "9,000,000 runs"),
+    "a search of text": (lambda run: kit.search("digits"), "kit.search takes a kit.Config"),
+    # studies
+    "no study": (lambda run: study.grid("x", "all", 1, {}), "unknown study 'x'"),
+    "no report": (lambda run: report.write("x", [run]), "unknown report 'x'"),
+    "no cost": (lambda run: report.write("limits", [run]), "unknown cost ''"),
+    "a report of paths": (lambda run: report.write("ablation", ["nowhere"]), "not a run directory"),
+    "steps": (lambda run: landscape.axis(steps=float("nan")), "steps=nan"),
+    "a radius": (lambda run: landscape.axis(radius=10**400), "radius="),
+    "a long curve": (lambda run: run.curve("x" * 5000), "has no curve 'xxx"),
+    "a long format": (lambda run: run.export("x.onnx", format="x" * 5000), "format='xxx"),
+}
+
+
+def in_environment(name: str, value: str, run: Run | None = None) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, value)
+        return Run.load(run.path) if run else notebook.config({})
+
+
+def piped(name: str) -> str:
+    Path(name).parent.mkdir()
+    os.mkfifo(name)
+    return "."
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_input_is_one_clear_error(what, finished: Run):
+    action, says = REFUSED[what]
+    said = refused(lambda: action(finished))
+    assert says in said and len(said) < 1500, said
+
+
+def test_an_image_to_learn_from_among_the_test_images_is_said(tmp_path, capsys):
+    pets = two_classes(tmp_path / "pets" / "train")
+    for name in "ab":
+        for i in range(3):
+            Image.fromarray(np.full((10, 12, 3), 40 * i + ord(name), np.uint8)).save(pets / name / f"{i}.png")
+    shutil.copytree(pets, pets.with_name("test"))
+    (pets.with_name("test") / "a" / "0.png").write_bytes(bad.encoded("PNG"))
+    config = Config(dataset=str(pets.parent), method="plain")
+    assert config.name.startswith("pets-plain")
+    assert "pets: 5 of 6 test images are among those to learn from, pixel for pixel" in capsys.readouterr().out
+
+
+def test_labels_of_many_digits_are_sorted_by_number():
+    labels = ["10", "9", "1" + "0" * 5000]
+    written("x.png", b"")
+    lines = "".join(f"x.png,{label}\n" for label in labels)
+    assert read_csv(written("list.csv", "path,label\n" + lines)).classes == ("9", "10", labels[2])
 
 
 # ---------------------------------------------------------------- how many

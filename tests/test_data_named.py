@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests_data import parts, same, save_images, sizes
-from tests_layouts import FETCHED, Maker, make_mat, make_tar, mit67, struct_array
+from tests_layouts import FETCHED, Maker, make_mat, make_tar, mit67, sport8, struct_array, sun397
 from tests_rar import write_rar
 from tests_server import server  # noqa: F401
 from torchvision import datasets as tv
@@ -92,6 +92,20 @@ def test_an_archive_that_leads_out_or_is_none_leaves_nothing(tmp_path, server, m
     with pytest.raises(KitError, match="'mit67' is not in .*(OutsideDestinationError|ReadError)"):
         load_dataset("mit67", root, SIZE)
     assert not list(tmp_path.rglob("evil.jpg")) and not list((root / "mit67").glob("*Images*"))
+
+
+@pytest.mark.parametrize("make", [mit67, sport8, sun397])  # a tar, a rar and a zip file
+def test_an_archive_that_expands_beyond_the_limit_is_not_unpacked(tmp_path, server, monkeypatch, make):  # noqa: F811
+    published, root = make(monkeypatch, tmp_path), tmp_path / "root"
+    server.offer(published.files)
+    monkeypatch.setenv("KIT_MAX_GB", "1e-7")
+    said = (
+        r"(made|indoorCVPR_09|event_dataset|Partitions)\.(tar|rar|zip) expands to [\d,]+ bytes: .*KIT_MAX_GB=… allows"
+    )
+    with pytest.raises(KitError, match=said):
+        load_dataset(published.name, root, SIZE)
+    there = {path.name for path in root.rglob("*") if path.is_dir()}
+    assert not there & {"Images", "event_img", "Partitions"} and not list(root.rglob("*.new"))
 
 
 @pytest.mark.parametrize("names", [{"../../evil.jpg": b"2"}, {"event_img/way": b"/tmp"}])

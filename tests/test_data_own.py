@@ -81,7 +81,7 @@ def test_wrong_names_and_arguments_are_refused(tmp_path, monkeypatch):
         with pytest.raises(KitError, match=message):
             load_dataset(name)
     for size in (0, -3, 2.5, True, "32"):
-        with pytest.raises(KitError, match="image_size must be a positive integer"):
+        with pytest.raises(KitError, match="image_size=.*give a whole number from 1"):
             load_dataset("digits", image_size=size)
     with pytest.raises(KitError, match="unknown on_bad_image 'ignore'. Valid: error, skip"):
         load_dataset("digits", on_bad_image="ignore")

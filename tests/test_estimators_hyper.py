@@ -328,6 +328,8 @@ def test_mixups_share_is_beta_distributed(a: float):
 def test_mixed_images_labels_and_their_loss_are_the_formula():
     net, (x, y) = Plain(), batch(5, n=6, image=(1, 4, 4))
     assert mixed(x, y, net) == (x, y)  # without mixup as they are
+    net.mixup = 5e-324  # the smallest number: drawing from Beta(a, a) would take for ever
+    assert mixed(x, y, net) == (x, y)
     net.mixup, net.mixer = 0.2, stream(6)
     images, labels = mixed(x, y, net)
     g = stream(6)

@@ -66,7 +66,7 @@ def test_axes_that_cannot_be_read_are_refused(given, says):
     "given, says",
     [
         ({"backend": "slurm"}, "unknown backend 'slurm'. Valid: local, ray"),
-        ({"workers": -1}, "workers=-1 is not a whole number of 0"),
+        ({"workers": -1}, "workers=-1: give a whole number from 0 to 1,000"),
         ({"threads": 0}, "threads=0"),
         ({"retries": -1}, "retries=-1"),
         ({"gpus": 1.5}, "gpus=1.5 of each run is neither"),

@@ -62,6 +62,19 @@ def table(path: Path, rows: int, name: str) -> None:
     pq.write_table(pa.table(columns), path)
 
 
+def inflated_history(path: Path) -> None:
+    """A small file of sixty million letters."""
+    names, ones = pa.array([f"{i:06}" + "x" * 1_000_000 for i in range(60)]), np.ones(60, np.int64)
+    rows = pa.table({"step": ones, "epoch": ones, "name": names, "value": ones * 1.0})
+    pq.write_table(rows, path, compression="zstd")
+
+
+def nested(path: Path) -> None:
+    """One row of a few bytes, which holds a list of ten million numbers."""
+    steps = pa.ListArray.from_arrays([0, 10_000_000], np.zeros(10_000_000, np.int32))
+    pq.write_table(pa.table({"step": steps, "epoch": [1], "name": ["x"], "value": [1.0]}), path)
+
+
 def inflated(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("alpha.npy", bytes(100_000_000))
@@ -96,6 +109,8 @@ OTHERS = {
     "no provenance": made("provenance.json", lambda path: path.write_text('{"a": 1}')),
     "a long history": made("history.parquet", lambda path: table(path, 5_000_000, "loss")),
     "a long name": made("history.parquet", lambda path: table(path, 3000, "x" * 1_000_000)),
+    "an inflated history": made("history.parquet", inflated_history),
+    "a nested history": made("history.parquet", nested),
     "inflated arrays": made("alpha.npz", inflated),  # beyond what the test allows
     "a stray checkpoint": made("checkpoints/epoch-latest.safetensors", lambda path: path.write_bytes(b"x")),
     "a folder as checkpoint": made("checkpoints/epoch-00009.safetensors", Path.mkdir),

@@ -13,7 +13,7 @@ import torch
 from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
-from kit import KitError, Run, files
+from kit import KitError, Run
 from kit.run.run import Records
 from kit.search.progress import Silent
 from kit.studies import report
@@ -140,32 +140,6 @@ def test_temporary_files_of_killed_processes_are_tidied(interrupted: Run):
         (interrupted.path / name).parent.mkdir(exist_ok=True)
         (interrupted.path / name).write_bytes(b"half")
     assert not list(search(interrupted.config, interrupted.path.parent).path.rglob("*.tmp"))
-
-
-BAD = {
-    "an empty path": lambda run, place: run.predict(""),
-    "a device": lambda run, place: run.model("cuda:99999999999999999999"),
-    "no user": lambda run, place: kit.load_dataset("~nobody-of-that-name/pets"),
-    "no user's export": lambda run, place: run.export("~nobody-of-that-name/x.pdf"),
-    "seeds": lambda run, place: kit.sweep.seeds_of(10**9),
-    "more seeds": lambda run, place: kit.sweep.seeds_of(10**30),
-    "threads": lambda run, place: kit.sweep.run([], threads=10**6),
-    "a zero byte": lambda run, place: files.read(Path("a\0b")),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_one_clear_error(what: str, finished: Run, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(KitError):
-        BAD[what](finished, tmp_path)
-
-
-def test_labels_of_many_digits_are_sorted_by_number(tmp_path: Path):
-    (tmp_path / "x.png").write_bytes(b"")
-    labels = ["10", "9", "1" + "0" * 5000]
-    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"x.png,{label}\n" for label in labels))
-    assert kit.data.read_csv(tmp_path / "list.csv").classes == ("9", "10", labels[2])
 
 
 # ---- reports (4, 6) ----------------------------------------------------------------------------------

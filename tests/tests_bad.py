@@ -269,3 +269,25 @@ def edits(value: dict, inside: str = "network") -> Iterator[dict]:
             yield value | {key: other}
     if isinstance(value.get(inside), dict):
         yield from (value | {inside: inner} for inner in edits(value[inside]))
+
+
+# ---------------------------------------------------------------- what is given to functions
+
+NO_PATHS = {
+    "zero byte": "a\0b",
+    "nobody": "~nobody-of-that-name/x",
+    "long": "x" * 5000,
+    "number": 5,
+    "bytes": b"x",
+    "surrogate": "\ud800x",
+    "list": ["x"],
+}
+BIG = 10**5000  # which has no decimal text
+
+
+def deep() -> list:
+    """Lists in lists, whose text takes more stack than there is."""
+    found: list = []
+    for _ in range(100_000):
+        found = [found]
+    return found

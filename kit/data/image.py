@@ -181,7 +181,7 @@ def decoded(files: Sequence[Path], name: Path, image_size=None, photo_size=32) -
     digest = hashlib.sha256(b"3")  # of what is read from a file: another number makes all caches anew
     for file in files:
         digest.update(os.fsencode(file))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: a zero byte in the path
             state = os.stat(file)  # ctime moves with the content and with the rights to read it
             digest.update(f"\0{state.st_size} {state.st_ctime_ns}\0".encode())
     folder = name.with_name(f"{name.name}-{digest.hexdigest()[:16]}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from kit import files
 from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
-from kit.errors import KitError, summary, unknown
+from kit.errors import KitError, shown, summary, unknown, whole
 from kit.files import gigabytes
 from kit.registry import Registry
 from kit.search.progress import say
@@ -57,7 +57,7 @@ class Source:
         if self.val is not None and self.test is None:
             raise KitError("a source with a val part needs a test part too: give val as test, or join it to train")
         if not isinstance(self.classes, (list, tuple, np.ndarray)) or len(self.classes) < 2:
-            raise KitError(f"classes must be a list of at least two names, got {self.classes!r:.80}")
+            raise KitError(f"classes must be a list of at least two names, got {shown(self.classes)}")
         self.classes, looks = tuple(map(_class_name, self.classes)), {}
         for name in self.classes:
             if (look := _look(name)) in looks:
@@ -75,9 +75,12 @@ class Source:
 
 
 def _class_name(given: Any) -> str:
-    name = str(given) if isinstance(given, (str, Integral)) else ""
+    name = ""
+    with contextlib.suppress(ValueError):  # a number of more than 4,300 digits
+        name = str(given) if isinstance(given, (str, Integral)) else ""
     if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise KitError(f"a class is called {given!r}: a name must be text that UTF-8 can write, on one line; rename it")
+        wanted = "a name must be text that UTF-8 can write, on one line; rename it"
+        raise KitError(f"a class is called {shown(given)}: {wanted}")
     return unicodedata.normalize("NFC", name)
 
 
@@ -101,7 +104,7 @@ def _checked(name: str, part: Any, classes: int) -> ImageSet | list[tuple[Path, 
     except (TypeError, ValueError):
         raise KitError(f"{name} is neither (images, labels) nor (image file, label) pairs: {described(part)}") from None
     if wrong := [pair for pair in pairs if not 0 <= pair[1] < classes]:
-        raise KitError(f"{name} has {wrong[0][0]} with label {wrong[0][1]}, allowed are 0 to {classes - 1}")
+        raise KitError(f"{name} has {wrong[0][0]} with label {shown(wrong[0][1])}, allowed are 0 to {classes - 1}")
     return pairs
 
 
@@ -114,8 +117,8 @@ def register(name: str, loader: Callable[..., Source], title="", flip=True, size
     """Make `name` (a-z, 0-9, _) known to `load_dataset`. loader(root, image_size) returns a `Source`. title: how many
     images, what they show, licence, source; flip: a horizontal flip keeps the label; size: the image_size where none is
     given; bring: what to do where the data can be neither found nor fetched. Raises KitError if the name is taken."""
-    if not (re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
-        raise KitError(f"dataset {name!r}: its name must be of a-z, 0-9 and _, its loader a function; got {loader!r}")
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z0-9_]+", name) and callable(loader)):
+        raise KitError(f"dataset {shown(name)}: its name must be of a-z, 0-9 and _, its loader a function")
     DATASETS.register(name, title=title, flip=flip, size=size, bring=bring)(loader)
 
 
@@ -123,7 +126,7 @@ def read_folder(path: Place) -> Source:
     """The image files of a folder of class folders, or of train/, [val/,] test/ with class folders, undecoded. Classes
     are sorted by name, files by path. What is hidden is skipped; images beside the class folders, and other files, are
     left out and named. Raises KitError for a folder that cannot be listed, or splits that differ in classes."""
-    folder = Path(os.path.expanduser(path))
+    folder = files.place(path)
     try:
         found = folders(folder)
         parts = {SPLITS.get(name.casefold(), name): where for name, where in found.items()}
@@ -171,12 +174,15 @@ def read_csv(path: Place) -> Source:
     """The image files that a text file lists, in UTF-8 or UTF-16, separated by commas, semicolons, tabs or bars.
     Columns: path (from the file's folder, with / or \\), label (any text), if wanted split (train, val or test). Labels
     are sorted, by number if all are numbers. Raises KitError, naming the lines, for what is missing or unknown."""
-    file = Path(os.path.expanduser(path))
+    file = files.place(path)
     try:
         content = files.read(file.resolve())
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         before = 1 if re.match('"?sep=', text, re.IGNORECASE) else 0  # Excel's own first line
-        how = {"sep": max(",;\t|", key="".join(text.splitlines()[before : before + 1]).count), "skiprows": before}
+        header = "".join(text.splitlines()[before : before + 1])
+        how = {"sep": max(",;\t|", key=header.count), "skiprows": before}
+        if header.count(how["sep"]) > 100:
+            raise ValueError("more than a hundred columns")
         how |= {"skip_blank_lines": False, "index_col": False, "dtype": str, "keep_default_na": False}
         rows = pd.read_csv(io.StringIO(text), **how).fillna("")
     except (OSError, ValueError) as error:  # pandas' ParserError and EmptyDataError are ValueErrors
@@ -184,12 +190,13 @@ def read_csv(path: Place) -> Source:
     rows = rows.rename(columns=lambda name: name.strip().casefold()).map(str.strip)
     rows = rows[(rows != "").any(axis=1)]
     if not {"path", "label"} <= set(rows) or not rows.columns.is_unique or rows.empty:
-        raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows)}: {FORMAT}")
+        raise KitError(f"{file} has {len(rows)} images and columns {', '.join(rows):.200}: {FORMAT}")
     images, names = rows["path"].map(file.parent.joinpath), rows["label"].str.normalize("NFC")
     images = images.where(images.map(os.path.isfile), rows["path"].str.replace("\\", "/").map(file.parent.joinpath))
     split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
     sound = (names != "") & split.isin(set(WORDS)) & images.map(os.path.isfile)
-    if lines := [f"line {row + 2 + before} ({', '.join(rows.loc[row])})" for row in rows.index[~sound]]:
+    said = lambda row: ", ".join(rows.loc[row]).replace("\n", " ")
+    if lines := [f"line {row + 2 + before} ({said(row):.200})" for row in rows.index[~sound]]:
         needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
         raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
     numbers = names.str.fullmatch("[0-9]+").all()
@@ -214,17 +221,16 @@ def load_dataset(
     leaves them out. Decoded files of more than $KIT_RESIDENT_GB (4) are streamed. Raises KitError, also of a loader."""
     if on_bad_image not in ("error", "skip"):
         raise unknown("on_bad_image", on_bad_image, ("error", "skip"))
-    folder = Path(os.path.expanduser(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data"))
-    name = os.fspath(name)
+    folder = files.place(root or os.environ.get("KIT_DATA") or "~/.cache/kit/data")
+    name = name if isinstance(name, str) else str(files.place(name))
     about = DATASETS[name].settings if name in DATASETS else {"size": None, "flip": True}
     size = about["size"] if image_size is None else image_size
-    if size is not None and (isinstance(size, bool) or not hasattr(size, "__index__") or size < 1):
-        raise KitError(f"image_size must be a positive integer (pixels) or None, got {size!r}")
-    size = size and int(size)  # one of numpy's, too
+    size = size if size is None else whole("image_size", size, 1, 2**16)
+    photo_size = whole("photo_size", photo_size, 1, 2**16)
     if name in DATASETS:
         source = _called(name, folder, size)
     else:
-        path = Path(os.path.expanduser(name))
+        path = files.place(name)
         if not name or not (os.sep in name or name.startswith((".", "~")) or os.path.exists(path)):
             known = unknown("dataset", name, sorted(DATASETS))
             raise KitError(f"{known}; or give the path of a folder of class folders, or of a CSV file of path,label")
@@ -313,5 +319,9 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
     else:
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
+        taken = sum(len(own) * own.images.shape[1] for own in parts.values() if isinstance(own.images, Tensor))
+        if (taken := taken * image_size**2) > gigabytes("KIT_RESIDENT_GB"):
+            much = f"{taken / 1e9:,.0f} GB of {name}"
+            raise KitError(f"image_size={image_size} makes {much}: KIT_RESIDENT_GB=… allows more")
         parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

@@ -1,12 +1,14 @@
 """The data sets that kit knows by name: how each is read, and below in one table what is known about it.
 
 torchvision fetches and checks what it has, and unpickles CIFAR's files after comparing their checksums; nothing else is
-ever unpickled. No archive writes outside its folder."""
+ever unpickled. No archive writes outside its folder, and none whose checksum is not known expands beyond KIT_MAX_GB."""
 
 import csv
 import gzip
 import importlib.util
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,9 +18,11 @@ import numpy as np
 import pooch
 import torch
 
+from kit import files
 from kit.data.image import whole
 from kit.data.load import Part, Source, class_folders, folders, register
 from kit.data.sets import SPLIT_SEED, stratified_split
+from kit.errors import KitError
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -91,7 +95,7 @@ def elpv(classes: tuple[str, ...], root: Path) -> Read:
     package, folder = importlib.util.find_spec("elpv_dataset"), root / "elpv"
     if package is not None and not folder.is_dir():
         folder = Path(package.origin).parent / "data"
-    lines = (folder / "labels.csv").read_text("utf-8").splitlines()
+    lines = _text(folder / "labels.csv").splitlines()
     cells = [(name, round(3 * float(probability)), kind) for name, probability, kind in map(str.split, lines)]
     files = [(folder / name, third * len(classes) // 4) for name, third, _ in cells]
     strata = torch.tensor([2 * third + (kind == "poly") for _, third, kind in cells])
@@ -113,7 +117,7 @@ def sun397(root: Path) -> Read:
     """By lists of /a/abbey/sun_abc.jpg, of class abbey."""
     tv("SUN397")(root, download=True)
     lists = _unpacked(SUN_PARTITIONS, root / "Partitions")
-    train, test = ((lists / f"{part}_01.txt").read_text("utf-8").split() for part in ("Training", "Testing"))
+    train, test = (_text(lists / f"{part}_01.txt").split() for part in ("Training", "Testing"))
     classes = sorted(set(map(os.path.dirname, train)))
     found = lambda name: (root / "SUN397" / name[1:], classes.index(os.path.dirname(name)))
     return [kind[3:] for kind in classes], {"train": list(map(found, train)), "test": list(map(found, test))}
@@ -126,7 +130,7 @@ def benchmark(home: str, lists: str, of: Callable[[Path], dict[str, Path]], root
     label = {name: i for i, name in enumerate(found)}
     for name in lists.split():
         part = parts["test" if name.endswith("test") else "train"]
-        rows = _fetch(f"{BENCHMARK}/{name}.csv", root / home).read_text("utf-8").splitlines()[1:]
+        rows = _text(_fetch(f"{BENCHMARK}/{name}.csv", root / home)).splitlines()[1:]
         for row in filter(None, csv.reader(rows)):
             kind, *files = row[1:] if row[0].isdigit() else row
             part += [(found[kind] / file, label[kind]) for file in files if file]
@@ -137,18 +141,29 @@ def _fetch(url: str, folder: Path) -> Path:
     return Path(pooch.retrieve(url, None, url.rpartition("/")[2], folder, progressbar=True))
 
 
+def _text(path: Path) -> str:
+    return files.read(path.resolve()).decode()
+
+
 def _unpacked(url: str, target: Path) -> Path:
-    """`target`: the archive's folder of that name, or all of the archive."""
+    """`target`: the archive's folder of that name, or all of the archive. Raises KitError beyond KIT_MAX_GB."""
     if not target.is_dir():
         archive = _fetch(url, target.parent)
-        with whole(target) as folder:
-            if archive.suffix == ".rar":
-                import rarfile  # of the extra `data`
-
-                rarfile.RarFile(archive).extractall(folder)
-            else:
-                tv("utils").extract_archive(archive, folder)
+        with _opened(archive) as packed, whole(target) as folder:
+            tar = isinstance(packed, tarfile.TarFile)
+            size = sum(member.size for member in packed) if tar else sum(item.file_size for item in packed.infolist())
+            if size > files.gigabytes("KIT_MAX_GB"):
+                raise KitError(f"{archive} expands to {size:,} bytes: if you trust it, KIT_MAX_GB=… allows more")
+            packed.extractall(folder, **({"filter": "data"} if tar else {}))
     return target
+
+
+def _opened(archive: Path) -> Any:
+    if archive.suffix == ".rar":
+        import rarfile  # of the extra `data`
+
+        return rarfile.RarFile(archive)
+    return (zipfile.ZipFile if archive.suffix == ".zip" else tarfile.open)(archive)
 
 
 # fmt: off

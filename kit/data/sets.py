@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
 from kit.data.image import Streamed, pixel_marks
-from kit.errors import KitError
+from kit.errors import KitError, shown, whole
 from kit.search import ranks
+from kit.search.progress import say
 
 SPLIT_SEED = 0  # a constant, not the run's seed: runs that differ in seed share val and test
 
@@ -135,7 +137,7 @@ class Batches:
     dropped. Each rank takes its share of every batch. Raises KitError for a `batch_size` that does not fit."""
 
     def __init__(self, data: ImageSet, batch_size: int, generator: torch.Generator):
-        if not 1 <= batch_size <= len(data):
+        if not 1 <= whole("batch_size", batch_size, -1) <= len(data):
             raise KitError(f"batch_size={batch_size} but the set has {len(data)} images: choose 1 to {len(data)}")
         if batch_size % (n := ranks.count()):
             raise KitError(f"{n} ranks do not divide batch_size={batch_size}: start as many as divide it")
@@ -172,8 +174,8 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
     """Hold out `fraction` of the samples of every class at random. labels: int64 [N]. Returns (kept, held), ascending
     int64 indices on the CPU. Each class gives its share rounded down or up, so that the total is round(fraction · N); a
     class of two or more keeps and gives at least one, a class of one keeps it."""
-    if not 0 < fraction < 1:
-        raise KitError(f"fraction must be between 0 and 1, got {fraction}")
+    if not (isinstance(fraction, Real) and 0 < fraction < 1):
+        raise KitError(f"fraction must be between 0 and 1, got {shown(fraction)}")
     labels = labels.cpu().numpy()
     random = np.random.RandomState(seed)  # numpy freezes its stream, so a split outlives the next numpy
     held, seen = [], 0
@@ -199,11 +201,16 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
 
 
 def digest(sets: ImageSets) -> str:
-    """SHA-256 in hex of the images, labels and class names of all parts; alike whether they stream or not."""
-    total = hashlib.sha256(json.dumps(sets.classes).encode())
+    """SHA-256 in hex of the images, labels and class names of all parts; alike whether they stream or not. Says where a
+    test image is one to learn from, too."""
+    total, known = hashlib.sha256(json.dumps(sets.classes).encode()), {}
     for name, part in sets.parts.items():
-        total.update(f"{name} {list(part.images.shape)}".encode() + pixel_marks(part.images).numpy().tobytes())
+        marks = pixel_marks(part.images).numpy()
+        total.update(f"{name} {list(part.images.shape)}".encode() + marks.tobytes())
         total.update(part.labels.cpu().numpy().astype("<i8").tobytes())
+        known[name] = [mark.tobytes() for mark in marks]
+    if again := sum(map({*known["train"], *known["val"]}.__contains__, known["test"])):
+        say(f"{sets.name}: {again} of {len(sets.test)} test images are among those to learn from, pixel for pixel")
     return total.hexdigest()
 
 

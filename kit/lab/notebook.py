@@ -57,7 +57,8 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise KitError(f"{text!r} is not name=value, such as dataset=digits; kit.Config.model_fields has the names")
+            named = "such as dataset=digits; kit.Config.model_fields has the names"
+            raise KitError(f"{errors.shown(text)} is not name=value, {named}")
         values[name] = typed(name, value)
     return values
 
@@ -109,4 +110,4 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Input ").lower()
         hint = f"; as text: papermill -r {name} …, which converts nothing" if kind is str else ""
-        raise KitError(f"parameter {name}={value!r} of type {type(value).__name__}: {said}{hint}") from None
+        raise KitError(f"parameter {name}={errors.shown(value)} of type {type(value).__name__}: {said}{hint}") from None

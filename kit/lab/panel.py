@@ -123,7 +123,7 @@ class Dashboard(widgets.VBox):
     def _attach(self) -> None:
         """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
         config = self.config()
-        self.folder = (Path(config.out).expanduser() / config.name).absolute()
+        self.folder = (files.place(config.out) / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)
         self._say("")
         self.refresh()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from kit import data, errors
+from kit import data, errors, files
 from kit.config import Config
 from kit.errors import KitError
 from kit.lab import notebook as parameters
@@ -22,7 +23,7 @@ from kit.lab.process import ChildProcess
 from kit.run.run import Run
 from kit.search.progress import interactive, interruptible, say
 
-MOST = 10_000  # seeds; more are a mistake
+MOST = 10_000  # runs; more are a mistake
 
 
 class Result(NamedTuple):
@@ -36,7 +37,10 @@ def grid(**axes: Any) -> list[Config]:
     """The configurations of every combination: a list, tuple, range or array is an axis, anything else the same for
     all. Raises KitError for an empty axis, and as `kit.Config` does."""
     several = lambda v: isinstance(v, (list, tuple, range)) or getattr(v, "ndim", 0)
-    choices = {name: list(v) if several(v) else [v] for name, v in axes.items()}
+    sized = {name: v if several(v) else [v] for name, v in axes.items()}
+    if (many := math.prod(map(len, sized.values()))) > MOST:
+        raise KitError(f"these axes make {many:,} runs: give at most {MOST:,}")
+    choices = {name: list(v) for name, v in sized.items()}
     if empty := [name for name, values in choices.items() if not values]:
         raise KitError(f"{empty[0]}: an empty axis makes no runs; give at least one value")
     return [Config(**dict(zip(choices, values))) for values in itertools.product(*choices.values())]
@@ -64,7 +68,7 @@ def seeds_of(seeds: int | str) -> list[int]:
         return list(found)
     except (TypeError, ValueError, OverflowError):
         wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
-        raise KitError(f"seeds={seeds!r:.80} is neither {wanted}") from None
+        raise KitError(f"seeds={errors.shown(seeds)} is neither {wanted}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -92,17 +96,19 @@ def run(
     this machine has any and the runs use them. retries: how often a run that failed is started again; it goes on from
     its last checkpoint. notebook: papermill executes it for each run, with the configuration as its parameters, and
     keeps <out>/<run>.ipynb. Raises KitError before anything starts for what cannot be."""
-    for name, value, least in (("workers", workers or 0, 0), ("threads", threads, 1), ("retries", retries, 0)):
-        if type(value) is not int or not least <= value <= 1000:
-            raise KitError(f"{name}={value!r} is not a whole number of {least} or more, up to 1000")
-    if notebook and not Path(notebook).is_file():
+    if not isinstance(configs, Sequence) or not all(isinstance(config, Config) for config in configs):
+        raise KitError(f"configs={errors.shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
+    workers = 0 if workers is None else errors.whole("workers", workers, 0, 1000)
+    threads, retries = errors.whole("threads", threads, 1, 1000), errors.whole("retries", retries, 0, 1000)
+    if notebook and not files.place(notebook).is_file():
         raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
         raise errors.unknown("backend", backend, ("local", "ray"))
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise KitError(f"gpus={gpus:g} of each run is neither a fraction of one (0.5: two share it) nor a whole number")
+    if not (isinstance(gpus, (int, float)) and 0 <= gpus <= 1000 and (gpus < 1 or gpus % 1 == 0)):
+        given = f"gpus={errors.shown(gpus)} of each run"
+        raise KitError(f"{given} is neither a fraction of one (0.5: two share it) nor a whole number")
     folders = _folders(configs, out)
     finished = lambda: [folder for folder in folders if (folder / "metrics.json").is_file()]
     before = finished()
@@ -131,7 +137,7 @@ def _folders(configs: Sequence[Config], out: str | Path | None) -> dict[Path, Co
         if fields not in known:
             sets = config.sets()
             known[fields] = sets.name, data.digest(sets)
-        folders[Path(os.path.expanduser(out or config.out)) / config.named(*known[fields])] = config
+        folders[files.place(out or config.out) / config.named(*known[fields])] = config
     return folders
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kit import files
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.run import store
 from kit.run.predict import TrainedModel
 
@@ -22,7 +22,7 @@ Scores = Callable[[Tensor], Tensor]
 
 def load(path: str | os.PathLike) -> TrainedModel:
     """The model of a file that `run.export(path, "safetensors")` wrote; it needs neither the run nor its data."""
-    path = Path(path).expanduser().resolve()
+    path = files.place(path).resolve()
     tensors, about = store.read_tensors(path, problem := "is not a file of run.export(path, 'safetensors')")
     with files.reading(path, problem):
         found = json.loads(about["kit"])
@@ -75,7 +75,7 @@ def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | 
     chosen = format or endings.get(given)
     if chosen not in FORMATS or given not in ("", FORMATS[chosen][1]):
         allowed = ", ".join(f"{ending} for format={name!r}" for ending, name in endings.items())
-        raise KitError(f"format={format!r} for {path.name!r}: the file's ending says the format; give {allowed}")
+        raise KitError(f"format={shown(format)} for {path.name!r}: the file's ending says the format; give {allowed}")
     format = chosen
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:

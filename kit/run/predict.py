@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from kit import space
 from kit.config import Config
 from kit.data.image import ENDINGS, BadImage, attempted, decode, fit, from_pil, image_files, listed, say_left_out
-from kit.errors import KitError, summary
+from kit.errors import KitError, summary, whole
+from kit.files import place
 
 ALLOWED = (
     "allowed are a path, a folder, a pattern (photos/*.jpg), a PIL image, an array of whole numbers from 0 to 255 (the "
@@ -97,8 +98,7 @@ def preprocessing(image: tuple[int, int, int]) -> dict[str, Any]:
 def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterator[Tensor]:
     """Images of whatever form (see `ALLOWED`) as a model of [C, H, W] = `image` sees them: uint8 [up to size, C, H, W].
     Raises KitError as `TrainedModel.predict` does."""
-    if type(size) is not int or size < 1:
-        raise KitError(f"batch_size={size!r}: give a whole number from 1")
+    size = whole("batch_size", size, 1)
     items = gathered(images)
     for start in range(0, len(items), size):
         chunk = items[start : start + size]
@@ -106,7 +106,7 @@ def batches(images: Any, image: tuple[int, int, int], size: int = 256) -> Iterat
             yield chunk
             continue
         found = attempted(lambda item: _fitted(item, image), chunk)
-        names = [f"image {start + i}" + f" {item}" * isinstance(item, Path) for i, item in enumerate(chunk)]
+        names = [f"image {start + i}" + (f" {item}" if isinstance(item, Path) else "") for i, item in enumerate(chunk)]
         if bad := {name: one for name, one in zip(names, found) if isinstance(one, str)}:
             raise KitError(f"{len(bad)} images cannot be used: {listed(bad)}; {ALLOWED}")
         yield torch.stack(found)
@@ -132,7 +132,7 @@ def gathered(images: Any) -> Any:
 
 def _files(given: str | os.PathLike) -> list[Path]:
     """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
-    path = Path(os.path.expanduser(given))
+    path = place(given)
     if not os.fspath(given):
         raise KitError(f"the path is empty; {ALLOWED}")  # to Python it is the working directory
     if not path.is_dir():
@@ -160,7 +160,7 @@ def _fitted(item: Any, image: tuple[int, int, int]) -> Tensor:
 def _pixels(item: Any) -> np.ndarray:
     """uint8 [1 or 3, h, w]"""
     if isinstance(item, (str, os.PathLike)):
-        return decode(Path(item).expanduser())
+        return decode(place(item))
     if isinstance(item, (Tensor, np.ndarray)):
         about = f"{str(item.dtype).removeprefix('torch.')} of shape {list(item.shape)}"
         if isinstance(item, Tensor):  # numpy has no bfloat16

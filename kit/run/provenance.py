@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.space.latency import hardware
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn")
@@ -53,8 +53,8 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def pick_device(name: str | torch.device) -> torch.device:
     """auto: the GPU where there is one. Raises KitError for other names, and for a GPU that is not there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(name)):
-        raise KitError(f"device={str(name)!r} is not auto, cpu, cuda or cuda:N")
+    if not isinstance(name, (str, torch.device)) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(name)):
+        raise KitError(f"device={shown(name)} is not auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
     device = torch.device(name if name != "auto" else "cuda" if count else "cpu")
     if device.type == "cuda" and (device.index or 0) >= count:

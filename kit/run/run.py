@@ -3,7 +3,6 @@
 import functools
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from kit import data, files
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
@@ -51,7 +50,8 @@ class Records:
         if not whole and epoch - self.written < epoch / SHARE:
             return
         self.written, rows = epoch, pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS)
-        files.write(self.folder / "history.parquet", lambda path: rows.to_parquet(path, index=False))
+        fill = lambda path: rows.to_parquet(path, index=False, write_page_checksum=True)
+        files.write(self.folder / "history.parquet", fill)
         for kind in SNAPSHOTS:
             if entries := self.held[kind]:
                 arrays = {name: np.stack([entry[name] for entry in entries]) for name in entries[0]}
@@ -83,11 +83,16 @@ def history(folder: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     import pyarrow.parquet as pq  # takes long
 
-    content = io.BytesIO(files.read(path))
+    content = io.BytesIO(files.read(path, share=store.UNPACKED))
     with files.reading(path, f"holds no table with {', '.join(COLUMNS)}"):
-        table = pq.ParquetFile(content, read_dictionary=["name"])  # a long name that is repeated takes memory once
-        if (rows := table.metadata.num_rows) > MOST:
+        how = {"read_dictionary": ["name"], "page_checksum_verification": True}  # of a repeated name one is in memory
+        about = (table := pq.ParquetFile(content, **how)).metadata
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        if (rows := sum(group.num_rows for group in groups)) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
+        store.check_unpacked(sum(group.total_byte_size for group in groups))
+        if any(about.schema.column(i).max_repetition_level for i in range(about.num_columns)):
+            raise ValueError("a row of it holds lists")
         frame = table.read(list(COLUMNS)).to_pandas()
         if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
             raise ValueError(f"a name is longer than {LONGEST} letters")
@@ -136,7 +141,7 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The run at `path`. Raises KitError for no run directory, a damaged one, and one of another version."""
-        path = Path(os.path.expanduser(path))
+        path = files.place(path)
         if (path / "config.json").exists():
             return cls(path)
         found = [run.parent for root in (path, *path.absolute().parents[:2]) for run in root.glob("*/data.json")]
@@ -193,10 +198,10 @@ class Run:
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""
-        rows = self.history[self.history["name"] == name]
+        rows = self.history[self.history["name"] == str(name)]
         if rows.empty:
             names = ", ".join(sorted(self.history["name"].unique())) or "nothing yet"
-            raise KitError(f"{self.path.name} has no curve {name!r}; it has: {names}")
+            raise KitError(f"{self.path.name} has no curve {shown(name)}; it has: {names}")
         return rows.set_index("step" if name.startswith("step/") else "epoch")["value"]
 
     @property
@@ -232,7 +237,7 @@ class Run:
         `torch.export.load(path).module()`) or onnx (needs kit[export]); None: the ending says it. All take uint8
         [N, C, H, W] with any N and give scores [N, classes]. Raises KitError for a format that is not the ending's and,
         writing nothing, where the file's scores are not those of the run's model."""
-        path = Path(os.path.expanduser(path))
+        path = files.place(path)
         export.write(self.model(), self.found(), path, format)
         files.write(path.with_name(f"{path.name}.md"), self.card())
         return path

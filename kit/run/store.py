@@ -18,6 +18,7 @@ from torch import Tensor
 from kit import files
 from kit.files import reading
 
+TEXT, UNPACKED = 0.005, 0.1  # of KIT_MAX_GB: what JSON may have, which takes twenty times as much; and arrays
 TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
 
 
@@ -29,7 +30,7 @@ def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
     """The JSON object in a file; `missing`, if given, where there is nothing. Raises KitError for anything else."""
     if missing is not None and not path.exists():
         return missing
-    content = files.read(path)
+    content = files.read(path, share=TEXT)
     with reading(path, "cannot be read"):
         value = json.loads(content)
         if not isinstance(value, dict):
@@ -47,11 +48,16 @@ def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
     """What `write_arrays` wrote. Raises KitError for anything else, pickled objects included."""
     if missing is not None and not path.exists():
         return missing
-    file = io.BytesIO(files.read(path))
+    file = io.BytesIO(files.read(path, share=UNPACKED))
     with reading(path, "holds no arrays that can be read"):
-        if (size := sum(array.file_size for array in zipfile.ZipFile(file).filelist)) > files.gigabytes("KIT_MAX_GB"):
-            raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
+        check_unpacked(sum(array.file_size for array in zipfile.ZipFile(file).filelist))
         return dict(np.load(file, allow_pickle=False))
+
+
+def check_unpacked(size: int) -> None:
+    """Raises ValueError for more bytes than arrays may expand to."""
+    if size > UNPACKED * files.gigabytes("KIT_MAX_GB"):
+        raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

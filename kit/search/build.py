@@ -12,6 +12,7 @@ from kit.augment import AUGMENT, Policy
 from kit.config import Config
 from kit.data import Batches, ImageSets, normalization
 from kit.errors import KitError
+from kit.files import place
 from kit.hyper import HYPER, DerivedHyper, HyperLearner
 from kit.methods import PRESETS, Stage
 from kit.run import store
@@ -202,7 +203,7 @@ def _policy(config: Config) -> dict:
 
 def _written(source: str, problem: str) -> dict:
     """What a JSON file holds, or the model.json of a run's directory."""
-    path = Path(source).expanduser()
+    path = place(source)
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():
         raise KitError(f"{problem} a JSON file, nor a finished run's directory (with model/model.json)")

@@ -16,7 +16,7 @@ import torch
 
 from kit import data, files
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, shown
 from kit.run import store
 from kit.run.provenance import pick_device
 from kit.run.run import Records, Run
@@ -47,7 +47,9 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
     out: folder of run directories, in place of config.out. resume=False puts an earlier run of the same configuration
     aside (renamed) and starts anew. progress: see `kit.search.progress`; None chooses a bar or lines. Raises KitError
     before any training for what does not fit together, and when the loss is not finite (the last checkpoint stays)."""
-    place = Path(os.path.expanduser(out if out is not None else config.out))
+    if not isinstance(config, Config):
+        raise KitError(f"kit.search takes a kit.Config(...), got {shown(config)}")
+    place = files.place(out if out is not None else config.out)
     with own_state(), ranks.joined(), contextlib.ExitStack() as held:
         sets = ranks.together(config.sets)
         if "OMP_NUM_THREADS" not in os.environ:  # threads without work cost time, and on a busy machine a multiple
@@ -289,8 +291,8 @@ class Search:
         for path in reversed(_checkpoints(self.folder)):
             try:
                 state = store.read_state(path)
-                if state.get("identity", self.identity) != self.identity:
-                    raise files.Damaged(path, f"belongs to another run, {state['identity']!r:.200}")
+                if (owner := state.get("identity")) != self.identity:
+                    raise files.Damaged(path, f"belongs to another run, {owner!r:.200}")
                 return state
             except files.Damaged as error:
                 now = files.aside(path, "damaged").name

@@ -156,7 +156,7 @@ def regularize(net: Network, hyper: HyperLearner) -> None:
 def mixed(x: Tensor, y: Tensor, net: Network) -> Batch:
     """Mixup (Zhang et al. 2018), x' = λ x + (1 − λ) x_π with λ ~ Beta(a, a), a = net.mixup. Labels are mixed alike and
     become float [n, classes]. Without mixup images and labels are returned as they are."""
-    if not net.mixup:
+    if net.mixup < 1e-5:  # λ is 0 or 1 then, and no number that a computer has between them
         return x, y
     share, dtype = beta(net.mixup, net.mixer), net.mean.dtype
     order = ranks.own(torch.randperm(len(x) * ranks.count(), generator=net.mixer).to(x.device))

@@ -61,7 +61,7 @@ def table(network: Network, device: torch.device | str, batch: int = 1, path: Pa
 def stored(path: Path) -> LatencyTable | None:
     """The table in a file; None without a file. Raises KitError for a file that is no table."""
     try:
-        return LatencyTable.model_validate_json(path.read_text()) if path.is_file() else None
+        return LatencyTable.model_validate_json(files.read(path)) if path.exists() else None
     except ValidationError:
         raise KitError(f"{path} is not a latency table: remove the file, and it is measured anew") from None
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from kit.data import ImageSet, stratified_split
-from kit.errors import KitError
+from kit.errors import KitError, shown, whole
 from kit.methods import METHODS
 from kit.run import provenance, store
 from kit.run.run import Run
@@ -114,11 +114,9 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
     """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
-    if steps < 3 or steps % 2 == 0 or not 0 < radius < math.inf or directions < 1 or images < 0:
-        given = f"steps={steps}, radius={radius}, directions={directions}, images={images}"
-        raise KitError(
-            f"{given}: give an odd number of steps from 3, a radius above 0, 1 direction or more, images from 0"
-        )
+    counts = [whole("directions", directions, 1), whole("images", images, 0), whole("steps", steps, 3, 10_001)]
+    if counts[-1] % 2 == 0 or not (isinstance(radius, (int, float)) and 0 < radius <= 1e6):
+        raise KitError(f"steps={steps}, radius={shown(radius)}: give an odd number of steps, and a radius above 0")
     return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
 
 
@@ -131,6 +129,7 @@ def _evaluate(model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[d
         scored = ((wrapper.modules[0](x), y) for x, y in data.chunks(batch_size))
         return float(sum(F.cross_entropy(z, y, reduction="none").sum() for z, y in scored)) / len(data)
 
+    whole("batch_size", batch_size, 1)
     twin, values = copy.deepcopy(model).eval().requires_grad_(False), []
     for point in tqdm(points, leave=False, disable=not interactive()):
         with torch.no_grad():

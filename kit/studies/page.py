@@ -67,7 +67,7 @@ def write(run: Run | str | Path, path: str | Path = "") -> Path:
     """Write the page of a run, or of the run directory at a path, to `path` (default: report.html in the run
     directory); return where. Raises KitError when there is no run, and when the page cannot be written."""
     run = run if isinstance(run, Run) else Run.load(run)
-    path, text = Path(path or run.path / "report.html").expanduser(), of_run(run)
+    path, text = files.place(path or run.path / "report.html"), of_run(run)
     files.write(path, text, "name another file, as in make report OUT=…")
     return path
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from kit import figures, files
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.run import store
 from kit.run.run import Run
 from kit.run.text import csv, latex, render
@@ -26,6 +26,9 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     """Write a report from finished runs of one data set; returns the Markdown's path. kind: one of KINDS. name: of the
     files, without an ending. note: a sentence about the circumstances. options: `cost` for limits, `measured` for
     landscape. Raises KitError where there is nothing to report, or several data sets."""
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise unknown("report", kind, KINDS)
+    runs = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     once = {run.metrics.get("run", run.path): run for run in runs}
     if len(once) < len(runs):
         say(f"{len(runs) - len(once)} of {len(runs)} runs are given twice: each counts once")
@@ -36,7 +39,7 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     drawn, more = KINDS[kind].gather(kind, runs, **options)
     usual = "-".join([kind, Path(*datasets).name, *([more["cost"]] if "cost" in more else [])])
     usual = re.sub(r"[^\w.+-]+", "_", usual)  # a data set's folder may have any name
-    path = Path(folder) / f"{name or usual}.json"
+    path = files.place(folder) / f"{name or usual}.json"
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
     saved = figures.save_all(pictures, width=1200)
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
@@ -52,14 +55,13 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
 def rewrite(path: str | Path) -> Path:
     """The text and tables of a report once more, from the summary of its runs and the pictures that lie beside it: the
     same bytes wherever it is done. Returns the Markdown's path; raises KitError for what is no such summary."""
-    path = Path(path)
+    path = files.place(path)
     kept = store.read_json(path)
-    if kept.get("study") not in KINDS or not kept.get("runs"):
-        raise KitError(f"{path} is no summary of a report's runs, of study {', '.join(KINDS)}")
-    for row in kept["runs"]:
-        row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
-    kind, runs = KINDS[kept["study"]], [SimpleNamespace(**row) for row in kept["runs"]]
-    with files.reading(path, "cannot be written up"):
+    with files.reading(path, f"is no summary of a report's runs, of study {', '.join(KINDS)}"):
+        kind, rows = KINDS[kept["study"]], kept["runs"]
+        for row in rows:
+            row["config"] = Config.model_construct(**row["config"])  # not validated: the data may lie elsewhere
+        runs = [SimpleNamespace(**row) for row in rows]
         found, config = kind.contents(kept, runs), runs[0].config
         found |= {"kept": kept, "runs": runs, "config": config, "changes": changes(config)}
         text = render("kit.studies", kind.TEMPLATE, **found)

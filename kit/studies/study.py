@@ -8,7 +8,7 @@ import pandas as pd
 
 from kit import figures
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.lab import sweep
 from kit.methods import METHODS
 from kit.run.run import Run
@@ -28,6 +28,8 @@ SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of ea
 
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
     """The configurations of a study. methods: "all" (the study's) or names with commas; seeds: see `sweep.seeds_of`."""
+    if not isinstance(study, str) or study not in ROWS:
+        raise unknown("study", study, ROWS)
     names = sweep.listed(ROWS[study] if methods == "all" else methods)
     return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
 

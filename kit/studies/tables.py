@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from kit import files
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
@@ -229,7 +230,7 @@ def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Dat
     left out. runs: a folder of run directories, paths with commas, or a list. Raises KitError where there are none."""
     paths, found, aside = [], {}, []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
-        path = entry.path if isinstance(entry, Run) else Path(str(entry).strip()).expanduser()
+        path = entry.path if isinstance(entry, Run) else files.place(str(entry).strip())
         paths += sorted(p.parent for p in path.glob("*/config.json")) or [path]
     for path in dict.fromkeys(path.resolve() for path in paths):
         try:
