@@ -4,7 +4,6 @@ oneDNN has kernels for depthwise gradients only without dilation, for the weight
 bfloat16 without stride). Its grouped convolutions for the rest leave 15 of a vector register's 16 lanes unused. Here
 every gradient is put in terms of those kernels. The reference is autograd's own way."""
 
-from math import prod
 from typing import Any
 
 import torch
@@ -84,30 +83,19 @@ def _split(t: Tensor, d: int) -> Tensor:
     return grids.reshape(-1, h // d, w // d, c)
 
 
-def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[int, ...], int]:
-    """The d² grids, each image in a frame of zeros, end to end in a flat buffer with room before and after for `shift`
-    rows and pixels; their shape [d² N, h + 2 frame, w + 2 frame, C], and the length of the room."""
-    split = _split(t, d)
-    n, h, w, c = split.shape
-    shape = (n, h + 2 * frame, w + 2 * frame, c)
-    room = shift * (shape[2] + 1) * c
-    flat = t.new_zeros(prod(shape) + 2 * room)
-    flat[room:-room].view(shape)[:, frame:-frame, frame:-frame].copy_(split)
-    return flat, shape, room
-
-
 def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
-    # The inputs, shifted for each 3×3 part of the kernel, need no copy: they are read from another place of the flat
-    # buffer. What then comes from a neighbouring row or image is zero, or meets zeros in g's frame.
+    # The inputs, shifted for each 3×3 part of the kernel, need no copy: the images lie end to end, each in a frame of
+    # zeros, between two images of zeros, and are read from another place. What then comes from a neighbouring row or
+    # image is zero, or meets zeros in g's frame.
     c, reach = len(weight), (weight.shape[-1] - 1) // 2
-    frame, shift = (reach + 1) // 2, reach - 1
-    flat, shape, room = _framed(x, d, frame, shift)
-    framed = _framed(g, d, frame, shift)[0][room:-room].view(shape).permute(0, 3, 1, 2)
-    row, pixel, length = shape[2] * shape[3], shape[3], flat.numel() - 2 * room
+    frame, shift = ((reach + 1) // 2,) * 4, reach - 1
+    x, g = F.pad(_split(x, d), (0, 0, *frame, 1, 1)), F.pad(_split(g, d), (0, 0, *frame))
+    image, row, pixel, _ = x.stride()
     out = weight.new_empty(weight.shape)
     for i in range(0, 2 * reach, 2):
         for j in range(0, 2 * reach, 2):
-            start = room + (i - shift) * row + (j - shift) * pixel
-            shifted = flat[start : start + length].view(shape).permute(0, 3, 1, 2)
-            out[:, :, i : i + 3, j : j + 3] = conv2d_weight(shifted, (c, 1, 3, 3), framed, padding=1, groups=c)
+            start = image + (i - shift) * row + (j - shift) * pixel
+            shifted = x.view(-1)[start : start + g.numel()].view_as(g)
+            part = conv2d_weight(shifted.permute(0, 3, 1, 2), (c, 1, 3, 3), g.permute(0, 3, 1, 2), padding=1, groups=c)
+            out[:, :, i : i + 3, j : j + 3] = part
     return out
