@@ -4,14 +4,12 @@ oneDNN has kernels for depthwise gradients only without dilation, for the weight
 bfloat16 without stride). Its grouped convolutions for the rest leave 15 of a vector register's 16 lanes unused. Here
 every gradient is put in terms of those kernels. The reference is autograd's own way."""
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-_backward = torch.ops.aten.convolution_backward
+from torch.nn.grad import conv2d_weight
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -34,16 +32,21 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.dilation = stride, dilation
-        return _convolve(x, weight, stride, dilation)
+        ctx.geometry = stride, dilation * (weight.shape[-1] - 1) // 2, dilation, len(weight)
+        return F.conv2d(x, weight, None, *ctx.geometry)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         for_x, for_weight = ctx.needs_input_grad[:2]
-        stride, dilation = ctx.stride, ctx.dilation
+        stride, padding, dilation, groups = ctx.geometry
+
+        def by_autograd(for_x: bool, for_weight: bool) -> tuple[Tensor | None, Tensor | None]:
+            geometry = [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups
+            return torch.ops.aten.convolution_backward(g, x, weight, None, *geometry, [for_x, for_weight, False])[:2]
+
         if torch.is_grad_enabled():  # a second derivative is asked for
-            return (*_by_autograd(g, x, weight, stride, dilation, (for_x, for_weight)), None, None)
+            return (*by_autograd(for_x, for_weight), None, None)
         g = g.contiguous(memory_format=torch.channels_last)
         if stride == 2 and g.dtype == torch.bfloat16:
             # stride 2 is stride 1 of whose outputs every second row and column is used: the others' gradient is zero
@@ -52,38 +55,22 @@ class _Depthwise(torch.autograd.Function):
             g, stride = spread, 1
         grad_x = grad_weight = None
         if for_x and stride == 1:  # a forward convolution of g with the kernel turned by 180°
-            grad_x = _convolve(g, weight.flip(2, 3), 1, dilation)
+            grad_x = F.conv2d(g, weight.flip(2, 3), None, 1, padding, dilation, groups)
         elif for_x:
-            grad_x = _by_autograd(g, x, weight, stride, dilation, (True, False))[0]
+            grad_x = by_autograd(True, False)[0]
         if for_weight:
-            grad_weight = _weight_gradient(g, x, weight, stride, dilation)
+            grad_weight = _weight_gradient(g, x, weight, (stride, padding, dilation, groups))
         return grad_x, grad_weight, None, None
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    return F.conv2d(x, weight, None, stride, dilation * (weight.shape[-1] - 1) // 2, dilation, weight.shape[0])
-
-
-def _by_autograd(
-    g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    padding = dilation * (weight.shape[-1] - 1) // 2
-    geometry = ([stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], weight.shape[0])
-    return _backward(g, x, weight, None, *geometry, [*wanted, False])[:2]
-
-
-def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+def _weight_gradient(g: Tensor, x: Tensor, weight: Tensor, geometry: tuple[int, int, int, int]) -> Tensor:
     """Dilation 2 on the four grids of every second pixel; 5×5 and more as the 3×3 parts that cover it."""
-    kernel = weight.shape[-1]
-    if stride == 1 and kernel > 3 and dilation <= 2:
+    stride, _, dilation, groups = geometry
+    if stride == 1 and weight.shape[-1] > 3 and dilation <= 2:
         return _by_parts(g, x, weight, dilation)
-    if stride == 1 and kernel == 3 and dilation == 2:
-        return _small(*(_split(t, 2).permute(0, 3, 1, 2) for t in (g, x)), weight)
-    return _by_autograd(g, x, weight, stride, dilation, (False, True))[1]
-
-
-def _small(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
-    return _by_autograd(g, x, like.new_empty(like.shape[0], 1, 3, 3), 1, 1, (False, True))[1]
+    if stride == 1 and weight.shape[-1] == 3 and dilation == 2:
+        g, x, geometry = *(_split(t, 2).permute(0, 3, 1, 2) for t in (g, x)), (1, 1, 1, groups)
+    return conv2d_weight(x, weight.shape, g, *geometry)
 
 
 def _split(t: Tensor, d: int) -> Tensor:
@@ -96,30 +83,19 @@ def _split(t: Tensor, d: int) -> Tensor:
     return grids.reshape(-1, h // d, w // d, c)
 
 
-def _framed(t: Tensor, d: int, frame: int, shift: int) -> tuple[Tensor, tuple[int, ...], int]:
-    """The d² grids, each image in a frame of zeros, end to end in a flat buffer with room before and after for `shift`
-    rows and pixels; their shape [d² N, h + 2 frame, w + 2 frame, C], and the length of the room."""
-    split = _split(t, d)
-    n, h, w, c = split.shape
-    shape = (n, h + 2 * frame, w + 2 * frame, c)
-    room = shift * (shape[2] + 1) * c
-    flat = t.new_zeros(prod(shape) + 2 * room)
-    flat[room:-room].view(shape)[:, frame:-frame, frame:-frame].copy_(split)
-    return flat, shape, room
-
-
 def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:
-    # The inputs, shifted for each 3×3 part of the kernel, need no copy: they are read from another place of the flat
-    # buffer. What then comes from a neighbouring row or image is zero, or meets zeros in g's frame.
-    reach = (weight.shape[-1] - 1) // 2
-    frame, shift = (reach + 1) // 2, reach - 1
-    flat, shape, room = _framed(x, d, frame, shift)
-    framed = _framed(g, d, frame, shift)[0][room:-room].view(shape).permute(0, 3, 1, 2)
-    row, pixel, length = shape[2] * shape[3], shape[3], flat.numel() - 2 * room
+    # The inputs, shifted for each 3×3 part of the kernel, need no copy: the images lie end to end, each in a frame of
+    # zeros, between two images of zeros, and are read from another place. What then comes from a neighbouring row or
+    # image is zero, or meets zeros in g's frame.
+    c, reach = len(weight), (weight.shape[-1] - 1) // 2
+    frame, shift = ((reach + 1) // 2,) * 4, reach - 1
+    x, g = F.pad(_split(x, d), (0, 0, *frame, 1, 1)), F.pad(_split(g, d), (0, 0, *frame))
+    image, row, pixel, _ = x.stride()
     out = weight.new_empty(weight.shape)
     for i in range(0, 2 * reach, 2):
         for j in range(0, 2 * reach, 2):
-            start = room + (i - shift) * row + (j - shift) * pixel
-            shifted = flat[start : start + length].view(shape).permute(0, 3, 1, 2)
-            out[:, :, i : i + 3, j : j + 3] = _small(framed, shifted, weight)
+            start = image + (i - shift) * row + (j - shift) * pixel
+            shifted = x.view(-1)[start : start + g.numel()].view_as(g)
+            part = conv2d_weight(shifted.permute(0, 3, 1, 2), (c, 1, 3, 3), g.permute(0, 3, 1, 2), padding=1, groups=c)
+            out[:, :, i : i + 3, j : j + 3] = part
     return out
