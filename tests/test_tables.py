@@ -16,7 +16,6 @@ from kit import space
 from kit.errors import KitError
 from kit.search.progress import Silent
 from kit.space import Child
-from kit.studies import exact
 from kit.zoo import hpo_bench, tables
 from kit.zoo.nas_bench_201 import EDGES, OPERATIONS
 
@@ -94,10 +93,10 @@ def test_runs_are_judged_by_the_table(micro, tmp_path):
     judged = tables.judged([run, run], cells := tables.nas_bench_201("cifar10"))
     assert judged["rank"].tolist() == [1, 1] and judged["regret"].tolist() == [0.0, 0.0]
     assert judged["accuracy"][0] == cells["accuracy"].max() and judged["relative"][0] > 0
-    path = exact.report(judged.assign(seed=[0, 1]), cells, tmp_path / "exact.md", "A note.")
+    path = tables.report(judged.assign(seed=[0, 1]), cells, tmp_path / "exact.md", "A note.")
     written = path.read_text()
     assert "the best has 91.61%, the median 87.31%" in written and "A note." in written
-    assert "| DARTS V2 cells, trained | 2 | 91.61 [91.61, 91.61] | 1 |" in written
+    assert "| DARTS V2 cells, trained | 2 | 1 | 91.61 [91.61, 91.61] |" in written
     assert "| drawn by chance | 100 |" in written and "by their intervals: `plain`." in written
     assert pd.read_csv(path.with_suffix(".csv"))["cell"].tolist() == [BEST, BEST]
 

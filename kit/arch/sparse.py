@@ -32,16 +32,20 @@ class SparseCoding(Searcher):
 
     def __init__(self, *given: Any, **settings: Any):
         super().__init__(*given, **settings)
-        slots, widest = self.valid.shape
-        A = torch.randn(slots, WIDTH, widest, generator=self.generator, dtype=torch.float64)
+        self.A, slots = self.columns(), len(self.slots)
         b = torch.randn(slots, WIDTH, generator=self.generator, dtype=torch.float64) * self.options.b_std
-        # unit columns, so that no candidate starts with a larger weight; columns of padding are zero, and so is their α
-        self.A = (A / A.norm(dim=1, keepdim=True) * self.valid.unsqueeze(1)).to(self.device)
         self.b = b.to(self.device)
         self.optimize(self.b)
         self.alpha = self.alpha_before = self.recovered()  # alpha_before: at the end of the epoch before
         self.moved = torch.full((slots,), torch.inf, dtype=torch.float64)
         self.picks = self.strongest(self.alpha.abs())
+
+    def columns(self) -> Tensor:
+        """A draw of A, float64 [slots, m, most candidates]: unit columns, so that no candidate starts with a larger
+        weight; those of padding are zero, and so is their α."""
+        slots, widest = self.valid.shape
+        A = torch.randn(slots, WIDTH, widest, generator=self.generator, dtype=torch.float64)
+        return (A / A.norm(dim=1, keepdim=True) * self.valid.unsqueeze(1)).to(self.device)
 
     def recovered(self, start: Tensor | None = None) -> Tensor:
         """α of b by the LASSO (eq. 6), which is solved on the CPU."""

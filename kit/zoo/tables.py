@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 
-from kit import errors
+from kit import errors, files
 from kit.errors import KitError
+from kit.methods import METHODS
+from kit.run import text
 from kit.run.run import Run
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # in the order of its numbers
@@ -65,3 +68,32 @@ def judged(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
         raise KitError(f"the table covers space='nas-bench-201', and these runs searched {', '.join(other)}")
     about = [(run.config.method, run.config.arch, run.config.seed, "|".join(run.genotype.values())) for run in runs]
     return pd.DataFrame(about, columns=["method", "arch", "seed", "cell"]).merge(table, on="cell", how="left")
+
+
+def summarize(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """By method of `judged`, and of a hundred cells of the table by chance: title, n, accuracy_mean, _low and _high
+    (Student's 95%), and the mean rank."""
+    rows = pd.concat([rows, table.sample(100, random_state=0).assign(method="drawn by chance")])
+    groups = rows.groupby("method", sort=False)
+    found = groups.agg(n=("rank", "size"), rank=("rank", "mean")).reset_index()
+    mean, half = (groups["accuracy"].agg(what).to_numpy() for what in ("mean", "sem"))
+    half = half * scipy.stats.t.ppf(0.975, found["n"] - 1)
+    found["title"] = [METHODS[name].title if name in METHODS else name for name in found["method"]]
+    return found.assign(accuracy_mean=mean, accuracy_low=mean - half, accuracy_high=mean + half)
+
+
+def report(rows: pd.DataFrame, table: pd.DataFrame, path: str | Path, note: str = "") -> Path:
+    """Write what `summarize` says to the Markdown file `path`, and every run to a CSV file beside it; returns path."""
+    found, path, mean = summarize(rows, table), Path(path), table["accuracy"].mean()
+    bounds = found[["accuracy_mean", "accuracy_low", "accuracy_high"]].to_numpy()
+    shown = found[["title", "n"]].assign(rank=found["rank"].map("{:,.0f}".format))
+    shown["accuracy, % [95%]"] = ["{:.2f} [{:.2f}, {:.2f}]".format(*100 * row) for row in bounds]
+    shown["to the average cell, %"] = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*100 * (row / mean - 1)) for row in bounds]
+    above = ", ".join(f"`{name}`" for name in found["method"][found["accuracy_low"] > mean]) or "none"
+    best, middle = table["accuracy"].max(), table["accuracy"].median()
+    about = f"Of all {len(table):,} cells the best has {best:.2%}, the median {middle:.2%}, the mean {mean:.2%}. {note}"
+    says = f"Above the average cell, by their intervals: {above}.\n"
+    parts = ["# Cells found, as NAS-Bench-201 judges them", about, text.markdown_table(shown), says]
+    files.write(path.with_suffix(".csv"), text.csv(rows))
+    files.write(path, "\n\n".join(parts))
+    return path
