@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from kit.search.progress import Silent
 from kit.space.limits import Limits
 from kit.studies import limits, page, report
 
+RECIPE = Path(__file__).resolve().parent.parent / "docs/recipes/space.py"
 SMALL = {
     "epochs": 2,
     "search_epochs": 1,
@@ -38,6 +40,12 @@ def test_bounds_are_shares_of_what_the_space_reaches(micro: str):
     assert (
         configs[2].name == kit.Config(**values, method="dha", seed=0).name
     )  # share 1 is the run without a limit, found if it is there
+
+
+def test_what_a_space_reaches_follows_from_its_own_options(micro: str):
+    values = {"dataset": micro, "plugins": str(RECIPE), "space": "small-cells"}
+    few, more = (limits.configs("params", "0.5", "dsnas", 1, values | {"cell_nodes": n})[0] for n in (2, 5))
+    assert more.max_params > few.max_params
 
 
 @pytest.mark.parametrize(

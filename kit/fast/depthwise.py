@@ -78,9 +78,8 @@ def _split(t: Tensor, d: int) -> Tensor:
     does not divide gains zeros."""
     if t.shape[2] % d or t.shape[3] % d:
         t = F.pad(t, (0, -t.shape[3] % d, 0, -t.shape[2] % d))
-    n, c, h, w = t.shape
-    grids = t.permute(0, 2, 3, 1).reshape(n, h // d, d, w // d, d, c).permute(2, 4, 0, 1, 3, 5)
-    return grids.reshape(-1, h // d, w // d, c)
+    grids = [t[:, :, i::d, j::d] for i in range(d) for j in range(d)]
+    return (torch.cat(grids) if d > 1 else t).permute(0, 2, 3, 1)
 
 
 def _by_parts(g: Tensor, x: Tensor, weight: Tensor, d: int) -> Tensor:

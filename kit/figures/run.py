@@ -59,10 +59,6 @@ def _stages(run: Run) -> list[tuple[Stage, int, int]]:
     return [(run.config.stages[int(k)], e.min() - 1, e.max()) for k, e in rows.groupby("value")["epoch"]]
 
 
-def _searches(run: Run) -> bool:
-    return any(stage.search for stage in run.config.stages)
-
-
 def _shaded(figure: go.Figure, run: Run) -> go.Figure:
     for stage, first, last in _stages(run):
         if stage.search:
@@ -130,7 +126,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         p = tau["probabilities"]
         ratios = _log_ratio((p.sum(axis=1) + p.sum(axis=2)) / 2).T
         found.append(("τ: operations", go.Heatmap(x=tau["epoch"], y=_ops(run), z=ratios, ygap=1, **_colors(ratios))))
-    if alpha and _searches(run):
+    if alpha and any(stage.search for stage in run.config.stages):
         counts: dict[str, np.ndarray] = {}
         for k, slot in enumerate(supernet(run.config).slots):
             for c, (op, _) in enumerate(slot.candidates):
@@ -191,7 +187,7 @@ def _colors(ratios: np.ndarray) -> dict[str, Any]:
 def architecture(run: Run) -> go.Figure:
     """|α| of every candidate over the epochs, one panel per slot: thin while it competes, bold while the child uses it.
     A run that does not search gets a note. Raises KitError where nothing is recorded."""
-    if not _searches(run):
+    if not any(stage.search for stage in run.config.stages):
         fixed = f"α is fixed in this run (arch = {run.config.arch}, space = {run.config.space}): see figures.cells"
         return blank(fixed, headline(run))
     alpha = run.alpha

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.errors import KitError
-from kit.space import layers
-from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, dense_gradient
+from kit.space.layers import ConvNorm, DepthwiseConv, batch_norm, dense_gradient, gated, last_norm
 from kit.space.network import Child, Network, Picks, Size, Slot, checked_reductions, picked, register
 
 NODES, INPUTS = 4, 2
@@ -122,7 +121,7 @@ class Cell(nn.Module):
                 if operation.reads_relu and edge not in rectified:
                     rectified[edge] = F.relu(states[edge])
                 x = rectified[edge] if operation.reads_relu else states[edge]
-                y = operation(x) if gates[slot] is None else layers.gated(operation, x, gates[slot][k])
+                y = operation(x) if gates[slot] is None else gated(operation, x, gates[slot][k])
                 outputs.append(y if isinstance(operation[0], nn.Identity) else drop(y))  # DARTS
             states.append(dense_gradient(reduce(torch.add, outputs)))
         return torch.cat(states[INPUTS:], dim=1)
@@ -211,7 +210,7 @@ class CellNetwork(Network):
         for cell in (cell for cell in self.cells if slot in cell.mine):
             for k, candidate in enumerate(picks):
                 operation = cell.operation(slot, candidate)[0].requires_grad_(True)
-                for parameter in () if gate is None else layers.last_norm(operation).parameters():
+                for parameter in () if gate is None else last_norm(operation).parameters():
                     parameter.mul_(gate[k])
 
     def genotype(self, picks: Picks) -> Genotype:

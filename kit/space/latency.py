@@ -67,8 +67,7 @@ def stored(path: Path) -> LatencyTable | None:
 
 
 def candidate_times(network: Network, device: torch.device, batch: int) -> list[list[float]]:
-    """Milliseconds of every candidate alone, [slot][candidate]: the modules that only run when it is picked, one timing
-    per shape and memory layout."""
+    """Milliseconds, [slot][candidate], of the modules that run only when it is picked."""
     twin = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
     slots, known = network.slots, {}
     fixed = set(twin.modules_of(((),) * len(slots)))

@@ -1,7 +1,4 @@
-"""What every searchable or fixed network has in common: slots and children, losses, statistics, genotypes, costs.
-
-A network offers *slots*, and a child picks some of each slot's candidates: two (operation, input) pairs for a node of
-the cell space, one block for a chain of blocks, nothing for a fixed network. Learners see nothing but slots."""
+"""What every searchable or fixed network has in common: slots and children, losses, statistics, genotypes, costs."""
 
 import contextlib
 import functools
@@ -27,7 +24,8 @@ Size = tuple[int, int, int]  # of an image: C, H, W
 
 
 class Slot(NamedTuple):
-    """One architectural decision: a child takes `takes` of the candidates, which are (operation, input edge) pairs."""
+    """One architectural decision: a child takes `takes` of the candidates, which are (operation, input edge) pairs: two
+    for a node of the cell space, one for a block of a chain. Learners see nothing but slots."""
 
     name: str
     candidates: tuple[tuple[str, int], ...]

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import errors, figures, space
+from kit import errors, figures
 from kit.config import Config
 from kit.errors import KitError
 from kit.run.provenance import pick_device
 from kit.run.run import Run
+from kit.search import build
 from kit.space import latency
 from kit.space.limits import Limits
 from kit.studies import study, tables
@@ -44,13 +45,12 @@ def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict
 @functools.cache  # seeds share it, and a latency would be taken anew for each
 def _reach(config: Config, cost: str) -> tuple[float, float]:
     """What the cheapest and the most expensive child of the configuration's space cost."""
-    sets = config.sets()
-    size = {name: getattr(config, name) for name in ("channels", "cells", "reductions")}
+    device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
-        net = space.build(config.space, len(sets.classes), (sets.channels, *sets.size), **size)
+        net = build.Plan(config, config.stages[0], config.sets(), device).network(full=True)
     if not net.slots:
         raise KitError(f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; take 'cell'")
-    timed = latency.table(net, pick_device(config.device), config.latency_batch) if cost == "latency_ms" else None
+    timed = latency.table(net, device, config.latency_batch) if cost == "latency_ms" else None
     return Limits(net, latency=timed).reach(BOUNDS[cost])
 
 
