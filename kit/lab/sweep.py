@@ -234,9 +234,12 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
     KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
     try:
         import ray
+        from ray._private import ray_constants
 
-        own = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}  # no other machine may reach it
-        ray.init(address=address, **own, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        # a new cluster of this machine listens on loopback alone, which Ray itself does for other systems than Linux
+        ray_constants.ENABLE_RAY_CLUSTER = address != "local"
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(address != "local"))
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
         mend = "pip install 'kit[ray]', start one with `ray start --head`, or give address='local' for one here alone"
         raise KitError(f"no Ray cluster answers at {address!r} ({errors.summary(error)}): {mend}") from None
