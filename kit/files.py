@@ -25,6 +25,10 @@ class Damaged(KitError):
         self.path = path
 
 
+class InUse(KitError):
+    """Another process holds the folder's lock."""
+
+
 def gigabytes(variable: str) -> float:
     """In bytes, of an environment variable: KIT_MAX_GB, what a stored file may have and expand to, or KIT_RESIDENT_GB,
     what decoded images may take on the device; 4 where it is not set. Raises KitError for no number."""
@@ -129,7 +133,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > end:
                     holder = file.read().decode(errors="replace") or "?"
-                    raise KitError(f"{folder} is in use by process {holder}: wait for it, or stop it first")
+                    raise InUse(f"{folder} is in use by process {holder}: wait for it, or stop it first")
                 time.sleep(0.02)
         except OSError as error:
             mend = "choose another folder for out, or mount this one's with locks (Lustre: -o flock; NFS: not nolock)"

@@ -79,7 +79,8 @@ def test_a_paused_run_goes_on_where_it_was_or_is_killed(tmp_path):
     child.pause(False)
     until(lambda: sorted(folder.glob("checkpoints/*")) != saved, "the next epoch")
     child.pause()
-    child.kill()
+    child.hung = 1.0  # a run that is frozen completes no epoch either
+    assert child.end() == "killed: no epoch was completed for 1 s (hung=1)"
     assert gone(process) and Run.load(folder).status == "interrupted"
 
 

@@ -16,7 +16,7 @@ from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import KitError, Run, files
-from kit.run import store
+from kit.run import provenance, store
 from kit.run.run import open_all
 from kit.search.progress import Silent
 
@@ -224,3 +224,18 @@ def test_with_every_checkpoint_gone_the_run_begins_again(interrupted: Run, finis
     for path in (interrupted.path / "checkpoints").glob("*"):
         path.write_bytes(b"")
     assert_same_run(kit.search(interrupted.config, out=interrupted.path.parent, progress=Silent()), finished)
+
+
+def test_time_in_which_the_process_was_stopped_is_none_of_the_runs(micro: str, tmp_path: Path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(provenance, "monotonic", lambda: now[0])
+    watch = provenance.Stopwatch(7.0)
+    for later, seconds in ((1.0, 8.0), (2.5, 9.5), (1000.0, 9.5), (1001.0, 10.5)):  # SIGSTOP before the third
+        now[0] = later
+        assert watch.read() == seconds
+
+    class Stopped(Silent):
+        def epoch(self, *_) -> None:
+            now[0] += 1000
+
+    assert kit.search(micro_config(), out=tmp_path, progress=Stopped()).metrics["seconds"] < 1

@@ -71,6 +71,7 @@ def test_axes_that_cannot_be_read_are_refused(given, says):
         ({"retries": -1}, "retries=-1"),
         ({"gpus": 1.5}, "gpus=1.5 of each run is neither"),
         ({"gpus": 99}, "gpus=99 for each of .* this machine has"),
+        ({"hung": -1}, "hung=-1: give seconds"),
         ({"notebook": "none.ipynb"}, "notebook='none.ipynb' is no file"),
     ],
 )
@@ -110,6 +111,18 @@ def test_a_failing_run_is_tried_again_as_asked_and_the_others_finish_and_are_reu
     assert [run.metrics for run in again.runs] == [run.metrics for run in result.runs] and not again.failures
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")} == written
     assert "2 runs, 2 of them finished before" in capfd.readouterr().out
+
+
+def test_two_sweeps_on_one_folder_share_the_runs_and_none_fails(tmp_path):
+    configs, results = sweep.grid(**{**SMALL, "epochs": 3, "seed": range(3)}), []
+    work = lambda: results.append(sweep.run(configs, tmp_path, workers=1, hung=300))
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(480)
+    assert [result.failures for result in results] == [{}, {}]
+    assert [[run.config for run in result.runs] for result in results] == [configs, configs]
 
 
 SCRIPT = """

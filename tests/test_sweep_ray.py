@@ -158,6 +158,21 @@ def test_a_sweep_that_is_left_ends_and_leaves_nothing_running(cluster, tmp_path)
 
 
 @needs_ray
+def test_a_cluster_of_this_machine_alone_is_reached_from_it_alone():
+    mine, ports = psutil.Process(), []
+    before = set(mine.children(recursive=True))
+    _, room, stop = sweep.on_ray("local", 1, 0)
+    try:
+        for process in {mine, *mine.children(recursive=True)} - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ports += [port for port in process.net_connections("tcp") if port.status == "LISTEN"]
+        assert room and len(ports) > 3
+        assert {port.laddr.ip.removeprefix("::ffff:") for port in ports} == {"127.0.0.1"}
+    finally:
+        stop()
+
+
+@needs_ray
 def test_more_gpus_than_the_cluster_has_are_refused(cluster, tmp_path):
     where = {"backend": "ray", "address": cluster.address}
     for wanted, says in (

@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests_micro import Stop, StopAfterEachEpoch, assert_same_run, micro_config
 
 import kit
 from kit import KitError, Run
+from kit.run import store
 from kit.run.run import Records
 from kit.search.progress import Silent
 from kit.studies import report
@@ -84,6 +86,25 @@ def test_what_cannot_be_read_now_is_raised_and_kept(number: int, interrupted: Ru
     assert_same_run(search(interrupted.config, interrupted.path.parent), finished)
 
 
+def test_a_checkpoint_that_does_not_say_whose_it_is_is_put_aside(interrupted: Run, finished: Run, capsys):
+    (newest,) = (interrupted.path / "checkpoints").glob("epoch-00001*")
+    state = store.read_state(newest)
+    store.write_state(newest, {name: value for name, value in state.items() if name != "identity"} | {"epoch": 0})
+    assert_same_run(search(interrupted.config, interrupted.path.parent), finished)
+    assert "belongs to another run, None" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_in_the_history_is_noticed(finished: Run, tmp_path: Path):
+    run = Run.load(shutil.copytree(finished.path, tmp_path / finished.path.name))
+    path = run.path / "history.parquet"
+    content = bytearray(path.read_bytes())
+    values = pq.ParquetFile(path).metadata.row_group(0).column(3)
+    content[(values.dictionary_page_offset or values.data_page_offset) + values.total_compressed_size - 4] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(KitError, match="history.parquet holds no table.*altered"):
+        _ = run.history
+
+
 def test_damaged_files_stay_under_another_name(interrupted: Run, capsys):
     for name in ("checkpoints/epoch-00001.safetensors",):
         (interrupted.path / name).write_bytes(b"damaged")
@@ -99,13 +120,16 @@ def test_a_lost_history_is_said_and_the_run_goes_on(harm: str, interrupted: Run,
     run = search(interrupted.config, interrupted.path.parent)
     assert "the history of 1 epochs, from 1 on, is lost" in capsys.readouterr().out
     assert run.metrics["test_accuracy"] == finished.metrics["test_accuracy"] and set(run.history["epoch"]) == {2}
+    assert f"{run.path.name}: the history of 1 epochs is lost" in capsys.readouterr().out  # whenever it is read
     assert harm == "removed" or (run.path / "history.parquet.damaged1").read_bytes() == b"no"
 
 
-def test_a_run_whose_directory_is_removed_says_so_and_leaves_nothing(micro: str, tmp_path: Path):
+@pytest.mark.parametrize("last", [1, 2])  # two is the last epoch: then the results are written
+def test_a_run_whose_directory_is_removed_says_so_and_leaves_nothing(last: int, micro: str, tmp_path: Path):
     class Remove(Silent):
-        def epoch(self, *_) -> None:
-            shutil.rmtree(tmp_path / micro_config().name)
+        def epoch(self, done: int, *_) -> None:
+            if done == last:
+                shutil.rmtree(tmp_path / micro_config().name)
 
     with pytest.raises(KitError, match="was removed while the run went on"):
         kit.search(micro_config(), out=tmp_path, progress=Remove())
@@ -176,6 +200,7 @@ def test_what_is_shared_names_no_path_of_this_machine(finished: Run, tmp_path: P
 def test_late_epochs_write_no_more_than_early_ones(tmp_path: Path, monkeypatch):
     """Bytes that are written for the history, α and τ, the checkpoint's part included."""
     records, spent, real = Records(tmp_path), [0] * 301, os.replace
+    (tmp_path / "config.json").touch()
 
     def replace(source, target):
         spent[epoch] += os.path.getsize(source)

@@ -28,28 +28,26 @@ from kit.errors import KitError
 from kit.search.engine import search
 from kit.search.progress import Silent
 
-LOCK_PATIENCE = 20.0  # seconds for a dying predecessor, on a lost node, say, to let go of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
 STARTING = threading.Lock()
 ALIVE = weakref.WeakSet()  # the runs of this process
 
 
 class ChildProcess:
-    """A run under way. values: the fields of `kit.Config` by name. folder: its run directory. threads: of torch; 0:
-    torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES names them; None: all. notebook: one that papermill
-    executes with the values as parameters, in place of `kit.search`."""
+    """A run under way; it waits while another process works in its directory. values: the fields of `kit.Config` by
+    name. folder: its run directory. threads: of torch; 0: torch's own choice. cards: its GPUs, as CUDA_VISIBLE_DEVICES
+    names them; None: all. notebook: one that papermill executes with the values as parameters, in place of
+    `kit.search`. hung: seconds without an epoch after which it is killed; 0: never."""
 
-    def __init__(
-        self, values: Mapping[str, Any], folder: Path, *, threads: int = 0, cards: str | None = None, notebook: str = ""
-    ):
-        self.killed = self.paused = False
+    def __init__(self, values: Mapping[str, Any], folder: Path, *, threads=0, cards=None, notebook="", hung=0.0):
+        self.killed, self.paused, self.folder, self.hung = False, False, folder.absolute(), hung
         environment = {**os.environ, "KIT_PARAMETERS": "{}"}  # the configuration is complete
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["kit.lab.process", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"])
         self.link, theirs = context.Pipe()
-        task = (theirs, dict(values), folder.absolute(), notebook, (environment, os.getcwd(), threads))
+        task = (theirs, dict(values), self.folder, notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)
         with STARTING:  # multiprocessing would import the main program again in the child: a script may be unguarded
             main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
@@ -79,17 +77,32 @@ class ChildProcess:
 
     def end(self) -> str:
         """Wait for the end, leave no process behind, and say why there is no result ("": finished, or killed here)."""
+        hung = self._hangs()
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)  # what the run has started itself
         code = self.process.exitcode
-        if code == 0 or self.killed:
-            return ""
+        if hung or code == 0 or self.killed:
+            return hung
         with contextlib.suppress(EOFError, OSError):
             return self.link.recv()
         hint = ": the system does that when memory runs out" if code == -signal.SIGKILL else ""
         return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}" if code < 0 else f"exit code {code}"
+
+    def _hangs(self) -> str:
+        """Wait for the end, or kill it once it has not come an epoch further for too long, and say so."""
+        seen, since = None, time.monotonic()
+        while self.hung and not self.killed:
+            self.process.join(min(1.0, self.hung / 4))
+            if self.ended:
+                break
+            if (now := sorted(self.folder.glob("checkpoints/epoch-*"))) != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > self.hung:
+                self.process.kill()
+                return f"killed: no epoch was completed for {self.hung:g} s (hung={self.hung:g})"
+        return ""
 
 
 # multiprocessing, imported above, waits at the exit for all children; what comes later runs earlier
@@ -107,16 +120,25 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     os.environ.update(environment)
     os.chdir(cwd)
     torch.set_num_threads(threads or torch.get_num_threads())
-    end = time.monotonic() + LOCK_PATIENCE
-    while files.in_use(folder) and time.monotonic() < end:
-        time.sleep(0.2)
+    again = True
+    while again:
+        while files.in_use(folder):  # another sweep's, or a predecessor's that a lost node has not let go of
+            time.sleep(0.2)
+        again = _attempt(link, values, folder, notebook)
+
+
+def _attempt(link: Connection, values: dict[str, Any], folder: Path, notebook: str) -> bool:
+    """Whether another process was quicker to take the directory."""
     try:
         if notebook:
             _papermill(values, folder, notebook)
         else:
             search(Config(**values), out=folder.parent, progress=Silent())
+        return False
     except Exception as error:
         name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
+        if name == files.InUse.__name__:
+            return True
         own = "what a session registers, other processes do not know: put it into a file, plugins='my_file.py'"
         link.send(f"{name}: {' '.join(value.split())[:LONGEST]}" + (f" ({own})" if value.startswith("unknown") else ""))
         sys.exit(1)

@@ -86,6 +86,7 @@ def run(
     gpus: float | None = None,
     retries: int = 0,
     notebook: str | None = None,
+    hung: float = 0,
 ) -> Result:
     """Run all configurations, `workers` at a time, and return what finished; a run that fails does not stop the others.
 
@@ -95,7 +96,9 @@ def run(
     "auto" (this machine's) or "local" (a new one). gpus: of each run, a whole number or a fraction; None: one where
     this machine has any and the runs use them. retries: how often a run that failed is started again; it goes on from
     its last checkpoint. notebook: papermill executes it for each run, with the configuration as its parameters, and
-    keeps <out>/<run>.ipynb. Raises KitError before anything starts for what cannot be."""
+    keeps <out>/<run>.ipynb. hung: seconds after which a run that has not completed another epoch is killed, and has
+    failed; 0: never. What another sweep works on comes last, and is waited for. Raises KitError before anything starts
+    for what cannot be."""
     if not isinstance(configs, Sequence) or not all(isinstance(config, Config) for config in configs):
         raise KitError(f"configs={errors.shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
     workers = 0 if workers is None else errors.whole("workers", workers, 0, 1000)
@@ -106,6 +109,8 @@ def run(
         raise errors.unknown("backend", backend, ("local", "ray"))
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
+    if not (isinstance(hung, (int, float)) and 0 <= hung < math.inf):
+        raise KitError(f"hung={errors.shown(hung)}: give seconds, from 0 (a run that hangs is waited for)")
     if not (isinstance(gpus, (int, float)) and 0 <= gpus <= 1000 and (gpus < 1 or gpus % 1 == 0)):
         given = f"gpus={errors.shown(gpus)} of each run"
         raise KitError(f"{given} is neither a fraction of one (0.5: two share it) nor a whole number")
@@ -113,7 +118,7 @@ def run(
     finished = lambda: [folder for folder in folders if (folder / "metrics.json").is_file()]
     before = finished()
     todo = {folder: config for folder, config in folders.items() if folder not in before}
-    failures, options = {}, {"threads": threads, "notebook": notebook or ""}
+    failures, options = {}, {"threads": threads, "notebook": notebook or "", "hung": hung}
     with interruptible(lambda: f"stopped after {len(finished())} of {len(folders)} runs; run again to go on"):
         twice = f", {again} given twice" if (again := len(configs) - len(folders)) else ""
         say(f"{len(folders)} runs{twice}, {len(before)} of them finished before")
@@ -150,21 +155,24 @@ def require_all(result: Result) -> None:
 
 def _work_off(todo: dict[Path, Config], start: Callable, workers: int, stop: Callable, retries: int) -> dict[str, str]:
     """The causes of what failed, by name. start: runs (values, folder) to its end and says why there is no result."""
-    failures, over = {}, threading.Event()
+    failures, over, left, choosing = {}, threading.Event(), list(todo), threading.Lock()
 
-    def finish(folder: Path) -> str:
+    def finish() -> tuple[Path, str]:
+        with choosing:
+            folder = next((folder for folder in left if not files.in_use(folder)), left[0])
+            left.remove(folder)
         for _ in range(retries + 1):
             cause = "" if over.is_set() else start(todo[folder].model_dump(), folder)
             if (folder / "metrics.json").is_file():  # whatever happened to its process after that
-                return ""
-        return cause
+                return folder, ""
+        return folder, cause
 
     pool = ThreadPoolExecutor(workers)
-    futures = {pool.submit(finish, folder): folder for folder in todo}
+    futures = [pool.submit(finish) for _ in todo]
     try:
         bar = tqdm(as_completed(futures), total=len(todo), unit="run", disable=not interactive())
         for done, future in enumerate(bar, 1):
-            folder, cause = futures[future], future.result()
+            folder, cause = future.result()
             if cause:
                 failures[folder.name] = cause
             result = f"failed: {cause}" if cause else f"test accuracy {Run.load(folder).metrics['test_accuracy']:.4f}"
@@ -226,9 +234,12 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
     KitError where Ray is not installed, no cluster answers, or no node of it has room for a run."""
     try:
         import ray
+        from ray._private import ray_constants
 
-        own = {"_node_ip_address": "127.0.0.1"} if address == "local" else {}  # no other machine may reach it
-        ray.init(address=address, **own, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        # a new cluster of this machine listens on loopback alone, which Ray itself does for other systems than Linux
+        ray_constants.ENABLE_RAY_CLUSTER = address != "local"
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(address != "local"))
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
         mend = "pip install 'kit[ray]', start one with `ray start --head`, or give address='local' for one here alone"
         raise KitError(f"no Ray cluster answers at {address!r} ({errors.summary(error)}): {mend}") from None

@@ -5,8 +5,10 @@ import platform
 import re
 import resource
 import subprocess
+import threading
 from importlib import metadata
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import torch
 from kit.errors import KitError, shown
 from kit.space.latency import hardware
 
+TICK, STOPPED = 0.5, 5.0  # seconds; a process that does nothing for so long was stopped
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors", "scikit-learn")
 
 
@@ -42,6 +45,27 @@ def commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+class Stopwatch:
+    """Seconds in which this process could run: while it is stopped (SIGSTOP), or the machine is, none are counted."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self.last, self.over, self.turn = seconds, monotonic(), threading.Event(), threading.Lock()
+
+    def start(self) -> None:
+        def tick() -> None:
+            while not self.over.wait(TICK):
+                self.read()
+
+        threading.Thread(target=tick, daemon=True).start()
+
+    def read(self) -> float:
+        with self.turn:
+            before, self.last = self.last, monotonic()
+            if self.last - before < STOPPED:
+                self.seconds += self.last - before
+            return self.seconds
 
 
 def peak_memory_mb(device: torch.device) -> float:

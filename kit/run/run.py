@@ -19,6 +19,7 @@ from kit.errors import KitError, shown
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
+from kit.search.progress import say
 from kit.space import latency
 
 MODEL = "model/model.json"
@@ -46,7 +47,9 @@ class Records:
             self.held[kind] += [{n: t.cpu() for n, t in named.items()} | {"epoch": epoch}] if named else []
 
     def write(self, epoch: int, whole: bool = False) -> None:
-        """The files, where enough is new since the last time. whole: in any case."""
+        """The files, where enough is new since the last time. whole: in any case. Raises KitError without the run."""
+        if not (self.folder / "config.json").is_file():
+            raise KitError(f"{self.folder} was removed while the run went on; run again to start anew")
         if not whole and epoch - self.written < epoch / SHARE:
             return
         self.written, rows = epoch, pd.DataFrame(self.held["rows"], columns=list(COLUMNS)).astype(COLUMNS)
@@ -193,8 +196,12 @@ class Run:
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:
-        """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on."""
-        return history(self.path)
+        """Tidy: step, epoch (how many were complete), name, value. Read once; load the run again to see it go on. Says
+        where epochs of a finished run are missing."""
+        found = history(self.path)
+        if (lost := (self.metrics.get("epochs") or 0) - found["epoch"].nunique()) > 0:
+            say(f"{self.path.name}: the history of {lost:g} epochs is lost")
+        return found
 
     def curve(self, name: str) -> pd.Series:
         """The values of one name by epoch (by step for the names that begin with "step/")."""

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from kit import data, files
 from kit.config import Config
 from kit.errors import KitError, shown
 from kit.run import store
-from kit.run.provenance import pick_device
+from kit.run.provenance import Stopwatch, pick_device
 from kit.run.run import Records, Run
 from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
@@ -124,7 +123,7 @@ class Search:
         self.device = ranks.own_device(pick_device(config.device))
         sets = sets or config.sets()
         self.sets = (sets if config.train_images is None else sets.few(config.train_images)).to(self.device)
-        self.epoch, self.step, self.seconds, self.started = 0, 0, 0.0, time.perf_counter()
+        self.epoch, self.step, self.seconds, self.clock = 0, 0, 0.0, Stopwatch()
         self.records = Records(folder)
         for index in range(len(self.stages)):
             build.streams(config, index, self.sets)  # a batch too large for a later stage's images is refused now
@@ -145,7 +144,7 @@ class Search:
                 reporter.epoch(self.epoch, stage, numbers)
             test = score(self, self.sets.test)  # the one look at the test set
             val = score(self, self.sets.val) if "val" in self.batches else None
-            self.seconds = time.perf_counter() - self.started
+            self.seconds = self.clock.read()
             ranks.on_first(lambda: write_results(self, test, val))
         except Exception as error:
             failure = {"error": type(error).__name__, "message": str(error), "epoch": self.epoch, "step": self.step}
@@ -156,6 +155,7 @@ class Search:
                     store.write_json(path, failure | {"traceback": traceback.format_exc()})
             raise
         finally:
+            self.clock.over.set()
             reporter.close()
 
     def train_epoch(self) -> dict[str, float]:
@@ -215,7 +215,7 @@ class Search:
             arch = self.parts.arch
             frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
             alpha = {**arch.snapshot(), "frozen": frozen.clone()}
-        self.seconds = time.perf_counter() - self.started
+        self.seconds = self.clock.read()
         clock = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
         self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)
 
@@ -281,7 +281,8 @@ class Search:
             lost = ranks.on_first(lambda: self.records.load_state_dict(state.get("records", {}), self.epoch))
             if lost and ranks.rank() == 0:
                 say(f"{self.folder.name}: {lost}")
-        self.started = time.perf_counter() - self.seconds
+        self.clock = Stopwatch(self.seconds)
+        self.clock.start()
         if not state:
             self._snapshot()
 
@@ -301,8 +302,6 @@ class Search:
     def _save(self) -> None:
         """The history, and a checkpoint of this epoch; the oldest goes."""
         if ranks.rank() == 0:
-            if not (self.folder / "config.json").is_file():
-                raise KitError(f"{self.folder} was removed while the run went on; run again to start anew")
             self.records.write(self.epoch)
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
             for old in _checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:

@@ -92,15 +92,16 @@ def moved(run: Run) -> dict[str, float]:
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
     macs, and what its summary has of `moved`. Raises KitError for a run that is not finished."""
-    rows = []
-    for run in runs:
-        config, metrics = run.config, run.metrics
-        if not metrics:
-            raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
-        row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
-        row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
-        rows.append(row | {name: metrics[name] for name in NAMES if name in metrics})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(map(_row, runs))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    config, metrics = run.config, run.metrics
+    if not metrics:
+        raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
+    row = {"dataset": config.dataset, "method": config.method, "title": METHODS[config.method].title}
+    row |= {"seed": config.seed} | {column: metrics[name] for column, name in COLUMNS.items()}
+    return row | {name: metrics[name] for name in NAMES if name in metrics}
 
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
@@ -228,7 +229,7 @@ def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Dat
     """A row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_… of each
     cost (bool: no comparable run reaches as much for less); and notes: what is the same in all, what differs, what was
     left out. runs: a folder of run directories, paths with commas, or a list. Raises KitError where there are none."""
-    paths, found, aside = [], {}, []
+    paths, rows, aside = [], [], []
     for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
         path = entry.path if isinstance(entry, Run) else files.place(str(entry).strip())
         paths += sorted(p.parent for p in path.glob("*/config.json")) or [path]
@@ -236,14 +237,13 @@ def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Dat
         try:
             run = Run.load(path)
             if dataset in ("", run.config.dataset):
-                per_run([run])  # raises where it is not finished
-                found[run] = _circumstances(run)
+                rows.append(_row(run) | {"run": run.path.name} | _circumstances(run))
         except KitError as error:
             aside.append(f"Left out: {error}.")
-    if not found:
+    if not rows:
         raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
-    circumstances = pd.DataFrame(found.values())
-    table = per_run(list(found)).assign(run=[run.path.name for run in found]).join(circumstances)
+    table = pd.DataFrame(rows)
+    circumstances = table.loc[:, "data":"commit"]
     for cost, within in FRONTS.items():
         table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
     counts = [(name, values.value_counts(sort=False)) for name, values in circumstances.items()]
