@@ -1,4 +1,4 @@
-"""The data sets that kit knows by name: how each is read, and below in one table what is known about it.
+"""The data sets that kit knows by name: how each is read; what else is known about it stands in named.csv.
 
 torchvision fetches and checks what it has, and unpickles CIFAR's files after comparing their checksums; nothing else is
 ever unpickled. No archive writes outside its folder, and none whose checksum is not known expands beyond KIT_MAX_GB."""
@@ -10,6 +10,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from kit import files
 from kit.data.image import whole
 from kit.data.load import Part, Source, class_folders, folders, register
-from kit.data.sets import SPLIT_SEED, stratified_split
+from kit.data.sets import stratified_split
 from kit.errors import KitError
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
@@ -30,20 +31,18 @@ EVENTS = "http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar"
 INDOOR = "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar"
 SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
 BENCHMARK = "https://raw.githubusercontent.com/antoyang/NAS-Benchmark/c2758da73192d408aad458768f26d3537dd78c40/data"
-NAS = "the 80:20 lists of NAS-Benchmark (Yang, Esperança and Carlucci 2020)"
-AS_VAL = "test is the published validation set (labels of its test set are not published)"
-OPEN, RESEARCH = "no licence stated", "non-commercial research by its terms"
 TWO = {"train": "train", "test": "test"}
 
 
-def known(name: str, title: str, read: Callable[..., Read], *how: Any, split="", val=0.1, **about: Any) -> None:
-    """Register a set. read(*how, root); val: the share of the training images to hold out; about: as of `register`."""
+def known(name: str, size: str, val: str, title: str, split: str, bring: str) -> None:
+    """Register a set of READERS, by its row of the table. val: the share of the training images to hold out."""
 
     def load(root: Path, image_size: int | None = None) -> Source:
-        classes, parts = read(*how, root)
-        return Source(tuple(classes), **parts, val_fraction=val, split=split or None)
+        classes, parts = READERS[name](root)
+        return Source(tuple(classes), **parts, val_fraction=float(Fraction(val)), split=split or None)
 
-    register(name, load, title="; ".join(filter(None, (title, split))), **about)
+    title = "; ".join(filter(None, (title, split)))
+    register(name, load, title=title, size=int(size) if size else None, bring=bring)
 
 
 def digits(root: Path, image_size: int | None = None) -> Source:
@@ -108,6 +107,14 @@ def imagenet(root: Path) -> Read:
     return classes, {"train": train, "test": val}
 
 
+def sport8(root: Path) -> dict[str, Path]:
+    return folders(_unpacked(EVENTS, root / "sport8" / "event_img"))
+
+
+def mit67(root: Path) -> dict[str, Path]:
+    return folders(_unpacked(INDOOR, root / "mit67" / "Images"))
+
+
 def flowers(root: Path) -> dict[str, Path]:
     names = (f"flower_{i}" for i, _ in enumerate(tv("Flowers102")(root, download=True).classes, 1))
     return dict.fromkeys(names, root / "flowers-102" / "jpg")
@@ -166,50 +173,24 @@ def _opened(archive: Path) -> Any:
     return (zipfile.ZipFile if archive.suffix == ".zip" else tarfile.open)(archive)
 
 
-# fmt: off
+IN_TWO = {"train": True, "test": False}
+READERS: dict[str, Callable[[Path], Read]] = {
+    "fashion_mnist": partial(torchvision, fashion_mnist, IN_TWO),
+    "cifar10": partial(torchvision, "CIFAR10", IN_TWO, download=True),
+    "cifar100": partial(torchvision, "CIFAR100", IN_TWO, download=True),
+    "elpv": partial(elpv, ("functional", "defective")),
+    "elpv4": partial(elpv, ("functional", "possibly defective", "likely defective", "defective")),
+    "sport8": partial(benchmark, "sport8", "Sport8_train Sport8_test", sport8),
+    "mit67": partial(benchmark, "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test", mit67),
+    "flowers102": partial(torchvision, "Flowers102", TWO | {"val": "val"}, download=True, loader=Path),
+    "flowers102_nas": partial(benchmark, "flowers-102", "flowers102_train1 flowers102_train2 flowers102_test", flowers),
+    "stanford_cars": partial(torchvision, "StanfordCars", TWO, loader=Path),
+    "sun397": sun397,
+    "places365": partial(torchvision, places365, {"train": "train-standard", "test": "val"}),
+    "imagenet": imagenet,
+}
+
 register("digits", digits, title="1,797 handwritten digits, 8x8 grey, CC BY 4.0, scikit-learn", flip=False)
-known("fashion_mnist", "60,000 + 10,000 pieces of clothing, 28x28 grey, MIT, github.com/zalandoresearch/fashion-mnist",
-    torchvision, fashion_mnist, {"train": True, "test": False}, bring="apt install dataset-fashion-mnist, or put "
-    "train-images-idx3-ubyte.gz and its three neighbours into {root}/FashionMNIST/raw")
-for n in (10, 100):
-    known(f"cifar{n}", f"50,000 + 10,000 photographs of objects, 32x32, {n} classes, {OPEN}, cs.toronto.edu/~kriz/"
-        "cifar.html", partial(torchvision, download=True), f"CIFAR{n}", {"train": True, "test": False},
-        bring=f"put cifar-{n}-python.tar.gz into {{root}}")
-for name, classes in (("elpv", "functional, defective"),
-                      ("elpv4", "functional, possibly defective, likely defective, defective")):
-    known(name, f"1,968 + 656 solar cells, {classes.count(',') + 1} classes by defect probability, 300x300 grey, "
-        "CC BY-NC-SA 4.0", elpv, tuple(classes.split(", ")), split="a quarter for test, stratified by defect "
-        f"probability and cell type, drawn by kit (split seed {SPLIT_SEED})", val=0.1 / 0.75, bring="pip install "
-        "elpv-dataset (91 MB), or put labels.csv and images/ of its repository into {root}/elpv")
-known("sport8", f"1,579 photographs of sports, 8 classes, {OPEN}, vision.stanford.edu/lijiali/event_dataset", benchmark,
-    "sport8", "Sport8_train Sport8_test", lambda root: folders(_unpacked(EVENTS, root / "sport8" / "event_img")),
-    split=NAS, size=224, bring="put event_dataset.rar (it needs: pip install rarfile, apt install unar or unrar or "
-    "7zip), or its folder event_img/, and NAS-Benchmark's Sport8_train.csv and Sport8_test.csv into {root}/sport8")
-known("mit67", f"12,466 + 3,153 photographs of indoor scenes, 67 classes, {OPEN}, web.mit.edu/torralba/www/indoor.html",
-    benchmark, "mit67", "MIT67_train1 MIT67_train2 MIT67_train3 MIT67_train4 MIT67_test",
-    lambda root: folders(_unpacked(INDOOR, root / "mit67" / "Images")), split=NAS, size=224,
-    bring="put indoorCVPR_09.tar (2.4 GB), or its folder Images/, and NAS-Benchmark's MIT67_*.csv into {root}/mit67")
-FLOWERS = f"photographs of flowers, 102 classes, {OPEN}, robots.ox.ac.uk/~vgg/data/flowers/102"
-BRING_FLOWERS = "put 102flowers.tgz, imagelabels.mat and setid.mat into {root}/flowers-102"
-known("flowers102", f"1,020 + 1,020 + 6,149 {FLOWERS}", partial(torchvision, download=True, loader=Path), "Flowers102",
-    TWO | {"val": "val"}, size=224, bring=BRING_FLOWERS,
-    split="setid.mat of Nilsback and Zisserman (2008): 10 images a class in train and in val")
-known("flowers102_nas", f"6,507 + 1,682 {FLOWERS}", benchmark, "flowers-102",
-    "flowers102_train1 flowers102_train2 flowers102_test", flowers, split=NAS, size=224,
-    bring=f"{BRING_FLOWERS}, and beside them NAS-Benchmark's flowers102_*.csv")
-# from here on the shares of training images that AutoHAS holds out (its Table 1)
-known("stanford_cars", f"8,144 + 8,041 photographs of cars, 196 makes and models, {OPEN}",
-    partial(torchvision, loader=Path), "StanfordCars", TWO, split="training and test images of Krause et al. (2013)",
-    val=1650 / 8144, size=224, bring="its authors' addresses are dead: get the images elsewhere (such as Kaggle) as "
-    "{root}/stanford_cars/cars_train/*.jpg, cars_test/*.jpg, devkit/cars_meta.mat, devkit/cars_train_annos.mat and "
-    "cars_test_annos_withlabels.mat")
-known("sun397", f"19,850 + 19,850 photographs of 397 scenes, {OPEN}, vision.princeton.edu/projects/2010/SUN", sun397,
-    split="first of the ten partitions of Xiao et al. (2010): 50 training and 50 test images a class",
-    val=3970 / 19_850, size=224, bring="put SUN397.tar.gz (37 GB) and Partitions.zip into {root}")
-known("places365", f"1,803,460 + 36,500 photographs of scenes, 256x256, {RESEARCH}, places2.csail.mit.edu", torchvision,
-    places365, {"train": "train-standard", "test": "val"}, split=AS_VAL, val=112_000 / 1_803_460, size=224, bring="put "
-    "filelist_places365-standard.tar, train_256_places365standard.tar and val_256.tar (26 GB) into {root}/places365")
-known("imagenet", f"1,281,167 + 50,000 photographs of objects (ILSVRC 2012), 1000 classes, {RESEARCH}", imagenet,
-    split=AS_VAL, val=50_000 / 1_281_167, size=224, bring="fetch it from image-net.org to "
-    "{root}/imagenet/train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG")
-# fmt: on
+with Path(__file__).with_name("named.csv").open(encoding="utf-8", newline="") as table:
+    for row in csv.DictReader(table):
+        known(**row)
