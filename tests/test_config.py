@@ -181,7 +181,7 @@ def test_what_each_method_composes():
     assert composed == {
         "dha": ("cell", "sparse-coding", pairs, "lookahead"),
         "nas+da": ("cell", "sparse-coding", pairs, "fixed"),
-        "joint": ("cell", "sparse-coding", "strength", "lookahead"),
+        "joint": ("cell", "sparse-known", "strength", "lookahead"),
         "nas-then-da": ("cell", "sparse-coding", pairs, "fixed"),
         "nas+hpo": ("cell", "sparse-coding", plain, "lookahead"),
         "seq-dha": ("cell", "sparse-coding", pairs, "lookahead"),

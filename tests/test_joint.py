@@ -11,7 +11,7 @@ from kit import data
 from kit.augment import OPS, Basics
 from kit.search import build
 from kit.search.progress import Silent
-from kit.zoo.strength import Strength
+from kit.zoo.joint import Strength
 
 
 def policy(**options) -> Strength:
@@ -48,6 +48,26 @@ def test_a_strength_is_a_share_of_the_images_and_of_the_magnitudes():
     on, still = draw.choices[:, 0].bool(), draw.ops == OPS.index("Identity")
     assert 230 < on.sum() < 370 and torch.equal(still.all(1), ~on) and not still[on].any()
     assert 2.9 < draw.magnitude.max() <= 3
+
+
+@pytest.mark.parametrize(("space", "seed"), [("cell", 0), ("cell", 1), ("cell", 2), ("nas-bench-201", 0)])
+def test_architectures_begin_at_the_usual_one_and_leave_it_where_the_gradient_says_so(
+    space: str, seed: int, micro: str
+):
+    config = micro_config("ista", space=space, arch="sparse-known", seed=seed, recover="step", cells=3)
+    sets = data.load_dataset(config.dataset)
+    arch = build.Plan(config, config.stages[0], sets, torch.device("cpu"), steps=30).parts().arch
+    net = arch.limits.network
+    known = net.picks_of(net.genotypes[net.usual])
+    assert [set(picks) for picks in arch.picks] == [set(picks) for picks in known]
+    torch.testing.assert_close(
+        arch.alpha[0, list(arch.picks[0])], torch.ones(len(known[0]), dtype=torch.float64), atol=0.02, rtol=0
+    )
+    for _ in range(30):  # every operation is worse than nothing
+        child = arch.sample()
+        arch.update(child, gates=[torch.ones(len(picks)) for picks in child.picks])
+    arch.recover()
+    assert sum(a != b for a, b in zip(arch.picks, known)) > len(known) / 2
 
 
 def test_joint_runs_resumes_to_the_bit_and_keeps_its_strength_in_the_history(micro: str, tmp_path):
