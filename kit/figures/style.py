@@ -45,7 +45,7 @@ SPACE_OPERATIONS = (
 OPERATIONS = {op: color for ops in SPACE_OPERATIONS for op, color in zip(ops.split(), SERIES)} | {"none": "#999999"}
 DOTTED = {"color": GREY, "width": 1, "dash": "dot"}  # a line to compare with
 DASHES = ("solid", "dot", "dashdot", "longdash")
-ABLATION = ("nas+da", "dha", "nas+hpo", "da+hpo", "random", "plain", "ista")  # shown together: a colour each
+ABLATION = ("nas+da", "dha", "nas+hpo", "joint", "random", "plain", "ista")  # shown together: a colour each
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
 TEMPLATE.layout.update(colorway=SERIES, font={"color": "#222222", "size": 13}, hovermode="closest")
 TEMPLATE.layout.title.update(x=0.01, font={"size": 18})

@@ -30,7 +30,7 @@ def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> 
     """The configurations of a study. methods: "all" (the study's) or names with commas; seeds: see `sweep.seeds_of`."""
     if not isinstance(study, str) or study not in ROWS:
         raise unknown("study", study, ROWS)
-    every = [name for name in ROWS[study].split(",") if name in METHODS]  # not those whose file was taken out of the zoo
+    every = [name for name in ROWS[study].split(",") if name in METHODS]  # without rows whose file the zoo lacks
     names = every if methods == "all" else sweep.listed(methods)
     return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
 
