@@ -148,7 +148,7 @@ def test_what_did_not_move_is_not_called_a_search():
 def test_the_grid_is_checked():
     found = [(c.method, c.seed) for c in study.grid("ablation", "ista, dha", "3,5", {})]
     assert found == [("ista", 3), ("dha", 3), ("ista", 5), ("dha", 5)]
-    assert len(study.grid("ablation", "all", 1, {})) == 9 and len(study.grid("methods", "all", 1, {})) == 19
+    assert len(study.grid("ablation", "all", 1, {})) == 10 and len(study.grid("methods", "all", 1, {})) == 19
     assert [c.seed for c in study.grid("ablation", "dha", "0", {})] == [0]  # a list of one, not none
     for methods, seeds, says in (
         ("isto", 1, "Did you mean 'ista'"),
