@@ -24,7 +24,7 @@ from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
 from kit.search.step import STEPS
 from kit.space import Picks
-from kit.space.layers import average_statistics, keep_freed, norms
+from kit.space.layers import average_statistics, norms
 
 KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 10  # step-wise values written per epoch
@@ -131,7 +131,10 @@ class Search:
 
     def run(self, reporter: Silent) -> None:
         if self.device.type == "cpu":
-            keep_freed()
+            with contextlib.suppress(ImportError):
+                from kit.fast import keep_freed
+
+                keep_freed()
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_deterministic_debug_mode("error")

@@ -1,4 +1,4 @@
-"""Layers of the spaces in torch, and BatchNorm over several ranks; training on the CPU goes through `kit.fast`."""
+"""Layers of the spaces in torch, and BatchNorm over several ranks."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,14 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kit.search import ranks as distributed
-
-try:
-    from kit import fast
-    from kit.fast import dense_gradient, keep_freed
-except ImportError:
-    fast = None
-    dense_gradient, keep_freed = lambda x: x, lambda: None
-FAST = fast is not None
 
 
 @contextlib.contextmanager
@@ -32,10 +24,13 @@ def held(modules: Sequence[nn.Module], **values: Any) -> Iterator[None]:
             vars(module).update(own)
 
 
-def by_kernels(x: Tensor, *weights: Tensor) -> bool:
-    """Whether x goes through the kernels of `kit.fast`: those are for training on the CPU."""
-    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
-    return FAST and trains and x.device.type == "cpu" and not torch.compiler.is_compiling()
+def dense_gradient(x: Tensor) -> Tensor:
+    """x, whose gradient [N, C, H, W] will lie in memory channels last, without gaps. A concatenation's gradients are
+    slices of wider channels, over which the CPU's BatchNorm takes ten times as long, and ReLU over their copies."""
+    if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # None: a second derivative that does not depend on x
+        x.register_hook(lambda g: None if g is None else g.contiguous(memory_format=torch.channels_last))
+    return x
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -50,8 +45,6 @@ class DepthwiseConv(nn.Conv2d):
         if stride == dilation == 2 and padding % 2 == 0:
             # every tap falls on an even row and column: a plain convolution on a quarter of the pixels
             x, stride, dilation, padding = dense_gradient(x.view_as(x))[:, :, ::2, ::2], 1, 1, padding // 2
-        if by_kernels(x, self.weight):
-            return fast.depthwise(x, self.weight, stride, dilation)
         return F.conv2d(x, self.weight, None, stride, padding, dilation, self.groups)
 
 
