@@ -123,8 +123,8 @@ FAULTS = [
         ("search/signals.py", "return u / (u + v)", "return u", SHARE),
         ("search/signals.py", "** (1 / a)", "** a", SHARE),
         ("space/network.py", ", auxiliary=0.0", "", LEVELS),
-        ("space/network.py", ", dropout=0.0", "", LEVELS),
-        ("space/network.py", "drop_path=0.0, ", "", LEVELS),
+        ("space/network.py", ", dropout=0.0, auxiliary", ", auxiliary", LEVELS),
+        ("space/network.py", "drop_path=0.0, dropout=0.0, auxiliary", "dropout=0.0, auxiliary", LEVELS),
         # ---- gradients and the weights' step
         ("search/grads.py", "torch._foreach_sub_(theta, torch", "torch._foreach_add_(theta, torch", AHEAD),
         ("search/grads.py", "torch._foreach_copy_(theta, before)", "pass", AHEAD),
@@ -203,7 +203,7 @@ FAULTS = [
         ("arch/lasso.py", "_apply(A.mT, b) - lam * alpha.sign()", "_apply(A.mT, b)", "test_lasso.py"),
         # ---- η and the wrappers
         ("hyper/controller.py", "[-advantage * gradient for", "[advantage * gradient for", REWARD),
-        ("hyper/controller.py", "(mean if name in RANGES else likeliest)", "likeliest", ETA),
+        ("hyper/controller.py", '(likeliest if name == "optimizer" else mean)', "likeliest", ETA),
         (
             "search/learner.py",
             "factor * before + (1 - factor) * reward",
