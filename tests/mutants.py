@@ -165,7 +165,7 @@ FAULTS = [
         ),
         ("arch/edges.py", "return self.edge_scores().detach().softmax(1)", "return super().edge_strength()", BETA),
         ("arch/edges.py", "torch.where(best, 1.0 + edge, operations * edge)", "operations * edge", BETA),
-        ("arch/edges.py", "first + (last - first) * share", "first", "test_samplers.py"),
+        ("arch/edges.py", "first + (last - first) * share", "first", ALPHA),
         ("arch/edges.py", "(self.edge_scores() + edge_noise).topk", "edge_noise.topk", "test_samplers.py"),
         ("arch/logits.py", "left.scatter(1, picked, -torch.inf)\n", "left\n", ALPHA),
         ("arch/logits.py", ".masked_fill(self.frozen.unsqueeze(1), 0.0)", "", ALPHA),

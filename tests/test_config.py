@@ -163,7 +163,8 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
     for name, value in {**PRESETS[preset], **composed, **brought, **METHODS[method].values}.items():
         if name in Config.model_fields:
             assert getattr(filled, name) == value, name
-    assert filled.search_epochs == max(1, round(PRESETS[preset]["search_share"] * filled.epochs))
+    share = brought.get("search_share", PRESETS[preset]["search_share"])
+    assert filled.search_epochs == max(1, round(share * filled.epochs))
     # every one of the filled values can be overridden, and only it changes
     for name, value in {
         "epochs": 17,
@@ -200,8 +201,10 @@ def test_what_each_method_composes():
         "dsnas": ("choice", "dsnas", plain, "fixed"),
         "daas": ("cell", "daas", "policy-gradient", "fixed"),
         "daas-independent": ("cell", "daas", "policy-gradient", "fixed"),
+        "daas-da": ("cell", "given", "policy-gradient", "fixed"),
         "gdas": ("cell", "gdas", plain, "fixed"),
         "darts": ("cell", "darts", plain, "fixed"),
+        "darts-second": ("cell", "darts", plain, "fixed"),
         "snas": ("cell", "snas", plain, "fixed"),
         "autohas": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
