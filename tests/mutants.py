@@ -358,11 +358,11 @@ def main(words: list[str]) -> int:
                 failed += [f"without a fault the tests fail: {last}"] * (code != 0)
                 continue
             (tree / "kit" / fault.file).write_text(text)
+            print(".", end="", flush=True)
             if code != 1:
                 what = "survived" if code == 0 else f"did not run (pytest's exit code {code}, {last})"
                 failed.append(f"kit/{fault.file}: {fault.old!r} → {fault.new!r} {what}: {fault.tests}")
-                print(failed[-1], flush=True)
-    print("\n".join(failed))
+    print("", *failed, sep="\n")
     print(f"{len(chosen)} faults, {len(failed)} survivors and errors, {time.perf_counter() - began:.0f} s")
     return 1 if failed else 0
 
