@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test lint torture lab bench clean
+.PHONY: install ablation study reports report test mutants lint torture lab bench clean
 
 # pip would compile its packages on one core, which takes a minute: here all do, and beside them the CPU kernels are compiled, which
 # every process that is the first would do
@@ -86,6 +86,10 @@ SMALL := {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "
 test: $(INSTALLED)
 	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# faults of one line each, put into kit one at a time: every one has to make the tests that are named beside it fail
+mutants: $(INSTALLED)
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 # format, lint, and the shape of the code: lines of each room, no import circle, nothing that points upward
 lint: $(INSTALLED)

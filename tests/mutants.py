@@ -123,8 +123,8 @@ FAULTS = [
         ("search/signals.py", "return u / (u + v)", "return u", SHARE),
         ("search/signals.py", "** (1 / a)", "** a", SHARE),
         ("space/network.py", ", auxiliary=0.0", "", LEVELS),
-        ("space/network.py", ", dropout=0.0", "", LEVELS),
-        ("space/network.py", "drop_path=0.0, ", "", LEVELS),
+        ("space/network.py", ", dropout=0.0, auxiliary", ", auxiliary", LEVELS),
+        ("space/network.py", "drop_path=0.0, dropout=0.0, auxiliary", "dropout=0.0, auxiliary", LEVELS),
         # ---- gradients and the weights' step
         ("search/grads.py", "torch._foreach_sub_(theta, torch", "torch._foreach_add_(theta, torch", AHEAD),
         ("search/grads.py", "torch._foreach_copy_(theta, before)", "pass", AHEAD),
@@ -165,7 +165,7 @@ FAULTS = [
         ),
         ("arch/edges.py", "return self.edge_scores().detach().softmax(1)", "return super().edge_strength()", BETA),
         ("arch/edges.py", "torch.where(best, 1.0 + edge, operations * edge)", "operations * edge", BETA),
-        ("arch/edges.py", "first + (last - first) * share", "first", "test_samplers.py"),
+        ("arch/edges.py", "first + (last - first) * share", "first", ALPHA),
         ("arch/edges.py", "(self.edge_scores() + edge_noise).topk", "edge_noise.topk", "test_samplers.py"),
         ("arch/logits.py", "left.scatter(1, picked, -torch.inf)\n", "left\n", ALPHA),
         ("arch/logits.py", ".masked_fill(self.frozen.unsqueeze(1), 0.0)", "", ALPHA),
@@ -203,7 +203,7 @@ FAULTS = [
         ("arch/lasso.py", "_apply(A.mT, b) - lam * alpha.sign()", "_apply(A.mT, b)", "test_lasso.py"),
         # ---- η and the wrappers
         ("hyper/controller.py", "[-advantage * gradient for", "[advantage * gradient for", REWARD),
-        ("hyper/controller.py", "(mean if name in RANGES else likeliest)", "likeliest", ETA),
+        ("hyper/controller.py", '(likeliest if name == "optimizer" else mean)', "likeliest", ETA),
         (
             "search/learner.py",
             "factor * before + (1 - factor) * reward",
@@ -358,11 +358,11 @@ def main(words: list[str]) -> int:
                 failed += [f"without a fault the tests fail: {last}"] * (code != 0)
                 continue
             (tree / "kit" / fault.file).write_text(text)
+            print(".", end="", flush=True)
             if code != 1:
                 what = "survived" if code == 0 else f"did not run (pytest's exit code {code}, {last})"
                 failed.append(f"kit/{fault.file}: {fault.old!r} → {fault.new!r} {what}: {fault.tests}")
-                print(failed[-1], flush=True)
-    print("\n".join(failed))
+    print("", *failed, sep="\n")
     print(f"{len(chosen)} faults, {len(failed)} survivors and errors, {time.perf_counter() - began:.0f} s")
     return 1 if failed else 0
 

@@ -16,6 +16,7 @@ from kit import Config, KitError
 from kit.config import NOT_HASHED, PARTS
 from kit.methods import METHODS, PRESETS
 from kit.search.engine import Search
+from kit.search.step import STEPS
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,10 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
             "search_epochs=3 of epochs=3: method 'seq-dha' needs 1 or more, and 1 or more left",
         ),
         ({"method": "seq-dha", "epochs": 1}, "1 or more left for its last stage: set more epochs"),
+        ({"method": "autohas-phase", "search_epochs": 1}, "'autohas-phase' needs 2 or more, .*: set more epochs"),
+        ({"method": "daas", "children": 0}, "children=0: .* greater than or equal to 1"),
+        ({"method": "daas", "warm_up": 1.0}, "warm_up=1.0: .* less than 1 .*share of a stage before its τ"),
+        ({"method": "dha", "warm_up": 0.5}, "warm_up=0.5: in method 'dha' nothing waits for it .*leave it out"),
         (
             {"method": "dha", "arch": "given"},
             "'dha' searches and arch='given' does not.*sparse-coding.*'da\\+hpo' or 'plain'",
@@ -153,10 +158,13 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
     brought = {}
     for kind in ("space", "arch", "augment", "hyper"):
         brought |= PARTS[kind][composed[kind]].values(preset)
+    for stage in METHODS[method].stages:
+        brought |= STEPS[stage.step].values(preset)
     for name, value in {**PRESETS[preset], **composed, **brought, **METHODS[method].values}.items():
         if name in Config.model_fields:
             assert getattr(filled, name) == value, name
-    assert filled.search_epochs == max(1, round(PRESETS[preset]["search_share"] * filled.epochs))
+    share = brought.get("search_share", PRESETS[preset]["search_share"])
+    assert filled.search_epochs == max(1, round(share * filled.epochs))
     # every one of the filled values can be overridden, and only it changes
     for name, value in {
         "epochs": 17,
@@ -193,8 +201,10 @@ def test_what_each_method_composes():
         "dsnas": ("choice", "dsnas", plain, "fixed"),
         "daas": ("cell", "daas", "policy-gradient", "fixed"),
         "daas-independent": ("cell", "daas", "policy-gradient", "fixed"),
+        "daas-da": ("cell", "given", "policy-gradient", "fixed"),
         "gdas": ("cell", "gdas", plain, "fixed"),
         "darts": ("cell", "darts", plain, "fixed"),
+        "darts-second": ("cell", "darts", plain, "fixed"),
         "snas": ("cell", "snas", plain, "fixed"),
         "autohas": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
@@ -237,6 +247,12 @@ def test_diffautomls_table_3_and_the_papers_sizes():
         8,
     )
     assert daas.stages[0].warm_up == 20 / 50 and Config(method="autohas").stages[0].warm_up == 0.3
+    assert (daas.stage_epochs, daas.batch_size) == ([50, 600], 96)
+    assert Config(method="daas", preset="paper", epochs=26).search_epochs == 2  # their shares, where there are fewer
+    assert paper.batch_size == 1024 and paper.hyper_lr == 1e-3
+    autohas = Config(method="autohas", preset="paper")  # 45,000 images of CIFAR-10: 15,000 steps, and its controller
+    assert abs(autohas.search_epochs * (45_000 // autohas.batch_size) - 15_000) < 87 and autohas.batch_size == 512
+    assert autohas.arch_lr == autohas.hyper_lr == 0.05 and autohas.hyper_space == "mixup"
 
 
 def test_none_is_the_same_as_leaving_out():

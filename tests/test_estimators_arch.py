@@ -126,6 +126,22 @@ def test_a_frozen_slot_has_no_gradient_and_the_others_keep_theirs():
     )
 
 
+def test_reinforce_learns_nothing_of_a_frozen_slot():
+    learner = with_logits(Reinforce(SIZES["one pick"], stream(), FREE, arch_lr=0.1))
+    learner.freeze([1])
+    learner.baseline = 0.0
+    (found,) = learner.estimate(child_for(tuple((p[0],) for p in learner.picks)), reward=lambda: 0.9)
+    assert (found[1] == 0).all() and (found[[0, 2]].abs().sum(1) > 0).all()
+
+
+def test_the_temperature_falls_linearly_over_the_search():
+    learner = Gdas(edge_slots(2), stream(), FREE, temperature=10.0, last_temperature=0.1)
+    assert learner.temperature == 10.0
+    for share, expected in ((0.0, 10.0), (0.5, 5.05), (1.0, 0.1)):
+        learner.anneal(share)
+        assert learner.temperature == pytest.approx(expected)
+
+
 # ---- SNAS ----------------------------------------------------------------------------------------
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03)

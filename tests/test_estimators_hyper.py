@@ -294,6 +294,7 @@ def test_each_rule_has_moments_of_its_own_and_they_resume():
     for i, rule in enumerate(rules[:3]):
         step_toy(whole, one, rule, i)
         step_toy(stopped, two, rule, i)
+        assert (one.trace is None) == (rule != "sgd")  # the hyper-gradients are those of SGD's step alone
     resumed = Momentum(stopped, 0.9, 0.5)
     resumed.load_state_dict(two.state_dict())
     for i, rule in enumerate(rules[3:], start=3):

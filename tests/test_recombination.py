@@ -61,6 +61,7 @@ class Scene:
             "snas",
             space=space,
             hyper_space="lr,mixup,dropout,drop_path,optimizer",
+            first_order=False,  # asks most of a child
             strength_target=0.05,  # so low that an untrained network is above it
             **(values | SMALL[space]),
         )
@@ -74,7 +75,7 @@ class Scene:
     def _parts(self) -> Parts:
         made = build.Plan(self.config, self.config.stages[0], self.sets, torch.device("cpu")).parts()
         made.net.train()
-        made.draws = TwoLevelOptions(children=2, first_order=False)  # the form that asks most of a child
+        made.draws = TwoLevelOptions(children=2)
         return made
 
     def take(self, times: int) -> list[torch.Tensor]:

@@ -62,7 +62,7 @@ class Written:
         self.config, self.parts, self.batches, self.net = config, parts, batches, parts.net
         self.theta = [p for p in parts.net.parameters() if p.requires_grad]
 
-    def loss(self, x: Tensor, y: Tensor, child: Child, **regular: float) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, child: Child, **regular: Any) -> Tensor:
         vars(self.net).update({"drop_path": 0.0, "dropout": 0.0, "auxiliary": 0.0} | regular)
         losses = self.net.losses(x, y, child)[0]
         vars(self.net).update(REGULAR)
@@ -329,7 +329,7 @@ class Autohas(Written):
         rules = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
         self.rules = {name: rule(self.theta, lr=1.0) for name, rule in rules.items()}
         self.rules["sgd"].param_groups[0]["momentum"] = config.momentum
-        self.adam = torch.optim.Adam(self.alpha, lr=config.arch_lr, **ADAM)
+        self.adam = torch.optim.Adam(self.alpha, lr=config.arch_lr)
         self.adam_eta = torch.optim.Adam(list(self.eta.values()), lr=config.hyper_lr)
         self.baselines = {"alpha": 0.3, "eta": 0.3}
 
@@ -347,10 +347,11 @@ class Autohas(Written):
         draw = policy.sample(len(y))
         hyper.draw()
         h = {name: hyper.bases[name][i] for name, i in hyper.drawn.items()}
+        paths = tuple(h[f"drop_path/{block}"] for block in range(len(net.slots)))  # one for each block
         child = arch.sample()
         net.mixup = h["mixup"]
         batch = signals.mixed(policy.apply(x, draw), y, net)
-        loss = self.loss(*batch, child, dropout=h["dropout"], drop_path=h["drop_path"]).mean()
+        loss = self.loss(*batch, child, dropout=h["dropout"], drop_path=paths).mean()
         rule = self.rules[h["optimizer"]]
         self.clipped({id(p) for p in net.child_parameters(child.picks)}, self.gradient(loss))
         rule.param_groups[0].update(lr=h["lr"] * schedule * RATES[h["optimizer"]], weight_decay=h["weight_decay"])
@@ -361,7 +362,8 @@ class Autohas(Written):
             accuracy = float((net(images, child).argmax(1) == labels).double().mean())
         # REINFORCE: the gradient is −(Q − baseline) ∇ log P
         chosen = sum(row.log_softmax(0)[p[0]] for row, p in zip(self.alpha[0], child.picks))
-        quality = accuracy + (arch.target.reward(child.picks) if arch.target else 0.0)
+        macs = [net.cost(picks).macs for picks in (child.picks, net.picks_of({"blocks": "k3_e6"}))]
+        quality = accuracy - self.config.target_weight * abs(macs[0] / macs[1] - 1)  # TuNAS, to MobileNetV2's own cost
         self.alpha[0].grad = -self.advantage("alpha", quality) * torch.autograd.grad(chosen, self.alpha)[0]
         self.adam.step()
         advantage = self.advantage("eta", accuracy)
@@ -372,7 +374,6 @@ class Autohas(Written):
         self.accuracy = accuracy
 
 
-ADAM = {"betas": (0.5, 0.999), "weight_decay": 1e-3}
 EVERY = (
     "lr=0.05:0.3,weight_decay=0.0001:0.05,mixup=0.1:0.4,dropout=0.3:0.7,drop_path=0.3:0.7,optimizer=sgd:adam:rmsprop"
 )
@@ -384,7 +385,7 @@ def test_the_reward_step_equals_the_algorithm_written_out(micro: str):
         ours, reference = scene("autohas", **given), Autohas(*scene("autohas", **given))
         parts, seen = ours[1], []
         parts.arch.baseline = parts.hyper.baseline = 0.3
-        for schedule in (1.0, 0.7, 0.5, 1.0, 0.8, 0.9):
+        for schedule in (1.0, 0.7, 0.5, 1.0, 0.8, 0.9, 1.0, 0.6, 0.7):
             STEPS["reward"].make(parts, ours[2], schedule)
             reference.step(schedule)
             assert_same(parts, reference)
@@ -430,6 +431,7 @@ def test_the_retraining_uses_the_derived_regularisers_rates_and_optimizer(micro:
     search.parts.sgd.step = lambda gradient, *values: seen.append(values) or step(gradient, *values)
     search.take_step(search.parts, search.batches, 0.5)
     (regular, (lr, decay, optimizer)) = seen
-    assert regular == (found["mixup"], found["dropout"], found["drop_path"]) and min(regular) > 0
+    paths = tuple(found[f"drop_path/{block}"] for block in range(len(net.slots)))
+    assert regular == (found["mixup"], found["dropout"], paths) and min(*regular[:2], *paths) > 0 < len(set(paths)) - 1
     assert float(lr) == pytest.approx(0.5 * found["lr"]) and float(decay) == pytest.approx(found["weight_decay"])
     assert optimizer == found["optimizer"] and found["lr"] not in (0.01, 0.025, 0.05, 0.1, 0.2)

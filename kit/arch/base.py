@@ -1,7 +1,7 @@
 """Architecture learners: what all share, and the one that does not learn (a given or a random architecture)."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -81,6 +81,7 @@ class Searcher(ByAdam, ArchLearner):
 
     searches = True
     kept = ("fixed", "refused")
+    rates: Mapping[str, Any] = {"betas": (0.5, 0.999), "weight_decay": 1e-3}  #: Adam's, as of DARTS and ISTA-NAS
     alpha: Tensor
 
     class Options(registry.Options):
@@ -99,7 +100,7 @@ class Searcher(ByAdam, ArchLearner):
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
         leaves = [variable.requires_grad_() for variable in variables]
-        self.adam = Adam(leaves, lr=lr, betas=(0.5, 0.999), weight_decay=1e-3)  # as DARTS and ISTA-NAS
+        self.adam = Adam(leaves, lr=lr, **self.rates)
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:

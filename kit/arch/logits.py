@@ -92,6 +92,7 @@ class Categorical(Logits):
     expected cost is steered to `target`, where there is one."""
 
     steers = True
+    keeps_cost = False  #: to that of the space's usual network, where there is no target_macs
 
     class Options(Logits.Options):
         target_macs: int | None = Field(None, ge=1, description="multiply-adds that dsnas and reinforce steer to")
@@ -99,8 +100,10 @@ class Categorical(Logits):
 
     def __init__(self, *given: Any, **settings: Any):
         super().__init__(*given, **settings)
-        macs, weight = self.options.target_macs, self.options.target_weight
-        self.target = None if macs is None else Target(self.limits.network, macs, weight)
+        macs, weight, net = self.options.target_macs, self.options.target_weight, self.limits.network
+        if macs is None and self.keeps_cost and (usual := getattr(net, "usual", None)):
+            macs = net.cost(net.picks_of(net.genotypes[usual])).macs
+        self.target = None if macs is None else Target(net, macs, weight)
 
     def scores(self) -> Tensor:
         return self.logits.masked_fill(~self.valid, -torch.inf)
@@ -150,12 +153,14 @@ class Dsnas(Categorical):
         return taken - likely.scatter(1, picks, -torch.inf).max(1).values >= self.options.fix_margin
 
 
-@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0})
+@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0, "arch_lr": {"paper": 0.05}})
 class Reinforce(Rewarded, Categorical):
     """REINFORCE on independent categoricals (AutoHAS, ENAS; METHOD section 3). Q is the validation accuracy, to which
-    a target adds TuNAS's absolute reward."""
+    TuNAS's absolute reward is added, as AutoHAS has it: to find something better at the same cost."""
 
     needs = frozenset({"val"})
+    keeps_cost = True
+    rates = {}  # AutoHAS: Adam without weight decay
     kept = (*Categorical.kept, "baseline")
 
     class Options(Categorical.Options, Rewarded.Options):

@@ -17,8 +17,10 @@ class RateOptions(registry.Options):
     hyper_lr: float | None = Field(None, gt=0, description="of η; None: so that half the run covers hyper_reach")
 
 
-def regular(values: dict[str, Any]) -> dict[str, float]:
+def regular(values: dict[str, Any]) -> dict[str, Any]:
     """The regularisers among them: attributes of a network that its forward pass reads."""
+    by_block = tuple(value for name, value in values.items() if name.startswith("drop_path/"))
+    values = values | ({"drop_path": by_block} if by_block else {})
     return {name: values[name] for name in ("mixup", "dropout", "drop_path") if name in values}
 
 
@@ -33,19 +35,18 @@ class Values(NamedTuple):
 class HyperLearner(ByAdam):
     """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate.
 
-    generator: its own random stream. steps: until the weights start anew or the run ends. options: of `Options`."""
+    generator: its own random stream. steps: until the weights start anew or the run ends. blocks: of the network that
+    have a drop-path each; 0 where they share one. options: of `Options`."""
 
     Options: type[registry.Options] = registry.Options
     trials = False  #: whether each of its settings is tried in a whole stage of its own
 
-    def __init__(
-        self, lr: float, weight_decay: float, generator: Generator | None = None, device="cpu", steps=1, **options: Any
-    ):
+    def __init__(self, lr: float, weight_decay: float, generator=None, device="cpu", steps=1, blocks=0, **options: Any):
         # weight decay 0 has no logarithm: it stays 0, and its hyper-gradient is not used
         self.log = torch.tensor([lr, max(weight_decay, 1e-12)], dtype=torch.float64, device=device).log()
         self.learns_decay = weight_decay > 0
         self.generator = generator or Generator()
-        self.steps, self.options = steps, self.Options(**options)
+        self.steps, self.blocks, self.options = steps, blocks, self.Options(**options)
 
     def draw(self) -> dict[str, float]:
         return {}  # before a step's forward pass: its mixup, dropout and drop_path, those that this learner decides

@@ -44,19 +44,14 @@ def read_bases(text: str) -> dict[str, Basis]:
 
 
 def _basis(name: str, text: str) -> Basis:
-    words = tuple(dict.fromkeys(map(str.strip, text.split(":"))))
-    if name in RANGES:
-        low, high = RANGES[name]
-        allowed = f"numbers from {low:g} to {high:g}"
-        with suppress(ValueError):
-            values = tuple(sorted(set(map(float, words))))
-            if all(low <= value <= high for value in values):
-                return values
-    else:
-        allowed = f"some of {', '.join(DEFAULTS[name])}"
-        if set(words) <= set(DEFAULTS[name]):
-            return words
-    example = ":".join(map(str, DEFAULTS[name]))
+    words, usual = tuple(dict.fromkeys(map(str.strip, text.split(":")))), DEFAULTS[name]
+    low, high = RANGES.get(name, (0, 0))
+    allowed = f"numbers from {low:g} to {high:g}" if name in RANGES else f"some of {', '.join(usual)}"
+    with suppress(ValueError):
+        values = tuple(sorted(set(map(float, words)))) if name in RANGES else words
+        if all(low <= value <= high if name in RANGES else value in usual for value in values):
+            return values
+    example = ":".join(map(str, usual))
     raise KitError(f"hyper_space has {name}={text}, but takes {allowed} with colons between: {name}={example}")
 
 
@@ -73,6 +68,9 @@ class Searched(HyperLearner):
     def __init__(self, *start: Any, **settings: Any):
         super().__init__(*start, **settings)
         self.bases = read_bases(self.options.hyper_space)
+        if self.blocks and "drop_path" in self.bases:  # AutoHAS searches one per block
+            basis = self.bases.pop("drop_path")
+            self.bases |= {f"drop_path/{i}": basis for i in range(self.blocks)}
 
     @abstractmethod
     def current(self) -> dict[str, float | str]: ...  # what this step uses, by name
@@ -134,7 +132,7 @@ class Controller(Rewarded, Searched):
         mean = lambda p, basis: float(p @ torch.tensor(basis, dtype=torch.float64))
         likeliest = lambda p, basis: basis[int(p.argmax())]
         found = {name: (p, self.bases[name]) for name, p in self.probabilities().items()}
-        return {name: (mean if name in RANGES else likeliest)(*of) for name, of in found.items()}
+        return {name: (likeliest if name == "optimizer" else mean)(*of) for name, of in found.items()}
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]."""
@@ -144,9 +142,6 @@ class Controller(Rewarded, Searched):
 
     def summary(self) -> dict[str, float]:
         p = {name: of.tolist() for name, of in self.probabilities().items()}
-        optimizers = zip(self.bases.get("optimizer", ()), p.get("optimizer", ()))
-        return {
-            **super().summary(),
-            **{f"eta/optimizer/{name}": value for name, value in optimizers},
-            "controller/largest": sum(map(max, p.values())) / len(p),
-        }
+        rules = zip(self.bases.get("optimizer", ()), p.get("optimizer", ()))
+        largest = {"controller/largest": sum(map(max, p.values())) / len(p)}
+        return super().summary() | {f"eta/optimizer/{name}": value for name, value in rules} | largest

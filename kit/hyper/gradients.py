@@ -13,15 +13,15 @@ from kit.search import ranks
 from kit.search.grads import Gradient, Trace
 from kit.search.learner import Adam
 
+PAPER = {"hyper_lr": {"paper": 1e-3}}
+
 
 class HyperGradient(HyperLearner):
     """One-step hyper-gradient through SGD with momentum (eq. 3, 4), θ and v held constant; Adam on log η. It favours
     small learning rates (short-horizon bias; Wu et al. 2018), so `hyper_reach` bounds how far η follows."""
 
     class Options(RateOptions):
-        hyper_reach: float = Field(
-            10.0, gt=1, description="the most that lr and weight_decay may grow or shrink, times"
-        )
+        hyper_reach: float = Field(10.0, gt=1, description="most that lr, weight_decay may grow or shrink, times")
         hyper_moves: Literal["both", "lr", "weight_decay"] = Field("both", description="what hyper-gradients move")
 
     optimizer: type = Adam
@@ -52,14 +52,14 @@ class HyperGradient(HyperLearner):
         self.log.clamp_(self.low, self.high)
 
 
-@register("fresh", title="Hyper-gradient on a fresh training batch")
+@register("fresh", title="Hyper-gradient on a fresh training batch", brings=PAPER)
 class Fresh(HyperGradient):
     """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
 
     needs = frozenset({"fresh"})
 
 
-@register("validation", title="Hyper-gradient on a validation batch")
+@register("validation", title="Hyper-gradient on a validation batch", brings=PAPER)
 class Validation(HyperGradient):
     """DiffAutoML: g' on a validation batch."""
 

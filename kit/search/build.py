@@ -107,7 +107,7 @@ class Plan:
         net.amp_dtype = torch.bfloat16 if bfloat16 or config.precision == "bfloat16" else None
         for norm in norms(net) if config.sync_batchnorm else ():
             norm.__class__ = SyncedNorm  # the same objects, for whoever refers to one
-        learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper()}, STEPS[stage.step]
+        learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper(net)}, STEPS[stage.step]
         warm_up = stage.warm_up if config.warm_up is None else config.warm_up
         for name in WARMED.get(stage.step, ()) if warm_up else ():
             if learners[name].variables():
@@ -177,10 +177,10 @@ class Plan:
         policy.adopt(learned)
         return Derived(policy)
 
-    def hyper(self) -> HyperLearner:
+    def hyper(self, net: Network) -> HyperLearner:
         config, role = self.config, self.stage.hyper
         part = HYPER["fixed" if role == "default" else config.hyper]
-        about = {"device": self.device, "steps": self.horizon, **part.arguments(config)}
+        about = {"device": self.device, "steps": self.horizon, "blocks": net.own_drop_paths, **part.arguments(config)}
         learner = part.make(config.lr, config.weight_decay, self.generator("η"), **about)
         return DerivedHyper(learner) if role == "derived" else learner
 

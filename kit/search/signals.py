@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kit.arch.base import ArchLearner
-from kit.augment.policy import Draw, Policy
+from kit.augment.policy import Policy
 from kit.errors import KitError
 from kit.hyper.base import HyperLearner
 from kit.methods import Stage
@@ -97,11 +97,10 @@ def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient
         return outer_gradient(net, held_out, child)
 
 
-def policy_rewards(
-    parts: Parts, train: Batch, held_out: Callable[[], Batch], child: Child, lr: Tensor, draws: int = 1
-) -> Callable[[Draw], Tensor]:
+def policy_rewards(parts: Parts, train: Batch, held_out: Callable, child: Child, lr: Tensor, draws=1) -> Callable:
     """DAAS eq. 13, as a function of a draw: ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each image k that it transforms, float [n]; of a
-    policy for the whole batch the reward is their mean. It costs a pass, and when first called those of θ'.
+    policy for the whole batch the reward is their mean. It costs a pass, and when first called those of θ'. held_out():
+    the validation batch.
 
     θ' = θ − lr ∇L_train (eq. 10) takes as many draws of its own: one's part in θ' would bias that one's reward."""
     (images, y), net, augment, child = train, parts.net, parts.augment, child.detached()

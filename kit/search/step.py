@@ -82,10 +82,8 @@ class TwoLevelOptions(Options):
     },
 )
 def bi_level(parts: Parts, batches: Batches, schedule: float) -> Outcome:
-    """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children. A τ that reads
-    no validation images learns from the training losses; DARTS and GDAS are this step without τ.
-
-    Children that are not drawn are all the same, and pass once."""
+    """DAAS, Algorithm 1: α and τ from the validation loss, θ from the training loss of several children (of one, where
+    they are not drawn). A τ that reads no validation images learns from the training losses; DARTS, GDAS have none."""
     net, arch, augment, hyper, sgd = parts.net, parts.arch, parts.augment, parts.hyper, parts.sgd
     several = lambda n: [arch.sample() for _ in range(n if arch.draws else 1)]
     # line 2

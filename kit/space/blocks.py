@@ -3,6 +3,7 @@ DiffAutoML (METHOD section 2b), and AutoHAS's MobileNetV2 blocks."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class BlockNetwork(Network):
         self.reductions = checked_reductions(image, int(self.large), reductions, len(halving))
         names = [f"stage{i}/block{b}" for i, count in enumerate(counts, start=1) for b in range(count)]
         self.offer(tuple(Slot(name, tuple((label, 0) for label in self.labels)) for name in names), genotype)
+        self.own_drop_paths = len(self.slots)
         self.stem, c = self.build_stem(2 if self.large else 1)
         self.strides, halving = [], halving[len(halving) - self.reductions :]  # channels in and out, stride
         for i, ((width, _, _), count) in enumerate(zip(stages, counts)):
@@ -97,7 +99,8 @@ class BlockNetwork(Network):
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
         x = self.stem(x)
         for slot, picks in enumerate(child.picks):
-            outputs = [self.block(slot, candidate)(x, self.drop_samples) for candidate in picks]
+            drop = partial(self.drop_samples, block=slot)
+            outputs = [self.block(slot, candidate)(x, drop) for candidate in picks]
             x = mixture(outputs, child, slot)
         return self.classifier(self.drop_features(self.head(x).mean(dim=(2, 3)))), None
 

@@ -132,6 +132,7 @@ class Network(nn.Module, ABC):
     space: str = ""  # the name that it was built under
     searchable: bool = True
     absorbs_gates: bool = False  #: `freeze_slot` takes over gates that are not 1, so that nothing jumps at the freeze
+    own_drop_paths: int = 0  #: how many blocks have a drop-path each, where a search sets them
     repeats: bool = False  #: the same slots at any depth (cells): a shallower network may search for a deeper one
     genotypes: Mapping[str, Any] = {}  # architectures by name
     usual: str | None = None  # the one for arch='given' where none is named
@@ -248,9 +249,10 @@ class Network(nn.Module, ABC):
         """Dropout of the pooled features [N, C] while training, by the network's own generator, so that runs resume."""
         return drop(features, self.dropout, self.generator) if self.training else features
 
-    def drop_samples(self, x: Tensor) -> Tensor:
-        """Drop-path of an operation's output [N, …] while training."""
-        return drop(x, self.drop_path, self.generator, whole=True) if self.training else x
+    def drop_samples(self, x: Tensor, block: int = 0) -> Tensor:
+        """Drop-path of an operation's output [N, …] while training; block: which of `own_drop_paths`."""
+        p = self.drop_path[block] if isinstance(self.drop_path, tuple) else self.drop_path
+        return drop(x, p, self.generator, whole=True) if self.training else x
 
     def losses(self, images: Tensor, labels: Tensor, child: Child) -> tuple[Tensor, Tensor]:
         """Per-sample cross-entropy [N], the auxiliary head's share included, and the predicted labels [N]."""

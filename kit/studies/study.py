@@ -74,7 +74,8 @@ def mixed_grid(searched: Sequence[Run], seed: int = 0) -> list[Config]:
     first, paths = learned[0].config, [str(run.path) for run in learned]
     epochs = first.epochs - first.search_epochs
     trained = {"method": "plain", "arch": "given", "hyper": "fixed", "epochs": epochs, "search_epochs": epochs}
-    return sweep.grid(**first.model_dump() | trained | {"genotype": paths, "policy": paths, "seed": seed})
+    own = {"genotype": paths, "policy": paths, "seed": seed, "warm_up": None}
+    return sweep.grid(**first.model_dump() | trained | own)
 
 
 def mixed_table(mixed: Sequence[Run]) -> pd.DataFrame:
