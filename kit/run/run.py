@@ -227,7 +227,8 @@ class Run:
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
         device, path = pick_device(device), self.path / "model" / "model.safetensors"
-        return TrainedModel.built(self.found(), store.read_tensors(path)[0], path).to(device)
+        tensors, _ = store.read_tensors(path, share=store.UNPACKED)
+        return TrainedModel.built(self.found(), tensors, path).to(device)
 
     def predict(self, images: Any, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:
         """Class names and probabilities of paths, folders, PIL images or arrays; see `TrainedModel.predict`."""

@@ -66,9 +66,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     files.write(path, safetensors.torch.save(plain, metadata))  # save_file's own way leaves its temporary files behind
 
 
-def read_tensors(path: Path, problem="holds no tensors that can be read") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, problem="holds no tensors that can be read", share=1.0) -> tuple[dict[str, Tensor], dict]:
     """The tensors of a safetensors file, on the CPU, and the strings beside them. Raises KitError for anything else."""
-    content = files.read(path, problem)
+    content = files.read(path, problem, share)
     with reading(path, problem):
         tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
         return tensors, json.loads(content[8 : 8 + size]).get("__metadata__", {})
