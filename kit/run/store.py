@@ -50,14 +50,8 @@ def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
         return missing
     file = io.BytesIO(files.read(path, share=UNPACKED))
     with reading(path, "holds no arrays that can be read"):
-        check_unpacked(sum(array.file_size for array in zipfile.ZipFile(file).filelist))
+        files.check_size(sum(array.file_size for array in zipfile.ZipFile(file).filelist), UNPACKED)
         return dict(np.load(file, allow_pickle=False))
-
-
-def check_unpacked(size: int) -> None:
-    """Raises ValueError for more bytes than arrays may expand to."""
-    if size > UNPACKED * files.gigabytes("KIT_MAX_GB"):
-        raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
