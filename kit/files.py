@@ -39,6 +39,12 @@ def gigabytes(variable: str) -> float:
     raise KitError(f"{variable} must be a number of gigabytes from 0, got {given!r}")
 
 
+def check_size(size: int, share: float = 1) -> None:
+    """Raises ValueError for more bytes than a share of KIT_MAX_GB: what a file may have, or expand to."""
+    if size > share * gigabytes("KIT_MAX_GB"):
+        raise ValueError(f"it has {size:,} bytes, or expands to them: KIT_MAX_GB=… allows more")
+
+
 def place(given: str | os.PathLike) -> Path:
     """The path, ~ expanded. Raises KitError for what is none: no text, a zero byte, nobody's home, too long a name."""
     try:
@@ -52,12 +58,12 @@ def place(given: str | os.PathLike) -> Path:
 
 def read(path: Path, problem: str = "cannot be read", share: float = 1) -> bytes:
     """Raises KitError for a link, what is no file, one beyond a share of KIT_MAX_GB, and what keeps from reading."""
-    most = share * gigabytes("KIT_MAX_GB")
     try:
         with _opened(path, os.O_RDONLY) as file:
-            if (size := os.fstat(file.fileno()).st_size) > most:
-                raise OSError(f"it has {size:,} bytes: KIT_MAX_GB=… allows more")
+            check_size(os.fstat(file.fileno()).st_size, share)
             return file.read()
+    except KitError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise KitError(f"{path} {problem} ({summary(error)}): check the path, its rights and the disk") from error
 

@@ -42,7 +42,7 @@ from kit.data.image import decode, from_pil
 from kit.lab import notebook, sweep
 from kit.run import export
 from kit.search.progress import Silent
-from kit.studies import landscape, page, report, study, tables
+from kit.studies import landscape, page, report, tables
 
 
 class Hang(BaseException):
@@ -617,9 +617,7 @@ REFUSED = {
     "axes of millions": (lambda run: sweep.grid(seed=range(3000), lr=[0.1] * 3000), "9,000,000 runs"),
     "a search of text": (lambda run: kit.search("digits"), "kit.search takes a kit.Config"),
     # studies
-    "no study": (lambda run: study.grid("x", "all", 1, {}), "unknown study 'x'"),
     "no report": (lambda run: report.write("x", [run]), "unknown report 'x'"),
-    "no cost": (lambda run: report.write("limits", [run]), "unknown cost ''"),
     "a report of paths": (lambda run: report.write("ablation", ["nowhere"]), "not a run directory"),
     "steps": (lambda run: landscape.axis(steps=float("nan")), "steps=nan"),
     "a radius": (lambda run: landscape.axis(radius=10**400), "radius="),

@@ -10,9 +10,10 @@ import threading
 import nbformat
 import numpy as np
 import pytest
-from test_process import ENDLESS, SMALL, gone, process_at_work
+from test_process import ENDLESS, SMALL, gone, process_at_work, until
 
 import kit
+from kit import files
 from kit.lab import sweep
 
 
@@ -113,16 +114,18 @@ def test_a_failing_run_is_tried_again_as_asked_and_the_others_finish_and_are_reu
     assert "2 runs, 2 of them finished before" in capfd.readouterr().out
 
 
-def test_two_sweeps_on_one_folder_share_the_runs_and_none_fails(tmp_path):
-    configs, results = sweep.grid(**{**SMALL, "epochs": 3, "seed": range(3)}), []
-    work = lambda: results.append(sweep.run(configs, tmp_path, workers=1, hung=300))
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
+def test_what_another_process_works_on_comes_last_and_is_waited_for(tmp_path):
+    """As in the second of two sweeps on one folder."""
+    first, second = configs = sweep.grid(**{**SMALL, "epochs": 2, "seed": range(2)})
+    results = []
+    with files.exclusive(tmp_path / first.name):
+        thread = threading.Thread(target=lambda: results.append(sweep.run(configs, tmp_path, workers=1)))
         thread.start()
-    for thread in threads:
-        thread.join(480)
-    assert [result.failures for result in results] == [{}, {}]
-    assert [[run.config for run in result.runs] for result in results] == [configs, configs]
+        until((tmp_path / second.name / "metrics.json").exists, "the run that nobody works on")
+        assert not results
+    thread.join(480)
+    ((runs, failures),) = results
+    assert not failures and [run.config for run in runs] == configs
 
 
 SCRIPT = """

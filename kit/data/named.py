@@ -23,7 +23,6 @@ from kit import files
 from kit.data.image import whole
 from kit.data.load import Part, Source, class_folders, folders, register
 from kit.data.sets import stratified_split
-from kit.errors import KitError
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -158,9 +157,7 @@ def _unpacked(url: str, target: Path) -> Path:
         archive = _fetch(url, target.parent)
         with _opened(archive) as packed, whole(target) as folder:
             tar = isinstance(packed, tarfile.TarFile)
-            size = sum(member.size for member in packed) if tar else sum(item.file_size for item in packed.infolist())
-            if size > files.gigabytes("KIT_MAX_GB"):
-                raise KitError(f"{archive} expands to {size:,} bytes: if you trust it, KIT_MAX_GB=… allows more")
+            files.check_size(sum(m.size for m in packed) if tar else sum(m.file_size for m in packed.infolist()))
             packed.extractall(folder, **({"filter": "data"} if tar else {}))
     return target
 

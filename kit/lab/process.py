@@ -77,7 +77,7 @@ class ChildProcess:
 
     def end(self) -> str:
         """Wait for the end, leave no process behind, and say why there is no result ("": finished, or killed here)."""
-        hung = self._hangs()
+        hung = self._watched() if self.hung else ""
         self.process.join()
         ALIVE.discard(self)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -90,13 +90,11 @@ class ChildProcess:
         hint = ": the system does that when memory runs out" if code == -signal.SIGKILL else ""
         return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}" if code < 0 else f"exit code {code}"
 
-    def _hangs(self) -> str:
+    def _watched(self) -> str:
         """Wait for the end, or kill it once it has not come an epoch further for too long, and say so."""
-        seen, since = None, time.monotonic()
-        while self.hung and not self.killed:
+        seen, since = None, 0.0
+        while not self.ended:
             self.process.join(min(1.0, self.hung / 4))
-            if self.ended:
-                break
             if (now := sorted(self.folder.glob("checkpoints/epoch-*"))) != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > self.hung:
@@ -120,25 +118,15 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
     os.environ.update(environment)
     os.chdir(cwd)
     torch.set_num_threads(threads or torch.get_num_threads())
-    again = True
-    while again:
-        while files.in_use(folder):  # another sweep's, or a predecessor's that a lost node has not let go of
-            time.sleep(0.2)
-        again = _attempt(link, values, folder, notebook)
-
-
-def _attempt(link: Connection, values: dict[str, Any], folder: Path, notebook: str) -> bool:
-    """Whether another process was quicker to take the directory."""
+    while files.in_use(folder):  # another sweep's, or a predecessor's that a lost node has not let go of
+        time.sleep(0.2)
     try:
         if notebook:
             _papermill(values, folder, notebook)
         else:
             search(Config(**values), out=folder.parent, progress=Silent())
-        return False
     except Exception as error:
         name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
-        if name == files.InUse.__name__:
-            return True
         own = "what a session registers, other processes do not know: put it into a file, plugins='my_file.py'"
         link.send(f"{name}: {' '.join(value.split())[:LONGEST]}" + (f" ({own})" if value.startswith("unknown") else ""))
         sys.exit(1)

@@ -161,10 +161,12 @@ def _work_off(todo: dict[Path, Config], start: Callable, workers: int, stop: Cal
         with choosing:
             folder = next((folder for folder in left if not files.in_use(folder)), left[0])
             left.remove(folder)
-        for _ in range(retries + 1):
-            cause = "" if over.is_set() else start(todo[folder].model_dump(), folder)
+        tries, cause = retries, ""
+        while tries >= 0 and not over.is_set():
+            cause = start(todo[folder].model_dump(), folder)
             if (folder / "metrics.json").is_file():  # whatever happened to its process after that
                 return folder, ""
+            tries -= not cause.startswith("InUse")  # another sweep's process was quicker
         return folder, cause
 
     pool = ThreadPoolExecutor(workers)

@@ -53,12 +53,9 @@ class Stopwatch:
     def __init__(self, seconds: float = 0.0):
         self.seconds, self.last, self.over, self.turn = seconds, monotonic(), threading.Event(), threading.Lock()
 
-    def start(self) -> None:
-        def tick() -> None:
-            while not self.over.wait(TICK):
-                self.read()
-
-        threading.Thread(target=tick, daemon=True).start()
+    def tick(self) -> None:
+        while not self.over.wait(TICK):
+            self.read()
 
     def read(self) -> float:
         with self.turn:

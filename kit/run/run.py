@@ -93,7 +93,7 @@ def history(folder: Path) -> pd.DataFrame:
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
         if (rows := sum(group.num_rows for group in groups)) > MOST:
             raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
-        store.check_unpacked(sum(group.total_byte_size for group in groups))
+        files.check_size(sum(group.total_byte_size for group in groups), store.UNPACKED)
         if any(about.schema.column(i).max_repetition_level for i in range(about.num_columns)):
             raise ValueError("a row of it holds lists")
         frame = table.read(list(COLUMNS)).to_pandas()
@@ -227,7 +227,8 @@ class Run:
     def model(self, device: torch.device | str = "cpu") -> TrainedModel:
         """The trained network in evaluation mode, built from its genotype alone. device: cpu, cuda, cuda:N or auto."""
         device, path = pick_device(device), self.path / "model" / "model.safetensors"
-        return TrainedModel.built(self.found(), store.read_tensors(path)[0], path).to(device)
+        found, (tensors, _) = self.found(), store.read_tensors(path, share=store.UNPACKED)
+        return TrainedModel.built(found, tensors, path).to(device)
 
     def predict(self, images: Any, batch_size: int = 256, device: torch.device | str = "cpu") -> Prediction:
         """Class names and probabilities of paths, folders, PIL images or arrays; see `TrainedModel.predict`."""

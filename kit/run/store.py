@@ -50,14 +50,8 @@ def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
         return missing
     file = io.BytesIO(files.read(path, share=UNPACKED))
     with reading(path, "holds no arrays that can be read"):
-        check_unpacked(sum(array.file_size for array in zipfile.ZipFile(file).filelist))
+        files.check_size(sum(array.file_size for array in zipfile.ZipFile(file).filelist), UNPACKED)
         return dict(np.load(file, allow_pickle=False))
-
-
-def check_unpacked(size: int) -> None:
-    """Raises ValueError for more bytes than arrays may expand to."""
-    if size > UNPACKED * files.gigabytes("KIT_MAX_GB"):
-        raise ValueError(f"it expands to {size:,} bytes: KIT_MAX_GB=… allows more")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -66,9 +60,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     files.write(path, safetensors.torch.save(plain, metadata))  # save_file's own way leaves its temporary files behind
 
 
-def read_tensors(path: Path, problem="holds no tensors that can be read") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, problem="holds no tensors that can be read", share=1.0) -> tuple[dict[str, Tensor], dict]:
     """The tensors of a safetensors file, on the CPU, and the strings beside them. Raises KitError for anything else."""
-    content = files.read(path, problem)
+    content = files.read(path, problem, share)
     with reading(path, problem):
         tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
         return tensors, json.loads(content[8 : 8 + size]).get("__metadata__", {})

@@ -285,7 +285,7 @@ class Search:
             if lost and ranks.rank() == 0:
                 say(f"{self.folder.name}: {lost}")
         self.clock = Stopwatch(self.seconds)
-        self.clock.start()
+        threading.Thread(target=self.clock.tick, daemon=True).start()
         if not state:
             self._snapshot()
 

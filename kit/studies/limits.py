@@ -88,9 +88,7 @@ def formatted(summary: pd.DataFrame, cost: str) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def gather(kind: str, runs: Sequence[Run], cost: str = "") -> tuple[list[tuple], dict[str, Any]]:
-    if cost not in BOUNDS:
-        raise errors.unknown("cost", cost, BOUNDS)
+def gather(kind: str, runs: Sequence[Run], cost: str) -> tuple[list[tuple], dict[str, Any]]:
     rows, title = table(runs, cost), f"{Path(runs[0].config.dataset).name}: accuracy under limits"
     figure = figures.under_limits(summarize(rows), rows, cost, title=title)
     return [("", f"accuracy against {TITLES[cost]}", figure)], {"cost": cost, "rows": rows.to_dict("records")}

@@ -24,7 +24,7 @@ def html(markdown: str, folder: Path | None = None) -> Markup:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     if folder is None:
         return Markup(parser.disable("image").render(markdown))
-    data_uri = lambda source: f'src="{_data_uri((folder / source[1]).read_bytes())}"'
+    data_uri = lambda source: f'src="{_data_uri(files.read(folder / source[1]))}"'
     return Markup(re.sub(r'src="([\w.+-]+\.png)"', data_uri, parser.render(markdown)))
 
 
