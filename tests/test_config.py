@@ -143,6 +143,7 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
         ({"method": "autohas", "hyper_space": "lr=fast"}, "numbers from .* with colons between"),
         ({"method": "autohas", "hyper_space": "optimizer=sgd:adm"}, "optimizer"),
         ({"method": "autohas", "hyper_space": "momentum"}, "momentum"),
+        ({"hyper": "mixture", "hyper_space": "lr,mixup"}, "mixup of hyper_space has no gradient .*hyper='reinforce'"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(given: dict, message: str):
@@ -209,7 +210,7 @@ def test_what_each_method_composes():
         "autohas": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-hpo": ("mobile", "given", plain, "reinforce"),
-        "autohas-diff": ("mobile", "darts", plain, "validation"),
+        "autohas-diff": ("mobile", "darts", plain, "mixture"),
         "random-search": ("mobile", "given", plain, "random-search"),
         "bayesian": ("mobile", "given", plain, "bayesian"),
         "hgd": ("mobile", "given", plain, "hgd"),

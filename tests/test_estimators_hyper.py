@@ -25,6 +25,7 @@ from kit.search.step import STEPS
 from kit.space import Child
 from kit.zoo.hgd import Hgd
 from kit.zoo.ift import curvature, implicit_gradient
+from kit.zoo.mixture import Mixture
 from kit.zoo.trials import Trials
 
 SPACE = "lr=0.01:0.1,mixup=0:0.1:0.2,optimizer=sgd:adam"
@@ -238,6 +239,41 @@ def test_hgd_changes_the_rate_by_the_cosine_of_gradient_and_step():
         assert float(learner.log[0].detach()) == pytest.approx(math.log(0.2) + 0.01 * sign, abs=1e-12)
         by_lr, _ = trace.hyper_gradient(Gradient([kept], [scale * velocity]))
         assert (float(by_lr) < 0) == (sign > 0)
+
+
+def test_the_mixtures_gradient_is_the_slope_of_the_validation_loss_after_the_step():
+    """By its logits, central differences of L_val(θ − lr_t (g + wd θ)), lr_t the mixture by a schedule of 0.6: to
+    1e-6."""
+    net, child, schedule, h = Plain(), Child(()), 0.6, 1e-5
+    train, held_out = batch(1, n=4, image=(1, 4, 4)), batch(2, n=4, image=(1, 4, 4))
+    learner = Mixture(0.05, 1e-3, stream(), hyper_space="lr=0.01:0.1:1,weight_decay=0.001:0.3", hyper_lr=0.1)
+    with torch.no_grad():
+        for i, v in enumerate(learner.variables()):
+            v.copy_(normal(*v.shape, seed=i))
+    gradient = grads.backward(net.losses(*train, child)[0].mean(), net, child)
+
+    def loss_after() -> float:
+        values = learner.current()
+        direction = [g + values["weight_decay"] * p.detach() for g, p in zip(gradient.theta, gradient.parameters)]
+        with grads.ahead(Gradient(gradient.parameters, direction), schedule * values["lr"]), torch.no_grad():
+            return float(net.losses(*held_out, child)[0].mean())
+
+    slopes = []
+    for v in learner.variables():
+        for k in range(len(v)):
+            ends = []
+            for step in (h, -2 * h):
+                v.data[k] += step
+                ends.append(loss_after())
+            v.data[k] += h
+            slopes.append((ends[0] - ends[1]) / (2 * h))
+    values = {name: torch.tensor(value, dtype=torch.float64) for name, value in learner.current().items()}
+    sgd = Momentum(net, 0.0, 0.0)
+    trace = sgd.step(gradient, schedule * values["lr"], values["weight_decay"])
+    outer = lambda source: grads.backward(net.losses(*held_out, child)[0].mean(), net, child)
+    found = torch.cat(learner.estimate(trace, outer=outer))
+    torch.testing.assert_close(found, torch.tensor(slopes, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    assert found.abs().min() > 1e-5 and learner.derived(schedule) == learner.sample(schedule)
 
 
 # ---- the weights' step ---------------------------------------------------------------------------

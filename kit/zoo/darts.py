@@ -1,5 +1,5 @@
 """DARTS (Liu, Simonyan & Yang 2019), first and second order, and its stochastic form SNAS (Xie et al. 2019): the whole
-supernet runs as a mixture. AutoHAS compares itself with DARTS's mixture beside η from the validation loss.
+supernet runs as a mixture.
 """
 
 from collections.abc import Callable
@@ -88,12 +88,4 @@ register_method(
 )
 register_method(
     "snas", "SNAS: relaxed NAS, one level, retrained", arch="snas", stages=(Stage("search", search=True), RETRAIN)
-)
-register_method(
-    "autohas-diff",
-    "AutoHAS, differentiable: NAS + HPO",
-    arch="darts",
-    stages=TWO_LEVELS,
-    hyper="validation",
-    space="mobile",
 )
