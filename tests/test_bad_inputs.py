@@ -561,7 +561,7 @@ REFUSED = {
     "a long word": (lambda run: notebook.assigned(["x" * 5000]), "is not name=value"),
     "a method of 5,000 letters": (lambda run: Config(method="x" * 5000), "unknown method 'xxx"),
     "an image size in text": (lambda run: load_dataset("digits", image_size="8"), "image_size='8'"),
-    "an image size of gigabytes": (lambda run: load_dataset("digits", image_size=9000), "GB of digits"),
+    "an image size of gigabytes": (lambda run: load_dataset("digits", image_size=9000), "digits would take 146 GB"),
     "a photo size of none": (lambda run: load_dataset("digits", photo_size=0), "photo_size=0"),
     "a share in text": (lambda run: stratified_split(GREY[1], "x"), "fraction must be"),
     "a batch size in text": (lambda run: Batches(ImageSet(*GREY), "2", torch.Generator()), "batch_size='2'"),

@@ -190,7 +190,7 @@ def test_fit_resizes_the_shorter_side_and_crops_the_centre(digits):
     assert torch.equal(square, torch.full((2, 3, 4, 4), 200, dtype=torch.uint8)) and fit(square, 4, 4) is square
     larger = load_dataset("digits", image_size=12)
     assert larger.size == (12, 12) and torch.equal(larger.test.labels, digits.test.labels)
-    with pytest.raises(KitError, match="image_size=3000 makes 16 GB of digits: KIT_RESIDENT_GB=… allows more"):
+    with pytest.raises(KitError, match="image_size=3000: digits would take 16 GB, KIT_RESIDENT_GB=… allows"):
         load_dataset("digits", image_size=3000)
 
 

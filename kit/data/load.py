@@ -75,12 +75,10 @@ class Source:
 
 
 def _class_name(given: Any) -> str:
-    name = ""
-    with contextlib.suppress(ValueError):  # a number of more than 4,300 digits
-        name = str(given) if isinstance(given, (str, Integral)) else ""
+    number = isinstance(given, Integral) and abs(given) < 10**99  # of 5,000 digits it would have no text
+    name = str(given) if number or isinstance(given, str) else ""
     if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        wanted = "a name must be text that UTF-8 can write, on one line; rename it"
-        raise KitError(f"a class is called {shown(given)}: {wanted}")
+        raise KitError(f"a class is called {shown(given)}: a name must be text of UTF-8, on one line; rename it")
     return unicodedata.normalize("NFC", name)
 
 
@@ -319,9 +317,8 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
     else:
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
-        taken = sum(len(own) * own.images.shape[1] for own in parts.values() if isinstance(own.images, Tensor))
-        if (taken := taken * image_size**2) > gigabytes("KIT_RESIDENT_GB"):
-            much = f"{taken / 1e9:,.0f} GB of {name}"
-            raise KitError(f"image_size={image_size} makes {much}: KIT_RESIDENT_GB=… allows more")
+        n = sum(len(own) * own.images.shape[1] for own in parts.values() if isinstance(own.images, Tensor))
+        if (gb := n * image_size**2 / 1e9) > gigabytes("KIT_RESIDENT_GB") / 1e9:
+            raise KitError(f"image_size={image_size}: {name} would take {gb:,.0f} GB, KIT_RESIDENT_GB=… allows more")
         parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

@@ -91,11 +91,10 @@ def history(folder: Path) -> pd.DataFrame:
         how = {"read_dictionary": ["name"], "page_checksum_verification": True}  # of a repeated name one is in memory
         about = (table := pq.ParquetFile(content, **how)).metadata
         groups = [about.row_group(i) for i in range(about.num_row_groups)]
-        if (rows := sum(group.num_rows for group in groups)) > MOST:
-            raise ValueError(f"it has {rows:,} rows, a run has at most {MOST:,}")
-        files.check_size(sum(group.total_byte_size for group in groups), store.UNPACKED)
-        if any(about.schema.column(i).max_repetition_level for i in range(about.num_columns)):
-            raise ValueError("a row of it holds lists")
+        columns = [group.column(i) for group in groups for i in range(about.num_columns)]
+        if (values := sum(column.num_values for column in columns)) > MOST * len(COLUMNS):  # a row may hold a list
+            raise ValueError(f"it has {values:,} values, a run has at most {MOST:,} rows")
+        files.check_size(sum(column.total_uncompressed_size for column in columns), store.UNPACKED)
         frame = table.read(list(COLUMNS)).to_pandas()
         if max(map(len, frame["name"].cat.categories), default=0) > LONGEST:
             raise ValueError(f"a name is longer than {LONGEST} letters")
