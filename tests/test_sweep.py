@@ -72,7 +72,7 @@ def test_axes_that_cannot_be_read_are_refused(given, says):
         ({"retries": -1}, "retries=-1"),
         ({"gpus": 1.5}, "gpus=1.5 of each run is neither"),
         ({"gpus": 99}, "gpus=99 for each of .* this machine has"),
-        ({"hung": -1}, "hung=-1: give seconds"),
+        ({"hung": -1}, "hung=-1: give a whole number from 0"),
         ({"notebook": "none.ipynb"}, "notebook='none.ipynb' is no file"),
     ],
 )

@@ -86,7 +86,7 @@ def run(
     gpus: float | None = None,
     retries: int = 0,
     notebook: str | None = None,
-    hung: float = 0,
+    hung: int = 0,
 ) -> Result:
     """Run all configurations, `workers` at a time, and return what finished; a run that fails does not stop the others.
 
@@ -103,14 +103,13 @@ def run(
         raise KitError(f"configs={errors.shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
     workers = 0 if workers is None else errors.whole("workers", workers, 0, 1000)
     threads, retries = errors.whole("threads", threads, 1, 1000), errors.whole("retries", retries, 0, 1000)
+    hung = errors.whole("hung", hung, 0)
     if notebook and not files.place(notebook).is_file():
         raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
         raise errors.unknown("backend", backend, ("local", "ray"))
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
-    if not (isinstance(hung, (int, float)) and 0 <= hung < math.inf):
-        raise KitError(f"hung={errors.shown(hung)}: give seconds, from 0 (a run that hangs is waited for)")
     if not (isinstance(gpus, (int, float)) and 0 <= gpus <= 1000 and (gpus < 1 or gpus % 1 == 0)):
         given = f"gpus={errors.shown(gpus)} of each run"
         raise KitError(f"{given} is neither a fraction of one (0.5: two share it) nor a whole number")
