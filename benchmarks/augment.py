@@ -21,7 +21,6 @@ from kit.augment.policy import Basics, Draw, Policy, fast_path
 from kit.augment.softmax import PairSoftmax
 from kit.run.provenance import pick_device
 from kit.search.learner import generator
-from kit.space.layers import keep_freed
 
 BATCH = {32: 512, 64: 256, 224: 64}
 KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
@@ -108,8 +107,6 @@ def kit_ways(policy: Policy, images: Tensor, draw: Callable[[], Draw]) -> dict[s
 
 def section(device: torch.device, repeats: int) -> str:
     """Markdown: images/s at three sizes, one CPU thread or one GPU."""
-    if device.type == "cpu":
-        keep_freed()  # helps all of them
     rows = []
     for side, n in BATCH.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), tau_lr=0.0)

@@ -32,7 +32,6 @@ from kit.search import grads
 from kit.search import ranks as distributed
 from kit.search.learner import generator
 from kit.space import Child
-from kit.space.layers import keep_freed
 
 RANKS = 2
 
@@ -125,7 +124,6 @@ def timed(
 def work(name: str, repeats: int, out: Path) -> None:
     """On a rank."""
     device = distributed.own_device(torch.device(name))
-    keep_freed()
     found = []
     for size in SIZES:
         sets = synthetic(size["image"], size["image_channels"]).to(device)

@@ -23,7 +23,6 @@ from kit.data import ImageSet
 from kit.run.predict import TrainedModel
 from kit.run.provenance import pick_device
 from kit.space import DARTS_V2
-from kit.space.layers import keep_freed
 from kit.studies import landscape
 
 
@@ -64,8 +63,6 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
 
 def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
     a = a or parser().parse_args([])
-    if device.type == "cpu":
-        keep_freed()
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (a.images, a.image_channels, a.image, a.image), generator=g, dtype=torch.uint8)
     data = ImageSet(images, torch.arange(a.images) % 10).to(device)

@@ -29,10 +29,7 @@ def kit_step(sets: Any, device: torch.device, size: dict[str, int], precision: s
     from kit.config import Config
     from kit.data import Batches
     from kit.search.learner import generator
-    from kit.space.layers import keep_freed
 
-    if device.type == "cpu":
-        keep_freed()
     sets = sets.to(device)
     config = Config(
         method="ista",

@@ -27,7 +27,6 @@ from kit.search.grads import Momentum
 from kit.search.learner import generator
 from kit.search.signals import Parts
 from kit.search.step import one_level
-from kit.space.layers import keep_freed
 
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
@@ -156,7 +155,6 @@ def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: in
 def section(
     device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int
 ) -> str:
-    keep_freed()
     sets = synthetic(image, image_channels).to(device)
     config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
 

@@ -130,11 +130,6 @@ class Search:
         self._enter(0)
 
     def run(self, reporter: Silent) -> None:
-        if self.device.type == "cpu":
-            with contextlib.suppress(ImportError):
-                from kit.fast import keep_freed
-
-                keep_freed()
         if self.config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_deterministic_debug_mode("error")
