@@ -46,7 +46,7 @@ study: $(INSTALLED)
 		-p dataset $(DATASET) -p preset $(PRESET) -p seeds $(SEEDS) $(MAIN) $(ARGS)
 
 # the committed reports: text and tables again from the summaries of their runs, the same bytes everywhere; what has none is run
-REPORTS := ablation-digits-200 ablation-digits ablation-fashion_mnist ablation-fashion_mnist-full methods-digits methods-fashion_mnist limits-digits-params limits-digits-latency_ms landscape-digits
+REPORTS := ablation-digits-200 ablation-digits ablation-fashion_mnist ablation-fashion_mnist-full methods-digits methods-digits-daas methods-fashion_mnist limits-digits-params limits-digits-latency_ms landscape-digits
 reports: $(INSTALLED)
 	$(MAKE) $(foreach name,$(REPORTS),reports/$(name).json)
 	$(BIN)/python -m kit.studies.report reports
@@ -71,6 +71,8 @@ SIZE_ablation-fashion_mnist := ARGS='-p image_size 14 -p train_images 3000 -p ep
 # all 60,000 images at 28 pixels: two hours of one CPU core. tau_lr: the laptop preset's for ten times the steps
 SIZE_ablation-fashion_mnist-full := SEEDS=1 PRESET=server ARGS='-p name ablation-fashion_mnist-full -p methods dha,ista,da+hpo,plain \
 	-p epochs 10 -p channels 16 -p cells 5 -p precision bfloat16 -p drop_path 0 -p auxiliary 0 -p tau_lr 0.003'
+# DAAS with its own numbers of samples, on a laptop's networks and epochs: 20 minutes of one busy core
+SIZE_methods-digits-daas := SEEDS=1 ARGS='-p name methods-digits-daas -p methods daas,daas-da,random -p children 10 -p arch_samples 5 -p policies 2'
 SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epochs 8'
 
 # one self-contained HTML page of a run: make report RUN=runs/digits-dha-s0-… [OUT=page.html]; without OUT, report.html in the run directory

@@ -256,6 +256,12 @@ def test_the_settings_of_a_sweep_have_a_row_per_override():
 def test_mixing_trains_every_architecture_with_every_policy():
     with pytest.raises(KitError, match="mixing needs two finished runs"):
         study.mixed_grid([])
+    kept = {"mixup": 0.2, "dropout": 0.1, "hold_out": True, "drop_path": 0.3, "cutout": True}
+    config = kit.Config(method="daas", warm_up=0.5, **kept)
+    searched = [SimpleNamespace(finished=True, policy={"probabilities": []}, config=config, path=p) for p in "ab"]
+    mixed = study.mixed_grid(searched)
+    assert [(c.genotype, c.policy) for c in mixed] == [("a", "a"), ("a", "b"), ("b", "a"), ("b", "b")]
+    assert all(getattr(c, name) == value for c in mixed for name, value in kept.items())
     runs = [
         SimpleNamespace(config=SimpleNamespace(genotype=a, policy=t), metrics={"test_accuracy": k})
         for k, (a, t) in enumerate([("x/a", "x/a"), ("x/a", "x/b"), ("x/b", "x/a"), ("x/b", "x/b")])

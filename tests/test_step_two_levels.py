@@ -26,7 +26,7 @@ from kit.space import Child
 
 REGULAR = {"drop_path": 0.3, "dropout": 0.2, "auxiliary": 0.4}  # of the training loss alone
 SETTINGS = {"auxiliary": 0.4, "clip": 0.7, "arch_lr": 0.02, "tau_lr": 0.1, "lr": 0.2}
-N = 5  # images of a batch
+N = 4  # images of a batch
 
 
 def scene(method: str, **changes: Any) -> tuple[Any, Any, dict]:
@@ -230,7 +230,7 @@ def assert_same(parts, reference: Written) -> None:
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, msg=lambda text, letter=letter: f"{letter}: {text}")
 
 
-@pytest.mark.parametrize("changes", [{"children": 2}, {"policies": 2, "children": 3}], ids=["by image", "by batch"])
+@pytest.mark.parametrize("changes", [{"children": 2}, {"policies": 2, "children": 2}], ids=["by image", "by batch"])
 def test_two_levels_equal_the_algorithm_written_out(changes: dict[str, Any], micro: str):
     """A policy per image, and the paper's form, one policy per batch."""
     with float64():

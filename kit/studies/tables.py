@@ -147,7 +147,7 @@ def went(summary: pd.DataFrame) -> dict[str, Any]:
     """Of `tables.summarize`: table, how far each method that searches went (None: not recorded); still, by letter, the
     methods whose part did not move; unmoved, the methods of which no part did."""
     rows = summary.reindex(columns=["method", "n", *SHOWN, "eta_change"]).dropna(how="all", subset=list(PARTS))
-    shown = {title: rows[name].map(form.format).replace("nan", "–") for name, (title, form) in SHOWN.items()}
+    shown = {title: rows[name].map(form.format).replace(["nan", "nan%"], "–") for name, (title, form) in SHOWN.items()}
     table = pd.DataFrame({"method": "`" + rows["method"] + "`", "n": rows["n"], **shown})
     far, least = rows[list(PARTS)].astype(float), pd.Series({name: least for name, (_, least) in PARTS.items()})
     still, moves = far < least, (far >= least).any(axis=1)
