@@ -216,7 +216,8 @@ class _Loss(torch.nn.Module):
 
 
 def assert_same(parts, reference: Written) -> None:
-    pairs = [(f"buffer {name}", b, dict(reference.net.named_buffers())[name]) for name, b in parts.net.named_buffers()]
+    buffers = zip(parts.net.named_buffers(), reference.net.buffers())
+    pairs = [(f"buffer {name}", mine, other) for (name, mine), other in buffers]
     for p, q in zip(parts.net.parameters(), reference.net.parameters()):
         # Adam divides by the size of a gradient, also where it is rounding alone
         if q.grad is None or q.grad.abs().max() > 1e-10:
