@@ -78,7 +78,7 @@ def _class_name(given: Any) -> str:
     number = isinstance(given, Integral) and abs(given) < 10**99  # of 5,000 digits it would have no text
     name = str(given) if number or isinstance(given, str) else ""
     if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise KitError(f"a class is called {shown(given)}: it must be text that UTF-8 can write, in one line; rename")
+        raise KitError(f"a class is called {shown(given)}: must be text that UTF-8 can write, on one line; rename it")
     return unicodedata.normalize("NFC", name)
 
 
