@@ -90,8 +90,7 @@ class Config(BaseModel):
         except ValidationError as error:
             raise KitError(_readable(error)) from None
         parts = [parts[getattr(self, kind)] for kind, parts in PARTS.items()]  # raises for an unknown name
-        known = _stored or self.dataset in data.datasets()
-        if not (known or (self.dataset and files.place(self.dataset).exists())):
+        if not (_stored or self.dataset in data.datasets() or (self.dataset and files.place(self.dataset).exists())):
             data.load_dataset(self.dataset)  # raises the error that names the valid ones
         self._check_fit()
         for part in parts:

@@ -62,9 +62,7 @@ def read(path: Path, problem: str = "cannot be read", share: float = 1) -> bytes
         with _opened(path, os.O_RDONLY) as file:
             check_size(os.fstat(file.fileno()).st_size, share)
             return file.read()
-    except KitError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+    except (OSError, ValueError) as error:  # ValueError: its size, or a zero byte in the path
         raise KitError(f"{path} {problem} ({summary(error)}): check the path, its rights and the disk") from error
 
 

@@ -78,7 +78,7 @@ def _class_name(given: Any) -> str:
     number = isinstance(given, Integral) and abs(given) < 10**99  # of 5,000 digits it would have no text
     name = str(given) if number or isinstance(given, str) else ""
     if not _look(name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        raise KitError(f"a class is called {shown(given)}: a name must be text of UTF-8, on one line; rename it")
+        raise KitError(f"a class is called {shown(given)}: must be text that UTF-8 can write, on one line; rename it")
     return unicodedata.normalize("NFC", name)
 
 
@@ -193,10 +193,10 @@ def read_csv(path: Place) -> Source:
     images = images.where(images.map(os.path.isfile), rows["path"].str.replace("\\", "/").map(file.parent.joinpath))
     split = rows["split"].str.casefold().replace(SPLITS) if "split" in rows else pd.Series("train", rows.index)
     sound = (names != "") & split.isin(set(WORDS)) & images.map(os.path.isfile)
-    said = lambda row: ", ".join(rows.loc[row]).replace("\n", " ")
-    if lines := [f"line {row + 2 + before} ({said(row):.200})" for row in rows.index[~sound]]:
+    if lines := [f"line {row + 2 + before} ({', '.join(rows.loc[row]):.200})" for row in rows.index[~sound]]:
+        said = " ".join("; ".join(lines[:5]).splitlines())
         needed = "each needs a label, an image that is there, and train, val or test where there is a column split"
-        raise KitError(f"{file}: {len(lines)} line(s) are no samples: {'; '.join(lines[:5])}: {needed}")
+        raise KitError(f"{file}: {len(lines)} line(s) are no samples: {said}: {needed}")
     numbers = names.str.fullmatch("[0-9]+").all()
     by_number = lambda name: (len(digits := name.lstrip("0")), digits, name)  # int() takes 4,300 digits at most
     classes = sorted(set(names), key=by_number if numbers else None)

@@ -25,6 +25,8 @@ from kit.data.load import Part, Source, class_folders, folders, register
 from kit.data.sets import stratified_split
 
 Read = tuple[Any, dict[str, Part]]  # the names of the classes, and the published parts by name
+# rarfile: of the extra `data`
+OPENS = {".zip": zipfile.ZipFile, ".rar": lambda path: importlib.import_module("rarfile").RarFile(path)}
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 EVENTS = "http://vision.stanford.edu/lijiali/event_dataset/event_dataset.rar"
 INDOOR = "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar"
@@ -155,19 +157,11 @@ def _unpacked(url: str, target: Path) -> Path:
     """`target`: the archive's folder of that name, or all of the archive. Raises KitError beyond KIT_MAX_GB."""
     if not target.is_dir():
         archive = _fetch(url, target.parent)
-        with _opened(archive) as packed, whole(target) as folder:
+        with OPENS.get(archive.suffix, tarfile.open)(archive) as packed, whole(target) as folder:
             tar = isinstance(packed, tarfile.TarFile)
             files.check_size(sum(m.size for m in packed) if tar else sum(m.file_size for m in packed.infolist()))
             packed.extractall(folder, **({"filter": "data"} if tar else {}))
     return target
-
-
-def _opened(archive: Path) -> Any:
-    if archive.suffix == ".rar":
-        import rarfile  # of the extra `data`
-
-        return rarfile.RarFile(archive)
-    return (zipfile.ZipFile if archive.suffix == ".zip" else tarfile.open)(archive)
 
 
 IN_TWO = {"train": True, "test": False}

@@ -203,13 +203,13 @@ def drawn(data: ImageSet, n: int) -> ImageSet:
 def digest(sets: ImageSets) -> str:
     """SHA-256 in hex of the images, labels and class names of all parts; alike whether they stream or not. Says where a
     test image is one to learn from, too."""
-    total, known = hashlib.sha256(json.dumps(sets.classes).encode()), {}
+    total = hashlib.sha256(json.dumps(sets.classes).encode())
+    marks = {name: pixel_marks(part.images).numpy() for name, part in sets.parts.items()}
     for name, part in sets.parts.items():
-        marks = pixel_marks(part.images).numpy()
-        total.update(f"{name} {list(part.images.shape)}".encode() + marks.tobytes())
+        total.update(f"{name} {list(part.images.shape)}".encode() + marks[name].tobytes())
         total.update(part.labels.cpu().numpy().astype("<i8").tobytes())
-        known[name] = [mark.tobytes() for mark in marks]
-    if again := sum(map({*known["train"], *known["val"]}.__contains__, known["test"])):
+    learned = {mark.tobytes() for name in ("train", "val") for mark in marks[name]}
+    if again := sum(mark.tobytes() in learned for mark in marks["test"]):
         say(f"{sets.name}: {again} of {len(sets.test)} test images are among those to learn from, pixel for pixel")
     return total.hexdigest()
 

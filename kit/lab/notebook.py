@@ -57,8 +57,7 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            named = "such as dataset=digits; kit.Config.model_fields has the names"
-            raise KitError(f"{errors.shown(text)} is not name=value, {named}")
+            raise KitError(f"{errors.shown(text)} is not name=value: kit.Config.model_fields has the names")
         values[name] = typed(name, value)
     return values
 

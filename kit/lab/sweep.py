@@ -40,10 +40,9 @@ def grid(**axes: Any) -> list[Config]:
     sized = {name: v if several(v) else [v] for name, v in axes.items()}
     if (many := math.prod(map(len, sized.values()))) > MOST:
         raise KitError(f"these axes make {many:,} runs: give at most {MOST:,}")
-    choices = {name: list(v) for name, v in sized.items()}
-    if empty := [name for name, values in choices.items() if not values]:
+    if empty := [name for name, values in sized.items() if not len(values)]:
         raise KitError(f"{empty[0]}: an empty axis makes no runs; give at least one value")
-    return [Config(**dict(zip(choices, values))) for values in itertools.product(*choices.values())]
+    return [Config(**dict(zip(sized, values))) for values in itertools.product(*sized.values())]
 
 
 def axes(datasets: str, methods: str, seeds: int | str, overrides: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -96,9 +95,8 @@ def run(
     "auto" (this machine's) or "local" (a new one). gpus: of each run, a whole number or a fraction; None: one where
     this machine has any and the runs use them. retries: how often a run that failed is started again; it goes on from
     its last checkpoint. notebook: papermill executes it for each run, with the configuration as its parameters, and
-    keeps <out>/<run>.ipynb. hung: seconds after which a run that has not completed another epoch is killed, and has
-    failed; 0: never. What another sweep works on comes last, and is waited for. Raises KitError before anything starts
-    for what cannot be."""
+    keeps <out>/<run>.ipynb. hung: seconds without another epoch after which a run is killed, and has failed; 0: never.
+    What another sweep works on comes last, and is waited for. Raises KitError, before a start, for what cannot be."""
     if not isinstance(configs, Sequence) or not all(isinstance(config, Config) for config in configs):
         raise KitError(f"configs={errors.shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
     workers = 0 if workers is None else errors.whole("workers", workers, 0, 1000)
@@ -111,8 +109,7 @@ def run(
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
     if not (isinstance(gpus, (int, float)) and 0 <= gpus <= 1000 and (gpus < 1 or gpus % 1 == 0)):
-        given = f"gpus={errors.shown(gpus)} of each run"
-        raise KitError(f"{given} is neither a fraction of one (0.5: two share it) nor a whole number")
+        raise KitError(f"gpus={errors.shown(gpus)} of each run is neither a fraction (0.5: two share one) nor whole")
     folders = _folders(configs, out)
     finished = lambda: [folder for folder in folders if (folder / "metrics.json").is_file()]
     before = finished()

@@ -60,8 +60,7 @@ class Stopwatch:
     def read(self) -> float:
         with self.turn:
             before, self.last = self.last, monotonic()
-            if self.last - before < STOPPED:
-                self.seconds += self.last - before
+            self.seconds += self.last - before if self.last - before < STOPPED else 0.0
             return self.seconds
 
 
