@@ -162,7 +162,7 @@ class Planted:
     def take(self, steps: int) -> list[float]:
         """Take steps; the training loss of each."""
         p = self.parts
-        p.draws = TwoLevelOptions(children=2, arch_samples=2, first_order=p.augment.variables() == [])
+        p.draws = TwoLevelOptions(children=2, arch_samples=2)
         p.net.train()
         losses = []
         for _ in range(steps):
