@@ -203,7 +203,7 @@ FAULTS = [
         ("arch/lasso.py", "_apply(A.mT, b) - lam * alpha.sign()", "_apply(A.mT, b)", "test_lasso.py"),
         # ---- η and the wrappers
         ("hyper/controller.py", "[-advantage * gradient for", "[advantage * gradient for", REWARD),
-        ("hyper/controller.py", '(likeliest if name == "optimizer" else mean)', "likeliest", ETA),
+        ("hyper/controller.py", "(likeliest if isinstance(basis[0], str) else mean)", "likeliest", ETA),
         (
             "search/learner.py",
             "factor * before + (1 - factor) * reward",
