@@ -80,13 +80,13 @@ report: $(INSTALLED)
 	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
 # pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; four workers, as many
-# tests wait for processes of their own; the notebooks run on real data, only smaller and shorter
+# tests wait for processes of their own, which read kit compiled; the notebooks run on real data, only smaller and shorter
 SMALL := {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
 	"batch_size": 256, "train_images": 512, "methods": "dha,seq-dha,plain", "seeds": 2, "shares": "0.15,1", "steps": 5, "directions": 2, \
 	"images": 64, "updates": 19, "out": "build/test/runs", "reports": "build/test/reports"}
 
 test: $(INSTALLED)
-	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests \
+	KIT_PARAMETERS='$(SMALL)' OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with tests/nbval.cfg notebooks
 
 # faults of one line each, put into kit one at a time: every one has to make the tests that are named beside it fail

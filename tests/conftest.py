@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 # what takes longest starts first, so that no worker is left alone with it at the end, and what mostly waits beside what
 # mostly computes
 SLOW = """
-notebooks test_sweep_ray test_browser test_methods test_distributed test_golden test_kill test_process test_sweep
+notebooks test_sweep_ray test_browser test_methods test_distributed test_kill test_process test_sweep
 test_bad_inputs test_trust_foreign test_step_two_levels
 test_planted test_recombination test_dashboard test_step test_limits_methods test_figures test_page test_export
 """.split()

@@ -21,13 +21,6 @@ import torch
 import kit
 
 FILE = Path(__file__).with_name("golden.json")
-SMALL = dict(epochs=2, channels=4, search_channels=4, cells=4, search_cells=4, train_images=256, batch_size=64)
-BY_METHOD = {
-    "random-search": {"epochs": 4, "search_epochs": 2, "trials": 2},
-    "bayesian": {"epochs": 4, "search_epochs": 2, "trials": 2},
-    "daas-independent": {"epochs": 3, "search_epochs": 2},
-    "autohas-phase": {"epochs": 3, "search_epochs": 2},
-}
 
 
 def where() -> str:
@@ -50,10 +43,8 @@ def digest(*arrays: np.ndarray) -> str:
     return together.hexdigest()[:16]
 
 
-def of_method(method: str, out: str) -> dict:
-    """The run of a method: its epochs' losses, and a digest of its history and weights."""
-    config = kit.Config(dataset="digits", method=method, precision="float32", **SMALL | BY_METHOD.get(method, {}))
-    run = kit.search(config, out=out)
+def of_run(run: kit.Run) -> dict:
+    """Its epochs' losses, and a digest of its history and weights."""
     history = run.history.sort_values(["name", "step"])
     values = history.loc[~history["name"].str.contains("seconds"), "value"].to_numpy(float)
     state = run.model().state_dict()
@@ -91,10 +82,16 @@ def _has(name: str) -> bool:
 
 
 def record() -> dict:
+    """The runs of tests/test_methods.py: every method and their variants."""
+    import test_methods
+    from tests_micro import register_micro
+
     torch.set_num_threads(1)
+    register_micro()
     with tempfile.TemporaryDirectory() as out:
-        methods = {method: of_method(method, out) for method in kit.methods()}
-    return {"where": where(), "data": {"digits": of_data("digits")}, "methods": methods}
+        search = lambda variant: of_run(kit.search(test_methods.config_of(variant), out=out))
+        runs = {variant: search(variant) for variant in test_methods.VARIANTS}
+    return {"where": where(), "data": {"digits": of_data("digits")}, "runs": runs}
 
 
 if __name__ == "__main__":

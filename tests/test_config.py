@@ -210,6 +210,7 @@ def test_what_each_method_composes():
         "autohas": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-phase": ("mobile", "reinforce", plain, "reinforce"),
         "autohas-hpo": ("mobile", "given", plain, "reinforce"),
+        "autohas-turns": ("mobile", "given", plain, "reinforce-in-turn"),
         "autohas-diff": ("mobile", "darts", plain, "mixture"),
         "random-search": ("mobile", "given", plain, "random-search"),
         "bayesian": ("mobile", "given", plain, "bayesian"),

@@ -14,10 +14,11 @@ import torch
 from tests_toy import FREE, block_slots, edge_slots, normal, ordered_draws, priced, probability, stream
 from torch import Tensor
 
-from kit.arch import Dsnas, Gumbel, Reinforce
+from kit.arch import ARCH, Dsnas, Gumbel, Reinforce
 from kit.errors import KitError
 from kit.space import Child, Slot
 from kit.space.limits import Limits, Target
+from kit.space.network import everything
 from kit.zoo.darts import Darts, Snas
 from kit.zoo.gdas import Gdas
 
@@ -124,6 +125,21 @@ def test_a_frozen_slot_has_no_gradient_and_the_others_keep_theirs():
         torch.equal(learner.logits[1], logits[1])
         and (learner.logits[[0, 2]] != logits[[0, 2]])[learner.valid[[0, 2]]].all()
     )
+
+
+def test_ever_fewer_steps_of_the_architecture_warm_up_run_all_candidates():
+    slots, steps = SIZES["one pick"], 2000
+    learner = with_logits(Reinforce(slots, stream(), FREE, arch_lr=0.1, arch_warm_up=0.5, steps=steps))
+    children = [learner.sample() for _ in range(steps)]
+    whole = torch.tensor([child.picks == everything(slots) for child in children], dtype=torch.float64)
+    shares = whole.view(8, -1).mean(1).tolist()  # the probability falls from 1 to 0 over the first half
+    assert shares == pytest.approx([0.875, 0.625, 0.375, 0.125, 0, 0, 0, 0], abs=4 * (0.25 / 250) ** 0.5)
+    mixed = children[0]
+    assert [gate.tolist() for gate in mixed.gates] == [
+        [pytest.approx(1 / len(s.candidates))] * len(s.candidates) for s in slots
+    ]
+    assert learner.estimate(mixed, reward=lambda: 1.0) == []  # a step of all candidates says nothing about one
+    assert ARCH["reinforce"].values("paper")["arch_warm_up"] == 0.25
 
 
 def test_reinforce_learns_nothing_of_a_frozen_slot():

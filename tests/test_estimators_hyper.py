@@ -25,6 +25,7 @@ from kit.search.step import STEPS
 from kit.space import Child
 from kit.zoo.hgd import Hgd
 from kit.zoo.ift import curvature, implicit_gradient
+from kit.zoo.in_turn import InTurn
 from kit.zoo.mixture import Mixture
 from kit.zoo.trials import Trials
 
@@ -131,6 +132,28 @@ def test_autohas_controllers_rest_for_the_first_thirty_percent_of_the_steps(
     assert not any(itertools.chain(*moved[:3])) and parts.hyper.passed == 6
     assert not any(moved[3])  # the first reward that counts is the baseline's first as well
     assert all(moved[4]) and all(moved[5])
+
+
+def test_hyper_parameters_in_turn_learn_one_by_one_and_those_found_stay():
+    rewards = {(0, 0): 0.1, (1, 0): 0.6, (0, 1): 0.2, (1, 1): 0.9}
+    learner = InTurn(0.05, 1e-3, stream(0), hyper_space="weight_decay=0.001:0.01,mixup=0:0.2", hyper_lr=0.2)
+    for turn, name in enumerate(("weight_decay", "mixup")):
+        before = [v.detach().clone() for v in learner.variables()]
+        for _ in range(60):
+            regular, (_, decay, _) = learner.draw(), learner.sample()
+            assert regular == ({"mixup": (0.0, 0.2)[learner.drawn["mixup"]]} if turn else {})
+            choice = int(float(decay) > 0.005), learner.drawn["mixup"] if turn else 0
+            learner.update(None, reward=lambda choice=choice: rewards[choice])
+        moved = [bool((v.detach() != b).any()) for v, b in zip(learner.variables(), before)]
+        assert moved == [not turn, bool(turn)] and learner.probabilities()[name][1] > 0.9
+        learner.record_score(None)
+        again = InTurn(0.05, 1e-3, stream(1), hyper_space="weight_decay=0.001:0.01,mixup=0:0.2", hyper_lr=0.2)
+        again.load_state_dict(learner.state_dict())  # as the next stage, which begins with weights of its own, has it
+        learner = again
+        assert (learner.turn, list(learner.found)) == (turn + 1, ["weight_decay", "mixup"][: turn + 1])
+    found = learner.result()
+    assert 0.009 < found["weight_decay"] < 0.01 and 0.18 < found["mixup"] < 0.2
+    assert DerivedHyper(learner).draw() == {"mixup": found["mixup"]}
 
 
 # ---- implicit differentiation, HGD, curvature ----------------------------------------------------

@@ -1,23 +1,13 @@
-"""Every method, the data and the public names are what `tests/golden.json` recorded; see tests/golden.py."""
+"""The data and the public names are what `tests/golden.json` recorded; see tests/golden.py. Every method's history and
+weights: tests/test_methods.py."""
 
 from __future__ import annotations
 
 import json
 
 import golden
-import pytest
 
 RECORDED = json.loads(golden.FILE.read_text())
-
-
-@pytest.mark.parametrize("method", RECORDED["methods"])
-def test_a_methods_history_and_weights(method, tmp_path):
-    found, recorded = golden.of_method(method, str(tmp_path)), RECORDED["methods"][method]
-    if golden.where() == RECORDED["where"]:
-        assert found == recorded
-    else:  # other kernels round differently, and two epochs of training amplify it
-        assert found["loss"][0] == pytest.approx(recorded["loss"][0], rel=0.02)
-        assert len(found["loss"]) == len(recorded["loss"])
 
 
 def test_the_splits_and_pixels_of_the_embedded_data():
@@ -25,5 +15,5 @@ def test_the_splits_and_pixels_of_the_embedded_data():
 
 
 def test_every_method_is_recorded_and_no_public_name_is_lost():
-    assert set(golden.kit.methods()) == set(RECORDED["methods"])
+    assert set(golden.kit.methods()) <= set(RECORDED["runs"])
     assert golden.public() == golden.PUBLIC

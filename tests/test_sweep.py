@@ -178,7 +178,8 @@ def test_a_notebook_per_run_is_kept_also_when_it_fails_or_is_killed(tmp_path):
     thread = threading.Thread(target=lambda: results.append(sweep.run(configs, **given)))
     thread.start()
     kernel = process_at_work(out / killed.name)
-    kernel.parent().kill()  # papermill's process: the kernel notices that it is alone
+    kernel.suspend()  # frozen, it cannot notice that it is alone
+    kernel.parent().kill()  # papermill's process
     thread.join(480)
     (result,) = results
     causes = result.failures

@@ -23,6 +23,7 @@ from tests_micro import micro_config
 
 import kit
 from kit import KitError, Run, figures
+from kit.lab import panel
 from kit.lab.panel import Dashboard
 from kit.run import store
 from kit.search.progress import Silent
@@ -199,6 +200,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(page, "FIGURES", (figures.policy,))
     monkeypatch.setattr(figures, "png", lambda figure: b"!")
     monkeypatch.setattr(figures, "save_all", lambda *_, **__: [])
+    read = lambda run: (run.history, run.metrics, figures.blank(""))[-1]  # without drawing, which takes longest
+    monkeypatch.setattr(figures, "curves", read)
+    monkeypatch.setitem(panel.FIGURES, "curves", read)
     monkeypatch.setattr(Dashboard, "_watch", lambda self: None)
     monkeypatch.setattr(latency, "time_model", lambda *_: 1.0)
     monkeypatch.setenv("KIT_MAX_GB", "0.05")

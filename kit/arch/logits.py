@@ -11,7 +11,7 @@ from torch import Tensor
 from kit.arch.base import Searcher, register
 from kit.search.learner import Rewarded
 from kit.space.limits import Target
-from kit.space.network import Child, Picks
+from kit.space.network import Child, Picks, everything
 
 TRIES = 50  # draws that may break the limits; then the current architecture is taken, and nothing learned from it
 
@@ -153,7 +153,10 @@ class Dsnas(Categorical):
         return taken - likely.scatter(1, picks, -torch.inf).max(1).values >= self.options.fix_margin
 
 
-@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0, "arch_lr": {"paper": 0.05}})
+PAPER = {"arch_lr": {"paper": 0.05}, "arch_warm_up": {"paper": 0.25}}
+
+
+@register("reinforce", title="REINFORCE (AutoHAS)", brings={"arch_reach": 8.0, **PAPER})
 class Reinforce(Rewarded, Categorical):
     """REINFORCE on independent categoricals (AutoHAS, ENAS; METHOD section 3). Q is the validation accuracy, to which
     TuNAS's absolute reward is added, as AutoHAS has it: to find something better at the same cost."""
@@ -161,10 +164,19 @@ class Reinforce(Rewarded, Categorical):
     needs = frozenset({"val"})
     keeps_cost = True
     rates = {}  # AutoHAS: Adam without weight decay
-    kept = (*Categorical.kept, "baseline")
+    kept = (*Categorical.kept, "baseline", "sampled")
+    sampled = 0
 
     class Options(Categorical.Options, Rewarded.Options):
-        pass
+        arch_warm_up: float = Field(0.0, ge=0, le=1, description="share of the search with steps of all candidates")
+
+    def sample(self) -> Child:
+        """TuNAS's warm-up: a step runs the mean of all candidates with a probability that falls from 1 to 0."""
+        self.sampled, warm = self.sampled + 1, self.options.arch_warm_up * self.steps
+        if self.sampled >= warm or float(torch.rand((), generator=self.generator)) < self.sampled / warm:
+            return super().sample()
+        picks = everything(self.slots)
+        return Child(picks, self.leaves([torch.ones(len(some), device=self.device) / len(some) for some in picks]))
 
     def child(self, picks: Picks, memory: Tensor) -> Child:
         return Child(picks, memory=memory)

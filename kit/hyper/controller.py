@@ -140,7 +140,8 @@ class Controller(Rewarded, Searched):
         """reward(): the validation accuracy in [0, 1]."""
         log_p = torch.stack([self.logits[name].log_softmax(0)[i] for name, i in self.drawn.items()]).sum()
         advantage = self.advantage(reward())  # the gradient is −(Q − baseline) ∇ log P(h)
-        return [-advantage * gradient for gradient in torch.autograd.grad(log_p, self.variables())]
+        gradients = torch.autograd.grad(log_p, self.variables(), materialize_grads=True)
+        return [-advantage * gradient for gradient in gradients]
 
     def summary(self) -> dict[str, float]:
         p = {name: of.tolist() for name, of in self.probabilities().items()}

@@ -146,6 +146,9 @@ def _papermill(values: dict[str, Any], folder: Path, notebook: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     given = {name: value for name, value in values.items() if value is not None} | {"out": str(folder.parent)}
     kept = str(folder.with_name(f"{folder.name}.ipynb"))
-    papermill.execute_notebook(notebook, kept, parameters=given, progress_bar=False, cwd=os.getcwd())
+    # a frozen kernel does not notice either that it is alone
+    ends = ["--IPKernelApp.exec_lines=import ctypes; ctypes.CDLL(None).prctl(1, 9)"] if sys.platform == "linux" else []
+    given = {"parameters": given, "progress_bar": False, "cwd": os.getcwd(), "extra_arguments": ends}
+    papermill.execute_notebook(notebook, kept, **given)
     if not (folder / "metrics.json").is_file():
         raise KitError(f"{notebook} ended without a run of its parameters: it has to call kit.search")

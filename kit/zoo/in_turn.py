@@ -1,0 +1,56 @@
+"""AutoHAS's phases among hyper-parameters: one after the other, each on new weights ("phase" of its Table 4)."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from kit.hyper import Controller, register
+from kit.methods import RETRAIN, Stage
+from kit.methods import register as register_method
+
+
+@register("reinforce-in-turn", title="REINFORCE, one hyper-parameter after the other", brings={"hyper_lr": 0.05})
+class InTurn(Controller):
+    """`hyper_space` names two hyper-parameters or more, in the order of their search. Each has one stage, in which
+    those before it are what was found, and those after it as configured; a stage beyond the last searches the last one
+    further. One that every block has of its own (drop_path) counts as many."""
+
+    kept = (*Controller.kept, "turn", "found")
+
+    def __init__(self, *start: Any, **settings: Any):
+        super().__init__(*start, **settings)
+        self.turn = 0
+        self.found: dict[str, float | str] = {}  # by the stages before
+
+    @property
+    def active(self) -> str:
+        return list(self.bases)[min(self.turn, len(self.bases) - 1)]
+
+    def current(self) -> dict[str, float | str]:
+        return self.found | {self.active: self.bases[self.active][self.drawn[self.active]]}
+
+    def best(self) -> dict[str, float | str]:
+        return self.found | {self.active: super().best()[self.active]}
+
+    def estimate(self, trace: Any, **signals: Any) -> list[Tensor]:
+        self.drawn = {self.active: self.drawn[self.active]}  # what did not run has no part in the reward
+        return super().estimate(trace, **signals)
+
+    def move(self, gradient: list[Tensor]) -> None:
+        super().move([one if name == self.active else None for name, one in zip(self.bases, gradient)])
+
+    def record_score(self, score: float | None) -> None:
+        self.found, self.turn, self.baseline = self.best(), self.turn + 1, None
+
+
+TURN = Stage("turn-1", step="reward", warm_up=0.3)
+register_method(
+    "autohas-turns",
+    "AutoHAS, one hyper-parameter after the other on MobileNetV2",
+    arch="given",
+    space="mobile",
+    hyper="reinforce-in-turn",
+    stages=(TURN, replace(TURN, name="turn-2", restart=True), RETRAIN),
+    values={"hyper_space": "weight_decay,mixup"},
+)
