@@ -14,12 +14,14 @@ import torch
 from tests_toy import FREE, block_slots, edge_slots, normal, ordered_draws, priced, probability, stream
 from torch import Tensor
 
+from kit import Config
 from kit.arch import ARCH, Dsnas, Gumbel, Reinforce
 from kit.errors import KitError
 from kit.space import Child, Slot
 from kit.space.limits import Limits, Target
 from kit.space.network import everything
 from kit.zoo.darts import Darts, Snas
+from kit.zoo.dsnas_sgd import DsnasSgd
 from kit.zoo.gdas import Gdas
 
 SIZES = {"one pick": block_slots(3, 2, 4), "two picks": block_slots(4, 3, picks=2)}
@@ -419,6 +421,18 @@ def test_a_target_that_no_architecture_meets_is_refused_with_the_range(macs: int
     ):
         target(macs)
     assert [target(reached).macs for reached in (1600, 7500)] == [1600, 7500]
+
+
+def test_diffautomls_own_optimizer_is_momentum_sgd():
+    learner = with_logits(DsnasSgd(SIZES["one pick"], stream(), FREE, arch_lr=0.1, steps=3))
+    expected, velocity = learner.logits.detach().clone(), 0.0
+    for seed in range(3):
+        gradient = normal(*learner.logits.shape, seed=seed)
+        learner.move([gradient])
+        velocity = 0.9 * velocity + gradient + 5e-4 * expected
+        expected = expected - 0.1 * velocity
+        torch.testing.assert_close(learner.logits.detach(), expected, rtol=0, atol=1e-14)
+    assert Config(method="diffautoml", arch="dsnas-sgd").arch_lr == 1e-6
 
 
 def test_dsnas_fixes_a_block_once_its_best_choice_is_likelier_than_the_next_by_the_margin():

@@ -48,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "hyper": "fixed",
         **SMALL["choice"],
     },
+    "diffautoml, its own optimizer": {"method": "diffautoml", "arch": "dsnas-sgd", "arch_lr": 0.1, **SMALL["choice"]},
     "daas, the paper's form": {"method": "daas", "policies": 2, "arch_samples": 2, "children": 3},
     "autohas, architecture warm-up": {"method": "autohas", "arch_warm_up": 1.0, **SMALL["mobile"]},
     "autohas, all hyper-parameters": {
