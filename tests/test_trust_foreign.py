@@ -203,7 +203,6 @@ def quick(monkeypatch):
     read = lambda run: (run.history, run.metrics, figures.blank(""))[-1]  # without drawing, which takes longest
     monkeypatch.setattr(figures, "curves", read)
     monkeypatch.setitem(panel.FIGURES, "curves", read)
-    monkeypatch.setattr(Dashboard, "_watch", lambda self: None)
     monkeypatch.setattr(latency, "time_model", lambda *_: 1.0)
     monkeypatch.setenv("KIT_MAX_GB", "0.05")
 
