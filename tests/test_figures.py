@@ -14,6 +14,7 @@ import sys
 import IPython.display
 import numpy as np
 import pandas as pd
+import plotly.colors
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -276,7 +277,7 @@ def test_pictures_have_the_asked_size_and_no_slider(browser, run, tmp_path):
     surface = go.Figure(go.Surface(z=[[1, 2], [3, 4]]))
     paths = [tmp_path / "new" / name for name in ("curves.png", "surface.png")]
     assert figures.save_all(dict(zip(paths, (figures.curves(run), surface))), width=640)
-    assert [size(path.read_bytes())[0] for path in paths] == [640, 640]
+    assert [size(path.read_bytes())[0] for path in paths] == [1280, 1280]  # twice the width, for papers and screens
 
 
 def test_show_publishes_both_faces_in_one_output(browser, run, monkeypatch):
@@ -310,9 +311,21 @@ def test_without_a_browser_figures_stay_interactive_and_one_line_says_why(tmp_pa
     assert "plotly.v1+json" in shown and "image/png" not in shown and "plotly_get_chrome" in shown
 
 
-def test_figures_are_legible_on_a_dark_page(drawn):
+def contrast(a: str, b: str) -> float:
+    """WCAG's ratio of two colours, "#rrggbb"."""
+    linear = lambda part: part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+    luminance = lambda color: sum(
+        weight * linear(part / 255) for weight, part in zip((0.2126, 0.7152, 0.0722), plotly.colors.hex_to_rgb(color))
+    )
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_figures_are_legible_on_a_white_and_on_a_dark_page(drawn):
     layout = drawn.layout.template.layout
-    assert (layout.paper_bgcolor, layout.plot_bgcolor) == ("white", "white")
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"  # the page shows through
+    for page in ("#ffffff", "#111111"):  # of JupyterLab's two themes
+        assert contrast(layout.font.color, page) > 4 and min(contrast(color, page) for color in layout.colorway) > 2
 
 
 def test_blocks_have_a_panel_each(folder):

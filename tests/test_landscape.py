@@ -249,7 +249,7 @@ def test_the_report_says_the_numbers_and_is_made_again_from_its_summary(measured
     mean, low, high = (measured[0].lines.rises()[f"rise@0.5{end}"] for end in ENDS)
     for said in (f"{mean:.3g} [{low:.3g}, {high:.3g}]", "`channels` 4", "Alone.", "at most 0 nats", "60 test images"):
         assert said in text
-    assert "`ista` − `dha` = +0.11 [" in text and "over 2 seeds: not distinguishable." in text
+    assert "`ista` − `dha` = +0.11 over 2 seeds: too few seeds for an interval." in text
     path.unlink(), path.with_suffix(".csv").unlink()
     assert report.rewrite(path.with_suffix(".json")) == path
     assert path.read_text() == text and path.with_suffix(".csv").read_bytes() == csv

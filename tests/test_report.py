@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 from scipy import stats
 from tests_micro import micro_config
 from tests_recorded import write_run
@@ -57,13 +58,21 @@ def test_differences_are_paired_by_seed_and_said_in_words():
     assert rows.loc["ista", "p"] == pytest.approx(stats.ttest_rel(accuracy["ista"], accuracy["dha"]).pvalue)
     assert rows.loc["dha", "n"] == 3 and rows.loc["plain", "pairs"] == 1 and math.isnan(rows.loc["dha", "pairs"])
     assert words["ista"].startswith("`ista` − `dha` = -10.00 [") and words["ista"].endswith("over 3 seeds: lower.")
-    assert words["nas+da"].endswith("not distinguishable.") and "one seed says nothing" in words["plain"]
+    assert words["nas+da"].endswith("not distinguishable.") and "too few seeds for an interval" in words["plain"]
 
 
-def test_an_interval_ends_where_an_accuracy_does():
-    summary, _ = said({"dha": [0.90, 0.99], "ista": [0.95, 0.951], "random": [0.02, 0.03, 0.07], "plain": [1.0, 1.0]})
-    assert list(summary["accuracy_low"] == 0) == [False, False, True, False] and summary["accuracy_high"].max() == 1
-    assert 0.9 < summary.loc["ista", "accuracy_low"] < summary.loc["ista", "accuracy_high"] < 1
+def test_an_interval_of_accuracies_is_students_on_the_logit_from_three_runs_on():
+    few, some = [0.90, 0.99], [0.02, 0.03, 0.07]
+    summary, _ = said({"dha": few, "random": some, "plain": [1.0, 1.0, 1.0], "ista": [0.950, 0.951, 0.952]})
+    bounds = summary[["accuracy_low", "accuracy_high"]]
+    assert bounds.loc[["dha", "plain"]].isna().all(axis=None) and 0 < bounds.loc["random"].min() < 0.02
+    # close to the interval of the logits themselves, and to Student's own where the spread is small
+    logits = scipy.special.expit(
+        stats.t.interval(0.95, 2, np.mean(scipy.special.logit(some)), stats.sem(scipy.special.logit(some)))
+    )
+    assert bounds.loc["random"].tolist() == pytest.approx(logits, rel=0.35)
+    plain = stats.t.interval(0.95, 2, 0.951, stats.sem([0.950, 0.951, 0.952]))
+    assert bounds.loc["ista"].tolist() == pytest.approx(plain, abs=2e-4)
 
 
 def test_holms_adjustment_is_the_textbooks():
@@ -248,8 +257,7 @@ def test_the_settings_of_a_sweep_have_a_row_per_override():
     )
     assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1] and list(rows["seconds"]) == [1, 1]
     assert list(rows["accuracy_mean"]) == pytest.approx([0.6, 0.9])
-    assert (rows["accuracy_low"][0], rows["accuracy_high"][0]) == (0, 1)  # Student's, from two seeds: -0.67 … 1.87
-    assert rows[["accuracy_low", "accuracy_high"]].iloc[1].isna().all()
+    assert rows[["accuracy_low", "accuracy_high"]].isna().all(axis=None)  # two seeds, and one
     assert tables.by_settings([]).empty
 
 

@@ -16,8 +16,7 @@ from kit.errors import KitError
 from kit.figures.style import GREY, TEMPLATE, headline, look
 from kit.run.run import Run
 
-PER_LINE, STEP = 12, 3.4  # boxes of a chain, and rows from one line to the next
-ROW = 31  # pixels
+PER_LINE, STEP, ROW = 12, 3.4, 31  # boxes of a chain, rows from one line to the next, pixels of a row
 JOINED = "concatenate"  # of edges that nobody chooses
 PALE, LINE = "#F2F2F2", "#B5B5B5"
 Edge = tuple[str, str, str]  # source, target, operation
@@ -91,8 +90,7 @@ def _sheet(panels: Sequence[tuple[str, list[Edge], Collection[Edge]]], title: st
         notes += [{"xref": f"x{k}", "yref": f"y{k}", "showarrow": False} | note for note in more]
         figure.update_xaxes(range=[-1.3, columns - 0.7], visible=False, row=k)
         figure.update_yaxes(range=[0.4 - rows, 0.5], visible=False, row=k)
-    margin = {"l": 20, "r": 20, "t": 90, "b": 20}
-    figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 110, margin=margin, annotations=notes)
+    figure.update_layout(template=TEMPLATE, title_text=title, height=tall + 130, margin_t=90, annotations=notes)
     return figure.update_traces(showlegend=False)
 
 
@@ -100,8 +98,7 @@ def _chain(edges: list[Edge], pale: Collection[Edge]) -> Drawing:
     """A box per block from left to right, in as many lines as are needed."""
     traces, notes = [], [_box(f"<b>{source}</b>", -1, -0.6, PALE, GREY) for source, *_ in edges[:1]]
     for k, edge in enumerate(edges):
-        _, target, op = edge
-        x, y = k % PER_LINE, -STEP * (k // PER_LINE) - 0.6
+        (_, target, op), x, y = edge, k % PER_LINE, -STEP * (k // PER_LINE) - 0.6
         traces.append(_line([(x - 1, y), (x, y)], edge, LINE))
         words = look(op).title.replace(" ", "<br>")
         notes.append(_box(words, x, y, PALE if edge in pale else look(op).color) | {"width": 56, "height": 36})

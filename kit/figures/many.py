@@ -12,7 +12,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kit.figures.style import DASHES, DOTTED, SERIES, TEMPLATE, Look, look, name_facets
+from kit.figures.style import DASHES, DOTTED, SERIES, TEMPLATE, Look, legend_below, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -24,7 +24,7 @@ COSTS = {
 ACCURACY = "test accuracy [%]"
 Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
-CAMERA = {"eye": {"x": 1.7, "y": -2.0, "z": 1.15}, "center": {"x": 0, "y": 0, "z": -0.08}}
+CAMERA = {"eye": {"x": 1.45, "y": -1.7, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.08}}
 LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
@@ -68,7 +68,7 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: An
             figure.add_scatter(x=seed["x"], y=seed["y"], line=line | {"width": 1}, opacity=0.4, showlegend=False)
         mean = (sum(members) / len(members)).dropna()
         figure.add_scatter(x=mean["x"], y=mean["y"], name=f"{name} (n = {len(members)})", line=line | {"width": 3})
-    return _legend_below(figure.update_traces(mode="lines"), 560)
+    return legend_below(figure.update_traces(mode="lines"), 560)
 
 
 def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.Figure:
@@ -83,7 +83,7 @@ def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.F
 def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
     """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
-    return _legend_below(figure.update_xaxes(title_text=COSTS["seconds"]), 560)
+    return legend_below(figure.update_xaxes(title_text=COSTS["seconds"]), 560)
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
@@ -98,7 +98,7 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
     room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
     figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
-    return _legend_below(figure.update_xaxes(title_text=f"{COSTS[cost]}; dotted: the limits"), 560)
+    return legend_below(figure.update_xaxes(title_text=f"{COSTS[cost]}; dotted: the limits"), 560)
 
 
 def tradeoffs(table: pd.DataFrame) -> go.Figure:
@@ -109,9 +109,8 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     rows = points["data"].nunique()
     facets = {"facet_col": "cost", "facet_row": "data", "facet_row_spacing": 0.2 / rows, "facet_col_spacing": 0.06}
     looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}
-    figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks))
-    figure.update_traces(marker_size=10).update_xaxes(matches=None, title_text="")
-    return _legend_below(figure, 170 + 330 * rows)
+    figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks)).update_traces(marker_size=10)
+    return legend_below(figure.update_xaxes(matches=None, title_text=""), 170 + 330 * rows)
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
@@ -133,12 +132,6 @@ def _looks(rows: pd.DataFrame) -> dict[str, Any]:
     colors = {method: of.color for method, of in looks.items()}
     by_method = {"color": "method", "color_discrete_map": colors, "symbol": "method", "symbol_map": symbols}
     return {"template": TEMPLATE, **by_method}
-
-
-def _legend_below(figure: go.Figure, height: int) -> go.Figure:
-    legend = {"orientation": "h", "y": -100 / height, "yanchor": "top", "title": {"text": ""}}
-    figure.for_each_trace(lambda trace: trace.update(name=look(trace.name).title if trace.legendgroup else trace.name))
-    return figure.update_layout(height=height, legend=legend)
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
@@ -179,12 +172,13 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
     """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
     low, high, _ = np.log10(_span(landscapes))
-    step = (high - low) / LEVELS
+    ticks, step = np.linspace(low, high, LEVELS + 1, retstep=True)
     level = {"start": low, "end": high - step / 2, "size": step}
     level = {"z": {"show": True, "color": "white", **level}} if kind is go.Surface else level
-    columns = {1: 1, 2: 2, 4: 2}.get(len(landscapes), 3)
+    columns = min(2, len(landscapes))
     rows = -(-len(landscapes) // columns)
-    specs = [[{"type": "surface" if kind is go.Surface else "xy"}] * columns] * rows
+    places = [{"type": "surface" if kind is go.Surface else "xy"}] * len(landscapes) + [None] * (columns - 1)
+    specs = [places[row * columns : (row + 1) * columns] for row in range(rows)]
     words = "<b>{}</b><br>test loss {:.3g}, accuracy {:.2%}"
     titles = [words.format(item.label, item.plane.centre, item.run.metrics["test_accuracy"]) for item in landscapes]
     figure = make_subplots(rows, columns, specs=specs, subplot_titles=titles, vertical_spacing=0.3 / rows)
@@ -193,11 +187,9 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
         heights = np.clip(np.log10(np.nan_to_num(losses, nan=np.inf)), low, high)
         content = {"x": at, "y": at, "z": heights, "customdata": losses, "hovertemplate": HOVER, "contours": level}
         figure.add_trace(kind(**content, coloraxis="coloraxis", **looks), k // columns + 1, k % columns + 1)
-    ticks = np.linspace(low, high, LEVELS + 1)
     bar = {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
     axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": bar}  # even steps, in grey too
-    height = 130 + {1: 600, 2: 440, 3: 340}[columns] * rows
-    title = f"{_title(landscapes)} around the trained model"
+    title, height = f"{_title(landscapes)} around the trained model", 130 + (800 - 200 * columns) * rows
     figure.update_layout(template=TEMPLATE, title_text=title, coloraxis=axis, height=height, margin_t=120)
     return figure.update_annotations(font_size=12)
 

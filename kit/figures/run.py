@@ -12,8 +12,9 @@ from plotly.subplots import make_subplots
 
 from kit import augment
 from kit.errors import KitError
+from kit.figures import style
 from kit.figures.cells import supernet
-from kit.figures.style import LOW_TO_HIGH, SERIES, SHARE, SKY, TEMPLATE, VERMILLION, blank, headline, look, name_facets
+from kit.figures.style import SERIES, SKY, TEMPLATE, VERMILLION, blank, headline, legend_below, look, name_facets
 from kit.methods import Stage
 from kit.run import store
 from kit.run.run import Prediction, Run
@@ -36,7 +37,7 @@ CURVES = {
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 LINES = ("training", "η", "τ", "α", "validation", "", "effective")
-PER_ROW = 8  # pictures
+PER_ROW, COLUMNS = 8, 2  # pictures and panels beside each other
 
 
 def standing(run: Run) -> str:
@@ -67,21 +68,21 @@ def _shaded(figure: go.Figure, run: Run) -> go.Figure:
 
 
 def curves(run: Run, maps: Sequence[tuple[str, go.Heatmap]] = ()) -> go.Figure:
-    """Loss and accuracy, η, τ and α by completed epoch, in three columns, and maps over the same epochs; what does not
+    """Loss and accuracy, η, τ and α by completed epoch, in two columns, and maps over the same epochs; what does not
     move has no panel. The search stage is shaded. Raises KitError before the first epoch is completed."""
     frame = _tidy(run)
     panels = list(frame.groupby("panel", sort=False))
-    rows = -(-len(panels) // 3)
-    specs = [[{}, {}, {}]] * rows + [[{"colspan": 3}, None, None]] * len(maps)
-    titles = [name for name, _ in [*panels, *[("", None)] * (3 * rows - len(panels)), *maps]]
+    rows = -(-len(panels) // COLUMNS)
+    specs = [[{}] * COLUMNS] * rows + [[{"colspan": COLUMNS}, *[None] * (COLUMNS - 1)]] * len(maps)
+    titles = [name for name, _ in [*panels, *[("", None)] * (COLUMNS * rows - len(panels)), *maps]]
     heights = [150] * rows + [260] * len(maps)
     tall = sum(heights) + 70 * len(heights)
     gaps = {"vertical_spacing": 70 / tall, "horizontal_spacing": 0.08}
-    figure = make_subplots(len(heights), 3, specs=specs, row_heights=heights, subplot_titles=titles, **gaps)
+    figure = make_subplots(len(heights), COLUMNS, specs=specs, row_heights=heights, subplot_titles=titles, **gaps)
     looks = {"x": "epoch", "y": "value", "markers": frame["epoch"].nunique() <= 30}
     looks |= {"color": "line", "color_discrete_map": dict(zip(LINES, SERIES))}
     for k, (_, mine) in enumerate(panels):
-        figure.add_traces(px.line(mine, **looks).data, rows=k // 3 + 1, cols=k % 3 + 1)
+        figure.add_traces(px.line(mine, **looks).data, rows=k // COLUMNS + 1, cols=k % COLUMNS + 1)
     for row, (_, heat) in enumerate(maps, start=rows + 1):
         low, high = next(figure.select_yaxes(row=row)).domain
         heat.colorbar.update(y=low, yanchor="bottom", len=high - low, thickness=14)
@@ -90,8 +91,8 @@ def curves(run: Run, maps: Sequence[tuple[str, go.Heatmap]] = ()) -> go.Figure:
     figure.for_each_trace(lambda trace: trace.update(showlegend=trace.type != "heatmap" and trace is first[trace.name]))
     figure.update_xaxes(matches="x").update_xaxes(title_text="epoch", row=len(heights))
     accuracy = f" · test accuracy {run.metrics['test_accuracy']:.2%}" if run.finished else ""
-    figure.update_layout(template=TEMPLATE, title_text=headline(run) + accuracy, height=tall + 130)
-    return _shaded(figure, run)
+    figure.update_layout(template=TEMPLATE, title_text=headline(run) + accuracy)
+    return _shaded(legend_below(figure, tall + 170), run)
 
 
 def evolution(run: Run) -> go.Figure:
@@ -132,7 +133,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
             for c, (op, _) in enumerate(slot.candidates):
                 counts[op] = counts.get(op, 0) + alpha["support"][:, k, c]
         names, bar = [look(op).title for op in counts], {"title": {"text": "times"}}
-        looks = {"zmin": 0, "colorscale": SHARE, "colorbar": bar, "ygap": 1}
+        looks = {"zmin": 0, "colorscale": style.SHARE, "colorbar": bar, "ygap": 1}
         heat = go.Heatmap(x=alpha["epoch"], y=names, z=list(counts.values()), **looks)
         found.append(("α: operations in the child", heat))
     return found
@@ -146,7 +147,9 @@ def policy(run: Run) -> go.Figure:
         figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
     if "magnitude" in tau:
         z, bar = tau["magnitude"][-1], {"title": {"text": "probability"}}
-        figure.add_heatmap(x=np.linspace(0, 10, z.shape[1]), y=names, z=z, xaxis="x2", colorscale=SHARE, colorbar=bar)
+        figure.add_heatmap(
+            x=np.linspace(0, 10, z.shape[1]), y=names, z=z, xaxis="x2", colorscale=style.SHARE, colorbar=bar
+        )
         right = {"domain": [0.62, 1], "title": {"text": "magnitude [of 10]"}}
         figure.update_layout(xaxis_domain=[0, 0.45], xaxis2=right, coloraxis_colorbar_x=0.46)
     return figure
@@ -177,11 +180,11 @@ def _log_ratio(p: np.ndarray) -> np.ndarray:
 
 
 def _colors(ratios: np.ndarray) -> dict[str, Any]:
-    """Of log₂ ratios, symmetric about 1, so that half and twice are equally strong; at most a factor of 100."""
-    limit = float(np.clip(np.abs(ratios).max(), 0.05, np.log2(100)))
+    """Of log₂ ratios, symmetric about 1, so that half and twice are equally strong; a factor of 2 to 100."""
+    limit = float(np.clip(np.abs(ratios).max(), 1, np.log2(100)))
     ticks = np.linspace(-limit, limit, 5)
     bar = {"title": {"text": "÷ uniform"}, "tickvals": ticks, "ticktext": [f"{2**t:.3g}×" for t in ticks]}
-    return {"zmin": -limit, "zmax": limit, "colorscale": LOW_TO_HIGH, "colorbar": bar}
+    return {"zmin": -limit, "zmax": limit, "colorscale": style.LOW_TO_HIGH, "colorbar": bar}
 
 
 def architecture(run: Run) -> go.Figure:
@@ -208,7 +211,7 @@ def architecture(run: Run) -> go.Figure:
     looks |= {"facet_col_spacing": 0.05, "color": "operation", "color_discrete_map": colors}
     figure = px.line(frame, y="|α|", template=TEMPLATE, **looks).update_traces(line_width=1, opacity=0.5)
     used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
-    name_facets(figure.add_traces(used.data)).update_layout(height=height, legend_title_text="")
+    legend_below(name_facets(figure.add_traces(used.data)), height + 60)
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
 
 

@@ -30,11 +30,11 @@ logging.getLogger("choreographer").setLevel(logging.CRITICAL)
 
 # Okabe & Ito 2008: colours told apart with any kind of colour blindness
 BLUE, VERMILLION, SKY = "#0072B2", "#D55E00", "#56B4E9"
-SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#000000"]
-GREY = "#6E6E6E"
+SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#8C8C8C"]
+GREY, GRID, CLEAR = "#777777", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"  # read on white and on black
 LOW_TO_HIGH = [BLUE, "#F7F7F7", VERMILLION]  # less than, as, more than expected
 SHARE = ["#F7F7F7", SKY, "#003B5C"]
-WIDTH = 1000  # pixels for which figures are laid out
+WIDTH = 780  # pixels for which figures are laid out: JupyterLab's column in a window of 1000
 
 # a colour for each operation of a space, in the order of SERIES; two kernel sizes of a kind are a dark and a light one
 SPACE_OPERATIONS = (
@@ -47,12 +47,12 @@ DOTTED = {"color": GREY, "width": 1, "dash": "dot"}  # a line to compare with
 DASHES = ("solid", "dot", "dashdot", "longdash")
 ABLATION = ("nas+da", "dha", "nas+hpo", "joint", "random", "plain", "ista")  # shown together: a colour each
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
-TEMPLATE.layout.update(colorway=SERIES, font={"color": "#222222", "size": 13}, hovermode="closest")
-TEMPLATE.layout.title.update(x=0.01, font={"size": 18})
+TEMPLATE.layout.update(colorway=SERIES, font={"color": GREY, "size": 13}, margin={"l": 20, "r": 20, "b": 40})
+TEMPLATE.layout.update(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, title_x=0.01, title_font_size=17)
+TEMPLATE.layout.update({f"{axis}axis": {"gridcolor": GRID, "zerolinecolor": GRID} for axis in "xy"})
+TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": GRID} for axis in "xyz"})
 TEMPLATE.layout.yaxis.update(exponentformat="power", nticks=5)
 MIME = "application/vnd.plotly.v1+json"
-# JupyterLab's picture of a figure is else cut off at the right in a window narrower than it
-FIT = "<style>.jp-OutputArea-output .plot-img { max-width: 100%; height: auto; }</style>"
 
 
 class Look(NamedTuple):
@@ -96,6 +96,12 @@ def name_facets(figure: go.Figure) -> go.Figure:
     return figure.update_xaxes(showticklabels=True).update_yaxes(showticklabels=True)
 
 
+def legend_below(figure: go.Figure, height: int) -> go.Figure:
+    legend = {"orientation": "h", "y": -100 / height, "yanchor": "top", "title": {"text": ""}}
+    figure.for_each_trace(lambda trace: trace.update(name=look(trace.name).title), lambda trace: trace.name in METHODS)
+    return figure.update_layout(height=height, legend=legend)
+
+
 @functools.cache
 def _browser() -> Callable[..., bytes]:
     """Kaleido's browser, started once per process, as a function that draws: (figure, opts=…) → the picture."""
@@ -118,13 +124,14 @@ def why_no_png() -> str:
     return ""
 
 
-def png(figure: go.Figure, width: int = WIDTH) -> bytes:
-    """The figure as PNG, `width` pixels wide, without slider and buttons. Raises KitError where there is no browser."""
+def png(figure: go.Figure, width: int = WIDTH, scale: float = 1) -> bytes:
+    """The figure as PNG, laid out for `width` pixels and `scale` times as large, without slider and buttons. Raises
+    KitError where there is no browser."""
     if why_no_png():
         raise KitError(why_no_png())
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders = still.layout.updatemenus = None
-    options = {"format": "png", "width": width, "height": figure.layout.height or 450}
+    options = {"format": "png", "width": width, "height": figure.layout.height or 450, "scale": scale}
     try:
         return _browser()(still, opts=options)
     except Exception as error:
@@ -132,12 +139,12 @@ def png(figure: go.Figure, width: int = WIDTH) -> bytes:
 
 
 def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
-    """Write every figure as PNG to its path, making folders. False, and one line that says why, without a browser."""
+    """Write every figure as PNG of twice the width, making folders. False, and why in one line, without a browser."""
     if why_no_png():
         print(why_no_png())
         return False
     for path, figure in figures.items():
-        files.write(path, png(figure, width))
+        files.write(path, png(figure, width, scale=2))
     return True
 
 
@@ -146,7 +153,6 @@ def show(figure: go.Figure, width: int = WIDTH) -> None:
     without JavaScript; without a browser it is plotly's alone, and its text says why."""
     from IPython.display import publish_display_data
 
-    publish_display_data({"text/html": FIT})
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
     data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
     data["text/plain"] = title = figure.layout.title.text or "figure"

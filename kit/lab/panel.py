@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from kit import data, errors, figures, files, methods
 from kit.config import Config
 from kit.errors import KitError
+from kit.figures.style import WIDTH
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
 from kit.run.run import Run
@@ -21,7 +22,6 @@ from kit.run.run import Run
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
 FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay", "augment", "hyper")
 FIGURES = {"curves": figures.curves, "policy": figures.policy, "cells": figures.cells}
-WIDTH = 900  # pixels: a live figure does not follow its page's width
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
 LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
 CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
@@ -106,7 +106,7 @@ class Dashboard(widgets.VBox):
                     figure = FIGURES[name](self.run)
                 except Exception as error:  # nothing to draw yet, or an epoch was saved between two reads
                     figure = figures.blank(str(error))
-                figure.update_layout(width=WIDTH)
+                figure.update_layout(width=WIDTH)  # a live figure does not follow its page's width
                 widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
         (start, pause, stop), state, run = self.buttons.values(), self.state, self.run
         start.description = "resume" if run and not run.finished else "start"

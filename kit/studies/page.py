@@ -33,7 +33,7 @@ def assemble(title: str, *parts: Markup | go.Figure) -> str:
     body, how = list(parts), {"full_html": False, "include_plotlyjs": False, "validate": False}
     for i, part in enumerate(parts):
         if isinstance(part, go.Figure):
-            drawn = Markup(plotly.io.to_html(part, **how, div_id=f"figure-{i}"))
+            drawn = Markup(plotly.io.to_html(part, **how, config={"responsive": True}, div_id=f"figure-{i}"))
             try:
                 alt, uri = part.layout.title.text or "figure", _data_uri(figures.png(part))
                 picture = Markup('<img alt="{}" src="{}">').format(alt, uri)

@@ -36,6 +36,7 @@ SHOWN = {
     "lr_factor": ("lr ÷ its start", "{:.3g}"),
     "weight_decay_factor": ("weight decay ÷ its start", "{:.3g}"),
 }
+FEWEST = 3  # runs, or pairs of them, that an interval is taken from
 NAMES = ("top5", "search_seconds", "training_seconds", "eta_change", *SHOWN)
 
 # the papers' own numbers, as they print them: a row per method, a column per data set
@@ -105,34 +106,34 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def grouped(rows: pd.DataFrame, by: list[str], **more: tuple[str, str]) -> pd.DataFrame:
-    """A row per group: the columns `by`, title, n, accuracy_mean, _std, _low, _high (95%, cut at 0 and 1), `more`."""
+    """A row per group: `by`, title, n, accuracy_mean, _std, _low, _high (95%, Student's on the logit), and `more`."""
     names = {f"accuracy_{what}": ("test_accuracy", what) for what in ("mean", "std")}
     groups = rows.groupby(by, sort=False, dropna=False)
     table = groups.agg(title=("title", "first"), n=("test_accuracy", "size"), **names, **more)
     mean, half = table["accuracy_mean"], half_width(table["accuracy_std"], table["n"])
-    return table.assign(accuracy_low=(mean - half).clip(0), accuracy_high=(mean + half).clip(upper=1)).reset_index()
+    room = (half / (mean * (1 - mean))).where(table["n"] >= FEWEST)
+    low, high = (scipy.special.expit(scipy.special.logit(mean) + sign * room) for sign in (-1, 1))
+    return table.assign(accuracy_low=low, accuracy_high=high).reset_index()
 
 
 def against(rows: pd.DataFrame, value: str, reference: str) -> pd.DataFrame:
     """By method, over the seeds that the reference method has as well: pairs, DIFFERENCE to it (Student's t, 95%), p
-    (paired t-test), p_holm (adjusted over the table); NaN where the seeds' differences do not vary."""
+    (paired t-test), p_holm (over the table); NaN where the seeds' differences do not vary, or are too few."""
     by_seed = rows.pivot_table(value, "seed", "method", sort=False)
     base = by_seed.pop(reference) if reference in by_seed else np.nan
     apart = by_seed.sub(base, axis=0).dropna(axis=1, how="all")
     n, mean = apart.count(), apart.mean()
     # seeds that all differ by the same number of test images have no spread to take an interval from
-    std = apart.std().where(apart.max() - apart.min() > 1e-12)
+    std = apart.std().where((apart.max() - apart.min() > 1e-12) & (n >= FEWEST))
     half, p = half_width(std, n), pd.Series(2 * scipy.stats.t.sf(mean.abs() / std * n**0.5, n - 1), n.index)
     values = (mean, mean - half, mean + half)
     return pd.DataFrame({"pairs": n, **dict(zip(DIFFERENCE, values)), "p": p, "p_holm": holm(p)})
 
 
 def beside_chance(rows: pd.DataFrame) -> pd.DataFrame:
-    """By method, RELATIVE: the difference to random children of the same seeds ÷ their mean; intervals from 3 seeds."""
+    """By method, RELATIVE: the difference to random children of the same seeds ÷ their mean."""
     found, chance = against(rows, "test_accuracy", CHANCE), rows.loc[rows["method"] == CHANCE, "test_accuracy"].mean()
-    shares = (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
-    shares.loc[found["pairs"] < 3, list(RELATIVE[1:])] = np.nan
-    return shares
+    return (found[list(DIFFERENCE)] / chance).set_axis(RELATIVE, axis=1)
 
 
 def summarize(runs: Sequence[Run]) -> pd.DataFrame:
@@ -205,8 +206,8 @@ def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.
     found, compared = [], differences.dropna(subset="pairs")
     for row, difference in zip(compared.itertuples(), bounded(compared, DIFFERENCE, form, factor)):
         low, high = row.difference_low, row.difference_high
-        if row.pairs == 1:
-            verdict = "one seed says nothing about the difference"
+        if row.pairs < FEWEST:
+            verdict = "too few seeds for an interval"
         elif math.isnan(low):
             verdict = "the seeds do not vary, so there is no interval"
         elif low <= 0 <= high:

@@ -94,5 +94,5 @@ class SparseKnown(SparseCoding):
 
 # η may double and halve: its gradient looks one step ahead, and follows that too far if nothing stops it
 COMPOSED = {"arch": "sparse-known", "augment": "strength", "hyper": "learned", "values": {"hyper_reach": 2.0}}
-TITLE = "NAS + DA + HPO, joint, from a known architecture, as strong as training bears"
+TITLE = "NAS + DA + HPO, joint, known start"
 register_method("joint", TITLE, stages=JOINT, **COMPOSED)
