@@ -41,7 +41,7 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     usual = re.sub(r"[^\w.+-]+", "_", usual)  # a data set's folder may have any name
     path = files.place(folder) / f"{name or usual}.json"
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
-    saved = figures.save_all(pictures, width=1200)
+    saved = figures.save_all(pictures)
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
     named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
