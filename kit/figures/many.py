@@ -83,7 +83,7 @@ def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.F
 def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
     """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
-    return legend_below(figure.update_xaxes(title_text=COSTS["seconds"]), 560)
+    return legend_below(figure.update_xaxes(title_text=COSTS["seconds"], type="log"), 500 + 15 * len(summary))
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
@@ -164,7 +164,7 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
         for k, item in enumerate(landscapes)
     }
     low, high, guess = _span(landscapes)
-    title = f"{_title(landscapes)} along random directions (bold: their mean; dotted: guessing)"
+    title = f"{_title(landscapes)} along random directions (dotted: guessing)"
     figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
     return figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
 

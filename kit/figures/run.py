@@ -132,7 +132,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         for k, slot in enumerate(supernet(run.config).slots):
             for c, (op, _) in enumerate(slot.candidates):
                 counts[op] = counts.get(op, 0) + alpha["support"][:, k, c]
-        names, bar = [look(op).title for op in counts], {"title": {"text": "times"}}
+        names, bar = [look(op).title for op in counts], {"title": {"text": "times", "side": "right"}}
         looks = {"zmin": 0, "colorscale": style.SHARE, "colorbar": bar, "ygap": 1}
         heat = go.Heatmap(x=alpha["epoch"], y=names, z=list(counts.values()), **looks)
         found.append(("α: operations in the child", heat))
@@ -182,8 +182,8 @@ def _log_ratio(p: np.ndarray) -> np.ndarray:
 def _colors(ratios: np.ndarray) -> dict[str, Any]:
     """Of log₂ ratios, symmetric about 1, so that half and twice are equally strong; a factor of 2 to 100."""
     limit = float(np.clip(np.abs(ratios).max(), 1, np.log2(100)))
-    ticks = np.linspace(-limit, limit, 5)
-    bar = {"title": {"text": "÷ uniform"}, "tickvals": ticks, "ticktext": [f"{2**t:.3g}×" for t in ticks]}
+    ticks, title = np.linspace(-limit, limit, 5), {"text": "÷ uniform", "side": "right"}
+    bar = {"title": title, "tickvals": ticks, "ticktext": [f"{2**t:.2g}×" for t in ticks]}
     return {"zmin": -limit, "zmax": limit, "colorscale": style.LOW_TO_HIGH, "colorbar": bar}
 
 

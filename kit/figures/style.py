@@ -31,7 +31,8 @@ logging.getLogger("choreographer").setLevel(logging.CRITICAL)
 # Okabe & Ito 2008: colours told apart with any kind of colour blindness
 BLUE, VERMILLION, SKY = "#0072B2", "#D55E00", "#56B4E9"
 SERIES = [BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", SKY, "#8C8C8C"]
-GREY, GRID, CLEAR = "#777777", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"  # read on white and on black
+GREY, FAINT, CLEAR = "#777777", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"  # read on white and on black
+GRID = {"gridcolor": FAINT, "zerolinecolor": FAINT, "ticklabelstandoff": 5}
 LOW_TO_HIGH = [BLUE, "#F7F7F7", VERMILLION]  # less than, as, more than expected
 SHARE = ["#F7F7F7", SKY, "#003B5C"]
 WIDTH = 780  # pixels for which figures are laid out: JupyterLab's column in a window of 1000
@@ -49,9 +50,8 @@ ABLATION = ("nas+da", "dha", "nas+hpo", "joint", "random", "plain", "ista")  # s
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
 TEMPLATE.layout.update(colorway=SERIES, font={"color": GREY, "size": 13}, margin={"l": 20, "r": 20, "b": 40})
 TEMPLATE.layout.update(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, title_x=0.01, title_font_size=17)
-TEMPLATE.layout.update({f"{axis}axis": {"gridcolor": GRID, "zerolinecolor": GRID} for axis in "xy"})
-TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": GRID} for axis in "xyz"})
-TEMPLATE.layout.yaxis.update(exponentformat="power", nticks=5)
+TEMPLATE.layout.update(xaxis=GRID, yaxis=GRID | {"exponentformat": "power", "nticks": 5})
+TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": FAINT} for axis in "xyz"})
 MIME = "application/vnd.plotly.v1+json"
 
 
@@ -97,7 +97,7 @@ def name_facets(figure: go.Figure) -> go.Figure:
 
 
 def legend_below(figure: go.Figure, height: int) -> go.Figure:
-    legend = {"orientation": "h", "y": -100 / height, "yanchor": "top", "title": {"text": ""}}
+    legend = {"orientation": "h", "y": -125 / height, "yanchor": "top", "title": {"text": ""}}
     figure.for_each_trace(lambda trace: trace.update(name=look(trace.name).title), lambda trace: trace.name in METHODS)
     return figure.update_layout(height=height, legend=legend)
 
