@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 # the main job: joint against sequential search where the question has an answer, with few images and enough epochs; its
 # report in reports/
 ablation: SEEDS := 5
-ablation: MAIN = -p name ablation-$(notdir $(DATASET))-200 -p train_images 200 -p epochs 80
+ablation: MAIN = -p name ablation-$(notdir $(DATASET))-200 -p train_images 200 -p epochs 64
 ablation: study
 
 study: $(INSTALLED)
