@@ -223,9 +223,9 @@ def test_overlay_has_one_colour_per_method_and_means(run, fixed):
         figures.overlay([run], "los")
 
 
-def test_ablation_keeps_the_tables_order_and_numbers():
+def test_ablation_has_the_tables_numbers_best_first():
     runs = pd.DataFrame({"method": ["dha", "dha", "plain"], "test_accuracy": [0.97, 0.99, 0.95]})
-    figure = figures.ablation(summary(), runs)
+    figure = figures.ablation(summary()[::-1], runs)
     means, seeds = figure.data[:3], figure.data[3:]
     assert [(trace.x[0], trace.y[0]) for trace in means] == [(98.0, "dha"), (97.0, "seq-dha"), (95.0, "plain")]
     assert means[0].error_x.array[0] == pytest.approx(0.4) and np.isnan(means[2].error_x.array[0])

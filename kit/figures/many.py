@@ -72,12 +72,12 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: An
 
 
 def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.Figure:
-    """Test accuracy per method, in the table's order: mean with its 95% interval, and every seed as a faint dot."""
+    """Test accuracy per method, best first: mean with its 95% interval, and every seed as a faint dot."""
+    summary = summary.sort_values("accuracy_mean", ascending=False)
     figure = _means(summary, ACCURACY, "method", error_x="above", error_x_minus="below", title=title)
-    figure.add_traces(_single(rows, ACCURACY, "method"))
     names = (summary["title"] + " (n = " + summary["n"].astype(str) + ")").tolist()
-    figure.update_yaxes(title_text="", tickvals=summary["method"].tolist(), ticktext=names)
-    return figure.update_layout(showlegend=False, height=150 + 50 * len(names))
+    figure.add_traces(_single(rows, ACCURACY, "method")).update_yaxes(tickvals=summary["method"], ticktext=names)
+    return figure.update_layout(showlegend=False, height=150 + 50 * len(names), yaxis_title_text="")
 
 
 def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
