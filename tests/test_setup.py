@@ -69,3 +69,16 @@ def test_the_readme_lists_the_data_sets_and_notebooks_as_they_are():
     named = [part for part in DATASETS.values() if part.make.__module__ == "kit.data.named"]
     assert named and all(f"| `{part.name}` | {part.title}" in readme for part in named)
     assert all(f"`{path.stem}`" in readme for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_link_between_pages_leads_somewhere():
+    pages, links = (
+        [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "reports").glob("*.md")],
+        0,
+    )
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if "://" not in target and not target.startswith("#"):
+                links += 1
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+    assert links > 40
