@@ -204,6 +204,9 @@ FAULTS = [
         # ---- η and the wrappers
         ("hyper/controller.py", "[-advantage * gradient for", "[advantage * gradient for", REWARD),
         ("hyper/controller.py", "(likeliest if isinstance(basis[0], str) else mean)", "likeliest", ETA),
+        ("zoo/in_turn.py", "one if name == self.active else None", "one", ETA),
+        ("zoo/in_turn.py", "self.turn + 1, None", "self.turn, None", ETA),
+        ("arch/logits.py", "< self.sampled / warm", "> self.sampled / warm", "test_estimators_arch.py"),
         (
             "search/learner.py",
             "factor * before + (1 - factor) * reward",
