@@ -143,6 +143,11 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
         ({"method": "autohas", "hyper_space": "lr=fast"}, "numbers from .* with colons between"),
         ({"method": "autohas", "hyper_space": "optimizer=sgd:adm"}, "optimizer"),
         ({"method": "autohas", "hyper_space": "momentum"}, "momentum"),
+        (
+            {"method": "autohas-turns", "hyper_space": "lr,mixup,dropout"},
+            "name 2 hyper-parameter.s., one for each stage",
+        ),
+        ({"method": "autohas-turns", "hyper_space": "lr,drop_path"}, "without drop_path"),
         ({"hyper": "mixture", "hyper_space": "lr,mixup"}, "mixup of hyper_space has no gradient .*hyper='reinforce'"),
     ],
 )

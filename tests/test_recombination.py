@@ -70,7 +70,8 @@ class Scene:
         self.config = micro_config(
             "snas",
             space=space,
-            hyper_space="lr" + ",mixup,dropout,drop_path,optimizer" * (values["hyper"] != "mixture"),
+            hyper_space="lr"
+            + ",mixup,dropout,drop_path,optimizer" * (values["hyper"] not in ("mixture", "reinforce-in-turn")),
             first_order=False,  # asks most of a child
             strength_target=0.05,  # so low that an untrained network is above it
             **(values | SMALL[space]),

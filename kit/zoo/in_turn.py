@@ -5,18 +5,25 @@ from typing import Any
 
 from torch import Tensor
 
-from kit.hyper import Controller, register
+from kit.errors import KitError
+from kit.hyper import Controller, read_bases, register
 from kit.methods import RETRAIN, Stage
 from kit.methods import register as register_method
 
 
 @register("reinforce-in-turn", title="REINFORCE, one hyper-parameter after the other", brings={"hyper_lr": 0.05})
 class InTurn(Controller):
-    """`hyper_space` names two hyper-parameters or more, in the order of their search. Each has one stage, in which
-    those before it are what was found, and those after it as configured; a stage beyond the last searches the last one
-    further. One that every block has of its own (drop_path) counts as many."""
+    """`hyper_space` names as many hyper-parameters as the method has stages that learn η, in the order of their search.
+    In each of them those before are what was found, and those after it as configured."""
 
     kept = (*Controller.kept, "turn", "found")
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        names, turns = list(read_bases(config.hyper_space)), sum(stage.hyper == "learn" for stage in config.stages)
+        if len(names) != turns or "drop_path" in names:  # which every block has of its own
+            given = f"hyper_space={config.hyper_space!r} with hyper='reinforce-in-turn' and method {config.method!r}"
+            raise KitError(f"{given}: name {turns} hyper-parameter(s), one for each stage, without drop_path")
 
     def __init__(self, *start: Any, **settings: Any):
         super().__init__(*start, **settings)
