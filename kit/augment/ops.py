@@ -217,7 +217,9 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
             magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
             done = function(images.clone(), magnitude, sign if signed else torch.ones_like(sign))
             if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
-                raise KitError(f"operation {name!r} must return uint8 {list(images.shape)} tensors, got {_kind(done)}")
+                raise KitError(
+                    f"operation {name!r} must return uint8 {list(images.shape)} tensors, got {kind_of(done)}"
+                )
             return done
 
         OPERATIONS.register(name, title=title, geometric=False, signed=signed)(apply)
@@ -249,7 +251,7 @@ def apply_mixed(
     False computes all for all samples, and never waits; None is True on the CPU, False elsewhere."""
     parameters = _checked(images, magnitude, sign, center, largest=WIDEST, channels=True)
     if not isinstance(ops, Tensor) or ops.dtype != torch.int64 or ops.shape != images.shape[:1]:
-        raise TypeError(f"ops must be an int64 tensor [{len(images)}] of indices into operations(), got {_kind(ops)}")
+        raise TypeError(f"ops must be an int64 tensor [{len(images)}] of indices into operations(), got {kind_of(ops)}")
     on_cpu, last = images.device.type == "cpu", len(OPERATIONS) - 1
     if on_cpu:
         _check_values("ops", ops, (ops >= 0) & (ops <= last), f"indices into operations(), 0 to {last}")
@@ -286,7 +288,7 @@ def _apply_masked(images: Tensor, ops: Tensor, p: Parameters) -> Tensor:
 def _checked(images: Tensor, magnitude, sign, center, *, largest: int, channels: bool) -> Parameters:
     """The parameters as float64 on the images' device. channels: whether there have to be 1 or 3."""
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-        raise TypeError(f"images must be a uint8 tensor [N, C, H, W], got {_kind(images)}")
+        raise TypeError(f"images must be a uint8 tensor [N, C, H, W], got {kind_of(images)}")
     if channels and images.shape[1] not in (1, 3):
         raise ValueError(f"images must have C = 1 or 3 channels where colours are mixed, got C = {images.shape[1]}")
     n, given = len(images), (magnitude, 1 if sign is None else sign, 0.5 if center is None else center)
@@ -295,7 +297,7 @@ def _checked(images: Tensor, magnitude, sign, center, *, largest: int, channels:
         if isinstance(values, (int, float)):
             values = torch.full(shape, float(values), dtype=torch.float64, device=images.device)
         if not isinstance(values, Tensor) or values.shape != shape:
-            raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {_kind(values)}")
+            raise TypeError(f"{name} must be a real tensor {list(shape)} or one number, got {kind_of(values)}")
         parameters.append(values.detach().double())
     if images.device.type == "cpu":
         m, s, c = parameters
@@ -311,6 +313,6 @@ def _check_values(name: str, values: Tensor, valid: Tensor, allowed: str) -> Non
         raise ValueError(f"{name} must be {allowed}; sample {where} has {values[where].tolist()}")
 
 
-def _kind(value) -> str:
+def kind_of(value) -> str:
     tensor = isinstance(value, Tensor)
     return f"a {value.dtype} tensor of shape {list(value.shape)}" if tensor else f"{type(value).__name__} {value!r:.60}"

@@ -141,6 +141,21 @@ class Policy(ByAdam):
         return {}  # for the history, once per epoch
 
 
+def build(
+    name: str, generator: torch.Generator, image: tuple[int, int], *, flip=True, fill=None, **options: Any
+) -> Policy:
+    """A policy by name.
+
+    image: (H, W), which sets the crop's padding (1/8 of the side) and the cutout (half the side). flip: whether
+    mirrored images keep their label. fill: uint8 [C], the cutout's colour. options: the policy's, by name
+    (`tau_lr=0.1`), and steps, of the search stage."""
+    part, side, given = AUGMENT[name], min(image), {**AUGMENT[name].settings, **options}
+    cutout = side // 2 if given.pop("cutout", False) else 0
+    colour = None if fill is None else fill.to(generator.device)  # once: a copy in every step would wait for the device
+    basics = Basics(max(1, side // 8), flip, cutout, colour) if given.pop("basic", True) else Basics()
+    return part.make(basics, generator, image=image, **given)
+
+
 def share(whole: Draw) -> Draw:
     return whole if ranks.count() == 1 else dataclasses.replace(ranks.own(whole), whole=whole)
 

@@ -48,9 +48,7 @@ def standing(run: Run) -> str:
     parts += [f"{run.failure['error']}: {run.failure['message']}"] if run.failure else []
     parts += ["kit.search with its configuration goes on with it"] if run.status in ("failed", "interrupted") else []
     parts += [f"test accuracy {run.metrics['test_accuracy']:.2%}"] if run.finished else []
-    skips = run.history.loc[run.history["name"] == "alpha/skips", "value"].tail(1)
-    for share in skips[skips > 0.5]:
-        parts.append(f"collapse: {share:.0%} of the chosen operations are skips (Zela et al., ICLR 2020)")
+    parts += [f"{words}: {sentence}" for words, sentence in run.warnings.items()]
     return "; ".join(parts)
 
 

@@ -19,6 +19,7 @@ from kit.errors import KitError, shown
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
+from kit.run.warnings import warnings
 from kit.search.progress import say
 from kit.space import latency
 
@@ -192,6 +193,11 @@ class Run:
     genotype = _stored(MODEL, "Nodes of [operation, input] pairs, or {'network': name} for a fixed one.", "genotype")
     policy = _stored(MODEL, "τ at the end: name, ops, probabilities [K, K]; only the name where τ is fixed.", "policy")
     hyper = _stored(MODEL, "The lr and weight_decay at the end; lr without the schedule's factor.", "hyper")
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What looks wrong so far, by a few words, and what to change."""
+        return warnings(self)
 
     @functools.cached_property
     def history(self) -> pd.DataFrame:

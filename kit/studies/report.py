@@ -47,7 +47,8 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}
     configs = [run.config.model_dump() | elsewhere | named(run.config) for run in runs]
     metrics = [run.metrics | tables.moved(run) for run in runs]
-    rows = [{"config": c, "metrics": m, "provenance": run.provenance} for c, m, run in zip(configs, metrics, runs)]
+    about = [{"provenance": run.provenance, "warnings": list(run.warnings)} for run in runs]
+    rows = [{"config": c, "metrics": m, **kept} for c, m, kept in zip(configs, metrics, about)]
     store.write_json(path, {"study": kind, "note": note, "pictures": captions, **more, "runs": rows})
     return rewrite(path)
 

@@ -1,5 +1,6 @@
 """Methods beside each other at equal budgets: the studies of the papers' tables, their grids and their reports."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def contents(kept: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     name, summary = Path(runs[0].config.dataset).name, tables.summarize(runs)
     went = tables.went(summary)
     said = tables.findings(summary.set_index("method"), tables.REFERENCE, unmoved=went["unmoved"])
-    shown = {"table": tables.formatted(summary, name), "findings": said, "went": went}
+    seen = Counter((run.config.method, words) for run in runs for words in getattr(run, "warnings", ()))
+    runs_of = Counter(run.config.method for run in runs)
+    warned = [f"`{method}`: {words} ({k} of {runs_of[method]})" for (method, words), k in seen.items()]
+    shown = {"table": tables.formatted(summary, name), "findings": said, "went": went, "warned": warned}
     return {"title": f"{TITLES[kept['study']]}: {name}", "rows": tables.per_run(runs), **shown}
 
 
