@@ -1,4 +1,4 @@
-"""Seconds that `kit.studies.tables.compare` takes for many finished runs: python benchmarks/compare.py [--runs 1000]
+"""Seconds that `kit.studies.browse.browse` takes for many finished runs: python benchmarks/compare.py [--runs 1000]
 
 The runs are copies of a small one, each with another seed and learning rate.
 """
@@ -16,7 +16,7 @@ import torch
 import kit
 from kit.run import store
 from kit.search.progress import Silent
-from kit.studies import tables
+from kit.studies import browse
 
 
 def copies(run: kit.Run, folder: Path, n: int) -> None:
@@ -37,8 +37,8 @@ def main() -> None:
         copies(kit.search(config, out=Path(folder) / "one", progress=Silent()), Path(folder) / "many", a.runs)
         for _ in range(a.repeats):
             began = time.perf_counter()
-            table, _ = tables.compare(Path(folder) / "many")
-            print(f"{len(table)} runs compared in {time.perf_counter() - began:.2f} s", flush=True)
+            table, _ = browse.browse(Path(folder) / "many")
+            print(f"{len(table)} runs read in {time.perf_counter() - began:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from kit.data.image import decode, from_pil
 from kit.lab import notebook, sweep
 from kit.run import export
 from kit.search.progress import Silent
-from kit.studies import landscape, page, report, tables
+from kit.studies import browse, landscape, page, report
 
 
 class Hang(BaseException):
@@ -497,7 +497,7 @@ TAKES_A_PATH = {
     "dataset": lambda run, given: Config(dataset=given),
     "page": lambda run, given: page.write(given),
     "rewrite": lambda run, given: report.rewrite(given),
-    "compare": lambda run, given: tables.compare([given]),
+    "compare": lambda run, given: browse.browse([given]),
     "landscape": lambda run, given: landscape.compare([given]),
 }
 

@@ -28,7 +28,7 @@ from kit.lab.panel import Dashboard
 from kit.run import store
 from kit.search.progress import Silent
 from kit.space import latency
-from kit.studies import landscape, page, report, tables
+from kit.studies import browse, landscape, page, report
 
 # ---- what others put into a run directory ------------------------------------------------------------
 
@@ -177,7 +177,7 @@ def consumers(run: Path, place: Path, searched: bool) -> Iterator[tuple[str, Cal
     yield "card", lambda: opened().card()
     yield "export", lambda: opened().export(place / "model.safetensors")
     yield "page", lambda: page.write(run)
-    yield "compare", lambda: tables.compare(run.parent)
+    yield "compare", lambda: browse.browse(run.parent)
     yield "report", lambda: report.write("ablation", [opened()], place)
     yield "limits", lambda: report.write("limits", [opened()], place, cost="params")
     yield "landscape", lambda: landscape.compare([run], steps=3, directions=1, images=10)

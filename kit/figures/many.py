@@ -12,7 +12,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kit.figures.style import DASHES, DOTTED, SERIES, TEMPLATE, Look, legend_below, look, name_facets
+from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, legend_below, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -25,6 +25,7 @@ ACCURACY = "test accuracy [%]"
 Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.45, "y": -1.7, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.08}}
+MANY = 12  # values of a field that are written out
 LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
@@ -111,6 +112,22 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
     looks = {"title": "Test accuracy against cost", "hover_name": "run", **facets, **_looks(points)}
     figure = name_facets(px.scatter(points, x="paid", y=ACCURACY, **looks)).update_traces(marker_size=10)
     return legend_below(figure.update_xaxes(matches=None, title_text=""), 170 + 330 * rows)
+
+
+def parallel(table: pd.DataFrame, fields: Sequence[str]) -> go.Figure:
+    """Each finished run as a line through its fields and its test accuracy, which colours it. table: of `browse`."""
+    known, axes = table.dropna(subset="test_accuracy"), []
+    for name in fields:
+        column = known[name] if pd.api.types.is_numeric_dtype(known[name]) else known[name].astype(str)
+        codes, names = pd.factorize(column, sort=True)
+        ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{value:.14}" for value in map(str, names)]}
+        axes.append({"label": name, "values": codes, **(ticks if len(names) <= MANY else {"values": column})})
+    accuracy = 100 * known["test_accuracy"]
+    axes.append({"label": ACCURACY, "values": accuracy})
+    looks = {"line": {"color": accuracy, "colorscale": "Viridis"}, "labelangle": -15, "rangefont": {"color": CLEAR}}
+    title = "Runs by their fields: drag along an axis to select"
+    figure = go.Figure(go.Parcoords(dimensions=axes, tickfont={"size": 12}, **looks))
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=480, margin={"l": 70, "r": 70, "t": 150})
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:

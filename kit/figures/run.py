@@ -230,3 +230,15 @@ def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), 
     figure.update_traces(hovertemplate=None, hoverinfo="skip")
     margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}
     return figure.update_layout(template=TEMPLATE, title_text=title, height=110 + 175 * rows, margin=margin)
+
+
+def confusion(truth: Sequence[str], prediction: Prediction, classes: Sequence[str], title: str = "") -> go.Figure:
+    """How many images of each class, a row, were taken for each class, a column; coloured by the share of the row.
+    truth: N class names."""
+    counts = pd.crosstab(pd.Categorical(truth, classes), pd.Categorical(prediction.names, classes), dropna=False)
+    shares, names = counts.div(counts.sum(axis=1).clip(lower=1), axis=0), [f"{name:.16}" for name in classes]
+    labels = {"x": "predicted class", "y": "true class", "color": "share of<br>the class"}
+    looks = {"labels": labels, "color_continuous_scale": style.SHARE, "zmin": 0, "zmax": 1, "aspect": "auto"}
+    figure = px.imshow(shares.to_numpy(), x=names, y=names, template=TEMPLATE, title=title, **looks)
+    figure.update_traces(text=counts.to_numpy(), texttemplate="%{text}" if len(names) <= 20 else None)
+    return figure.update_layout(height=560).update_xaxes(dtick=1, side="bottom").update_yaxes(dtick=1)

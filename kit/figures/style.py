@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import re
+import textwrap
 import threading
 import zlib
 from collections.abc import Callable, Mapping
@@ -87,7 +88,8 @@ def blank(text: str, title: str = "") -> go.Figure:
     """A figure that says why there is nothing to draw."""
     figure = go.Figure(layout={"template": TEMPLATE, "height": 160, "title": {"text": title}})
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    return figure.add_annotation(text=text, x=0.5, y=0.5, showarrow=False, font={"size": 15, "color": GREY})
+    place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
+    return figure.add_annotation(text="<br>".join(textwrap.wrap(text, 60)), font_size=15, **place)
 
 
 def name_facets(figure: go.Figure) -> go.Figure:

@@ -1,5 +1,5 @@
 """Numbers from many runs: a row per run, a row per method with intervals and paired tests, how far searches went (what
-did not move is not called one), and what they say; any runs side by side with Pareto fronts."""
+did not move is not called one), and what they say."""
 
 import contextlib
 import math
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from kit import files
 from kit.errors import KitError
 from kit.methods import METHODS
 from kit.run.run import Run
@@ -24,9 +23,6 @@ RELATIVE = ("relative", "relative_low", "relative_high")
 COSTS = {"seconds": "seconds", "memory_mb": "memory, MB", "params": "parameters", "macs": "multiply-adds"}
 SPENT = {"search_seconds": "seconds of search", "training_seconds": "seconds of training"} | COSTS
 COLUMNS = {name: name for name in ("test_accuracy", "val_accuracy", *COSTS)} | {"memory_mb": "peak_memory_mb"}
-SAME = ["data", "split", "budget"]  # within these accuracies are comparable
-FRONTS = {"seconds": [*SAME, "machine"], "params": SAME, "macs": SAME}
-RULE = "Accuracies compare within one data, split and budget, seconds on one machine as well: no front spans two."
 PARTS = {"tau_kl": ("τ", 0.01), "alpha_changed": ("α", 1e-9), "eta_change": ("η", 0.01)}  # moved from here on
 SHOWN = {
     "tau_kl": ("τ: KL from uniform, nats", "{:.3g}"),
@@ -93,10 +89,10 @@ def moved(run: Run) -> dict[str, float]:
 def per_run(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per finished run: dataset, method, title, seed, test_accuracy, val_accuracy, seconds, memory_mb, params,
     macs, and what its summary has of `moved`. Raises KitError for a run that is not finished."""
-    return pd.DataFrame(map(_row, runs))
+    return pd.DataFrame(map(one, runs))
 
 
-def _row(run: Run) -> dict[str, Any]:
+def one(run: Run) -> dict[str, Any]:
     config, metrics = run.config, run.metrics
     if not metrics:
         raise KitError(f"{run.path} is not finished ({run.status}): kit.search with its configuration continues it")
@@ -224,53 +220,3 @@ def findings(differences: pd.DataFrame, reference: str, form="+.2f", factor=100.
 
 def _p(value: float) -> str:
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def compare(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.DataFrame, list[str]]:
-    """A row per finished run: the columns of `per_run`, run, what it was made under (data … commit) and front_… of each
-    cost (bool: no comparable run reaches as much for less); and notes: what is the same in all, what differs, what was
-    left out. runs: a folder of run directories, paths with commas, or a list. Raises KitError where there are none."""
-    paths, rows, aside = [], [], []
-    for entry in str(runs).split(",") if isinstance(runs, (str, Path)) else runs:
-        path = entry.path if isinstance(entry, Run) else files.place(str(entry).strip())
-        paths += sorted(p.parent for p in path.glob("*/config.json")) or [path]
-    for path in dict.fromkeys(path.resolve() for path in paths):
-        try:
-            run = Run.load(path)
-            if dataset in ("", run.config.dataset):
-                rows.append(_row(run) | {"run": run.path.name} | _circumstances(run))
-        except KitError as error:
-            aside.append(f"Left out: {error}.")
-    if not rows:
-        raise KitError(f"no finished runs to compare in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
-    table = pd.DataFrame(rows)
-    circumstances = table.loc[:, "data":"commit"]
-    for cost, within in FRONTS.items():
-        table[f"front_{cost}"] = pd.concat([pareto(group, cost) for _, group in table.groupby(within)])
-    counts = [(name, values.value_counts(sort=False)) for name, values in circumstances.items()]
-    notes = [f"The same in all runs: {'; '.join(f'{name}: {n.index[0]}' for name, n in counts if len(n) == 1)}."]
-    differ = [(name, "; ".join(f"{value} ({k} runs)" for value, k in n.items())) for name, n in counts if len(n) > 1]
-    notes += [f"Different {name}: {found}." for name, found in differ] + [RULE] * bool(differ)
-    return table, notes + aside
-
-
-def _circumstances(run: Run) -> dict[str, str]:
-    config, place = run.config, run.provenance
-    size = "×".join(map(str, run.found()["network"]["image"][1:]))
-    limit = f" of {config.train_images} images" if config.train_images else ""
-    return {
-        "data": f"{config.dataset} {size}, {run.metrics['test_images']} test images",
-        "budget": f"{config.epochs} epochs{limit}",
-        "machine": f"{place['device']}, {place['processor']}, {place['threads']} thread(s)",
-        "space": config.space,
-        "network": f"{config.channels} channels, {config.cells} cells",
-        **{name: str(place[name]) for name in ("split", "trained_on", "commit")},
-    }
-
-
-def pareto(rows: pd.DataFrame, cost: str) -> pd.Series:
-    """bool by row: True where no other costs no more and has no less test accuracy, with one of the two better."""
-    costs, gains = rows[cost].to_numpy(), rows["test_accuracy"].to_numpy()
-    no_worse = (costs[:, None] <= costs) & (gains[:, None] >= gains)  # [other, one]
-    better = (costs[:, None] < costs) | (gains[:, None] > gains)
-    return pd.Series(~np.any(no_worse & better, axis=0), rows.index)
