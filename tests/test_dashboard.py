@@ -74,23 +74,21 @@ def test_in_a_kernel_the_panel_brings_itself_up_to_date(tmp_path: Path):
 
 def test_what_is_typed_is_checked_and_a_mistake_stands_in_the_panel(tmp_path: Path):
     panel = Dashboard(kit.Config(**VALUES, out=str(tmp_path)))
-    more = panel.fields["other fields"].value
     for name, value, says in (
         ("epochs", "three", "epochs=&#x27;three&#x27;"),
         ("lr", "-1", "greater than 0"),
         ("dataset", "digit", "Did you mean"),
         ("augment", "pear-softmax", "Did you mean &#x27;pair-softmax&#x27;"),
-        ("other fields", f"{more} hold_out=perhaps", "valid boolean"),
-        ("other fields", f"{more} hold_out", "is not name=value"),
-        ("other fields", f"{more} holdout=true", "Did you mean &#x27;hold_out&#x27;"),
+        ("hold_out", "perhaps", "valid boolean"),
+        ("tau_reach", "-1", "greater than 0"),
     ):
         widget = panel.fields[name]
         before, widget.value = widget.value, value
         panel.buttons["start"].click()
         assert says in panel.message.value and panel.state == "idle", name
+        assert [each.description for each in panel.fields.values() if each.layout.border_top] == [name]
         widget.value = before
-        assert panel.message.value == ""
-    assert "of the whole run" in panel.fields["epochs"].tooltip
+        assert panel.message.value == "" and not widget.layout.border_top
 
 
 def test_the_form_gives_back_the_configuration_that_it_was_given(tmp_path: Path):
@@ -104,6 +102,30 @@ def test_the_form_gives_back_the_configuration_that_it_was_given(tmp_path: Path)
     assert panel.fields["lr"].placeholder == "0.1" and panel.fields["lr"].value == ""
     panel.fields["preset"].value = "paper"
     assert panel.fields["lr"].placeholder == "0.025" and panel.config() == kit.Config(preset="paper")
+
+
+def test_every_field_is_in_one_group_with_its_description_range_and_choices(tmp_path: Path):
+    panel = Dashboard(kit.Config(out=str(tmp_path)))
+    assert set(panel.fields) == set(kit.Config.model_fields) - {"plugin_digest"}
+    assert panel.fields["epochs"].tooltip == "epochs: of the whole run: search and tuning together, ≥ 1"
+    assert panel.fields["arch"].options == tuple(kit.config.PARTS["arch"]) and panel.fields["lr"].options == ()
+    assert panel.fields["deterministic"].options == ("true", "false")
+    assert panel.fields["precision"].options == ("auto", "float32", "bfloat16")
+    folded = next(child for child in panel.children if isinstance(child, widgets.Accordion))
+    names = {title: [field.description for field in box.children] for title, box in zip(folded.titles, folded.children)}
+    assert list(names) == ["data", "α", "τ", "η", "limits", "training"]
+    for title, name in (("α", "arch_reach"), ("τ", "tau_reach"), ("η", "hyper_reach"), ("limits", "max_macs")):
+        assert name in names[title]
+
+
+def test_a_run_is_opened_from_the_list_and_images_are_shown_before_there_is_one(micro: str, tmp_path: Path):
+    one = kit.search(kit.Config(**{**VALUES, "seed": 1, "tau_reach": 0.7}, out=str(tmp_path)), progress=Silent())
+    panel = Dashboard(kit.Config(**{**VALUES, "seed": 2, "lr": 0.3}, out=str(tmp_path)))
+    assert panel.run is None and panel.images.layout.display is None and len(panel.images.children[0].data) == 12
+    assert panel.runs.options == (one.path.name,)
+    panel.runs.value = one.path.name
+    assert panel.run.path == one.path and panel.config() == one.config and panel.images.layout.display == "none"
+    assert panel.fields["lr"].value == "" and panel.fields["tau_reach"].value == "0.7"
 
 
 def test_a_run_in_the_hands_of_another_process_is_watched_and_not_started(interrupted: Run):

@@ -1,6 +1,7 @@
 """One run's figures: losses, η, τ, α while they move, τ's map, α's competition, predictions."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from kit import augment
+from kit.data import ImageSets
 from kit.errors import KitError
 from kit.figures import style
 from kit.figures.cells import supernet
@@ -221,6 +223,18 @@ def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), 
     for k, name in enumerate(truth or ()):
         if name != prediction.names[k]:
             words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ is {name:.16}</span>'
+    return _pictures(images, words, title)
+
+
+def samples(sets: ImageSets, n: int = 12) -> go.Figure:
+    """Some of the training images with their classes, as many of each class as of another."""
+    rows = sets.train.labels.cpu().argsort(stable=True)[torch.linspace(0, len(sets.train) - 1, n).round().long()]
+    images, labels = next(sets.train.batches([rows]))
+    words = [f"{sets.classes[label]:.16}" for label in labels]
+    return _pictures(images, words, f"{Path(sets.name).name}: {len(sets.train) + len(sets.val):,} images to learn from")
+
+
+def _pictures(images: Any, words: Sequence[str], title: str) -> go.Figure:
     pixels = torch.as_tensor(images).cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     rows = -(-len(images) // PER_ROW)
     gaps = {"facet_col_spacing": 0.015, "facet_row_spacing": 0.3 / rows}

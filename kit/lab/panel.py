@@ -6,21 +6,35 @@ import html
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
 from kit import data, errors, figures, files, methods
-from kit.config import Config
+from kit.config import PARTS, Config
 from kit.errors import KitError
 from kit.figures.style import WIDTH
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
+from kit.methods import PRESETS
 from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
 FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay", "augment", "hyper")
+# the other fields, folded away: kit's own by what they are about, those of parts with their letter
+GROUPS = {
+    "data": "root image_size train_images on_bad_image hold_out",
+    "α": "space arch genotype reductions search_channels search_cells search_epochs",
+    "τ": "policy",
+    "η": "momentum clip drop_path dropout mixup auxiliary",
+    "limits": "max_params max_macs max_latency_ms latency_batch",
+    "training": "",
+}
+LETTERS = {"space": "α", "arch": "α", "augment": "τ", "hyper": "η"}
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+WRONG = "2px solid #D55E00"
+NEWEST = 200  # runs that the list offers
 FIGURES = {"curves": figures.curves, "policy": figures.policy, "cells": figures.cells}
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
 LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
@@ -28,39 +42,59 @@ CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 
 
 class Dashboard(widgets.VBox):
-    """What `kit.dashboard` returns in JupyterLab. `fields` are the form's texts, by field of `kit.Config`, and under
-    "other fields" the rest as name=value; an empty one shows in grey what preset and method give it. `run` is the run
-    shown. While anything can change, the kernel calls `refresh` every `every` seconds, between its cells. Whatever goes
-    wrong stands in `message`, since a button has no cell for a traceback."""
+    """What `kit.dashboard` returns in JupyterLab. `fields` are the form's texts, by field of `kit.Config`; an empty one
+    shows in grey what preset and method give it. `runs` lists those that can be opened. `run` is the run shown; before
+    there is one, some of the images are. While anything can change, the kernel calls `refresh` every `every` seconds,
+    between its cells. Whatever goes wrong stands in `message`, since a button has no cell for a traceback, and the
+    field that was changed is framed."""
 
     def __init__(self, config: Config | None = None, run: Run | None = None, every: float = 1.0):
         self.every, self.run, self.child, self.watching, self.seen = every, None, None, None, None
+        self.filling, self.pictured = False, None
         if run:
             config = Config(**{**run.config.model_dump(), "out": str(run.path.parent)})
-        self.fields = _fields(config or Config())
+        given = _texts(config := config or Config())
+        groups = _groups()
+        self.fields = {name: _field(name, given.get(name, "")) for names in groups.values() for name in names}
         for field in self.fields.values():
-            field.observe(lambda _: self._guarded(self._attach), "value")
+            field.observe(lambda change: self._guarded(self._attach, change.owner), "value")
+        self.runs = widgets.Combobox(description="open", placeholder="a run below the folder `out`", **LOOK)
+        self.runs.observe(lambda change: self._guarded(lambda: self.open_run(change.new)), "value")
         self.buttons = {name: widgets.Button(description=name) for name in ("start", "pause", "stop")}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._guarded(getattr(self, name)))
         self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
         self.line, self.message = widgets.HTML(), widgets.HTML()
         self.figures = {name: go.FigureWidget() for name in FIGURES}
-        self.shown = widgets.VBox(list(self.figures.values()))
-        *fields, more = self.fields.values()
+        self.shown, self.images = widgets.VBox(list(self.figures.values())), widgets.VBox([go.FigureWidget()])
         columns = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="2px 8px")
+        boxes = {title: [self.fields[name] for name in names] for title, names in groups.items()}
+        first, *others = [widgets.GridBox(box, layout=columns) for box in (boxes.pop(""), *boxes.values())]
+        folded = widgets.Accordion(others, titles=tuple(boxes), selected_index=None)
         row = {"flex_flow": "row wrap", "align_items": "center"}
         actions = widgets.HBox([*self.buttons.values(), self.bar, self.line], layout=row)
-        super().__init__([widgets.GridBox(fields, layout=columns), more, actions, self.message, self.shown])
+        super().__init__([first, self.runs, folded, actions, self.message, self.images, self.shown])
         self._guarded(self._attach)
 
     def config(self) -> Config:
         """What the form says. Raises KitError for a text that is not of its field's type, and as `kit.Config` does."""
-        given = [f"{name}={text}" for name in FORM if (text := self.fields[name].value.strip())]
-        config = Config(**notebook.assigned([*given, *self.fields["other fields"].value.split()]))
-        for name in FORM[len(MAIN) :]:
-            self.fields[name].placeholder = str(getattr(config, name))
+        given = [f"{name}={text}" for name, field in self.fields.items() if (text := field.value.strip())]
+        config = Config(**notebook.assigned(given))
+        for name, field in self.fields.items():
+            field.placeholder, field.layout.border = str(getattr(config, name)), None
         return config
+
+    def open_run(self, name: str) -> None:
+        """Show the run of this name, of those below the form's folder; the form becomes its configuration."""
+        if not name:
+            return
+        run = Run.load(self.folder.parent / name)
+        given = _texts(run.config.but(out=str(self.folder.parent)))
+        self.filling = True  # the form is read once all of it has changed
+        for field_name, field in self.fields.items():
+            field.value = given.get(field_name, "")
+        self.filling = False
+        self._attach()
 
     @property
     def state(self) -> str:
@@ -100,14 +134,13 @@ class Dashboard(widgets.VBox):
         files = (self.folder / name for name in ("config.json", "history.parquet", "metrics.json"))
         if (mark := [file.stat().st_mtime_ns for file in files if file.exists()]) != self.seen:
             self.seen, self.run = mark, Run.load(self.folder) if mark else None
-            self.shown.layout.display = None if self.run else "none"
+            self.shown.layout.display, self.images.layout.display = (None, "none") if self.run else ("none", None)
             for name, widget in self.figures.items() if self.run else ():
                 try:
                     figure = FIGURES[name](self.run)
                 except Exception as error:  # nothing to draw yet, or an epoch was saved between two reads
                     figure = figures.blank(str(error))
-                figure.update_layout(width=WIDTH)  # a live figure does not follow its page's width
-                widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
+                self._draw(widget, figure)
         (start, pause, stop), state, run = self.buttons.values(), self.state, self.run
         start.description = "resume" if run and not run.finished else "start"
         pause.description = "continue" if state == "paused" else "pause"
@@ -122,12 +155,23 @@ class Dashboard(widgets.VBox):
 
     def _attach(self) -> None:
         """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
+        if self.filling:
+            return
         config = self.config()
         self.folder = (files.place(config.out) / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)
         self._say("")
+        there = sorted(self.folder.parent.glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
+        self.runs.options = tuple(path.parent.name for path in there[:NEWEST])
         self.refresh()
+        if not self.run and (about := (config.dataset, config.root, config.image_size)) != self.pictured:
+            self.pictured = about
+            self._draw(self.images.children[0], figures.samples(config.sets()))
         self._watch()
+
+    def _draw(self, widget: go.FigureWidget, figure: go.Figure) -> None:
+        figure.update_layout(width=WIDTH)  # a live figure does not follow its page's width
+        widget.update({"data": figure.data, "layout": figure.layout}, overwrite=True)
 
     def _watch(self) -> None:
         async def watch() -> None:
@@ -145,24 +189,43 @@ class Dashboard(widgets.VBox):
     def _say(self, text: str) -> None:
         self.message.value = f"<b class='kit-message'>{html.escape(text)}</b>" if text else ""
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[[], None], field: widgets.Widget | None = None) -> None:
+        """field: the one that was changed, and is marked where that went wrong."""
         try:
             action()
         except Exception as error:
+            if field is not None:
+                field.layout.border = WRONG
             self._say(str(error) if isinstance(error, KitError) else f"{errors.summary(error)} (an error of kit's own)")
 
 
-def _fields(config: Config) -> dict[str, widgets.Widget]:
-    """The form: what the configuration changes of what its dataset, method, preset and seed give."""
+def _texts(config: Config) -> dict[str, str]:
+    """What the configuration changes of what its dataset, method, preset and seed give, as texts."""
     values = config.model_dump()
     usual = Config(**{name: values[name] for name in MAIN}).model_dump()
-    given = {name: str(value) for name, value in values.items() if name in MAIN or value != usual[name]}
-    offered = {"dataset": data.datasets(), "method": methods(), "preset": ("laptop", "server", "paper")}
-    fields = {}
-    for name in FORM:
-        about = {"description": name, "tooltip": f"{name}: {Config.model_fields[name].description or ''}"}
-        about |= {"value": given.pop(name, ""), "options": tuple(offered.get(name, ()))}
-        fields[name] = widgets.Combobox(**about, **LOOK)
-    others = " ".join(f"{name}={text}" for name, text in given.items())
-    about = {"description": "other fields", "placeholder": "name=value name=value …"}
-    return fields | {"other fields": widgets.Text(others, **about, **LOOK)}
+    return {name: str(value) for name, value in values.items() if name in MAIN or value != usual.get(name)}
+
+
+def _groups() -> dict[str, list[str]]:
+    """The fields of the form by the title that they are folded under; "" for those that are always seen."""
+    title = dict.fromkeys(FORM, "") | {name: group for group, names in GROUPS.items() for name in names.split()}
+    for kind, parts in PARTS.items():
+        for part in parts.values():
+            for name in part.options.model_fields if part.options else ():
+                title.setdefault(name, LETTERS[kind])
+    found = {group: [] for group in ("", *GROUPS)}
+    for name in [*FORM, *(name for name in Config.model_fields if name not in (*FORM, "plugin_digest"))]:
+        found[title.get(name, "training")].append(name)
+    return found
+
+
+def _field(name: str, text: str) -> widgets.Combobox:
+    about, offered = Config.model_fields[name], {"dataset": data.datasets(), "method": methods(), "preset": PRESETS}
+    kinds = (about.annotation, *get_args(about.annotation))
+    literals = [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    choices = {**offered, **PARTS}.get(name) or literals or ["true", "false"] * (bool in kinds)
+    limits = [
+        f"{sign} {getattr(part, of):g}" for part in about.metadata for of, sign in BOUNDS.items() if hasattr(part, of)
+    ]
+    tooltip = f"{name}: {', '.join([about.description or '', *limits]).strip(', ')}"
+    return widgets.Combobox(description=name, value=text, options=tuple(choices), tooltip=tooltip, **LOOK)
