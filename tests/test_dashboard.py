@@ -111,8 +111,8 @@ def test_every_field_is_in_one_group_with_its_description_range_and_choices(tmp_
     assert panel.fields["arch"].options == tuple(kit.config.PARTS["arch"]) and panel.fields["lr"].options == ()
     assert panel.fields["deterministic"].options == ("true", "false")
     assert panel.fields["precision"].options == ("auto", "float32", "bfloat16")
-    folded = next(child for child in panel.children if isinstance(child, widgets.Accordion))
-    names = {title: [field.description for field in box.children] for title, box in zip(folded.titles, folded.children)}
+    tabs = next(child for child in panel.children if isinstance(child, widgets.Tab))
+    names = {title: [field.description for field in box.children] for title, box in zip(tabs.titles, tabs.children)}
     assert list(names) == ["data", "α", "τ", "η", "limits", "training"]
     for title, name in (("α", "arch_reach"), ("τ", "tau_reach"), ("η", "hyper_reach"), ("limits", "max_macs")):
         assert name in names[title]

@@ -22,7 +22,7 @@ from kit.run.run import Run
 
 MAIN = ("dataset", "method", "preset", "seed")  # what every run is told; the other fields follow from these
 FORM = (*MAIN, "epochs", "batch_size", "channels", "cells", "lr", "weight_decay", "augment", "hyper")
-# the other fields, folded away: kit's own by what they are about, those of parts with their letter
+# the other fields, in tabs: kit's own by what they are about, those of parts with their letter
 GROUPS = {
     "data": "root image_size train_images on_bad_image hold_out",
     "α": "space arch genotype reductions search_channels search_cells search_epochs",
@@ -37,7 +37,11 @@ WRONG = "2px solid #D55E00"
 NEWEST = 200  # runs that the list offers
 FIGURES = {"curves": figures.curves, "policy": figures.policy, "cells": figures.cells}
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
-LOOK: dict[str, Any] = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "95px"}}
+LOOK: dict[str, Any] = {
+    "continuous_update": False,
+    "layout": {"width": "auto"},
+    "style": {"description_width": "112px"},
+}
 CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 
 
@@ -70,10 +74,10 @@ class Dashboard(widgets.VBox):
         columns = widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(230px, 1fr))", grid_gap="2px 8px")
         boxes = {title: [self.fields[name] for name in names] for title, names in groups.items()}
         first, *others = [widgets.GridBox(box, layout=columns) for box in (boxes.pop(""), *boxes.values())]
-        folded = widgets.Accordion(others, titles=tuple(boxes), selected_index=None)
+        tabs = widgets.Tab(others, titles=tuple(boxes))
         row = {"flex_flow": "row wrap", "align_items": "center"}
         actions = widgets.HBox([*self.buttons.values(), self.bar, self.line], layout=row)
-        super().__init__([first, self.runs, folded, actions, self.message, self.images, self.shown])
+        super().__init__([first, self.runs, tabs, actions, self.message, self.images, self.shown])
         self._guarded(self._attach)
 
     def config(self) -> Config:
@@ -207,7 +211,7 @@ def _texts(config: Config) -> dict[str, str]:
 
 
 def _groups() -> dict[str, list[str]]:
-    """The fields of the form by the title that they are folded under; "" for those that are always seen."""
+    """The fields of the form by the title of their tab; "" for those that are always seen."""
     title = dict.fromkeys(FORM, "") | {name: group for group, names in GROUPS.items() for name in names.split()}
     for kind, parts in PARTS.items():
         for part in parts.values():
