@@ -278,6 +278,12 @@ def test_pictures_have_the_asked_size_and_no_slider(browser, run, tmp_path):
     paths = [tmp_path / "new" / name for name in ("curves.png", "surface.png")]
     assert figures.save_all(dict(zip(paths, (figures.curves(run), surface))), width=640)
     assert [size(path.read_bytes())[0] for path in paths] == [1280, 1280]  # twice the width, for papers and screens
+    vectors = [tmp_path / f"curves.{kind}" for kind in ("svg", "pdf")]
+    assert figures.save_all(dict.fromkeys(vectors, figures.curves(run)), width=640)
+    svg, pdf = (path.read_bytes() for path in vectors)
+    assert svg.startswith(b"<svg") and b'width="640"' in svg and pdf.startswith(b"%PDF")
+    with pytest.raises(KitError, match="unknown picture format 'gif'. Valid: png, svg, pdf"):
+        figures.save_all({tmp_path / "curves.gif": figures.curves(run)})
 
 
 def test_show_publishes_both_faces_in_one_output(browser, run, monkeypatch):

@@ -26,6 +26,7 @@ Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.45, "y": -1.7, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.08}}
 MANY = 12  # values of a field that are written out
+MOST = 0.98  # of the losses: what is above has one colour, so that a corner does not take all of them
 LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
@@ -152,7 +153,7 @@ def _looks(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
-    """Each run's plane as filled contours of the same levels; from ten times the loss of guessing it is one colour."""
+    """Each run's plane as filled contours of the same levels; the highest losses have one colour."""
     figure = _planes(landscapes, go.Contour, line={"color": "white", "width": 1})
     figure.add_scatter(x=[0], y=[0], row="all", col="all", name="trained model", hoverinfo="name", showlegend=False)
     figure.update_traces(marker={"symbol": "cross", "size": 9, "color": "white"}, selector={"type": "scatter"})
@@ -215,7 +216,7 @@ def _span(landscapes: Landscapes) -> tuple[float, float, float]:
     """The lowest and the highest loss of all panels (far above guessing a network is broken alike), and guessing's."""
     values = np.concatenate([item.plane.values.ravel() for item in landscapes])
     lowest, guess = max(float(np.nanmin(values)), 1e-9), math.log(max(2, len(landscapes[0].run.classes)))
-    return lowest, max(min(10 * guess, float(np.nanmax(values))), lowest * 1.001), guess
+    return lowest, max(min(10 * guess, float(np.nanquantile(values, MOST))), lowest * 1.001), guess
 
 
 def _title(landscapes: Landscapes) -> str:

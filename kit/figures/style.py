@@ -22,7 +22,7 @@ import plotly.io
 from kit import files
 from kit.augment import OPERATIONS as AUGMENTATIONS
 from kit.config import PARTS
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.methods import METHODS
 from kit.run.run import Run
 
@@ -126,14 +126,16 @@ def why_no_png() -> str:
     return ""
 
 
-def png(figure: go.Figure, width: int = WIDTH, scale: float = 1) -> bytes:
-    """The figure as PNG, laid out for `width` pixels and `scale` times as large, without slider and buttons. Raises
-    KitError where there is no browser."""
+def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "png") -> bytes:
+    """The figure as PNG (or svg, pdf), laid out for `width` pixels and `scale` times as large, without slider and
+    buttons. Raises KitError where there is no browser, and for another format."""
     if why_no_png():
         raise KitError(why_no_png())
+    if format not in ("png", "svg", "pdf"):
+        raise unknown("picture format", format, ("png", "svg", "pdf"))
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders = still.layout.updatemenus = None
-    options = {"format": "png", "width": width, "height": figure.layout.height or 450, "scale": scale}
+    options = {"format": format, "width": width, "height": figure.layout.height or 450, "scale": scale}
     try:
         return _browser()(still, opts=options)
     except Exception as error:
@@ -141,12 +143,14 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1) -> bytes:
 
 
 def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
-    """Write every figure as PNG of twice the width, making folders. False, and why in one line, without a browser."""
+    """Write every figure to its path, making folders: .png of twice the width, .svg or .pdf. False, and why in one
+    line, without a browser."""
     if why_no_png():
         print(why_no_png())
         return False
     for path, figure in figures.items():
-        files.write(path, png(figure, width, scale=2))
+        kind = path.suffix.removeprefix(".").lower()
+        files.write(path, png(figure, width, 2 if kind == "png" else 1, kind))
     return True
 
 
