@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_figures_landscape import bowl
 from tests_browser import CHROMIUM, chromium
 from tests_recorded import blocks_walk, write_run
@@ -66,7 +68,17 @@ def drawn(runs: list[kit.Run], tmp_path_factory: pytest.TempPathFactory) -> dict
     walk = blocks_walk(np.random.default_rng(2), 12, 20)
     chain = write_run(tmp_path_factory.mktemp("chain") / "choice", arrays={"alpha": walk}, **changes)
     planes = [bowl(f"{METHODS[name].title.partition(':')[0]} · seed 0", name, 5.0) for name in ("dha", "ista", "plain")]
+    many = pd.DataFrame({"method": ["seq-nas+hpo", "dha"] * 4, "seed": range(8), "augment": ["flip-crop-cutout"] * 8})
+    many = many.assign(lr=[0.1, 0.05] * 4, test_accuracy=np.linspace(0.91, 0.99, 8))
+    classes = ["Leaf, healthy", "rust", "early blight of potatoes", "mosaic virus"]
+    taken = SimpleNamespace(
+        names=[classes[i] for i in chance.integers(0, 4, 12)], probabilities=torch.full((12, 4), 0.25)
+    )
+    pictures = torch.zeros(12, 3, 16, 16, dtype=torch.uint8)
     return {
+        "parallel": figures.parallel(many, ["method", "seed", "augment", "lr"]),
+        "confusion": figures.confusion(classes * 3, taken, classes, title="plants: test images"),
+        "predictions": figures.predictions(pictures, taken, classes * 3, title="Surest mistakes"),
         "evolution": figures.evolution(runs[0]),
         "policy": figures.policy(runs[0]),
         "moving policy": figures.tau_evolution(runs[0]),

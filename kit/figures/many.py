@@ -128,7 +128,7 @@ def parallel(table: pd.DataFrame, fields: Sequence[str]) -> go.Figure:
     looks = {"line": {"color": accuracy, "colorscale": "Viridis"}, "labelangle": -15, "rangefont": {"color": CLEAR}}
     title = "Runs by their fields: drag along an axis to select"
     figure = go.Figure(go.Parcoords(dimensions=axes, tickfont={"size": 12}, **looks))
-    return figure.update_layout(template=TEMPLATE, title_text=title, height=480, margin={"l": 70, "r": 70, "t": 150})
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=480, margin={"l": 110, "r": 70, "t": 150})
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:

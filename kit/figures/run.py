@@ -39,7 +39,7 @@ CURVES = {
 }
 LETTERS = {"eta": "η", "tau": "τ", "alpha": "α"}
 LINES = ("training", "η", "τ", "α", "validation", "", "effective")
-PER_ROW, COLUMNS = 8, 2  # pictures and panels beside each other
+PER_ROW, COLUMNS = 6, 2  # pictures and panels beside each other
 
 
 def standing(run: Run) -> str:
@@ -219,10 +219,10 @@ def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), 
     """Pictures, uint8 [N, C, H, W], with the predicted class and its probability; a wrong one is coloured and names the
     true class. truth: N class names."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
-    words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
+    words = [f"{name:.14}<br>{p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):
         if name != prediction.names[k]:
-            words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ is {name:.16}</span>'
+            words[k] = f'<span style="color:{VERMILLION}">{words[k]}<br>✗ {name:.14}</span>'
     return _pictures(images, words, title)
 
 
@@ -230,7 +230,7 @@ def samples(sets: ImageSets, n: int = 12) -> go.Figure:
     """Some of the training images with their classes, as many of each class as of another."""
     rows = sets.train.labels.cpu().argsort(stable=True)[torch.linspace(0, len(sets.train) - 1, n).round().long()]
     images, labels = next(sets.train.batches([rows]))
-    words = [f"{sets.classes[label]:.16}" for label in labels]
+    words = [f"{sets.classes[label]:.14}" for label in labels]
     return _pictures(images, words, f"{Path(sets.name).name}: {len(sets.train) + len(sets.val):,} images to learn from")
 
 
@@ -242,8 +242,8 @@ def _pictures(images: Any, words: Sequence[str], title: str) -> go.Figure:
     name_facets(figure).for_each_annotation(lambda note: note.update(text=words[int(note.text)], font_size=12))
     figure.update_xaxes(visible=False, matches=None).update_yaxes(visible=False, matches=None)
     figure.update_traces(hovertemplate=None, hoverinfo="skip")
-    margin = {"l": 15, "r": 15, "b": 12, "t": 95 if title else 55}
-    return figure.update_layout(template=TEMPLATE, title_text=title, height=110 + 175 * rows, margin=margin)
+    margin = {"l": 15, "r": 15, "b": 12, "t": 125 if title else 65}
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=130 + 185 * rows, margin=margin)
 
 
 def confusion(truth: Sequence[str], prediction: Prediction, classes: Sequence[str], title: str = "") -> go.Figure:
@@ -251,8 +251,12 @@ def confusion(truth: Sequence[str], prediction: Prediction, classes: Sequence[st
     truth: N class names."""
     counts = pd.crosstab(pd.Categorical(truth, classes), pd.Categorical(prediction.names, classes), dropna=False)
     shares, names = counts.div(counts.sum(axis=1).clip(lower=1), axis=0), [f"{name:.16}" for name in classes]
-    labels = {"x": "predicted class", "y": "true class", "color": "share of<br>the class"}
+    labels = {"x": "predicted class", "y": "true class", "color": "share of the class"}
     looks = {"labels": labels, "color_continuous_scale": style.SHARE, "zmin": 0, "zmax": 1, "aspect": "auto"}
     figure = px.imshow(shares.to_numpy(), x=names, y=names, template=TEMPLATE, title=title, **looks)
     figure.update_traces(text=counts.to_numpy(), texttemplate="%{text}" if len(names) <= 20 else None)
-    return figure.update_layout(height=560).update_xaxes(dtick=1, side="bottom").update_yaxes(dtick=1)
+    return (
+        figure.update_layout(height=560, coloraxis_colorbar_title_side="right")
+        .update_xaxes(dtick=1, side="bottom")
+        .update_yaxes(dtick=1)
+    )
