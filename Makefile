@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test mutants lint torture lab bench clean
+.PHONY: install ablation study reports report test mutants lint torture look lab bench clean
 
 # pip would compile its packages on one core, which takes a minute: here all do, and beside them the CPU kernels are compiled, which
 # every process that is the first would do
@@ -103,6 +103,10 @@ lint: $(INSTALLED)
 KILLS ?= 100
 torture: $(INSTALLED)
 	$(BIN)/python tests/torture.py $(KILLS)
+
+# every notebook in JupyterLab at three widths in both themes, opened again after it ran; screenshots in build/look
+look: $(INSTALLED)
+	KIT_PARAMETERS='$(SMALL)' $(BIN)/python tests/look.py $(ARGS)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks
