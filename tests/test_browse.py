@@ -107,6 +107,14 @@ def test_fields_that_differ_are_columns_and_the_best_run_comes_first(folder):
     assert "batch_size" not in table and table.columns.is_unique
 
 
+def test_a_run_is_pooled_with_its_like_alone(folder, interrupted):
+    write_run(folder, 0.99, method="dha", seed=3, lr=0.05)
+    rows = browsing.pooled(browse([folder, interrupted])[0]).set_index(["method", "lr"])
+    assert rows.loc[("dha", "0.1"), "n"] == 2 and rows.loc[("dha", "0.05"), "n"] == 1
+    assert rows.loc[("plain", "0.1"), "accuracy_mean"] == pytest.approx(0.955) and rows["n"].sum() == 5
+    assert rows["accuracy_low"].isna().all()  # two seeds make no interval
+
+
 def test_importance_is_that_of_the_field_that_decides(tmp_path):
     for seed in range(4):
         for lr in (0.05, 0.1, 0.2):

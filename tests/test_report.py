@@ -251,16 +251,6 @@ def test_what_a_configuration_changes_is_told():
     assert report.changes(kit.Config(method="dha", lr=0.2)) == {"lr": 0.2}
 
 
-def test_the_settings_of_a_sweep_have_a_row_per_override():
-    rows = tables.by_settings(
-        [FakeRun("dha", seed, a, lr=lr) for seed, lr, a in ((0, 0.1, 0.5), (1, 0.1, 0.7), (0, 0.2, 0.9))]
-    )
-    assert list(rows["lr"]) == ["0.1", "0.2"] and list(rows["n"]) == [2, 1] and list(rows["seconds"]) == [1, 1]
-    assert list(rows["accuracy_mean"]) == pytest.approx([0.6, 0.9])
-    assert rows[["accuracy_low", "accuracy_high"]].isna().all(axis=None)  # two seeds, and one
-    assert tables.by_settings([]).empty
-
-
 def test_mixing_trains_every_architecture_with_every_policy():
     with pytest.raises(KitError, match="mixing needs two finished runs"):
         study.mixed_grid([])

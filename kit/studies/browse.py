@@ -88,27 +88,27 @@ def importance(table: pd.DataFrame) -> pd.Series:
     in sum: fANOVA (Hutter et al. 2014) as Optuna has it. It describes the runs there are, and no cause."""
     import optuna  # takes a second
 
-    known = table.dropna(subset="test_accuracy")
-    fields = [name for name in table.attrs["fields"] if known[name].astype(str).nunique() > 1]
-    values = {name: known[name] if _numeric(known[name]) else known[name].astype(str) for name in fields}
-    space = {
-        name: optuna.distributions.FloatDistribution(float(column.min()), float(column.max()))
-        if _numeric(column)
-        else optuna.distributions.CategoricalDistribution(sorted(set(column)))
-        for name, column in values.items()
-    }
-    if len(known) < 4 or not space:
-        raise KitError(f"importance needs four finished runs that differ in a field, got {len(known)} in {fields}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    known = table.dropna(subset="test_accuracy")
+    values = known[table.attrs["fields"]].astype(str)
+    values = values.loc[:, values.nunique() > 1]
+    if len(known) < 4 or values.empty:
+        raise KitError(
+            f"importance needs four finished runs that differ in a field, got {len(known)} in {list(values)}"
+        )
+    choices = {
+        name: optuna.distributions.CategoricalDistribution(sorted(set(column))) for name, column in values.items()
+    }
     study = optuna.create_study(direction="maximize")
-    for index, accuracy in known["test_accuracy"].items():
-        params = {name: float(v) if _numeric(values[name]) else v for name in space for v in [values[name][index]]}
-        study.add_trial(optuna.create_trial(params=params, distributions=space, value=accuracy))
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
-    return pd.Series(found)
+    for chosen, accuracy in zip(values.to_dict("records"), known["test_accuracy"]):
+        study.add_trial(optuna.create_trial(params=chosen, distributions=choices, value=accuracy))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and column.notna().all()
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """`tables.grouped` of the finished runs of `browse`, by data set, method and every other field but the seed in
+    which they differ, and their mean seconds: a run is pooled with its like alone."""
+    known = table[table["status"] == "finished"]
+    by = ["dataset", "method", *(name for name in table.attrs["fields"] if name not in ("dataset", "method", "seed"))]
+    return tables.grouped(known.astype(dict.fromkeys(by, str)), by, seconds=("seconds", "mean"))

@@ -152,18 +152,6 @@ def went(summary: pd.DataFrame) -> dict[str, Any]:
     return {"table": table if len(rows) else None, "still": by_letter, "unmoved": list(rows["method"][~moves])}
 
 
-def by_settings(runs: Sequence[Run]) -> pd.DataFrame:
-    """`grouped` by data set, method and every other field that differs between a method's runs, and mean seconds."""
-    if not runs:
-        return pd.DataFrame()
-    fields = pd.DataFrame([run.config.model_dump() for run in runs]).astype(str)
-    fields = fields.drop(columns=["seed", "out", "root", "device"])
-    differs = fields.groupby("method").nunique().gt(1).any()
-    shown = ["dataset", "method", *(name for name in differs.index[differs] if name != "dataset")]
-    rows = per_run(runs).drop(columns=["dataset", "method"])
-    return grouped(rows.join(fields[shown]), shown, seconds=("seconds", "mean"))
-
-
 def bounded(table: pd.DataFrame, columns: Sequence[str], form: str = ".2f", factor: float = 100) -> list[str]:
     """Columns mean, low and high times a factor: "mean [low, high]", the mean alone where that is all, or a dash."""
     found = []
