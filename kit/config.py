@@ -9,13 +9,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kit import data, errors, files, registry
+from kit import data, files
 from kit.arch import ARCH
 from kit.augment import AUGMENT
-from kit.errors import KitError, shown
+from kit.errors import KitError, shown, unknown
 from kit.hyper import HYPER
 from kit.methods import METHODS, PRESETS, Method, Stage
-from kit.registry import Part, Registry
+from kit.registry import Part, Registry, load_plugins
 from kit.search.step import STEPS
 from kit.space import SPACES
 
@@ -81,10 +81,10 @@ class Config(BaseModel):
         """_stored: of a run that is only opened, whose data and plug-ins stay where they are."""
         given = {name: _plain(value) for name, value in given.items() if value is not None}
         if isinstance(given.get("plugins"), str) and not _stored:
-            given["plugin_digest"] = registry.load_plugins(given["plugins"])
+            given["plugin_digest"] = load_plugins(given["plugins"])
         for name in given:
             if name not in type(self).model_fields:
-                raise errors.unknown("parameter", name, type(self).model_fields)
+                raise unknown("parameter", name, type(self).model_fields)
         try:
             super().__init__(**_filled(given))
         except ValidationError as error:
@@ -221,7 +221,7 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
     for kind, table in (("preset", PRESETS), ("method", METHODS)):
         name = given.get(kind, Config.model_fields[kind].default)
         if not isinstance(name, str) or name not in table:
-            raise errors.unknown(kind, name, table)
+            raise unknown(kind, name, table)
         chosen[kind] = name
     preset, method = PRESETS[chosen["preset"]], METHODS[chosen["method"]]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from kit import errors
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.files import place
 
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Registry(dict[str, Part]):
         self.kind = kind
 
     def __missing__(self, name: str) -> Part:
-        raise errors.unknown(self.kind, name, self)
+        raise unknown(self.kind, name, self)
 
     def register(
         self,

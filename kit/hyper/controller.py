@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kit import errors, registry
-from kit.errors import KitError
+from kit import registry
+from kit.errors import KitError, unknown
 from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
 from kit.search.grads import RATES, Trace
 from kit.search.learner import Adam, Rewarded
@@ -36,7 +36,7 @@ def read_bases(text: str) -> dict[str, Basis]:
     for part in filter(None, map(str.strip, text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
         if name not in DEFAULTS:
-            raise errors.unknown("hyper-parameter in hyper_space", name, DEFAULTS)
+            raise unknown("hyper-parameter in hyper_space", name, DEFAULTS)
         bases[name] = _basis(name, values) if given else DEFAULTS[name]
     if not bases:
         raise KitError(f"hyper_space={text!r} names no hyper-parameter: name some of {', '.join(DEFAULTS)}")

@@ -11,9 +11,9 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from kit import data, errors, figures, files, methods
+from kit import data, figures, files, methods
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, summary
 from kit.figures.style import WIDTH
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
@@ -149,7 +149,7 @@ class Dashboard(widgets.VBox):
         try:
             action()
         except Exception as error:
-            self._say(str(error) if isinstance(error, KitError) else f"{errors.summary(error)} (an error of kit's own)")
+            self._say(str(error) if isinstance(error, KitError) else f"{summary(error)} (an error of kit's own)")
 
 
 def _fields(config: Config) -> dict[str, widgets.Widget]:

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import errors, figures
+from kit import figures
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.run.provenance import pick_device
 from kit.run.run import Run
 from kit.search import build
@@ -28,7 +28,7 @@ def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict
     """Every method and seed under every share of the range of `cost` (params, macs, latency_ms) that its space reaches.
     shares: numbers with commas, from 0, the cheapest children only, to 1, no limit. The rest as for `study.grid`."""
     if cost not in BOUNDS:
-        raise errors.unknown("cost", cost, BOUNDS)
+        raise unknown("cost", cost, BOUNDS)
     asked = sorted(set(pd.to_numeric(pd.Series(str(shares).split(",")), errors="coerce")))
     if not all(0 <= share <= 1 for share in asked):
         raise KitError(f"shares={shares!r}: give numbers from 0 to 1 with commas, such as 0.25,0.5,1 (1: no limit)")
