@@ -166,8 +166,7 @@ class Searcher(ByAdam, ArchLearner):
 
 
 def random_picks(slots: tuple[Slot, ...], generator: Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits; where `tries` draws break them, the one within them with
-    the greatest sum of random numbers."""
+    """A child drawn uniformly within the limits; where `tries` draws break them, the best one by random numbers."""
     for _ in range(tries):
         orders = [torch.randperm(len(slot.candidates), generator=generator).tolist() for slot in slots]
         picks = tuple(tuple(sorted(order[: slot.takes])) for order, slot in zip(orders, slots))

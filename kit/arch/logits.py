@@ -17,9 +17,8 @@ TRIES = 50  # draws that may break the limits; then the current architecture is 
 
 
 class Logits(Searcher):
-    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; padding is never drawn. A child
-    that breaks the limits is drawn again, `TRIES` times. A subclass says in `draw` what is drawn, and in `value` what
-    the logits descend along."""
+    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; `TRIES` times anew where one
+    breaks the limits. A subclass says in `draw` what is drawn, and in `value` what the logits descend along."""
 
     limited = True  #: the drawn children are what is deployed, and have to keep to the limits
 

@@ -1,5 +1,4 @@
-"""From a data set's name or path to a `Source`, by a registered loader, of a folder or a list of files; and from it to
-disjoint train, val and test sets."""
+"""From a data set's name or path, by a loader, of a folder or a list of files, to disjoint train, val and test sets."""
 
 import contextlib
 import functools

@@ -253,8 +253,7 @@ FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PRO
 
 
 def apply(images: Tensor, draw, basics) -> Tensor | None:
-    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken
-    here, or not valid."""
+    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None for what is not taken here, or not valid."""
     if not _taken(images, draw):
         return None
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]

@@ -216,8 +216,7 @@ def architecture(run: Run) -> go.Figure:
 
 
 def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
-    """Pictures, uint8 [N, C, H, W], with the predicted class and its probability; a wrong one is coloured and names the
-    true class. truth: N class names."""
+    """Pictures, uint8 [N, C, H, W], with class and probability; a wrong one, by `truth`, N names, is coloured."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
     words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -30,8 +30,7 @@ RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": 
 
 
 def read_bases(text: str) -> dict[str, Basis]:
-    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.05:0.1,optimizer=sgd:adam". Raises KitError for
-    anything else."""
+    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.1,optimizer=sgd:adam". Raises KitError else."""
     bases: dict[str, Basis] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
@@ -99,9 +98,8 @@ class Searched(HyperLearner):
 
 @register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
 class Controller(Rewarded, Searched):
-    """Independent categoricals by REINFORCE. Every step draws a basis value per hyper-parameter; the reward is the
-    validation accuracy under the weights that it gives. On the CPU, since the host decides by the draws what to launch.
-    """
+    """Independent categoricals by REINFORCE: a step draws a basis value for each hyper-parameter; the reward is the
+    validation accuracy under the weights that it gives. On the CPU: the host decides by the draws what to launch."""
 
     needs = frozenset({"val"})
     kept = ("drawn", "baseline")

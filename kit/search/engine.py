@@ -218,8 +218,7 @@ class Search:
         self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)
 
     def _check_finite(self, curves: torch.Tensor) -> None:
-        """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
-        epoch's steps so far, on the CPU."""
+        """A variable can break at a finite loss: that must not be saved. curves: the epoch's so far, on the CPU."""
         sound = curves[:, 0].isfinite()
         largest = lambda tensors: torch.stack(torch._foreach_norm([t.detach() for t in tensors], math.inf)).max()
         learned = {letter: tensors for letter, tensors in self.parts.variables().items() if tensors}
@@ -285,8 +284,7 @@ class Search:
             self._snapshot()
 
     def _newest(self) -> dict | None:
-        """The newest checkpoint that is whole and this run's. The others are renamed, and said; what the system cannot
-        read now may be sound, and raises."""
+        """The newest checkpoint that is whole and this run's; what the system cannot read may be sound, and raises."""
         for path in reversed(_checkpoints(self.folder)):
             try:
                 state = store.read_state(path)

@@ -38,8 +38,7 @@ class Learner(ABC):
         """What the next forward pass uses: transformations, a child, hyper-parameter values."""
 
     def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, which `sample` gave;
-        empty where there is nothing to learn."""
+        """The variables' gradient, one tensor each, by what the step measured for `drawn`; empty: nothing to learn."""
         return []
 
     def move(self, gradient: list[Tensor]) -> None:
@@ -98,8 +97,7 @@ class Adam:
 
 
 class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves, or which gives `variables` and `move` itself; `kept` names
-    what it has to keep besides."""
+    """Its optimizer `adam` moves the variables, or it gives `variables` and `move`; `kept` names what else it keeps."""
 
     kept: tuple[str, ...] = ()
     adam: Adam | torch.optim.Optimizer | None = None

@@ -139,8 +139,7 @@ def on_request(parts: Parts, batches: Batches, augmented: Batch, child: Child) -
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:
-    """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
-    fit; without dropout and drop-path."""
+    """On a batch, in [0, 1], by its own BatchNorm statistics: shared weights have none. Without dropout, drop-path."""
     with torch.no_grad(), net.plain(), net.frozen_statistics(child.picks):
         _, predicted = net.losses(*held_out, child.detached())
     return ranks.total((predicted == held_out[1]).float().mean()).item() / ranks.count()

@@ -212,9 +212,8 @@ class InvertedResidual(nn.Module):
     | {"cells": {"paper": 17, "server": 17, "laptop": 6}},
 )
 class MobileNetwork(BlockNetwork):
-    """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
-    the head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 the last stages
-    are left out."""
+    """MobileNetV2 with a choice of kernel and expansion for every block. `channels`: the stem's width (paper: 32), the
+    head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 last stages lack."""
 
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}

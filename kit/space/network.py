@@ -72,8 +72,7 @@ class Cost(NamedTuple):
 
 
 def picked(slot: Slot, entries: Any) -> tuple[int, ...]:
-    """The candidates' indices of [operation, input] pairs, or of plain names where a slot has one input. Raises
-    KitError for what the slot does not offer."""
+    """Candidates' indices of [operation, input] pairs, or of names where a slot has one input; KitError for others."""
     listed = entries if isinstance(entries, (list, tuple)) else [entries]
     pairs = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry, 0) for entry in listed]
     if len(pairs) != slot.takes or any(pair not in slot.candidates or pairs.count(pair) > 1 for pair in pairs):
