@@ -175,10 +175,8 @@ class Config(BaseModel):
         except KitError as error:
             if not (plugins := values.get("plugins")):
                 raise
-            raise KitError(
-                f"opening a run never executes its plug-in {plugins}: if you trust it, call "
-                f"kit.registry.load_plugins('{plugins}') first ({error})"
-            ) from None
+            mend = f"if you trust it, call kit.registry.load_plugins('{plugins}') first"
+            raise KitError(f"opening a run never executes its plug-in {plugins}: {mend} ({error})") from None
 
     def model_dump(self, **how: Any) -> dict[str, Any]:
         """Every field by name; the options of a user's own parts only where one of those parts is chosen, so that a

@@ -111,19 +111,17 @@ def load_plugins(files: str) -> str:
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
         digest = hashlib.sha256(path.read_bytes()).digest()
         whole.update(digest)
-        if _loaded.get(path) != digest:
-            _run(path)
-            _loaded[path] = digest
+        if _loaded.get(path) == digest:
+            continue
+        try:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            line = lines[-1] if lines else getattr(error, "lineno", "?")
+            what = f"{type(error).__name__}: {error}"
+            raise KitError(f"plug-in {path.name}, line {line}: {what}; mend the file") from error
+        _loaded[path] = digest
     return whole.hexdigest()
-
-
-def _run(path: Path) -> None:
-    try:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = lines[-1] if lines else getattr(error, "lineno", "?")
-        raise KitError(f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file") from error

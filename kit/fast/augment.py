@@ -213,6 +213,14 @@ def valid(drawn, recipe, i):
     return True
 
 
+def compiled(function: Callable) -> Callable:
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder for the cache that can be written
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@compiled
 def run(images, out, width, drawn, recipe):
     """Images [n, C, H*W] into `out`. False, with some of the images done, where a number of the draw is not allowed."""
     n, channels, size = images.shape
@@ -234,16 +242,6 @@ def run(images, out, width, drawn, recipe):
             top, left = np.int64(row * np.float32(size // width)), np.int64(column * np.float32(width))
             cut(out[i], width, top - recipe.side // 2, left - recipe.side // 2, recipe.side, recipe.fill)
     return True
-
-
-def compiled(function: Callable) -> Callable:
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder for the cache that can be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-run_compiled = compiled(run)
 
 
 WARPS = ("Rotate", "ShearX", "ShearY")  # as `operate` numbers their matrices
@@ -271,7 +269,7 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     drawn = Drawn(*(t.contiguous().numpy() for t in tensors))
     recipe = Recipe(WIDEST, basics.pad, basics.cutout, fill.contiguous().numpy())
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    done = run_compiled(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
+    done = run(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
     return out if done else None
 
 

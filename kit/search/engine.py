@@ -103,10 +103,9 @@ def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
             continue
         before = store.read_json(other / "data.json")
         changed = [f"{k} {before.get(k)} → {now}" for k, now in facts.items() if k != "digest" and before.get(k) != now]
-        raise KitError(
-            f"{other} was interrupted, and its data have changed since ({'; '.join(changed) or 'pixels or labels'}): "
-            "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
-        )
+        mend = "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
+        what = "; ".join(changed) or "pixels or labels"
+        raise KitError(f"{other} was interrupted, and its data have changed since ({what}): {mend}")
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -202,7 +201,9 @@ class Search:
         self._snapshot()
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
             parts.hyper.record_score(numbers.get("val_accuracy"))
-            self._next_stage()
+            was = self.stage
+            self._enter(self.stage_index + 1, self._picks())
+            self.parts.take_over(parts, was, self.stage)
         return numbers
 
     def _snapshot(self) -> None:
@@ -233,10 +234,9 @@ class Search:
         lr, decay = [[math.nan] * 2, *(eta.tolist() for eta in curves[:step, 2:] if eta.isfinite().all())][-1]
         saved = _checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
-        raise NonFinite(
-            f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
-            f"{kept}. Try a smaller lr, hyper_lr or clip"
-        )
+        where = f"{what} step {self.step + step} (epoch {self.epoch + 1})"
+        led = f"with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}"
+        raise NonFinite(f"{where} {led}. Try a smaller lr, hyper_lr or clip")
 
     def _enter(self, index: int, picks: Picks | None = None) -> None:
         """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
@@ -253,15 +253,6 @@ class Search:
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
         plan = build.Plan(self.config, self.stage, self.sets, self.device, self.folder, steps, planned)
         self.parts = plan.parts(picks)
-
-    def _next_stage(self) -> None:
-        """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
-        before, was = self.parts, self.stage
-        self._enter(self.stage_index + 1, self._picks())
-        if self.stage.restart:
-            self.parts.inherit(before, was, self.stage)
-        else:
-            self.parts.take_over(before, was, self.stage)
 
     def _picks(self) -> Picks:
         net = self.parts.net

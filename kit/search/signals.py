@@ -56,14 +56,12 @@ class Parts:
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Self, was: Stage, now: Stage) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
-        state, own = before.state_dict(), ("arch", "augment", "hyper")
-        weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
-        self.inherit(before, was, now)
-
-    def inherit(self, before: Self, was: Stage, now: Stage) -> None:
-        """τ and η as the stage before learned them, where both stages are about them."""
+        """Go on from a supernet's parts with its child alone: but for a restart with the same weights and momentum by
+        name; with τ and η as the stage before learned them, where both stages are about them."""
+        if not now.restart:
+            state, own = before.state_dict(), ("arch", "augment", "hyper")
+            weights = {name: state["net"][name] for name in self.net.state_dict()}
+            self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
         bare = lambda learner: getattr(learner, "inner", learner)
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):

@@ -309,8 +309,7 @@ def checked_reductions(image: Size, stem: int, reductions: int | None, most: int
     if reductions is None:
         reductions = max(0, min(4 if stem else 3, fit))
     if not 0 <= reductions <= fit:
-        raise KitError(
-            f"reductions={reductions}: the space is too deep for its cells and for images of {image[1]}×{image[2]} "
-            f"pixels: set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
-        )
+        mend = f"set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
+        deep = f"the space is too deep for its cells and for images of {image[1]}×{image[2]} pixels"
+        raise KitError(f"reductions={reductions}: {deep}: {mend}")
     return reductions
