@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from kit import registry
 from kit.errors import KitError
-from kit.search.learner import Adam, ByAdam, Learner
+from kit.search.learner import Adam, Learner
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 
@@ -64,14 +64,11 @@ class Given(ArchLearner):
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
         self.slots, self.picks = slots, picks
 
-    def variables(self) -> list[Tensor]:
-        return []
-
     def sample(self) -> Child:
         return Child(self.picks)
 
 
-class Searcher(ByAdam, ArchLearner):
+class Searcher(ArchLearner):
     """A learner whose variables have one row for each slot; those of frozen slots rest.
 
     generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take. A
