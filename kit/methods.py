@@ -16,9 +16,8 @@ class Stage:
 
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
-    restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn; the configuration's goes before it.
-    repeat: once per trial."""
+    restart: with new weights, and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: share of the
+    stage before its τ (bi-level) or controllers (reward) learn, unless configured. repeat: once per trial."""
 
     name: str
     search: bool = False

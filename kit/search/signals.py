@@ -97,8 +97,7 @@ def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient
 
 def policy_rewards(parts: Parts, train: Batch, held_out: Callable, child: Child, lr: Tensor, draws=1) -> Callable:
     """DAAS eq. 13, as a function of a draw: ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each image k that it transforms, float [n]; of a
-    policy for the whole batch the reward is their mean. It costs a pass, and when first called those of θ'. held_out():
-    the validation batch.
+    policy for the whole batch their mean. It costs a pass, and at first those of θ'. held_out(): a validation batch.
 
     θ' = θ − lr ∇L_train (eq. 10) takes as many draws of its own: one's part in θ' would bias that one's reward."""
     (images, y), net, augment, child = train, parts.net, parts.augment, child.detached()

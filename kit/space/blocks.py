@@ -34,8 +34,7 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
-    Raises KitError for what does not fit. BatchNorms train their affine parts from the start (DSNAS): none has to be
-    switched on when a slot is frozen, and no gate is absorbed."""
+    Raises KitError for what does not fit. BatchNorms train from the start (DSNAS): a freeze has nothing to change."""
 
     labels: tuple[str, ...]
     #: of each its width, a multiple of `channels`, its share of the blocks, and whether the first one may halve

@@ -47,8 +47,7 @@ class Child:
 
     picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
     [picks] that multiplies the candidates' outputs, or None for a plain sum; those that require grad receive ∂L/∂gate.
-    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), and nothing has to
-    be multiplied. memory: what the learner keeps of the draw."""
+    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel). memory: what the learner keeps of it."""
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
