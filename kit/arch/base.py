@@ -30,12 +30,17 @@ class ArchLearner(Learner):
     steers = False  #: to `target_macs`
     slots: tuple[Slot, ...]
     picks: Picks
+    fixed: tuple[tuple[int, ...] | None, ...]  #: the picks of frozen slots; None: still searched
 
     @classmethod
     def check(cls, config: Any) -> None:
         if config.target_macs is not None and not cls.steers:
             able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
             raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
+
+    @property
+    def frozen(self) -> Tensor:  # bool [slots]
+        return torch.tensor([picks is not None for picks in self.fixed], dtype=torch.bool)
 
     def derived(self) -> Child:
         """The current architecture, to be evaluated; draws nothing."""
@@ -62,7 +67,7 @@ class Given(ArchLearner):
     draws = False
 
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
-        self.slots, self.picks = slots, picks
+        self.slots, self.picks, self.fixed = slots, picks, picks
 
     def sample(self) -> Child:
         return Child(self.picks)
@@ -73,8 +78,7 @@ class Searcher(ArchLearner):
 
     generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take. A
     constructor hands its variables to `optimize`; `alpha`, float64 [slots, most candidates], shows them in the history.
-    `valid`, of the same shape, is False for padding, `fixed` holds the picks of frozen slots and None for the others,
-    and `refused` counts children that broke the limits."""
+    `valid`, of the same shape, is False for padding, and `refused` counts children that broke the limits."""
 
     searches = True
     kept = ("fixed", "refused")
@@ -90,7 +94,7 @@ class Searcher(ArchLearner):
         self.device, self.steps, self.options = torch.device(device), steps, self.Options(**options)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
         self.valid = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)
-        self.fixed: tuple[tuple[int, ...] | None, ...] = (None,) * len(slots)
+        self.fixed = (None,) * len(slots)
         self.refused = 0
 
     def optimize(self, *variables: Tensor) -> None:
@@ -106,10 +110,6 @@ class Searcher(ArchLearner):
         if self.frozen.any():  # Adam's momentum would move these rows as well
             for variable, old in zip(self.variables(), before):
                 variable[self.frozen] = old[self.frozen]
-
-    @property
-    def frozen(self) -> Tensor:  # bool [slots]
-        return torch.tensor([picks is not None for picks in self.fixed])
 
     @property
     def finished(self) -> bool:

@@ -180,9 +180,8 @@ class Search:
         over = self.epoch + 1 - self.entered >= self.longest
         if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
             child = parts.arch.derived()
-            for slot in settled:  # the network takes their gates over
-                gate = child.gate(slot)
-                parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
+            for slot in settled:  # the network takes their gates, which are constant, over
+                parts.net.freeze_slot(slot, child.picks[slot], child.gate(slot))
             parts.arch.freeze(settled)
         self.epoch += 1
         loss, accuracy = (curves[:, i].mean().item() for i in (0, 1))
@@ -211,9 +210,7 @@ class Search:
             last = next(reversed(self.records.held["alpha"]), {})
             alpha = {name: torch.as_tensor(value) for name, value in last.items()}
         else:
-            arch = self.parts.arch
-            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
+            alpha = {**self.parts.arch.snapshot(), "frozen": self.parts.arch.frozen}
         self.seconds = self.clock.read()
         clock = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
         self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)

@@ -52,7 +52,7 @@ class Parts:
         self.net.mixer.set_state(state["mixup"].cpu())
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        for slot in getattr(self.arch, "frozen", torch.empty(0)).nonzero().flatten().tolist():
+        for slot in self.arch.frozen.nonzero().flatten().tolist():
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Self, was: Stage, now: Stage) -> None:
