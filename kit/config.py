@@ -26,9 +26,8 @@ PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT,
 
 
 class Config(BaseModel):
-    """Everything that decides a run. Fields left out come from the method and the preset.
-
-    Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute."""
+    """Everything that decides a run. Fields left out come from the method and the preset. Raises KitError for unknown
+    names (nearest first), wrong types and values out of range: before any compute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -167,9 +166,8 @@ class Config(BaseModel):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Self:
-        """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed.
-
-        Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded."""
+        """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed. Raises
+        KitError for values that are not valid, and where a plug-in is needed that has not been loaded."""
         try:
             return cls(True, **values)
         except KitError as error:

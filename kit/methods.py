@@ -1,6 +1,5 @@
-"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name.
-
-A row of one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md."""
+"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name. A row of
+one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -33,10 +33,8 @@ class Values(NamedTuple):
 
 
 class HyperLearner(Learner):
-    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate.
-
-    generator: its own random stream. steps: until the weights start anew or the run ends. blocks: of the network that
-    have a drop-path each; 0 where they share one. options: of `Options`."""
+    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate. steps:
+    until the weights start anew or the run ends. blocks: of the network with a drop-path each; 0: they share one."""
 
     Options: type[registry.Options] = registry.Options
     trials = False  #: whether each of its settings is tried in a whole stage of its own
