@@ -194,14 +194,12 @@ class Config(BaseModel):
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars as Python's, a path as text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _content(source: str | None) -> str | None:
-    """The digest of a file, or of a run's model.json, where that is what a field names."""
     path = files.place(source or "")
     path = path / "model" / "model.json" if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if source and path.is_file() else source
@@ -245,7 +243,6 @@ def _readable(error: ValidationError) -> str:
 
 
 def _adopt(parts: Registry, part: Part) -> None:
-    """Make a part's options fields of `Config`. Raises KitError where another part declares one otherwise."""
     for name, field in (part.options.model_fields if part.options else {}).items():
         there = Config.__pydantic_fields__.setdefault(name, copy.copy(field))
         if any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):

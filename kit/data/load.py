@@ -258,7 +258,6 @@ def _called(name: str, root: Path, image_size: int | None) -> Source:
 
 
 def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: int, skip: bool) -> Source:
-    """The same source with images in place of files, without those that cannot be read."""
     listing = [(part, file.absolute(), label) for part, pairs in source.parts.items() for file, label in pairs]
     table, name = pd.DataFrame(listing, columns=["part", "file", "label"]), cache.name
     _check_counts(source, table)

@@ -113,7 +113,6 @@ def tradeoffs(table: pd.DataFrame) -> go.Figure:
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
-    """Mean accuracies, and in the columns above and below how far their intervals reach."""
     mean, low, high = (100 * summary[f"accuracy_{k}"] for k in ("mean", "low", "high"))
     points = summary.assign(**{ACCURACY: mean, "above": high - mean, "below": mean - low})
     labels = {ACCURACY: f"{ACCURACY}: mean and 95% interval"}
@@ -167,7 +166,6 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
-    """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
     low, high, _ = np.log10(_span(landscapes))
     ticks, step = np.linspace(low, high, LEVELS + 1, retstep=True)
     level = {"start": low, "end": high - step / 2, "size": step}

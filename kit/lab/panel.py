@@ -121,7 +121,6 @@ class Dashboard(widgets.VBox):
         self.line.value = f"<span class='kit-line'>{html.escape(words)}</span>"
 
     def _attach(self) -> None:
-        """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
         config = self.config()
         self.folder = (files.place(config.out) / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)

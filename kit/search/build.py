@@ -193,12 +193,10 @@ def read_genotype(config: Config) -> dict:
 
 
 def _policy(config: Config) -> dict:
-    """The record of the learned policy that the configuration names, as `Run.policy` gives it."""
     return _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
 
 
 def _written(source: str, problem: str) -> dict:
-    """What a JSON file holds, or the model.json of a run's directory."""
     path = place(source)
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():

@@ -96,7 +96,6 @@ def own_state() -> Iterator[None]:
 
 
 def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises KitError where the same configuration was interrupted on these data as they were before a change."""
     others = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
     for other in others if not folder.exists() else ():
         if (other / "metrics.json").is_file() or not _checkpoints(other):
@@ -256,7 +255,6 @@ class Search:
         return net.picks_of(net.genotype(self.parts.arch.picks))
 
     def _open(self) -> None:
-        """Make the directory, or take up the newest checkpoint in it that can be read."""
         if ranks.rank() == 0:
             (self.folder / "failure.json").unlink(missing_ok=True)
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
@@ -284,7 +282,6 @@ class Search:
                 say(f"{self.folder.name}: {error}; it is {now} now, and the checkpoint before it is used")
 
     def _save(self) -> None:
-        """The history, and a checkpoint of this epoch; the oldest goes."""
         if ranks.rank() == 0:
             self.records.write(self.epoch)
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())

@@ -291,7 +291,6 @@ class Network(nn.Module, ABC):
 
 
 def _layer_cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Cost:
-    """Of a module without those within it."""
     multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
     macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
     return Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)

@@ -43,7 +43,6 @@ def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict
 
 @functools.cache  # seeds share it, and a latency would be taken anew for each
 def _reach(config: Config, cost: str) -> tuple[float, float]:
-    """What the cheapest and the most expensive child of the configuration's space cost."""
     device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
         net = build.Plan(config, config.stages[0], config.sets(), device).network(full=True)
