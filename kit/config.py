@@ -184,7 +184,6 @@ class Config(BaseModel):
         return {name: value for name, value in super().model_dump(**how).items() if name in kept}
 
     def sets(self) -> data.ImageSets:
-        """The images that the run is about."""
         size = {"image_size": self.image_size, "photo_size": PRESETS[self.preset]["photo_size"]}
         return data.load_dataset(self.dataset, self.root, on_bad_image=self.on_bad_image, **size)
 

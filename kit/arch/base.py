@@ -43,7 +43,6 @@ class ArchLearner(Learner):
         return torch.tensor([picks is not None for picks in self.fixed], dtype=torch.bool)
 
     def derived(self) -> Child:
-        """The current architecture, to be evaluated; draws nothing."""
         return Child(self.picks)
 
     def anneal(self, share: float) -> None:

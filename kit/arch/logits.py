@@ -63,7 +63,6 @@ class Logits(Searcher):
         return Child(self.picks)
 
     def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
-        """gates: ∂L/∂gate per slot [picks]."""
         if child.memory is None:
             return []
         return list(torch.autograd.grad(self.value(child, **signals), self.variables()))
@@ -184,7 +183,6 @@ class Reinforce(Rewarded, Categorical):
         return self.log_probability(child.memory).sum()
 
     def estimate(self, child: Child, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
-        """reward: the validation accuracy in [0, 1] after a step with this child."""
         if child.memory is None:
             return []
         quality = reward() + (0.0 if self.target is None else self.target.reward(child.picks))

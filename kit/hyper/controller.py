@@ -75,8 +75,7 @@ class Searched(HyperLearner):
     def current(self) -> dict[str, float | str]: ...  # what this step uses, by name
 
     @abstractmethod
-    def best(self) -> dict[str, float | str]:
-        """The search's result so far, by name."""
+    def best(self) -> dict[str, float | str]: ...  # the search's result so far, by name
 
     def draw(self) -> dict[str, float]:
         return regular(self.current())
@@ -135,7 +134,6 @@ class Controller(Rewarded, Searched):
         }
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
-        """reward(): the validation accuracy in [0, 1]."""
         log_p = torch.stack([self.logits[name].log_softmax(0)[i] for name, i in self.drawn.items()]).sum()
         advantage = self.advantage(reward())  # the gradient is −(Q − baseline) ∇ log P(h)
         gradients = torch.autograd.grad(log_p, self.variables(), materialize_grads=True)

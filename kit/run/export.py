@@ -85,7 +85,6 @@ def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | 
 
 @torch.no_grad()
 def check(model: TrainedModel, scores: Scores, tolerance: float) -> None:
-    """Raises KitError where the scores differ from the model's by more than the tolerance."""
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CHECKED, *model.network.image), dtype=torch.uint8, generator=chance)
     for batch in (images, images[:1]):  # a program that mixes a batch's images, or its size, is right about one only

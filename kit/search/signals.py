@@ -39,7 +39,6 @@ class Parts:
             raise KitError("a trainable tensor belongs to two of θ, α, τ and η: give each of them its own")
 
     def variables(self) -> dict[str, list[Tensor]]:
-        """All that is trained, by its letter."""
         learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
         return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
 

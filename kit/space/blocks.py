@@ -84,12 +84,10 @@ class BlockNetwork(Network):
         """One candidate: x [N, c_in, H, W] and drop-path, for what has a residual → [N, c_out, ceil(H/stride), …]."""
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
-        """Module and the channels that it gives."""
         c = rounded(self.channels / 4, least=8)
         return ConvNorm(self.image[0], c, 3, stride, self.activation()), c
 
     def head_width(self, c: int) -> int:
-        """Channels of the head, for c of the last stage."""
         return rounded(16 * self.channels)
 
     def block(self, slot: int, candidate: int) -> nn.Module:

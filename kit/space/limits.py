@@ -103,7 +103,6 @@ class Target:
         return self.weight * ((self.fixed + (probabilities * self.table).sum()) / self.macs - 1).clamp(min=0)
 
     def reward(self, picks: Picks) -> float:
-        """β |cost/target − 1| with β = −weight."""
         return -self.weight * abs(self.network.cost(picks).macs / self.macs - 1)
 
 
