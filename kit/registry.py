@@ -87,9 +87,8 @@ class Registry(dict[str, Part]):
             part = Part(name, make, title or name, colour, brings or {}, options, settings)
             taken = self.get(name, part).make
             if (taken.__module__, taken.__qualname__) != (make.__module__, make.__qualname__):
-                raise KitError(
-                    f"{self.kind} {name!r} is already registered by {taken.__module__}: give yours another name"
-                )
+                by = f"is already registered by {taken.__module__}"
+                raise KitError(f"{self.kind} {name!r} {by}: give yours another name")
             if Registry.listener is not None:
                 Registry.listener(self, part)
             self[name] = part

@@ -128,10 +128,8 @@ class Controller(Rewarded, Searched):
         """C of eq. 4, 5: Σ P_i B_i of numbers, arg max of the optimizers."""
         mean = lambda p, basis: float(p @ torch.tensor(basis, dtype=torch.float64))
         likeliest = lambda p, basis: basis[int(p.argmax())]
-        found = {name: (p, self.bases[name]) for name, p in self.probabilities().items()}
-        return {
-            name: (likeliest if isinstance(basis[0], str) else mean)(p, basis) for name, (p, basis) in found.items()
-        }
+        value = lambda p, basis: (likeliest if isinstance(basis[0], str) else mean)(p, basis)
+        return {name: value(p, self.bases[name]) for name, p in self.probabilities().items()}
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
         log_p = torch.stack([self.logits[name].log_softmax(0)[i] for name, i in self.drawn.items()]).sum()
