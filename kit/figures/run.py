@@ -210,7 +210,7 @@ def architecture(run: Run) -> go.Figure:
 
 
 def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
-    """Pictures, uint8 [N, C, H, W], with class and probability; a wrong one, by `truth`, N names, is coloured."""
+    """Pictures, uint8 [N, C, H, W], with class and probability, coloured where that is not the name in `truth` [N]."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
     words = [f"{name:.16} {p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -30,7 +30,7 @@ RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": 
 
 
 def read_bases(text: str) -> dict[str, Basis]:
-    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.1,optimizer=sgd:adam". Raises KitError else."""
+    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.1,optimizer=sgd:adam", or KitError."""
     bases: dict[str, Basis] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
