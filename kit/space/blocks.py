@@ -210,7 +210,7 @@ class InvertedResidual(nn.Module):
 )
 class MobileNetwork(BlockNetwork):
     """MobileNetV2 with a choice of kernel and expansion for every block. `channels`: the stem's width (paper: 32), the
-    head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 last stages lack."""
+    head has 4 times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 stages are missing."""
 
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}
