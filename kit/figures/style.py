@@ -124,7 +124,8 @@ def why_no_png() -> str:
 
 
 def png(figure: go.Figure, width: int = WIDTH, scale: float = 1) -> bytes:
-    """The figure as PNG, `scale` times `width` pixels wide, without slider and buttons; KitError without a browser."""
+    """The figure as PNG, laid out for `width` pixels and `scale` times as large, without slider and buttons. Raises
+    KitError where there is no browser."""
     if why_no_png():
         raise KitError(why_no_png())
     still = go.Figure(figure.data, figure.layout)

@@ -11,9 +11,9 @@ from typing import Any
 import ipywidgets as widgets
 import plotly.graph_objects as go
 
-from kit import data, figures, files, methods
+from kit import data, errors, figures, files, methods
 from kit.config import Config
-from kit.errors import KitError, summary
+from kit.errors import KitError
 from kit.figures.style import WIDTH
 from kit.lab import notebook
 from kit.lab.process import ChildProcess
@@ -121,6 +121,7 @@ class Dashboard(widgets.VBox):
         self.line.value = f"<span class='kit-line'>{html.escape(words)}</span>"
 
     def _attach(self) -> None:
+        """Show the run of the form's configuration, if any, and take a search of this kernel's in hand."""
         config = self.config()
         self.folder = (files.place(config.out) / config.name).absolute()
         self.run, self.seen, self.child = None, None, CHILDREN.get(self.folder)
@@ -148,7 +149,7 @@ class Dashboard(widgets.VBox):
         try:
             action()
         except Exception as error:
-            self._say(str(error) if isinstance(error, KitError) else f"{summary(error)} (an error of kit's own)")
+            self._say(str(error) if isinstance(error, KitError) else f"{errors.summary(error)} (an error of kit's own)")
 
 
 def _fields(config: Config) -> dict[str, widgets.Widget]:
