@@ -9,13 +9,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kit import data, errors, files, registry
+from kit import data, files
 from kit.arch import ARCH
 from kit.augment import AUGMENT
-from kit.errors import KitError, shown
+from kit.errors import KitError, shown, unknown
 from kit.hyper import HYPER
 from kit.methods import METHODS, PRESETS, Method, Stage
-from kit.registry import Part, Registry
+from kit.registry import Part, Registry, load_plugins
 from kit.search.step import STEPS
 from kit.space import SPACES
 
@@ -26,9 +26,8 @@ PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT,
 
 
 class Config(BaseModel):
-    """Everything that decides a run. Fields left out come from the method and the preset.
-
-    Raises KitError for unknown names (nearest first), wrong types and values out of range: before any compute."""
+    """Everything that decides a run. Fields left out come from the method and the preset. Raises KitError for unknown
+    names (nearest first), wrong types and values out of range: before any compute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -52,9 +51,9 @@ class Config(BaseModel):
     search_channels: int = Field(ge=2, le=512, multiple_of=2, description="C in a sequential method's search; even")
     search_cells: int = Field(ge=1, le=50)
     lr: float = Field(gt=0, le=10)
-    weight_decay: float = Field(ge=0, le=1)
-    momentum: float = Field(ge=0, lt=1)
-    clip: float = Field(ge=0, description="global gradient norm; 0 does not clip")
+    weight_decay: float = Field(3e-4, ge=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    clip: float = Field(5.0, ge=0, description="global gradient norm; 0 does not clip")
     drop_path: float = Field(ge=0, lt=1, description="at the last epoch; grows linearly from 0")
     auxiliary: float = Field(ge=0, le=1, description="weight of the auxiliary head's loss; 0 builds none")
     mixup: float = Field(0.0, ge=0, le=1, description="the parameter a of Beta(a, a); 0: none")
@@ -81,10 +80,10 @@ class Config(BaseModel):
         """_stored: of a run that is only opened, whose data and plug-ins stay where they are."""
         given = {name: _plain(value) for name, value in given.items() if value is not None}
         if isinstance(given.get("plugins"), str) and not _stored:
-            given["plugin_digest"] = registry.load_plugins(given["plugins"])
+            given["plugin_digest"] = load_plugins(given["plugins"])
         for name in given:
             if name not in type(self).model_fields:
-                raise errors.unknown("parameter", name, type(self).model_fields)
+                raise unknown("parameter", name, type(self).model_fields)
         try:
             super().__init__(**_filled(given))
         except ValidationError as error:
@@ -167,18 +166,15 @@ class Config(BaseModel):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> Self:
-        """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed.
-
-        Raises KitError for values that are not valid, and where a plug-in is needed that has not been loaded."""
+        """A configuration as a run directory recorded it: its data need not be here, and no plug-in is executed. Raises
+        KitError for values that are not valid, and where a plug-in is needed that has not been loaded."""
         try:
             return cls(True, **values)
         except KitError as error:
             if not (plugins := values.get("plugins")):
                 raise
-            raise KitError(
-                f"opening a run never executes its plug-in {plugins}: if you trust it, call "
-                f"kit.registry.load_plugins('{plugins}') first ({error})"
-            ) from None
+            mend = f"if you trust it, call kit.registry.load_plugins('{plugins}') first"
+            raise KitError(f"opening a run never executes its plug-in {plugins}: {mend} ({error})") from None
 
     def model_dump(self, **how: Any) -> dict[str, Any]:
         """Every field by name; the options of a user's own parts only where one of those parts is chosen, so that a
@@ -188,7 +184,6 @@ class Config(BaseModel):
         return {name: value for name, value in super().model_dump(**how).items() if name in kept}
 
     def sets(self) -> data.ImageSets:
-        """The images that the run is about."""
         size = {"image_size": self.image_size, "photo_size": PRESETS[self.preset]["photo_size"]}
         return data.load_dataset(self.dataset, self.root, on_bad_image=self.on_bad_image, **size)
 
@@ -198,14 +193,12 @@ class Config(BaseModel):
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars as Python's, a path as text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def _content(source: str | None) -> str | None:
-    """The digest of a file, or of a run's model.json, where that is what a field names."""
     path = files.place(source or "")
     path = path / "model" / "model.json" if path.is_dir() else path
     return hashlib.sha256(path.read_bytes()).hexdigest() if source and path.is_file() else source
@@ -221,7 +214,7 @@ def _filled(given: dict[str, Any]) -> dict[str, Any]:
     for kind, table in (("preset", PRESETS), ("method", METHODS)):
         name = given.get(kind, Config.model_fields[kind].default)
         if not isinstance(name, str) or name not in table:
-            raise errors.unknown(kind, name, table)
+            raise unknown(kind, name, table)
         chosen[kind] = name
     preset, method = PRESETS[chosen["preset"]], METHODS[chosen["method"]]
     filled = {k: v for k, v in preset.items() if k in Config.model_fields} | method.filled(preset)
@@ -249,7 +242,6 @@ def _readable(error: ValidationError) -> str:
 
 
 def _adopt(parts: Registry, part: Part) -> None:
-    """Make a part's options fields of `Config`. Raises KitError where another part declares one otherwise."""
     for name, field in (part.options.model_fields if part.options else {}).items():
         there = Config.__pydantic_fields__.setdefault(name, copy.copy(field))
         if any(getattr(there, x) != getattr(field, x) for x in ("annotation", "metadata", "default")):

@@ -150,7 +150,6 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
     with contextlib.suppress(OSError), _opened(folder / ".lock", os.O_RDONLY) as file:
         return not _locked(file, fcntl.LOCK_SH)
     return False

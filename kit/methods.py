@@ -1,6 +1,5 @@
-"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name.
-
-A row of one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md."""
+"""Methods by name: what each one composes. Data only; nothing here or elsewhere branches on a method's name. A row of
+one's own is registered as those of `kit/zoo` are, in a notebook or a plug-in file: see docs/extending.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,8 @@ class Stage:
 
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
-    restart: begins with new weights and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: the
-    share of the stage before its τ (bi-level) or its controllers (reward) learn; the configuration's goes before it.
-    repeat: once per trial."""
+    restart: with new weights, and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: share of the
+    stage before its τ (bi-level) or controllers (reward) learn, unless configured. repeat: once per trial."""
 
     name: str
     search: bool = False
@@ -79,7 +77,7 @@ class Method:
 
     def filled(self, preset: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration's fields that the method decides, given the preset's choice of learners."""
-        augment = {"learned": preset["learned_augment"], "default": preset["fixed_augment"]}
+        augment = {"learned": "pair-softmax", "default": preset["fixed_augment"]}
         hyper = {"learned": preset["learned_hyper"], "default": "fixed"}
         chosen = {"augment": augment.get(self.augment, self.augment), "hyper": hyper.get(self.hyper, self.hyper)}
         return {"space": self.space, "arch": self.arch, **chosen}
@@ -134,13 +132,9 @@ _VALUES: Mapping[str, tuple[Any, Any, Any]] = {
     "search_channels": (16, 16, 8),
     "search_cells": (8, 8, 5),
     "lr": (0.025, 0.05, 0.1),
-    "weight_decay": (3e-4, 3e-4, 3e-4),
-    "momentum": (0.9, 0.9, 0.9),
-    "clip": (5.0, 5.0, 5.0),
     "drop_path": (0.2, 0.1, 0.0),
     "auxiliary": (0.4, 0.4, 0.0),
     "fixed_augment": ("flip-crop-cutout", "flip-crop-cutout", "flip-crop"),
-    "learned_augment": ("pair-softmax", "pair-softmax", "pair-softmax"),
     "learned_hyper": ("fresh", "lookahead", "lookahead"),
 }
 PRESETS: Mapping[str, Mapping[str, Any]] = {

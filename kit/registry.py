@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from kit import errors
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.files import place
 
 T = TypeVar("T")
@@ -69,7 +68,7 @@ class Registry(dict[str, Part]):
         self.kind = kind
 
     def __missing__(self, name: str) -> Part:
-        raise errors.unknown(self.kind, name, self)
+        raise unknown(self.kind, name, self)
 
     def register(
         self,
@@ -88,9 +87,8 @@ class Registry(dict[str, Part]):
             part = Part(name, make, title or name, colour, brings or {}, options, settings)
             taken = self.get(name, part).make
             if (taken.__module__, taken.__qualname__) != (make.__module__, make.__qualname__):
-                raise KitError(
-                    f"{self.kind} {name!r} is already registered by {taken.__module__}: give yours another name"
-                )
+                by = f"is already registered by {taken.__module__}"
+                raise KitError(f"{self.kind} {name!r} {by}: give yours another name")
             if Registry.listener is not None:
                 Registry.listener(self, part)
             self[name] = part
@@ -112,19 +110,17 @@ def load_plugins(files: str) -> str:
             raise KitError(f"plug-in {name!r} is not a file: give the path of a Python file, plugins='my_file.py'")
         digest = hashlib.sha256(path.read_bytes()).digest()
         whole.update(digest)
-        if _loaded.get(path) != digest:
-            _run(path)
-            _loaded[path] = digest
+        if _loaded.get(path) == digest:
+            continue
+        try:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            line = lines[-1] if lines else getattr(error, "lineno", "?")
+            what = f"{type(error).__name__}: {error}"
+            raise KitError(f"plug-in {path.name}, line {line}: {what}; mend the file") from error
+        _loaded[path] = digest
     return whole.hexdigest()
-
-
-def _run(path: Path) -> None:
-    try:
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)  # so that classes of the file know where they come from
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = lines[-1] if lines else getattr(error, "lineno", "?")
-        raise KitError(f"plug-in {path.name}, line {line}: {type(error).__name__}: {error}; mend the file") from error

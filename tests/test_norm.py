@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kit.space.layers import GatedNorm, batch_norm
+from kit.space.layers import batch_norm, gated
 
 SHAPES = [(4, 36, 6, 6), (2, 12, 2, 6), (4, 7, 4, 4)]
 
@@ -18,7 +18,7 @@ def data(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, torc
     return tuple(t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, upstream))
 
 
-def trained(channels: int, dtype: torch.dtype = torch.float32) -> GatedNorm:
+def trained(channels: int, dtype: torch.dtype = torch.float32) -> torch.nn.BatchNorm2d:
     made = batch_norm(channels)
     torch.manual_seed(1)
     torch.nn.init.uniform_(made.weight, -2.0, 2.0)
@@ -34,9 +34,7 @@ def results(
     product: bool = False,
 ) -> list[torch.Tensor]:
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    if not product:
-        made.gate = gate
-    y = gate * made(x) if product else made(x)
+    y = made(x) if gate is None else gate * made(x) if product else gated(made, x, gate)
     wanted = [x, *(p for p in made.parameters() if p.requires_grad), *([] if gate is None else [gate])]
     torch.autograd.grad(y, wanted, upstream.to(y.dtype), retain_graph=True)  # the graph may be gone through again
     return [
@@ -50,17 +48,17 @@ def results(
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("momentum", [0.1, None])
-@pytest.mark.parametrize("gated", [False, True])
-def test_outputs_gradients_and_statistics_are_torchs_in_float64(shape, momentum, gated):
+@pytest.mark.parametrize("with_gate", [False, True])
+def test_outputs_gradients_and_statistics_are_torchs_in_float64(shape, momentum, with_gate):
     x, upstream = data(shape, torch.float64)
     ours, theirs = trained(shape[1], torch.float64), torch.nn.BatchNorm2d(shape[1], momentum=momentum).double()
     ours.momentum = momentum
     theirs.load_state_dict(ours.state_dict())
-    gates = [torch.tensor(-0.7, dtype=torch.float64, requires_grad=True) if gated else None for _ in range(2)]
+    gates = [torch.tensor(-0.7, dtype=torch.float64, requires_grad=True) if with_gate else None for _ in range(2)]
     for _ in range(3):  # the running statistics, too
         upstream = upstream.contiguous()  # a gradient in the other order
         found = results(ours, x, upstream, gates[0])
-        expected = results(theirs, x, upstream, gates[1], product=gated)
+        expected = results(theirs, x, upstream, gates[1], product=with_gate)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
         x = x * 1.5

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from kit import registry
 from kit.errors import KitError
-from kit.search.learner import Adam, ByAdam, Learner
+from kit.search.learner import Adam, Learner
 from kit.space.limits import Limits
 from kit.space.network import Child, Picks, Slot
 
@@ -30,6 +30,7 @@ class ArchLearner(Learner):
     steers = False  #: to `target_macs`
     slots: tuple[Slot, ...]
     picks: Picks
+    fixed: tuple[tuple[int, ...] | None, ...]  #: the picks of frozen slots; None: still searched
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -37,8 +38,11 @@ class ArchLearner(Learner):
             able = " and ".join(name for name, part in ARCH.items() if part.make.steers)
             raise KitError(f"arch={config.arch!r} does not steer to target_macs ({able} do): use max_macs")
 
+    @property
+    def frozen(self) -> Tensor:  # bool [slots]
+        return torch.tensor([picks is not None for picks in self.fixed], dtype=torch.bool)
+
     def derived(self) -> Child:
-        """The current architecture, to be evaluated; draws nothing."""
         return Child(self.picks)
 
     def anneal(self, share: float) -> None:
@@ -62,22 +66,18 @@ class Given(ArchLearner):
     draws = False
 
     def __init__(self, slots: tuple[Slot, ...], picks: Picks):
-        self.slots, self.picks = slots, picks
-
-    def variables(self) -> list[Tensor]:
-        return []
+        self.slots, self.picks, self.fixed = slots, picks, picks
 
     def sample(self) -> Child:
         return Child(self.picks)
 
 
-class Searcher(ByAdam, ArchLearner):
+class Searcher(ArchLearner):
     """A learner whose variables have one row for each slot; those of frozen slots rest.
 
     generator: its own random stream. limits: what a child may cost. steps: the most that the search stage can take. A
     constructor hands its variables to `optimize`; `alpha`, float64 [slots, most candidates], shows them in the history.
-    `valid`, of the same shape, is False for padding, `fixed` holds the picks of frozen slots and None for the others,
-    and `refused` counts children that broke the limits."""
+    `valid`, of the same shape, is False for padding, and `refused` counts children that broke the limits."""
 
     searches = True
     kept = ("fixed", "refused")
@@ -93,7 +93,7 @@ class Searcher(ByAdam, ArchLearner):
         self.device, self.steps, self.options = torch.device(device), steps, self.Options(**options)
         sizes = torch.tensor([len(slot.candidates) for slot in slots])
         self.valid = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)
-        self.fixed: tuple[tuple[int, ...] | None, ...] = (None,) * len(slots)
+        self.fixed = (None,) * len(slots)
         self.refused = 0
 
     def optimize(self, *variables: Tensor) -> None:
@@ -109,10 +109,6 @@ class Searcher(ByAdam, ArchLearner):
         if self.frozen.any():  # Adam's momentum would move these rows as well
             for variable, old in zip(self.variables(), before):
                 variable[self.frozen] = old[self.frozen]
-
-    @property
-    def frozen(self) -> Tensor:  # bool [slots]
-        return torch.tensor([picks is not None for picks in self.fixed])
 
     @property
     def finished(self) -> bool:
@@ -166,8 +162,7 @@ class Searcher(ByAdam, ArchLearner):
 
 
 def random_picks(slots: tuple[Slot, ...], generator: Generator, limits: Limits, tries: int = 1000) -> Picks:
-    """A child drawn uniformly among those within the limits; where `tries` draws break them, the one within them with
-    the greatest sum of random numbers."""
+    """A child drawn uniformly within the limits; where `tries` draws break them, the best one by random numbers."""
     for _ in range(tries):
         orders = [torch.randperm(len(slot.candidates), generator=generator).tolist() for slot in slots]
         picks = tuple(tuple(sorted(order[: slot.takes])) for order, slot in zip(orders, slots))

@@ -56,18 +56,13 @@ def violation(A: Tensor, b: Tensor, alpha: Tensor, lam: float) -> Tensor:
 def solve_on_support(A: Tensor, b: Tensor, alpha: Tensor, lam: float) -> Tensor:
     """The exact minimiser that has α's support and signs; α itself where that is no improvement."""
     active = alpha != 0
-    solution = _solve_active(A, active, _apply(A.mT, b) - lam * alpha.sign())
+    masked, right = A * active.unsqueeze(-2), (_apply(A.mT, b) - lam * alpha.sign()) * active
+    system = masked.mT @ masked + torch.diag_embed((~active).to(A.dtype))  # A_Sᵀ A_S x_S = right_S; x = 0 elsewhere
+    # of a singular system something that is no number, or no improvement
+    found = torch.linalg.solve_ex(system, right.unsqueeze(-1)).result.squeeze(-1)
+    solution = torch.where(active, found, 0.0)
     better = (solution.sign() == alpha.sign()).all(-1) & (violation(A, b, solution, lam) <= violation(A, b, alpha, lam))
     return torch.where(better.unsqueeze(-1), solution, alpha)
-
-
-def _solve_active(A: Tensor, active: Tensor, right: Tensor) -> Tensor:
-    """x with A_Sᵀ A_S x_S = right_S on the active set S, zero elsewhere; zero where the system is singular."""
-    masked = A * active.unsqueeze(-2)
-    system = masked.mT @ masked + torch.diag_embed((~active).to(A.dtype))
-    solution, info = torch.linalg.solve_ex(system, (right * active).unsqueeze(-1))
-    usable = (info == 0).unsqueeze(-1) & torch.isfinite(solution.squeeze(-1))
-    return torch.where(usable & active, solution.squeeze(-1), torch.zeros_like(right))
 
 
 def _apply(A: Tensor, x: Tensor) -> Tensor:

@@ -17,9 +17,8 @@ TRIES = 50  # draws that may break the limits; then the current architecture is 
 
 
 class Logits(Searcher):
-    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; padding is never drawn. A child
-    that breaks the limits is drawn again, `TRIES` times. A subclass says in `draw` what is drawn, and in `value` what
-    the logits descend along."""
+    """logits: float64 [slots, most candidates] on the CPU, where children are drawn; `TRIES` times anew where one
+    breaks the limits. A subclass says in `draw` what is drawn, and in `value` what the logits descend along."""
 
     limited = True  #: the drawn children are what is deployed, and have to keep to the limits
 
@@ -64,7 +63,6 @@ class Logits(Searcher):
         return Child(self.picks)
 
     def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
-        """gates: ∂L/∂gate per slot [picks]."""
         if child.memory is None:
             return []
         return list(torch.autograd.grad(self.value(child, **signals), self.variables()))
@@ -185,7 +183,6 @@ class Reinforce(Rewarded, Categorical):
         return self.log_probability(child.memory).sum()
 
     def estimate(self, child: Child, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
-        """reward: the validation accuracy in [0, 1] after a step with this child."""
         if child.memory is None:
             return []
         quality = reward() + (0.0 if self.target is None else self.target.reward(child.picks))

@@ -1,8 +1,7 @@
 """Image files: found, read, and decoded once into a memory-mapped array. What a file holds decides, not its name.
 
-The cache's folder NAME-SIZE-PLACE-DIGEST, the last of the files' paths, sizes and times, holds images.npy (uint8
-[N, C, H, W]), marks.npy (their `pixel_marks`), bad.json (which files hold no image, and why) and, where the images
-differed in size, `fitted`."""
+The cache's folder NAME-SIZE-PLACE-DIGEST (of the files' paths, sizes and times) holds images.npy (uint8 [N, C, H, W]),
+marks.npy (their `pixel_marks`), bad.json (what is no image, and why) and, where images differed in size, `fitted`."""
 
 import contextlib
 import glob

@@ -1,5 +1,4 @@
-"""From a data set's name or path to a `Source`, by a registered loader, of a folder or a list of files; and from it to
-disjoint train, val and test sets."""
+"""From a data set's name or path, by a loader, of a folder or a list of files, to disjoint train, val and test sets."""
 
 import contextlib
 import functools
@@ -24,7 +23,6 @@ from kit import files
 from kit.data.image import EXTENSIONS, alone, decoded, fit, image_files, listed, say_left_out, visible
 from kit.data.sets import SPLIT_SEED, ImageSet, ImageSets, described, stratified_split
 from kit.errors import KitError, shown, summary, unknown, whole
-from kit.files import gigabytes
 from kit.registry import Registry
 from kit.search.progress import say
 
@@ -260,7 +258,6 @@ def _called(name: str, root: Path, image_size: int | None) -> Source:
 
 
 def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: int, skip: bool) -> Source:
-    """The same source with images in place of files, without those that cannot be read."""
     listing = [(part, file.absolute(), label) for part, pairs in source.parts.items() for file, label in pairs]
     table, name = pd.DataFrame(listing, columns=["part", "file", "label"]), cache.name
     _check_counts(source, table)
@@ -270,17 +267,17 @@ def _decoded(source: Source, cache: Path, image_size: int | None, photo_size: in
     if places.duplicated().any():
         twice = " and ".join(map(str, table["file"][places == places[places.duplicated()].iloc[0]]))
         raise KitError(f"{name}: {twice} is listed twice: an image belongs to one part and one class")
-    files, parts = list(table["file"]), {}
-    size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(files)))
-    images, bad = decoded(files, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
+    paths, parts = list(table["file"]), {}
+    size, place = image_size or f"own{photo_size}", zlib.crc32(os.fsencode(os.path.commonpath(paths)))
+    images, bad = decoded(paths, cache.with_name(f"{name}-{size}-{place:08x}"), image_size, photo_size)
     if bad:
-        reasons = listed({files[row]: why for row, why in bad.items()})
-        said = f"{name}: {len(bad)} of {len(files)} images are unreadable: {reasons}"
+        reasons = listed({paths[row]: why for row, why in bad.items()})
+        said = f"{name}: {len(bad)} of {len(paths)} images are unreadable: {reasons}"
         if not skip:
             raise KitError(f"{said}: replace or remove them, or pass on_bad_image='skip' to leave them out")
         say(f"{said}: left out; bad.json in {cache.parent} lists them")
         _check_counts(source, table := table.drop(index=list(bad)))
-    stream = images.pool.nbytes > gigabytes("KIT_RESIDENT_GB")
+    stream = images.pool.nbytes > files.gigabytes("KIT_RESIDENT_GB")
     for part, held in table.groupby("part"):
         rows = torch.tensor(held.index.to_numpy())
         parts[part] = images.take(rows) if stream else images[rows], torch.tensor(held["label"].to_numpy())
@@ -318,7 +315,7 @@ def to_sets(source: Source, name: str, flip: bool, image_size: int | None = None
         split = source.split or "train, val and test as the source gives them"
     if image_size is not None:
         n = sum(len(own) * own.images.shape[1] for own in parts.values() if isinstance(own.images, Tensor))
-        if (gb := n * image_size**2 / 1e9) > gigabytes("KIT_RESIDENT_GB") / 1e9:
+        if (gb := n * image_size**2 / 1e9) > files.gigabytes("KIT_RESIDENT_GB") / 1e9:
             raise KitError(f"image_size={image_size}: {name} would take {gb:,.0f} GB, KIT_RESIDENT_GB=… allows more")
         parts = {part: replace(own, images=fit(own.images, image_size, image_size)) for part, own in parts.items()}
     return ImageSets(**parts, classes=source.classes, name=name, flip=flip, split=split)

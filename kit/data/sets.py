@@ -190,11 +190,14 @@ def stratified_split(labels: Tensor, fraction: float, seed: int = SPLIT_SEED) ->
     return torch.from_numpy(np.delete(np.arange(len(labels)), held)), torch.from_numpy(held)
 
 
+def part_of(data: ImageSet, n: int) -> ImageSet:
+    """About n images with the classes' shares kept, the same ones every time; all for 0 and where that is all."""
+    return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
+
+
 def drawn(data: ImageSet, n: int) -> ImageSet:
     """n images with the classes' shares kept; the same ones in every run. Raises KitError where so few cannot be."""
-    if n == len(data):
-        return data
-    few = data.take(stratified_split(data.labels, n / len(data))[1])
+    few = part_of(data, n)
     if len(few) != n or len(few.labels.unique()) < len(data.labels.unique()):
         raise KitError(f"{n} of {len(data)} images cannot be drawn evenly from their classes: set train_images to more")
     return few

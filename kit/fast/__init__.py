@@ -1,2 +1,1 @@
-"""What makes training on the CPU quicker. Without this room `kit.augment.policy`, which alone imports from it, does the
-same in plain torch."""
+"""Quicker training on the CPU. Without it `kit.augment.policy`, which alone imports it, does the same in torch."""

@@ -213,6 +213,14 @@ def valid(drawn, recipe, i):
     return True
 
 
+def compiled(function: Callable) -> Callable:
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder for the cache that can be written
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@compiled
 def run(images, out, width, drawn, recipe):
     """Images [n, C, H*W] into `out`. False, with some of the images done, where a number of the draw is not allowed."""
     n, channels, size = images.shape
@@ -236,16 +244,6 @@ def run(images, out, width, drawn, recipe):
     return True
 
 
-def compiled(function: Callable) -> Callable:
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no folder for the cache that can be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-run_compiled = compiled(run)
-
-
 WARPS = ("Rotate", "ShearX", "ShearY")  # as `operate` numbers their matrices
 # whether torch's kernels round a product and its sum together on this processor, as `fma` does
 _PROBE = torch.full((64,), 1 + 2.0**-12, dtype=torch.float32)
@@ -253,8 +251,7 @@ FUSED = bool((_PROBE.addcmul(_PROBE, _PROBE, value=-1) != _PROBE - _PROBE * _PRO
 
 
 def apply(images: Tensor, draw, basics) -> Tensor | None:
-    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None where they or the draw are not of the kind taken
-    here, or not valid."""
+    """`Policy.apply` for images uint8 [n, C, H, W] on the CPU; None for what is not taken here, or not valid."""
     if not _taken(images, draw):
         return None
     (n, channels, height, width), k = images.shape, draw.ops.shape[1]
@@ -272,7 +269,7 @@ def apply(images: Tensor, draw, basics) -> Tensor | None:
     drawn = Drawn(*(t.contiguous().numpy() for t in tensors))
     recipe = Recipe(WIDEST, basics.pad, basics.cutout, fill.contiguous().numpy())
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    done = run_compiled(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
+    done = run(images.contiguous().flatten(2).numpy(), out.flatten(2).numpy(), width, drawn, recipe)
     return out if done else None
 
 

@@ -65,7 +65,6 @@ def _found(run: Run) -> Mapping[str, Any]:
 
 
 def _graphs(genotype: Mapping[str, Any], name: str) -> dict[str, list[Edge]]:
-    """What the space tells of a genotype: its parts by title."""
     try:
         if "network" in genotype:
             return {f"{genotype['network']} is one fixed network without choices": []}
@@ -95,7 +94,6 @@ def _sheet(panels: Sequence[tuple[str, list[Edge], Collection[Edge]]], title: st
 
 
 def _chain(edges: list[Edge], pale: Collection[Edge]) -> Drawing:
-    """A box per block from left to right, in as many lines as are needed."""
     traces, notes = [], [_box(f"<b>{source}</b>", -1, -0.6, PALE, GREY) for source, *_ in edges[:1]]
     for k, edge in enumerate(edges):
         (_, target, op), x, y = edge, k % PER_LINE, -STEP * (k // PER_LINE) - 0.6
@@ -107,7 +105,6 @@ def _chain(edges: list[Edge], pale: Collection[Edge]) -> Drawing:
 
 
 def _graph(edges: list[Edge], pale: Collection[Edge]) -> Drawing:
-    """Inputs at the left, then the nodes in their order, each after the operations that enter it."""
     nodes = list(dict.fromkeys(target for _, target, _ in edges))
     inputs = sorted({source for source, *_ in edges} - set(nodes))
     rows = sum(op != JOINED for *_, op in edges) + 0.35 * len(nodes)

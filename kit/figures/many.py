@@ -53,10 +53,9 @@ def progress(runs: Sequence[Run]) -> go.Figure:
 
 def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: str) -> go.Figure:
     """How learners concentrate on what is planted. curves: of `kit.planted.watch`, by learner a list for every seed."""
-    groups = {
-        Look(color, name): [pd.DataFrame({"x": np.linspace(0, steps, len(seed)), "y": seed}) for seed in seeds]
-        for color, (name, seeds) in zip(SERIES * len(curves), curves.items())
-    }
+    groups, at = {}, lambda seed: np.linspace(0, steps, len(seed))
+    for color, (name, seeds) in zip(SERIES * len(curves), curves.items()):
+        groups[Look(color, name)] = [pd.DataFrame({"x": at(seed), "y": seed}) for seed in seeds]
     words = {"title": title, "xaxis_title": "step", "yaxis_title": "probability on what is planted"}
     return _seeds_and_means(groups, yaxis_range=[0, 1.02], **words).add_hline(0.8, line=DOTTED)
 
@@ -132,7 +131,6 @@ def parallel(table: pd.DataFrame, fields: Sequence[str]) -> go.Figure:
 
 
 def _means(summary: pd.DataFrame, x: str, y: str, **more: Any) -> go.Figure:
-    """Mean accuracies, and in the columns above and below how far their intervals reach."""
     mean, low, high = (100 * summary[f"accuracy_{k}"] for k in ("mean", "low", "high"))
     points = summary.assign(**{ACCURACY: mean, "above": high - mean, "below": mean - low})
     labels = {ACCURACY: f"{ACCURACY}: mean and 95% interval"}
@@ -175,12 +173,10 @@ def landscape_surfaces(landscapes: Landscapes) -> go.Figure:
 
 def landscape_lines(landscapes: Landscapes) -> go.Figure:
     """Loss along random directions: a thin line for each direction, and bold the mean over a run's directions."""
-    groups = {
-        Look(look(item.run.config.method).color, item.label, DASHES[k % len(DASHES)]): [
-            pd.DataFrame({"x": item.lines.coordinates, "y": losses}) for losses in item.lines.values
-        ]
-        for k, item in enumerate(landscapes)
-    }
+    groups = {}
+    for k, item in enumerate(landscapes):
+        of = Look(look(item.run.config.method).color, item.label, DASHES[k % len(DASHES)])
+        groups[of] = [pd.DataFrame({"x": item.lines.coordinates, "y": losses}) for losses in item.lines.values]
     low, high, guess = _span(landscapes)
     title = f"{_title(landscapes)} along random directions (dotted: guessing)"
     figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
@@ -188,7 +184,6 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
-    """A panel for each plane, coloured by log₁₀ of the loss; x along δ, y along η."""
     low, high, _ = np.log10(_span(landscapes))
     ticks, step = np.linspace(low, high, LEVELS + 1, retstep=True)
     level = {"start": low, "end": high - step / 2, "size": step}

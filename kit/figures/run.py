@@ -95,11 +95,6 @@ def curves(run: Run, maps: Sequence[tuple[str, go.Heatmap]] = ()) -> go.Figure:
     return _shaded(legend_below(figure, tall + 170), run)
 
 
-def evolution(run: Run) -> go.Figure:
-    """`curves`, and under them τ's probability of each operation and how many of each the child has."""
-    return curves(run, _maps(run))
-
-
 def _tidy(run: Run) -> pd.DataFrame:
     """Columns panel, line, epoch, value: every curve that moves, of the learners' own quantities too."""
     if run.history.empty:
@@ -120,8 +115,8 @@ def _place(name: str) -> tuple[str, str]:
     return f"{LETTERS[kind]}: {quantity.replace('_', ' ')}", option[0] or LETTERS[kind]
 
 
-def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
-    """Over the epochs: τ's probability of each operation, and how many of each the child has."""
+def evolution(run: Run) -> go.Figure:
+    """`curves`, and under them τ's probability of each operation and how many of each the child has."""
     found, tau, alpha = [], run.tau, run.alpha
     if "probabilities" in tau:
         p = tau["probabilities"]
@@ -136,7 +131,7 @@ def _maps(run: Run) -> list[tuple[str, go.Heatmap]]:
         looks = {"zmin": 0, "colorscale": style.SHARE, "colorbar": bar, "ygap": 1}
         heat = go.Heatmap(x=alpha["epoch"], y=names, z=list(counts.values()), **looks)
         found.append(("α: operations in the child", heat))
-    return found
+    return curves(run, found)
 
 
 def policy(run: Run) -> go.Figure:
@@ -147,9 +142,8 @@ def policy(run: Run) -> go.Figure:
         figure.update_yaxes(tickvals=names, ticktext=[f"{op} {p:.0%}" for op, p in zip(names, tau["apply"][-1])])
     if "magnitude" in tau:
         z, bar = tau["magnitude"][-1], {"title": {"text": "probability"}}
-        figure.add_heatmap(
-            x=np.linspace(0, 10, z.shape[1]), y=names, z=z, xaxis="x2", colorscale=style.SHARE, colorbar=bar
-        )
+        looks = {"xaxis": "x2", "colorscale": style.SHARE, "colorbar": bar}
+        figure.add_heatmap(x=np.linspace(0, 10, z.shape[1]), y=names, z=z, **looks)
         right = {"domain": [0.62, 1], "title": {"text": "magnitude [of 10]"}}
         figure.update_layout(xaxis_domain=[0, 0.45], xaxis2=right, coloraxis_colorbar_x=0.46)
     return figure
@@ -216,8 +210,7 @@ def architecture(run: Run) -> go.Figure:
 
 
 def predictions(images: Any, prediction: Prediction, truth: Sequence[str] = (), title: str = "") -> go.Figure:
-    """Pictures, uint8 [N, C, H, W], with the predicted class and its probability; a wrong one is coloured and names the
-    true class. truth: N class names."""
+    """Pictures, uint8 [N, C, H, W], with class and probability, coloured where that is not the name in `truth` [N]."""
     likely = prediction.probabilities.max(dim=1).values.tolist()
     words = [f"{name:.14}<br>{p:.0%}" for name, p in zip(prediction.names, likely)]
     for k, name in enumerate(truth or ()):

@@ -80,7 +80,6 @@ def look(name: str) -> Look:
 
 
 def headline(run: Run) -> str:
-    """Data set, method's title and seed, for a figure's title."""
     return f"{Path(run.config.dataset).name} · {look(run.config.method).title} · seed {run.config.seed}"
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from kit import registry
-from kit.search.learner import ByAdam, Derived
+from kit.search.learner import Derived, Learner
 
 HYPER = registry.Registry("hyper")
 register = HYPER.register
@@ -32,11 +32,9 @@ class Values(NamedTuple):
     optimizer: str = "sgd"
 
 
-class HyperLearner(ByAdam):
-    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate.
-
-    generator: its own random stream. steps: until the weights start anew or the run ends. blocks: of the network that
-    have a drop-path each; 0 where they share one. options: of `Options`."""
+class HyperLearner(Learner):
+    """lr and weight_decay are kept as logarithms, so that both stay positive; the schedule multiplies the rate. steps:
+    until the weights start anew or the run ends. blocks: of the network with a drop-path each; 0: they share one."""
 
     Options: type[registry.Options] = registry.Options
     trials = False  #: whether each of its settings is tried in a whole stage of its own

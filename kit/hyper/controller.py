@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kit import errors, registry
-from kit.errors import KitError
+from kit import registry
+from kit.errors import KitError, unknown
 from kit.hyper.base import HyperLearner, RateOptions, Values, register, regular
 from kit.search.grads import RATES, Trace
 from kit.search.learner import Adam, Rewarded
@@ -30,13 +30,12 @@ RANGES = {"lr": (1e-6, 10), "weight_decay": (0, 1), "mixup": (0, 1), "dropout": 
 
 
 def read_bases(text: str) -> dict[str, Basis]:
-    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.05:0.1,optimizer=sgd:adam". Raises KitError for
-    anything else."""
+    """Bases by name from "lr,mixup" (the default values) or "lr=0.01:0.1,optimizer=sgd:adam", or KitError."""
     bases: dict[str, Basis] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, given, values = (piece.strip() for piece in part.partition("="))
         if name not in DEFAULTS:
-            raise errors.unknown("hyper-parameter in hyper_space", name, DEFAULTS)
+            raise unknown("hyper-parameter in hyper_space", name, DEFAULTS)
         bases[name] = _basis(name, values) if given else DEFAULTS[name]
     if not bases:
         raise KitError(f"hyper_space={text!r} names no hyper-parameter: name some of {', '.join(DEFAULTS)}")
@@ -76,8 +75,7 @@ class Searched(HyperLearner):
     def current(self) -> dict[str, float | str]: ...  # what this step uses, by name
 
     @abstractmethod
-    def best(self) -> dict[str, float | str]:
-        """The search's result so far, by name."""
+    def best(self) -> dict[str, float | str]: ...  # the search's result so far, by name
 
     def draw(self) -> dict[str, float]:
         return regular(self.current())
@@ -99,9 +97,8 @@ class Searched(HyperLearner):
 
 @register("reinforce", title="REINFORCE over bases (AutoHAS)", brings={"hyper_lr": 0.05})
 class Controller(Rewarded, Searched):
-    """Independent categoricals by REINFORCE. Every step draws a basis value per hyper-parameter; the reward is the
-    validation accuracy under the weights that it gives. On the CPU, since the host decides by the draws what to launch.
-    """
+    """Independent categoricals by REINFORCE: a step draws a basis value for each hyper-parameter; the reward is the
+    validation accuracy under the weights that it gives. On the CPU: the host decides by the draws what to launch."""
 
     needs = frozenset({"val"})
     kept = ("drawn", "baseline")
@@ -131,13 +128,10 @@ class Controller(Rewarded, Searched):
         """C of eq. 4, 5: Σ P_i B_i of numbers, arg max of the optimizers."""
         mean = lambda p, basis: float(p @ torch.tensor(basis, dtype=torch.float64))
         likeliest = lambda p, basis: basis[int(p.argmax())]
-        found = {name: (p, self.bases[name]) for name, p in self.probabilities().items()}
-        return {
-            name: (likeliest if isinstance(basis[0], str) else mean)(p, basis) for name, (p, basis) in found.items()
-        }
+        value = lambda p, basis: (likeliest if isinstance(basis[0], str) else mean)(p, basis)
+        return {name: value(p, self.bases[name]) for name, p in self.probabilities().items()}
 
     def estimate(self, trace: Trace | None, *, reward: Callable[[], float], **_: object) -> list[Tensor]:
-        """reward(): the validation accuracy in [0, 1]."""
         log_p = torch.stack([self.logits[name].log_softmax(0)[i] for name, i in self.drawn.items()]).sum()
         advantage = self.advantage(reward())  # the gradient is −(Q − baseline) ∇ log P(h)
         gradients = torch.autograd.grad(log_p, self.variables(), materialize_grads=True)

@@ -37,7 +37,6 @@ class HyperGradient(HyperLearner):
         self.moves = torch.tensor(moves, device=self.log.device)
 
     def estimate(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> list[Tensor]:
-        """outer(source): the gradient at θ' on a batch of that source."""
         return self.by_log(trace, outer(self.source))
 
     def by_log(self, trace: Trace, outer: Gradient) -> list[Tensor]:

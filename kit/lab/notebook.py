@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import Json, TypeAdapter, ValidationError
 
-from kit import errors
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, shown, unknown
 from kit.run.run import Run
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -30,16 +29,16 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
     here = Path.cwd()  # out="runs" is the same folder under papermill and in JupyterLab, which starts in notebooks/
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
         os.chdir(here.parent)
-    own, others = dict(extra or {}), {"In", "Out", *_from_startup(namespace)}
+    own, hidden = dict(extra or {}), {"In", "Out", *_from_startup(namespace)}
     kinds = own | {name: field.annotation for name, field in Config.model_fields.items()} | own
-    plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in others}
+    plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in hidden}
     # a cell that is run again meets the variables of later cells
     seen = namespace.setdefault(SEEN, set(plain))
     given = {name: value for name, value in plain.items() if name in seen or name in kinds}
     overrides = _converted("KIT_PARAMETERS", os.environ.get("KIT_PARAMETERS", "{}"), Json[dict[str, Any]])
     given |= {name: value for name, value in overrides.items() if name in kinds}
-    if unknown := [name for name in given if name not in kinds]:
-        raise KitError(f"{errors.unknown('parameter', unknown[0], kinds)}. (Variables of your own begin with _.)")
+    if others := [name for name in given if name not in kinds]:
+        raise KitError(f"{unknown('parameter', others[0], kinds)}. (Variables of your own begin with _.)")
     values = {name: _converted(name, value, kinds[name]) for name, value in given.items()}
     return {k: v for k, v in values.items() if k not in own}, {k: v for k, v in values.items() if k in own}
 
@@ -47,7 +46,7 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
 def typed(name: str, value: Any) -> Any:
     """A value for the field `name` of `kit.Config`, a string read as its type. Raises KitError for a misfit."""
     if name not in Config.model_fields:
-        raise errors.unknown("parameter", name, Config.model_fields)
+        raise unknown("parameter", name, Config.model_fields)
     return _converted(name, value, Config.model_fields[name].annotation)
 
 
@@ -57,7 +56,7 @@ def assigned(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise KitError(f"{errors.shown(text)} is not name=value: kit.Config.model_fields has the names")
+            raise KitError(f"{shown(text)} is not name=value: kit.Config.model_fields has the names")
         values[name] = typed(name, value)
     return values
 
@@ -71,19 +70,19 @@ def dashboard(config: Config | None = None, run: str | Path | Run | None = None,
     read), its figures are shown, and the run is returned. Raises KitError for what is no configuration or run."""
     if not isinstance(config, (Config, type(None))) or (config and run):
         raise KitError("kit.dashboard takes a configuration, kit.dashboard(kit.Config(...)), or a run, run=path")
-    shown = run if isinstance(run, Run) or run is None else Run.load(run)
+    opened = run if isinstance(run, Run) or run is None else Run.load(run)
     if "JPY_SESSION_NAME" in os.environ if live is None else live:
         from kit.lab.panel import Dashboard  # widgets and figures are not imported with kit
 
-        return Dashboard(config, shown)
+        return Dashboard(config, opened)
     from kit import figures
     from kit.search.engine import search
     from kit.search.progress import Lines
 
-    shown = shown or search(config or Config(), progress=Lines())
+    opened = opened or search(config or Config(), progress=Lines())
     for make in (figures.curves, figures.policy, figures.cells):
-        figures.show(make(shown))
-    return shown
+        figures.show(make(opened))
+    return opened
 
 
 def _from_startup(namespace: Mapping[str, Any]) -> set[str]:
@@ -109,4 +108,4 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Input ").lower()
         hint = f"; as text: papermill -r {name} …, which converts nothing" if kind is str else ""
-        raise KitError(f"parameter {name}={errors.shown(value)} of type {type(value).__name__}: {said}{hint}") from None
+        raise KitError(f"parameter {name}={shown(value)} of type {type(value).__name__}: {said}{hint}") from None

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from kit import data, errors, files
+from kit import data, files
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, shown, summary, unknown, whole
 from kit.lab import notebook as parameters
 from kit.lab.process import ChildProcess
 from kit.run.run import Run
@@ -67,7 +67,7 @@ def seeds_of(seeds: int | str) -> list[int]:
         return list(found)
     except (TypeError, ValueError, OverflowError):
         wanted = f"a number of seeds, such as 5, nor a list, '0,3,7', of at most {MOST:,}"
-        raise KitError(f"seeds={errors.shown(seeds)} is neither {wanted}") from None
+        raise KitError(f"seeds={shown(seeds)} is neither {wanted}") from None
 
 
 def listed(text: str, comma: str = ",") -> list[str]:
@@ -98,18 +98,18 @@ def run(
     keeps <out>/<run>.ipynb. hung: seconds without another epoch after which a run is killed, and has failed; 0: never.
     What another sweep works on comes last, and is waited for. Raises KitError, before a start, for what cannot be."""
     if not isinstance(configs, Sequence) or not all(isinstance(config, Config) for config in configs):
-        raise KitError(f"configs={errors.shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
-    workers = 0 if workers is None else errors.whole("workers", workers, 0, 1000)
-    threads, retries = errors.whole("threads", threads, 1, 1000), errors.whole("retries", retries, 0, 1000)
-    hung = errors.whole("hung", hung, 0)
+        raise KitError(f"configs={shown(configs)}: give a list of kit.Config, as sweep.grid(...) makes one")
+    workers = 0 if workers is None else whole("workers", workers, 0, 1000)
+    threads, retries = whole("threads", threads, 1, 1000), whole("retries", retries, 0, 1000)
+    hung = whole("hung", hung, 0)
     if notebook and not files.place(notebook).is_file():
         raise KitError(f"notebook={notebook!r} is no file: give a path, such as notebooks/search.ipynb")
     if backend not in ("local", "ray"):
-        raise errors.unknown("backend", backend, ("local", "ray"))
+        raise unknown("backend", backend, ("local", "ray"))
     if gpus is None:
         gpus = float(bool(available_cards()) and any(config.device != "cpu" for config in configs))
     if not (isinstance(gpus, (int, float)) and 0 <= gpus <= 1000 and (gpus < 1 or gpus % 1 == 0)):
-        raise KitError(f"gpus={errors.shown(gpus)} of each run is neither a fraction (0.5: two share one) nor whole")
+        raise KitError(f"gpus={shown(gpus)} of each run is neither a fraction (0.5: two share one) nor whole")
     folders = _folders(configs, out)
     finished = lambda: [folder for folder in folders if (folder / "metrics.json").is_file()]
     before = finished()
@@ -240,7 +240,7 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except Exception as error:
         mend = "pip install 'kit[ray]', start one with `ray start --head`, or give address='local' for one here alone"
-        raise KitError(f"no Ray cluster answers at {address!r} ({errors.summary(error)}): {mend}") from None
+        raise KitError(f"no Ray cluster answers at {address!r} ({summary(error)}): {mend}") from None
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = {"CPU": threads} | ({"GPU": gpus} if gpus else {})
     room = sum(int(min(node.get(kind, 0) / need + 1e-9 for kind, need in needs.items())) for node in nodes)
@@ -255,7 +255,7 @@ def on_ray(address: str, threads: int, gpus: float) -> tuple[Callable[..., str],
             try:
                 return result.result(timeout=0.5)
             except ray.exceptions.RayError as error:
-                return f"its Ray worker was lost: {errors.summary(error)}"
+                return f"its Ray worker was lost: {summary(error)}"
             except TimeoutError:
                 pass
         return "the sweep was stopped"

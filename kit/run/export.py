@@ -72,11 +72,10 @@ FORMATS = {
 def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | None) -> None:
     """Write the model, and `found` (model.json) beside its weights, to `path`; see `Run.export`."""
     endings, given = {ending: name for name, (_, ending, _) in FORMATS.items()}, path.suffix.lower()
-    chosen = format or endings.get(given)
-    if chosen not in FORMATS or given not in ("", FORMATS[chosen][1]):
+    wanted, format = format, format or endings.get(given)
+    if format not in FORMATS or given not in ("", FORMATS[format][1]):
         allowed = ", ".join(f"{ending} for format={name!r}" for ending, name in endings.items())
-        raise KitError(f"format={shown(format)} for {path.name!r}: the file's ending says the format; give {allowed}")
-    format = chosen
+        raise KitError(f"format={shown(wanted)} for {path.name!r}: the file's ending says the format; give {allowed}")
     needed = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise KitError(f"format={format!r} needs {', '.join(missing)}: pip install 'kit[export]'")
@@ -86,7 +85,6 @@ def write(model: TrainedModel, found: dict[str, Any], path: Path, format: str | 
 
 @torch.no_grad()
 def check(model: TrainedModel, scores: Scores, tolerance: float) -> None:
-    """Raises KitError where the scores differ from the model's by more than the tolerance."""
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (CHECKED, *model.network.image), dtype=torch.uint8, generator=chance)
     for batch in (images, images[:1]):  # a program that mixes a batch's images, or its size, is right about one only

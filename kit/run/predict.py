@@ -131,7 +131,6 @@ def gathered(images: Any) -> Any:
 
 
 def _files(given: str | os.PathLike) -> list[Path]:
-    """Of a path, a pattern, or a folder: the image files in it and below it, without hidden ones."""
     path = place(given)
     if not os.fspath(given):
         raise KitError(f"the path is empty; {ALLOWED}")  # to Python it is the working directory

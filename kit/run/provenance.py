@@ -21,7 +21,6 @@ PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "safetensors"
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Commit, versions and hardware, as plain values for JSON."""
     return {
         "commit": commit(),
         "python": platform.python_version(),

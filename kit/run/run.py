@@ -43,7 +43,6 @@ class Records:
         self.held["rows"] += [dict(zip(COLUMNS, (step, epoch, *pair))) for pair in numbers.items()]
 
     def snapshot(self, epoch: int, **tensors: dict[str, Tensor]) -> None:
-        """SNAPSHOTS after an epoch; an empty one is not recorded."""
         for kind, named in tensors.items():
             self.held[kind] += [{n: t.cpu() for n, t in named.items()} | {"epoch": epoch}] if named else []
 
@@ -62,7 +61,6 @@ class Records:
                 store.write_arrays(self.folder / f"{kind}.npz", arrays)
 
     def state_dict(self) -> dict[str, list]:
-        """What the files do not have."""
         return {kind: [one for one in held if one["epoch"] > self.written] for kind, held in self.held.items()}
 
     def load_state_dict(self, state: dict[str, list], epoch: int) -> str:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from kit import files
-from kit.files import reading
 
 TEXT, UNPACKED = 0.005, 0.1  # of KIT_MAX_GB: what JSON may have, which takes twenty times as much; and arrays
 TENSOR = "<tensor>"  # in the JSON of a checkpoint: [dtype, first element, *shape]
@@ -31,7 +30,7 @@ def read_json(path: Path, missing: Any = None) -> dict[str, Any]:
     if missing is not None and not path.exists():
         return missing
     content = files.read(path, share=TEXT)
-    with reading(path, "cannot be read"):
+    with files.reading(path, "cannot be read"):
         value = json.loads(content)
         if not isinstance(value, dict):
             raise ValueError(f"it holds {value!r:.60} instead of names and values")
@@ -49,7 +48,7 @@ def read_arrays(path: Path, missing: Any = None) -> dict[str, np.ndarray]:
     if missing is not None and not path.exists():
         return missing
     file = io.BytesIO(files.read(path, share=UNPACKED))
-    with reading(path, "holds no arrays that can be read"):
+    with files.reading(path, "holds no arrays that can be read"):
         files.check_size(sum(array.file_size for array in zipfile.ZipFile(file).filelist), UNPACKED)
         return dict(np.load(file, allow_pickle=False))
 
@@ -63,7 +62,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def read_tensors(path: Path, problem="holds no tensors that can be read", share=1.0) -> tuple[dict[str, Tensor], dict]:
     """The tensors of a safetensors file, on the CPU, and the strings beside them. Raises KitError for anything else."""
     content = files.read(path, problem, share)
-    with reading(path, problem):
+    with files.reading(path, problem):
         tensors, size = safetensors.torch.load(content), int.from_bytes(content[:8], "little")
         return tensors, json.loads(content[8 : 8 + size]).get("__metadata__", {})
 
@@ -90,7 +89,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """What `write_state` wrote, on the CPU. Raises KitError for a file that was altered, cut short or never one."""
     flat, metadata = read_tensors(path, problem := "is not a checkpoint that can be read")
-    with reading(path, problem):
+    with files.reading(path, problem):
         if metadata["sha256"] != _digest(metadata["tree"], flat):
             raise ValueError("its checksum is another")
 

@@ -54,8 +54,7 @@ def images_since(config: Config, index: int) -> int:
 
 
 def horizon(config: Config, index: int, began: int | None = None) -> int:
-    """Epochs of the stage's learning-rate schedule: as planned, or after `began` epochs, where the last schedule has
-    what is left of the run."""
+    """Epochs of the stage's learning-rate schedule: as planned; of the last one, after `began` epochs, what is left."""
     schedule = schedule_of(config, index)
     if began is not None and schedule.stop == len(config.stages):
         return config.epochs - began
@@ -63,8 +62,7 @@ def horizon(config: Config, index: int, began: int | None = None) -> int:
 
 
 def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
-    """The batches of a stage: "train" and "fresh" of the images that the weights learn from, "val" where validation
-    images are kept from them."""
+    """A stage's batches: "train" and "fresh", which weights learn from, and "val" where `holds_out`."""
     hold_out, first = holds_out(config, index), images_since(config, index)
     train = sets.train if hold_out else sets.train_val()
     sources = {name: (train, config.batch_size) for name in ("train", "fresh")}
@@ -97,8 +95,7 @@ class Plan:
     horizon: int = 0
 
     def parts(self, picks: Picks | None = None) -> Parts:
-        """With new weights and learners. picks: the architecture of an earlier stage's search; None: this one searches,
-        or the configuration names one."""
+        """With new weights and learners. picks: of an earlier stage's search; None: this one's, or configured."""
         config, stage, device = self.config, self.stage, self.device
         net, searcher = self.searched(picks)
         net = net.to(device, memory_format=torch.channels_last)
@@ -186,8 +183,7 @@ class Plan:
 
 
 def read_genotype(config: Config) -> dict:
-    """The configuration's genotype: by name (darts-v2), from a JSON file, or from a run's directory; None: the space's
-    usual one. The space checks its entries."""
+    """The configuration's genotype, unchecked: of a name, a JSON file or a run's directory; None: the space's usual."""
     make = SPACES[config.space].make
     named, source = make.genotypes, config.genotype or make.usual
     if source in named:
@@ -197,12 +193,10 @@ def read_genotype(config: Config) -> dict:
 
 
 def _policy(config: Config) -> dict:
-    """The record of the learned policy that the configuration names, as `Run.policy` gives it."""
     return _written(config.policy, f"policy={config.policy!r} is neither").get("policy", {})
 
 
 def _written(source: str, problem: str) -> dict:
-    """What a JSON file holds, or the model.json of a run's directory."""
     path = place(source)
     path = path / "model" / "model.json" if path.is_dir() else path
     if not path.is_file():

@@ -100,17 +100,15 @@ def own_state() -> Iterator[None]:
 
 
 def _refuse_other_data(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises KitError where the same configuration was interrupted on these data as they were before a change."""
     others = folder.parent.glob(f"{glob.escape(folder.name.rpartition('-')[0])}-*")
     for other in others if not folder.exists() else ():
         if (other / "metrics.json").is_file() or not _checkpoints(other):
             continue
         before = store.read_json(other / "data.json")
         changed = [f"{k} {before.get(k)} → {now}" for k, now in facts.items() if k != "digest" and before.get(k) != now]
-        raise KitError(
-            f"{other} was interrupted, and its data have changed since ({'; '.join(changed) or 'pixels or labels'}): "
-            "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
-        )
+        mend = "put them back to go on with it, or start anew on them as they are: kit.search(config, resume=False)"
+        what = "; ".join(changed) or "pixels or labels"
+        raise KitError(f"{other} was interrupted, and its data have changed since ({what}): {mend}")
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -185,9 +183,8 @@ class Search:
         over = self.epoch + 1 - self.entered >= self.longest
         if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
             child = parts.arch.derived()
-            for slot in settled:  # the network takes their gates over
-                gate = child.gate(slot)
-                parts.net.freeze_slot(slot, child.picks[slot], None if gate is None else gate.detach())
+            for slot in settled:  # the network takes their gates, which are constant, over
+                parts.net.freeze_slot(slot, child.picks[slot], child.gate(slot))
             parts.arch.freeze(settled)
         self.epoch += 1
         loss, accuracy = (curves[:, i].mean().item() for i in (0, 1))
@@ -206,7 +203,9 @@ class Search:
         self._snapshot()
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
             parts.hyper.record_score(numbers.get("val_accuracy"))
-            self._next_stage()
+            was = self.stage
+            self._enter(self.stage_index + 1, self._picks())
+            self.parts.take_over(parts, was, self.stage)
         return numbers
 
     def _snapshot(self) -> None:
@@ -214,16 +213,13 @@ class Search:
             last = next(reversed(self.records.held["alpha"]), {})
             alpha = {name: torch.as_tensor(value) for name, value in last.items()}
         else:
-            arch = self.parts.arch
-            frozen = getattr(arch, "frozen", torch.ones(len(arch.slots), dtype=torch.bool))
-            alpha = {**arch.snapshot(), "frozen": frozen.clone()}
+            alpha = {**self.parts.arch.snapshot(), "frozen": self.parts.arch.frozen}
         self.seconds = self.clock.read()
         clock = {"seconds": torch.tensor(self.seconds, dtype=torch.float64)}
         self.records.snapshot(self.epoch, alpha=alpha, tau=self.parts.augment.snapshot(), clock=clock)
 
     def _check_finite(self, curves: torch.Tensor) -> None:
-        """A step can break a variable while its own loss is finite; such a state must not be saved. curves: of the
-        epoch's steps so far, on the CPU."""
+        """A variable can break at a finite loss: that must not be saved. curves: the epoch's so far, on the CPU."""
         sound = curves[:, 0].isfinite()
         largest = lambda tensors: torch.stack(torch._foreach_norm([t.detach() for t in tensors], math.inf)).max()
         learned = {letter: tensors for letter, tensors in self.parts.variables().items() if tensors}
@@ -238,10 +234,9 @@ class Search:
         lr, decay = [[math.nan] * 2, *(eta.tolist() for eta in curves[:step, 2:] if eta.isfinite().all())][-1]
         saved = _checkpoints(self.folder)
         kept = f"the last good checkpoint is {saved[-1]}" if saved else "no epoch was completed: there is no checkpoint"
-        raise NonFinite(
-            f"{what} step {self.step + step} (epoch {self.epoch + 1}) with lr={lr:.4g} and weight_decay={decay:.4g}; "
-            f"{kept}. Try a smaller lr, hyper_lr or clip"
-        )
+        where = f"{what} step {self.step + step} (epoch {self.epoch + 1})"
+        led = f"with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}"
+        raise NonFinite(f"{where} {led}. Try a smaller lr, hyper_lr or clip")
 
     def _enter(self, index: int, picks: Picks | None = None) -> None:
         """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
@@ -259,21 +254,11 @@ class Search:
         plan = build.Plan(self.config, self.stage, self.sets, self.device, self.folder, steps, planned)
         self.parts = plan.parts(picks)
 
-    def _next_stage(self) -> None:
-        """Go on with the chosen child alone: with new weights, or with those, the momentum and the learners so far."""
-        before, was = self.parts, self.stage
-        self._enter(self.stage_index + 1, self._picks())
-        if self.stage.restart:
-            self.parts.inherit(before, was, self.stage)
-        else:
-            self.parts.take_over(before, was, self.stage)
-
     def _picks(self) -> Picks:
         net = self.parts.net
         return net.picks_of(net.genotype(self.parts.arch.picks))
 
     def _open(self) -> None:
-        """Make the directory, or take up the newest checkpoint in it that can be read."""
         if ranks.rank() == 0:
             (self.folder / "failure.json").unlink(missing_ok=True)
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
@@ -289,8 +274,7 @@ class Search:
             self._snapshot()
 
     def _newest(self) -> dict | None:
-        """The newest checkpoint that is whole and this run's. The others are renamed, and said; what the system cannot
-        read now may be sound, and raises."""
+        """The newest checkpoint that is whole and this run's; what the system cannot read may be sound, and raises."""
         for path in reversed(_checkpoints(self.folder)):
             try:
                 state = store.read_state(path)
@@ -302,7 +286,6 @@ class Search:
                 say(f"{self.folder.name}: {error}; it is {now} now, and the checkpoint before it is used")
 
     def _save(self) -> None:
-        """The history, and a checkpoint of this epoch; the oldest goes."""
         if ranks.rank() == 0:
             self.records.write(self.epoch)
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())

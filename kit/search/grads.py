@@ -67,8 +67,6 @@ def ahead(gradient: Gradient, lr: Tensor | float) -> Iterator[None]:
 
 
 class _Losses(nn.ModuleDict):
-    """A module whose forward pass gives the per-sample losses, for `torch.func.functional_call`."""
-
     def forward(self, *given: Any) -> Tensor:
         return self["net"].losses(*given)[0]
 
@@ -156,7 +154,6 @@ class Momentum:
         return [m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + EPS) for m, v, t in zip(first, second, steps)]
 
     def _moments(self, kind: str, parameters: list[nn.Parameter]) -> list[Tensor]:
-        """Zeros where there are none yet; counts of steps are scalars."""
         moments, names = self.moments[kind], [self.names[id(p)] for p in parameters]
         for name, p in zip(names, parameters):
             if name not in moments:

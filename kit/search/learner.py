@@ -23,54 +23,6 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-class Learner(ABC):
-    """Base of everything that moves with the weights."""
-
-    #: batches that it reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
-    needs: frozenset[str] = frozenset()
-
-    @abstractmethod
-    def variables(self) -> list[Tensor]:
-        """The tensors that `update` moves, each of this learner alone; empty for one that does not learn."""
-
-    @abstractmethod
-    def sample(self, *args: Any) -> Any:
-        """What the next forward pass uses: transformations, a child, hyper-parameter values."""
-
-    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
-        """The gradient of the variables, one tensor each, from what the step measured for `drawn`, which `sample` gave;
-        empty where there is nothing to learn."""
-        return []
-
-    def move(self, gradient: list[Tensor]) -> None:
-        """Take the step along `gradient`, as `estimate` gives it."""
-
-    def update(self, drawn: Any, **signals: Any) -> None:
-        """Move the variables by what the step measured for `drawn`; the ranks' mean keeps them alike to the bit."""
-        self.move(ranks.mean(self.estimate(drawn, **signals)))
-
-    def follow(self, estimates: list[list[Tensor]]) -> None:
-        """Move the variables by the mean of several estimates, of different draws."""
-        self.move(ranks.mean([torch.stack(each).mean(0) for each in zip(*estimates)]))
-
-    def derived(self, *args: Any) -> Any:
-        """The outcome of the search, in the form of `sample`; deterministic where the learner has made a choice."""
-        return self.sample(*args)
-
-    def observe(self, *signals: Any) -> None:
-        """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that moves, random generators too: tensors, numbers, strings, lists and dicts only."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def summary(self) -> dict[str, float]:
-        """Numbers for the history, read once per epoch."""
-        return {}
-
-
 class Adam:
     """`torch.optim.Adam` by its functional form, step for step: making that class loads torch's compiler, which takes
     almost as long as the rest of torch. params: leaves of any shape; one without a gradient stays as it is."""
@@ -97,30 +49,66 @@ class Adam:
                 self.moments[i][name].copy_(value)
 
 
-class ByAdam(Learner):
-    """A learner whose variables its optimizer `adam` moves, or which gives `variables` and `move` itself; `kept` names
-    what it has to keep besides."""
+class Learner(ABC):
+    """Base of everything that moves with the weights. Its optimizer `adam` moves the variables, or it gives `variables`
+    and `move`; `kept` names what else it keeps. One that neither learns nor draws has no generator, and no state."""
 
+    #: batches that it reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
+    needs: frozenset[str] = frozenset()
     kept: tuple[str, ...] = ()
     adam: Adam | torch.optim.Optimizer | None = None
-    generator: torch.Generator
+    generator: torch.Generator | None = None
 
     def variables(self) -> list[Tensor]:
+        """The tensors that `update` moves, each of this learner alone; empty for one that does not learn."""
         return [variable for group in (self.adam.param_groups if self.adam else ()) for variable in group["params"]]
 
+    @abstractmethod
+    def sample(self, *args: Any) -> Any:
+        """What the next forward pass uses: transformations, a child, hyper-parameter values."""
+
+    def estimate(self, drawn: Any, **signals: Any) -> list[Tensor]:
+        """The variables' gradient, one tensor each, by what the step measured for `drawn`; empty: nothing to learn."""
+        return []
+
     def move(self, gradient: list[Tensor]) -> None:
+        """Take the step along `gradient`, as `estimate` gives it."""
         if gradient:
             for variable, grad in zip(self.variables(), gradient):
                 variable.grad = grad
             self.adam.step()
 
+    def update(self, drawn: Any, **signals: Any) -> None:
+        """Move the variables by what the step measured for `drawn`; the ranks' mean keeps them alike to the bit."""
+        self.move(ranks.mean(self.estimate(drawn, **signals)))
+
+    def follow(self, estimates: list[list[Tensor]]) -> None:
+        """Move the variables by the mean of several estimates, of different draws."""
+        self.move(ranks.mean([torch.stack(each).mean(0) for each in zip(*estimates)]))
+
+    def derived(self, *args: Any) -> Any:
+        """The outcome of the search, in the form of `sample`; deterministic where the learner has made a choice."""
+        return self.sample(*args)
+
+    def observe(self, *signals: Any) -> None:
+        """Called with the step's own gradient before the weights move by it; look-ahead learns from that."""
+
+    def summary(self) -> dict[str, float]:
+        """Numbers for the history, read once per epoch."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
+        """All that moves, random generators too: tensors, numbers, strings, lists and dicts only."""
+        if self.generator is None:
+            return {}
         own = {name: getattr(self, name) for name in self.kept}
         own["adam"] = self.adam.state_dict()["state"] if self.adam else {}
         own["variables"] = [variable.detach() for variable in self.variables()]
         return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.generator is None:
+            return
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
                 variable.copy_(value)
@@ -131,6 +119,9 @@ class ByAdam(Learner):
         for name in self.kept:
             old, value = getattr(self, name), state[name]
             setattr(self, name, value.to(old.device, copy=True) if isinstance(old, Tensor) else _tupled(value))
+
+
+ByAdam = Learner  # as kit.augment calls it
 
 
 def _tupled(value: Any) -> Any:

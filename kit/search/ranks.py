@@ -161,8 +161,7 @@ def side_by_side(tensor: Tensor) -> Tensor:
 
 
 def check_agreement(tensors: Sequence[Tensor]) -> None:
-    """Raises KitError where the ranks' weights or learned variables differ by more than rounding, as they do once two
-    ranks have drawn different children."""
+    """Raises KitError where the ranks' variables differ by more than rounding, as after drawing different children."""
     if count() > 1 and tensors:
         sizes = side_by_side(torch.stack([t.detach().double().abs().sum().cpu() for t in tensors]))
         if (sizes.amax(0) - sizes.amin(0) > 1e-5 * sizes.amax(0)).any():

@@ -39,7 +39,6 @@ class Parts:
             raise KitError("a trainable tensor belongs to two of θ, α, τ and η: give each of them its own")
 
     def variables(self) -> dict[str, list[Tensor]]:
-        """All that is trained, by its letter."""
         learned = {"α": self.arch, "τ": self.augment, "η": self.hyper}
         return {"θ": list(self.net.parameters())} | {letter: part.variables() for letter, part in learned.items()}
 
@@ -52,18 +51,16 @@ class Parts:
         self.net.mixer.set_state(state["mixup"].cpu())
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        for slot in getattr(self.arch, "frozen", torch.empty(0)).nonzero().flatten().tolist():
+        for slot in self.arch.frozen.nonzero().flatten().tolist():
             self.net.freeze_slot(slot, self.arch.picks[slot], None)
 
     def take_over(self, before: Self, was: Stage, now: Stage) -> None:
-        """Go on from a supernet's parts with its child alone, which has the same weights and momentum by name."""
-        state, own = before.state_dict(), ("arch", "augment", "hyper")
-        weights = {name: state["net"][name] for name in self.net.state_dict()}
-        self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
-        self.inherit(before, was, now)
-
-    def inherit(self, before: Self, was: Stage, now: Stage) -> None:
-        """τ and η as the stage before learned them, where both stages are about them."""
+        """Go on from a supernet's parts with its child alone: but for a restart with the same weights and momentum by
+        name; with τ and η as the stage before learned them, where both stages are about them."""
+        if not now.restart:
+            state, own = before.state_dict(), ("arch", "augment", "hyper")
+            weights = {name: state["net"][name] for name in self.net.state_dict()}
+            self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
         bare = lambda learner: getattr(learner, "inner", learner)
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):
@@ -99,8 +96,7 @@ def validation_gradient(net: Network, held_out: Batch, child: Child) -> Gradient
 
 def policy_rewards(parts: Parts, train: Batch, held_out: Callable, child: Child, lr: Tensor, draws=1) -> Callable:
     """DAAS eq. 13, as a function of a draw: ⟨∇L_val(θ'), ∇ℓ_k(θ)⟩ of each image k that it transforms, float [n]; of a
-    policy for the whole batch the reward is their mean. It costs a pass, and when first called those of θ'. held_out():
-    the validation batch.
+    policy for the whole batch their mean. It costs a pass, and at first those of θ'. held_out(): a validation batch.
 
     θ' = θ − lr ∇L_train (eq. 10) takes as many draws of its own: one's part in θ' would bias that one's reward."""
     (images, y), net, augment, child = train, parts.net, parts.augment, child.detached()
@@ -139,8 +135,7 @@ def on_request(parts: Parts, batches: Batches, augmented: Batch, child: Child) -
 
 
 def accuracy(net: Network, held_out: Batch, child: Child) -> float:
-    """On a batch, in [0, 1]. By the batch's own BatchNorm statistics, since shared weights have no running ones that
-    fit; without dropout and drop-path."""
+    """On a batch, in [0, 1], by its own BatchNorm statistics: shared weights have none. Without dropout, drop-path."""
     with torch.no_grad(), net.plain(), net.frozen_statistics(child.picks):
         _, predicted = net.losses(*held_out, child.detached())
     return ranks.total((predicted == held_out[1]).float().mean()).item() / ranks.count()

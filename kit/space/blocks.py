@@ -34,8 +34,7 @@ class BlockNetwork(Network):
 
     channels: the width that all others scale with. cells: how many blocks, over all stages. reductions: how many stages
     halve the resolution, the last ones; None: as many as the image allows. From 128 pixels on the stem halves it, too.
-    Raises KitError for what does not fit. BatchNorms train their affine parts from the start (DSNAS): none has to be
-    switched on when a slot is frozen, and no gate is absorbed."""
+    Raises KitError for what does not fit. BatchNorms train from the start (DSNAS): a freeze has nothing to change."""
 
     labels: tuple[str, ...]
     #: of each its width, a multiple of `channels`, its share of the blocks, and whether the first one may halve
@@ -85,12 +84,10 @@ class BlockNetwork(Network):
         """One candidate: x [N, c_in, H, W] and drop-path, for what has a residual → [N, c_out, ceil(H/stride), …]."""
 
     def build_stem(self, stride: int) -> tuple[nn.Module, int]:
-        """Module and the channels that it gives."""
         c = rounded(self.channels / 4, least=8)
         return ConvNorm(self.image[0], c, 3, stride, self.activation()), c
 
     def head_width(self, c: int) -> int:
-        """Channels of the head, for c of the last stage."""
         return rounded(16 * self.channels)
 
     def block(self, slot: int, candidate: int) -> nn.Module:
@@ -212,9 +209,8 @@ class InvertedResidual(nn.Module):
     | {"cells": {"paper": 17, "server": 17, "laptop": 6}},
 )
 class MobileNetwork(BlockNetwork):
-    """MobileNetV2 with a choice of kernel and expansion for every block. `channels` is the stem's width (paper: 32),
-    the head has four times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 the last stages
-    are left out."""
+    """MobileNetV2 with a choice of kernel and expansion for every block. `channels`: the stem's width (paper: 32), the
+    head has 4 times the last stage's. `cells` counts the fixed first block (paper: 17); below 7 stages are missing."""
 
     space = "mobile"
     genotypes = {"mobilenet-v2": {"blocks": "k3_e6"}}

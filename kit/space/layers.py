@@ -13,14 +13,16 @@ from kit.search import ranks as distributed
 
 @contextlib.contextmanager
 def held(modules: Sequence[nn.Module], **values: Any) -> Iterator[None]:
-    """Within it the modules have these attributes, afterwards their own again."""
-    before = [(module, {name: getattr(module, name) for name in values}) for module in modules]
+    """Within it the modules have these attributes, before parameters of the name, afterwards their own again."""
+    before = [{name: vars(module)[name] for name in values if name in vars(module)} for module in modules]
     for module in modules:
         vars(module).update(values)
     try:
         yield
     finally:
-        for module, own in before:
+        for module, own in zip(modules, before):
+            for name in values:
+                vars(module).pop(name, None)
             vars(module).update(own)
 
 
@@ -48,45 +50,25 @@ class DepthwiseConv(nn.Conv2d):
         return F.conv2d(x, self.weight, None, stride, padding, dilation, self.groups)
 
 
-class GatedNorm(nn.BatchNorm2d):
-    """BatchNorm that multiplies its output by `gate` (float 0-dim) while one is set, by way of its affine part, which
-    takes neither a pass nor memory. One that does not train still holds 1 and 0: the gate takes its place."""
-
-    gate: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.gated_affine()
-        tracked = self.training and self.track_running_stats
-        factor = self._factor() if tracked else 0.0
-        running = (self.running_mean, self.running_var) if tracked or not self.training else (None, None)
-        return F.batch_norm(x, *running, weight, bias, self.training or running[0] is None, factor, self.eps)
-
-    def gated_affine(self) -> tuple[Tensor, Tensor]:
-        if self.gate is None:
-            return self.weight, self.bias
-        if self.weight.requires_grad:
-            return self.weight * self.gate, self.bias * self.gate
-        # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
-        return self.gate.expand_as(self.weight).contiguous(), self.bias
-
-    def _factor(self) -> float:
-        self.num_batches_tracked.add_(1)  # momentum None: a plain average over batches, as in torch
-        return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-
-
-def batch_norm(channels: int, trained: bool = True) -> GatedNorm:
+def batch_norm(channels: int, trained: bool = True) -> nn.BatchNorm2d:
     """BatchNorm whose affine part trains only when `trained` (search keeps it at 1, 0 until the node freezes)."""
-    return GatedNorm(channels) if trained else GatedNorm(channels).requires_grad_(False)
+    return nn.BatchNorm2d(channels).requires_grad_(trained)
 
 
-def last_norm(operation: nn.Module) -> GatedNorm:
+def last_norm(operation: nn.Module) -> nn.BatchNorm2d:
     """The BatchNorm that ends the operation: the one that applies the node's weight, and absorbs it at the freeze."""
-    return [m for m in operation.modules() if isinstance(m, GatedNorm)][-1]
+    return norms(operation)[-1]
 
 
 def gated(operation: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
-    """gate · operation(x), by the BatchNorm that ends it."""
-    with held([last_norm(operation)], gate=gate):
+    """gate · operation(x), of a float 0-dim gate: by the affine part of the BatchNorm that ends it, which takes neither
+    a pass nor memory. One that does not train still holds 1 and 0: the gate takes its place."""
+    norm = last_norm(operation)
+    if norm.weight.requires_grad:
+        affine = {"weight": norm.weight * gate, "bias": norm.bias * gate}
+    else:  # contiguous: torch's CPU kernel reads an expanded weight as if it were C numbers in a row
+        affine = {"weight": gate.expand_as(norm.weight).contiguous()}
+    with held([norm], **affine):
         return operation(x)
 
 
@@ -100,7 +82,7 @@ class ConvNorm(nn.Sequential):
         super().__init__(conv, batch_norm(c_out), *activation)
 
 
-class SyncedNorm(GatedNorm):
+class SyncedNorm(nn.BatchNorm2d):
     """While training, by the moments of all ranks' samples, in one message per pass. Unlike torch's SyncBatchNorm it
     runs on CPUs, too, and can be differentiated twice and forward."""
 
@@ -113,12 +95,13 @@ class SyncedNorm(GatedNorm):
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)  # every rank has as many samples
         if self.track_running_stats:
-            factor, n = self._factor(), distributed.count() * x.numel() // x.shape[1]
+            self.num_batches_tracked.add_(1)  # momentum None: a plain average over batches, as in torch
+            factor = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+            n = distributed.count() * x.numel() // x.shape[1]
             self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), factor)
             self.running_var.lerp_(var.detach().to(self.running_var.dtype) * (n / max(1, n - 1)), factor)
-        weight, bias = self.gated_affine()
-        scale = weight * torch.rsqrt(var + self.eps)
-        return torch.addcmul((bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return torch.addcmul((self.bias - mean * scale)[:, None, None], wide, scale[:, None, None]).to(x.dtype)
 
 
 @torch.no_grad()

@@ -16,9 +16,8 @@ BOUNDS = tuple(UNITS)
 
 
 class Limits:
-    """Upper bounds on parameters, multiply-adds per image, and milliseconds per batch; None does not bind. latency: the
-    `LatencyTable` that `max_latency_ms` is compared with. Raises KitError, with the range that the space reaches, when
-    no child of the space keeps to the limits."""
+    """Upper bounds on parameters, multiply-adds per image and milliseconds per batch, by the `LatencyTable` latency;
+    None does not bind. Raises KitError, with the range that the space reaches, where no child of it keeps to them."""
 
     def __init__(self, network: Network, max_params=None, max_macs=None, max_latency_ms=None, latency: Any = None):
         self.network, self.latency = network, latency
@@ -104,7 +103,6 @@ class Target:
         return self.weight * ((self.fixed + (probabilities * self.table).sum()) / self.macs - 1).clamp(min=0)
 
     def reward(self, picks: Picks) -> float:
-        """β |cost/target − 1| with β = −weight."""
         return -self.weight * abs(self.network.cost(picks).macs / self.macs - 1)
 
 

@@ -47,8 +47,7 @@ class Child:
 
     picks: a mixture (DARTS, SNAS) may pick any number of a slot's candidates. gates: for each slot a float tensor
     [picks] that multiplies the candidates' outputs, or None for a plain sum; those that require grad receive ∂L/∂gate.
-    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel with straight-through), and nothing has to
-    be multiplied. memory: what the learner keeps of the draw."""
+    unit: every gate is exactly 1, for its gradient alone (DSNAS, hard Gumbel). memory: what the learner keeps of it."""
 
     picks: Picks
     gates: tuple[Tensor | None, ...] = field(default=(), compare=False)
@@ -72,8 +71,7 @@ class Cost(NamedTuple):
 
 
 def picked(slot: Slot, entries: Any) -> tuple[int, ...]:
-    """The candidates' indices of [operation, input] pairs, or of plain names where a slot has one input. Raises
-    KitError for what the slot does not offer."""
+    """Candidates' indices of [operation, input] pairs, or of names where a slot has one input; KitError for others."""
     listed = entries if isinstance(entries, (list, tuple)) else [entries]
     pairs = [tuple(entry) if isinstance(entry, (list, tuple)) else (entry, 0) for entry in listed]
     if len(pairs) != slot.takes or any(pair not in slot.candidates or pairs.count(pair) > 1 for pair in pairs):
@@ -293,7 +291,6 @@ class Network(nn.Module, ABC):
 
 
 def _layer_cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Cost:
-    """Of a module without those within it."""
     multiplies = isinstance(layer, (nn.Conv2d, nn.Linear))
     macs = prod(output.shape[1:]) * prod(layer.weight.shape[1:]) if multiplies else 0
     return Cost(sum(p.numel() for p in layer.parameters(recurse=False)), macs)
@@ -310,8 +307,7 @@ def checked_reductions(image: Size, stem: int, reductions: int | None, most: int
     if reductions is None:
         reductions = max(0, min(4 if stem else 3, fit))
     if not 0 <= reductions <= fit:
-        raise KitError(
-            f"reductions={reductions}: the space is too deep for its cells and for images of {image[1]}×{image[2]} "
-            f"pixels: set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
-        )
+        mend = f"set reductions to 0…{max(0, fit)}, more cells or a larger image_size"
+        deep = f"the space is too deep for its cells and for images of {image[1]}×{image[2]} pixels"
+        raise KitError(f"reductions={reductions}: {deep}: {mend}")
     return reductions

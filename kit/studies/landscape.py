@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from kit.data import ImageSet, stratified_split
+from kit.data import ImageSet, part_of
 from kit.errors import KitError, shown, whole
 from kit.methods import METHODS
 from kit.run import provenance, store
@@ -146,11 +146,6 @@ def sharpness(model: nn.Module, data: ImageSet, *, directions=10, eigenvalue_ima
     Hessian's largest over `eigenvalue_images` of the images, by classes (0: all). Options as for `plane`."""
     found = line(model, data, directions=directions, steps=3, **options).rises() | {"directions": directions}
     return found | {"eigenvalue": largest_eigenvalue(model, part_of(data, eigenvalue_images))}
-
-
-def part_of(data: ImageSet, n: int) -> ImageSet:
-    """About n images with the classes' shares kept, the same ones every time; all for 0 and where that is all."""
-    return data.take(stratified_split(data.labels, n / len(data))[1]) if 0 < n < len(data) else data
 
 
 def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:

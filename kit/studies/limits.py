@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from kit import errors, figures
+from kit import figures
 from kit.config import Config
-from kit.errors import KitError
+from kit.errors import KitError, unknown
 from kit.run.provenance import pick_device
 from kit.run.run import Run
 from kit.search import build
@@ -21,14 +21,13 @@ from kit.studies import study, tables
 
 TEMPLATE = "limits.md.j2"
 TITLES = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
-BOUNDS = {"params": "max_params", "macs": "max_macs", "latency_ms": "max_latency_ms"}
 
 
 def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
     """Every method and seed under every share of the range of `cost` (params, macs, latency_ms) that its space reaches.
     shares: numbers with commas, from 0, the cheapest children only, to 1, no limit. The rest as for `study.grid`."""
-    if cost not in BOUNDS:
-        raise errors.unknown("cost", cost, BOUNDS)
+    if cost not in TITLES:
+        raise unknown("cost", cost, TITLES)
     asked = sorted(set(pd.to_numeric(pd.Series(str(shares).split(",")), errors="coerce")))
     if not all(0 <= share <= 1 for share in asked):
         raise KitError(f"shares={shares!r}: give numbers from 0 to 1 with commas, such as 0.25,0.5,1 (1: no limit)")
@@ -38,26 +37,25 @@ def configs(cost: str, shares: str, methods: str, seeds: int | str, values: dict
         for share in asked:
             at = low + share * (high - low)
             bound = float(f"{at:.4g}") if cost == "latency_ms" else math.floor(at)
-            found.append(config if share == 1 else config.but(**{BOUNDS[cost]: bound}))
+            found.append(config if share == 1 else config.but(**{f"max_{cost}": bound}))
     return found
 
 
 @functools.cache  # seeds share it, and a latency would be taken anew for each
 def _reach(config: Config, cost: str) -> tuple[float, float]:
-    """What the cheapest and the most expensive child of the configuration's space cost."""
     device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
         net = build.Plan(config, config.stages[0], config.sets(), device).network(full=True)
     if not net.slots:
         raise KitError(f"space {config.space!r} is one fixed network: a limit leaves nothing to choose; take 'cell'")
     timed = latency.table(net, device, config.latency_batch) if cost == "latency_ms" else None
-    return Limits(net, latency=timed).reach(BOUNDS[cost])
+    return Limits(net, latency=timed).reach(f"max_{cost}")
 
 
 def table(runs: Sequence[Run], cost: str) -> pd.DataFrame:
     """One row per finished run: method, title, seed, test_accuracy, bound (NaN: none), cost of what it found, kept."""
     rows = tables.per_run(runs)[["method", "title", "seed", "test_accuracy"]]
-    bounds = pd.Series([getattr(run.config, BOUNDS[cost]) for run in runs], dtype=float)
+    bounds = pd.Series([getattr(run.config, f"max_{cost}") for run in runs], dtype=float)
     costs = pd.Series([run_latency(run) if cost == "latency_ms" else run.metrics[cost] for run in runs])
     return rows.assign(bound=bounds, cost=costs, kept=bounds.isna() | (costs <= bounds))
 
