@@ -318,8 +318,7 @@ def forked(tree: Path, patched: dict[Path, str], targets: str) -> int:
 
 
 def main(words: list[str]) -> int:
-    import numba  # noqa: F401  the forks find these imported
-    import optuna  # noqa: F401
+    import optuna  # noqa: F401  the forks find these imported
     import pandas  # noqa: F401
     import sklearn.datasets  # noqa: F401
     import torch

@@ -16,7 +16,7 @@ ZOO_TOTAL, ZOO_FILE = 2_000, 100  # kit/zoo, plug-ins that no one imports, does 
 TABLES = ("data/named.py", "space/cell.py")  # tables of data: the formatter would tear them
 # a room may import those of its own tier and of the tiers before it; kit/__init__ and __main__ may import all. kit/zoo
 # may import the core alone, and its files not each other.
-CORE = tuple("config methods errors files registry search augment space arch hyper data run fast".split())
+CORE = tuple("config methods errors files registry search augment space arch hyper data run".split())
 TIERS = (CORE, ("zoo", "figures"), ("lab",), ("studies",))
 
 

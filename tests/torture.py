@@ -86,9 +86,7 @@ class Torture:
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            ["kit.search.engine", "kit.fast.augment", "pyarrow.parquet", "torch._dynamo"]
-        )
+        self.context.set_forkserver_preload(["kit.search.engine", "pyarrow.parquet", "torch._dynamo"])
         self.usual = 1.0  # seconds of an attempt; learned from those that go on to the end
 
     def run(self, kills: int, say: Callable[[str], None] = lambda text: None) -> None:

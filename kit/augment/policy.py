@@ -2,9 +2,7 @@
 cutout, where a recipe has it, last."""
 
 import dataclasses
-import functools
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,18 +82,6 @@ class Basics:
         return torch.where(square(images, draw.hole, self.cutout), colour, images)
 
 
-@functools.cache
-def fast_path() -> Any:
-    """`kit.fast.augment`, where it and numba are there; imported on the first batch, for numba takes a second."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":  # it would run as plain Python
-        return None
-    try:
-        from kit.fast import augment
-    except ImportError:
-        return None
-    return augment
-
-
 class Policy(ByAdam):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
@@ -126,12 +112,6 @@ class Policy(ByAdam):
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """images: uint8 [n, C, H, W] on the device of the policy's generator. A function of its arguments alone."""
-        fast = fast_path() if images.device.type == "cpu" else None
-        done = None if fast is None else fast.apply(images, draw, self.basics)
-        return self.apply_by_torch(images, draw) if done is None else done
-
-    def apply_by_torch(self, images: Tensor, draw: Draw) -> Tensor:
-        """The same pixels in torch alone: on a GPU, without numba, and with operations of a user's own."""
         images = self.basics.crop(images, draw)
         for k in range(draw.ops.shape[1]):
             images = apply_mixed(images, draw.ops[:, k], draw.magnitude[:, k], draw.sign[:, k], draw.center[:, k])

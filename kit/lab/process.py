@@ -45,7 +45,7 @@ class ChildProcess:
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         environment |= {"CUDA_VISIBLE_DEVICES": cards} if cards is not None else {}
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["kit.lab.process", "kit.fast.augment", "pyarrow.parquet"])
+        context.set_forkserver_preload(["kit.lab.process", "pyarrow.parquet"])
         self.link, theirs = context.Pipe()
         task = (theirs, dict(values), self.folder, notebook, (environment, os.getcwd(), threads))
         self.process = context.Process(target=_execute, args=task)

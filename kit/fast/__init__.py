@@ -1,1 +1,0 @@
-"""Quicker training on the CPU. Without it `kit.augment.policy`, which alone imports it, does the same in torch."""
