@@ -17,7 +17,7 @@ from kit.search.progress import Silent
 
 widgets = pytest.importorskip("ipywidgets.widgets")
 pytest.importorskip("anywidget")  # plotly's FigureWidget is made of it
-from kit.lab.panel import CHILDREN, Dashboard  # noqa: E402
+from kit.lab.panel import CHILDREN, PROGRESS, Dashboard  # noqa: E402
 
 VALUES = {**SMALL, "method": "dha", "search_epochs": 4}
 
@@ -133,7 +133,9 @@ def test_a_run_in_the_hands_of_another_process_is_watched_and_not_started(interr
         panel = Dashboard(run=interrupted)
         assert panel.state == "elsewhere" and panel.buttons["start"].disabled and "1 of 2 epochs" in text(panel)
         panel.start()
-        assert panel.child is None and not CHILDREN
+        assert panel.child is None and not CHILDREN and panel.bar.value == 1
+        (interrupted.path / PROGRESS).write_text("1.4 epoch 1.4/2, 812 images/s, 0:00:07 left")
+        assert "epoch 1.4/2, 812 images/s, 0:00:07 left" in text(panel) and panel.bar.value == 1.4
         store.write_json(interrupted.path / "metrics.json", {"test_accuracy": 0.5, "epochs": 2})
         assert "50.00%" in text(panel)
 

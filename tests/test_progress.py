@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -92,3 +93,30 @@ def test_an_interrupted_search_says_in_one_line_how_to_go_on(micro: str, tmp_pat
     assert "another" in capsys.readouterr().err
     with pytest.raises(Stopped, match="^inner$"), interruptible(lambda: "outer"), interruptible(lambda: "inner"):
         raise KeyboardInterrupt
+
+
+def test_within_an_epoch_bar_and_lines_say_how_fast_it_goes_and_how_long_it_will(micro, tmp_path, monkeypatch, capsys):
+    from kit.search import engine
+
+    told: list[tuple[float, str]] = []
+
+    class Listening(Silent):
+        def within(self, done: float, text: str) -> None:
+            told.append((done, text))
+
+    monkeypatch.setattr(engine, "TELL", 0.0)
+    run = kit.search(micro_config(epochs=2), out=tmp_path, progress=Listening())
+    steps = int(run.metrics["steps"])
+    assert [done for done, _ in told] == pytest.approx([(i + 1) * 2 / steps for i in range(steps)])
+    assert all(re.fullmatch(r"epoch \d\.\d/2, [\d,]+ images/s, \d+:\d\d:\d\d left", text) for _, text in told)
+    lines = Lines(every=0)
+    lines.start("a run", 2, 0)
+    lines.within(*told[0])
+    assert f"a run: {told[0][1]}" in capsys.readouterr().out
+    bar = Bar()
+    bar.start("a run", 2, 0)
+    bar.within(0.5, told[0][1])
+    bar.epoch(1, "search", {"loss": 1.0})
+    bar.close()
+    shown = capsys.readouterr().err
+    assert told[0][1] in shown and "| 0.5/2" in shown and "| 1.0/2" in shown

@@ -16,7 +16,7 @@ from kit import registry
 from kit.augment.ops import OPERATIONS, OPS, apply_mixed, operations, register_operation, square
 from kit.errors import KitError
 from kit.search import ranks
-from kit.search.learner import ByAdam
+from kit.search.learner import Learner
 
 AUGMENT = registry.Registry("augmentation policy")
 
@@ -82,7 +82,7 @@ class Basics:
         return torch.where(square(images, draw.hole, self.cutout), colour, images)
 
 
-class Policy(ByAdam):
+class Policy(Learner):
     """Base of all policies: `sample(n)` → Draw, `apply(images, draw)` → uint8 images of the same shape.
 
     image: (H, W). steps: of the search stage. options: of `Options`. A subclass says in `draw` what is drawn for n

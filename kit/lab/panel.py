@@ -16,7 +16,7 @@ from kit.config import PARTS, Config
 from kit.errors import KitError
 from kit.figures.style import WIDTH
 from kit.lab import notebook
-from kit.lab.process import ChildProcess
+from kit.lab.process import PROGRESS, ChildProcess
 from kit.methods import PRESETS
 from kit.run.run import Run
 
@@ -67,7 +67,7 @@ class Dashboard(widgets.VBox):
         self.buttons = {name: widgets.Button(description=name) for name in ("start", "pause", "stop")}
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: self._guarded(getattr(self, name)))
-        self.bar = widgets.IntProgress(0, 0, 1, layout={"width": "160px"})
+        self.bar = widgets.FloatProgress(max=1, layout={"width": "160px"})
         self.line, self.message = widgets.HTML(), widgets.HTML()
         self.figures = {name: go.FigureWidget() for name in FIGURES}
         self.shown, self.images = widgets.VBox(list(self.figures.values())), widgets.VBox([go.FigureWidget()])
@@ -151,10 +151,10 @@ class Dashboard(widgets.VBox):
         pause.disabled = stop.disabled = state not in ("running", "paused")
         for widget in (start, *self.fields.values()):
             widget.disabled = state != "idle"
-        if run:
-            self.bar.max, self.bar.value = run.config.epochs, run.history["epoch"].max() if len(run.history) else 0
+        done, within = self._within(run.history["epoch"].max() if run and len(run.history) else 0)
+        self.bar.max, self.bar.value = run.config.epochs if run else 1, done
         words = figures.standing(run) if run else f"{self.folder.name}: ready"
-        words = f"paused · {words}" if state == "paused" else words
+        words = " · ".join(filter(None, ["paused" if state == "paused" else "", within, words]))
         self.line.value = f"<span class='kit-line'>{html.escape(words)}</span>"
 
     def _attach(self) -> None:
@@ -172,6 +172,14 @@ class Dashboard(widgets.VBox):
             self.pictured = about
             self._draw(self.images.children[0], figures.samples(config.sets()))
         self._watch()
+
+    def _within(self, complete: float) -> tuple[float, str]:
+        """How many epochs a run in progress has done, if more than the complete ones, and what it says of the next."""
+        with contextlib.suppress(OSError, ValueError):
+            done, _, words = (self.folder / PROGRESS).read_text().partition(" ")
+            if float(done) > complete and self.state != "idle":
+                return float(done), words
+        return float(complete), ""
 
     def _draw(self, widget: go.FigureWidget, figure: go.Figure) -> None:
         figure.update_layout(width=WIDTH)  # a live figure does not follow its page's width

@@ -28,9 +28,21 @@ from kit.errors import KitError
 from kit.search.engine import search
 from kit.search.progress import Silent
 
+PROGRESS = ".progress"  # a file of the run directory
 LONGEST = 4000  # characters of an error: more would fill the pipe before anybody reads it
 STARTING = threading.Lock()
 ALIVE = weakref.WeakSet()  # the runs of this process
+
+
+class Noted(Silent):
+    """Into a file, for whoever watches the run: the epochs so far, and how fast it goes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def within(self, done: float, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self.path.write_text(f"{done} {text}")
 
 
 class ChildProcess:
@@ -124,7 +136,7 @@ def _execute(link: Connection, values: dict[str, Any], folder: Path, notebook: s
         if notebook:
             _papermill(values, folder, notebook)
         else:
-            search(Config(**values), out=folder.parent, progress=Silent())
+            search(Config(**values), out=folder.parent, progress=Noted(folder / PROGRESS))
     except Exception as error:
         name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))  # of a cell
         own = "what a session registers, other processes do not know: put it into a file, plugins='my_file.py'"

@@ -8,7 +8,9 @@ import re
 import threading
 import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ KEPT_CHECKPOINTS = 2
 CURVE_POINTS = 10  # step-wise values written per epoch
 COUNTERS = ("epoch", "step", "entered", "began", "seconds")
 PER_THREAD = 2**21  # values of a layer's batch: with fewer each, threads wait for one another longer than they work
+TELL = 1.0  # seconds between two words about an epoch in progress
 CHECK_EVERY = 100  # steps between looks at the losses: a look waits for the device
 DTYPE = torch.float32  #: of the weights
 # torch's default dtype and its random numbers belong to the whole process: searches in threads take turns
@@ -136,6 +139,7 @@ class Search:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_deterministic_debug_mode("error")
         self._open()
+        self.reporter = reporter
         reporter.start(self.folder.name, self.config.epochs, self.epoch)
         try:
             while self.epoch < self.config.epochs:
@@ -166,6 +170,7 @@ class Search:
         net.dropout, net.mixup = self.config.dropout, self.config.mixup
         parts.arch.anneal((self.epoch - self.entered) / max(1, self.longest - 1))
         curves = torch.zeros(steps, 4, device=self.device)  # loss, accuracy, lr and weight decay of each step
+        began = told = monotonic()
         for i in range(steps):
             schedule = 0.5 * (1 + math.cos(math.pi * (since * steps + i) / (epochs * steps)))
             losses, right, values = self.take_step(parts, self.batches, schedule)
@@ -173,6 +178,11 @@ class Search:
             if (i + 1) % CHECK_EVERY == 0 or i + 1 == steps:
                 (so_far,) = ranks.mean([curves[: i + 1]])
                 self._check_finite(so_far.cpu())
+            if (now := monotonic()) - told > TELL:
+                told, done, pace = now, self.epoch + (i + 1) / steps, (now - began) / (i + 1)
+                left = timedelta(seconds=round(pace * steps * (self.config.epochs - done)))
+                rate = f"{self.config.batch_size / pace:,.0f} images/s"
+                self.reporter.within(done, f"epoch {done:.1f}/{self.config.epochs}, {rate}, {left} left")
         return self._end_epoch(so_far.cpu())
 
     def _end_epoch(self, curves: torch.Tensor) -> dict[str, float]:

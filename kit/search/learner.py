@@ -121,9 +121,6 @@ class Learner(ABC):
             setattr(self, name, value.to(old.device, copy=True) if isinstance(old, Tensor) else _tupled(value))
 
 
-ByAdam = Learner  # as kit.augment calls it
-
-
 def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value  # a checkpoint has lists
 

@@ -11,10 +11,13 @@ SHOWN = {"loss": ".3f", "train_accuracy": ".3f", "val_accuracy": ".3f", "eta/lr"
 
 
 class Silent:
-    """What `kit.search` calls while it runs: `epoch` after each epoch with its numbers, `close` also after an error.
-    This one says nothing; a subclass says what it likes, and may end the search by raising."""
+    """What `kit.search` calls while it runs: `within` about once a second between epochs, with the epochs so far, a
+    fraction, and a text that says how fast it goes and how long it will; `epoch` after each epoch with its numbers,
+    `close` also after an error. This one says nothing; a subclass says what it likes, and may end the search by
+    raising."""
 
     def start(self, name: str, epochs: int, done: int) -> None: ...
+    def within(self, done: float, text: str) -> None: ...
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -51,6 +54,11 @@ class Lines(Silent):
         self.name, self.epochs = name, epochs
         say(f"{name}: {f'goes on after epoch {done}' if done else 'starts'}, {epochs} epochs")
 
+    def within(self, done: float, text: str) -> None:
+        if time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            say(f"{self.name}: {text}")
+
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
         if done == self.epochs or time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
@@ -63,6 +71,11 @@ class Bar(Silent):
 
         with contextlib.suppress(Exception):
             self.bar = tqdm(total=epochs, initial=done, desc=_spelled(name, sys.stderr), unit="epoch")
+
+    def within(self, done: float, text: str) -> None:
+        with contextlib.suppress(Exception):
+            self.bar.n = round(done, 1)
+            self.bar.set_postfix_str(text)
 
     def epoch(self, done: int, stage: str, numbers: dict[str, float]) -> None:
         with contextlib.suppress(Exception):
