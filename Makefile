@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test mutants lint torture lab bench clean
+.PHONY: install ablation study reports report docs pages test mutants lint torture lab bench clean
 
 # pip would compile its packages on one core, which takes a minute: here all do, and beside them the CPU kernels are compiled, which
 # every process that is the first would do
@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	@for rest in "" -v; do grep $$rest -E '$(HEAVY)' constraints.txt | $(PINNED) >/dev/null 2>&1 & done; wait
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,data,ray,fast,tables,export]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,data,ray,fast,tables,export,docs]'
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null & $(BIN)/python -c '$(KERNELS)'; wait
 	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
 		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
@@ -50,6 +50,7 @@ REPORTS := ablation-digits-200 ablation-digits ablation-fashion_mnist ablation-f
 reports: $(INSTALLED)
 	$(MAKE) $(foreach name,$(REPORTS),reports/$(name).json)
 	$(BIN)/python -m kit.studies.report reports
+	$(MAKE) pages
 
 reports/ablation-digits-200.json:
 	$(MAKE) ablation DATASET=digits
@@ -79,6 +80,19 @@ SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epo
 report: $(INSTALLED)
 	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
 
+# the parts of the pages that follow from the code and the reports, written anew
+pages: $(INSTALLED)
+	$(BIN)/python docs/pages.py
+
+# the pages as a site in build/site. They are copied first, as they lie in the repository, so that a link is right in both
+docs: pages
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	cp -r README.md CHANGELOG.md CITATION.cff LICENSE docs notebooks reports build/pages
+	rm -rf build/pages/docs/__pycache__ build/pages/docs/recipes/__pycache__
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 # pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; four workers, as many
 # tests wait for processes of their own, which read kit compiled; the notebooks run on real data, only smaller and shorter
 SMALL := {"dataset": "digits", "epochs": 2, "search_epochs": 1, "channels": 4, "search_channels": 4, "cells": 2, "search_cells": 2, "reductions": 1, \
@@ -104,8 +118,9 @@ KILLS ?= 100
 torture: $(INSTALLED)
 	$(BIN)/python tests/torture.py $(KILLS)
 
+# JupyterLab with the project as its root, its first notebook open
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/start.ipynb $(ARGS)
 
 # all benchmarks, their report in reports/bench-<device>.md; make bench ARGS='--only step,augment'
 bench: $(INSTALLED)
