@@ -91,7 +91,7 @@ docs: pages
 	cp -r README.md CHANGELOG.md CITATION.cff LICENSE docs notebooks reports build/pages
 	rm -rf build/pages/docs/__pycache__ build/pages/docs/recipes/__pycache__
 	$(BIN)/mkdocs build --strict --quiet
-	@echo "build/site/index.html"
+	@echo "to read it: $(BIN)/python -m http.server --directory build/site"
 
 # pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; four workers, as many
 # tests wait for processes of their own, which read kit compiled; the notebooks run on real data, only smaller and shorter

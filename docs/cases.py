@@ -1,4 +1,4 @@
-"""The mistakes that users make, each as code that goes wrong and code that goes right; docs/questions.md is made of them.
+"""The mistakes that users make: code that goes wrong, and code that goes right. docs/questions.md is made of them.
 
 `answered()` runs both in a folder of its own and takes the error's words from kit, so that no page says what kit does
 not."""
@@ -280,7 +280,15 @@ def workplace() -> Iterator[dict[str, Any]]:
             Path("list.csv").write_text("".join(f"photos/{c}/{i}.png,{c}\n" for c in "ab" for i in range(12)))
             Path("plugin.py").write_text("import kit\n")
             Path("empty").mkdir()
-            small = {"epochs": 2, "search_epochs": 1, "channels": 2, "cells": 1, "reductions": 0, "train_images": 60, "batch_size": 30}
+            small = {
+                "epochs": 2,
+                "search_epochs": 1,
+                "channels": 2,
+                "cells": 1,
+                "reductions": 0,
+                "train_images": 60,
+                "batch_size": 30,
+            }
             yield {"kit": kit, "trained": kit.search(kit.Config(device="cpu", **small), progress=Silent())}
         finally:
             os.chdir(before)

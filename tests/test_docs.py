@@ -4,7 +4,6 @@ current, and every public name has its place. `make docs` itself, which needs mi
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from inspect import getdoc, signature
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,18 @@ from kit.search.progress import Silent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+# the language, the code, and what a comment above the block says of how it is run
+BLOCK = re.compile(r"^(?:<!-- run with (.*?) blocked -->\n)?```(\w*)\n(.*?)^```$", re.M | re.S)
 MADE = re.compile(r"<!-- made: questions -->.*?<!-- end -->", re.S)
 
 # what blocks get that would take minutes: the default preset's values
 SHORT = {
     "epochs": 2,
     "channels": 4,
-    "cells": 3,
+    "cells": 1,
     "search_channels": 4,
-    "search_cells": 3,
+    "search_cells": 1,
+    "reductions": 0,
     "batch_size": 32,
     "train_images": 100,
 }
@@ -49,14 +51,14 @@ NOT_RUN = {
     "torchrun": "several processes: tests/test_distributed.py",
     "mkdir": "nothing to see",
 }
-# python blocks that run with kit blocked, the first of them without torch as well
-WITHOUT_KIT = """
+# in a process of its own, in which these cannot be imported
+BLOCKED = """
 import json, sys
-onnx, program = json.loads(sys.argv[1])
-sys.modules |= {"kit": None, "torch": None}
-exec(onnx, {})
-del sys.modules["torch"]
-exec(program, {})
+for names, code in json.loads(sys.argv[1]):
+    sys.modules |= dict.fromkeys(names)
+    exec(code, {})
+    for name in names:
+        del sys.modules[name]
 """
 
 
@@ -64,8 +66,8 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """(language, code) of a page; the questions' are run when they are made (docs/cases.py)."""
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """(blocked, language, code) of a page; the questions' are run when they are made (docs/cases.py)."""
     return BLOCK.findall(MADE.sub("", page.read_text()))
 
 
@@ -107,18 +109,127 @@ RUN = sweep.run
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_of_a_page_runs(page: Path, short: None):
     names, apart = {"__name__": "__main__"}, []
-    for language, code in blocks(page):
-        assert language in ("python", "sh", "text"), f"{name(page)}: say what the block is: {code[:60]!r}"
+    for blocked, language, code in blocks(page):
+        assert language in ("python", "sh", "text"), f"{name(page)}: say which language this is: {code[:60]!r}"
         if language == "sh":
             subprocess.run(["bash", "-n"], input=code.encode(), check=True)
             for line in code.replace("\\\n", " ").splitlines():
                 run_or_check(shlex.split(line, comments=True))
-        elif language == "python" and "import kit" in code or "from kit" in code or names.get("kit"):
-            if "import onnxruntime" in code or "import torch\n\nextra" in code:
-                apart.append(code)
-            else:
-                exec(compile(code, name(page), "exec"), names)
-        else:
-            assert language == "text", f"{name(page)}: {code[:60]!r} is not run"
+        elif language == "python" and blocked:
+            apart.append((re.findall(r"kit|torch", blocked), code))
+        elif language == "python":
+            exec(compile(code, name(page), "exec"), names)
     if apart:
-        subprocess.run([sys.executable, "-c", WITHOUT_KIT, json.dumps(apart)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", BLOCKED, json.dumps(apart)], check=True)
+
+
+def run_or_check(words: list[str]) -> None:
+    """A command of a page. `python -m kit` runs, where its data are here; others are checked as NOT_RUN says."""
+    words = words[next((i for i, word in enumerate(words) if "=" not in word), len(words)) :]  # without VARIABLE=value
+    if not words:
+        return
+    command, *arguments = words
+    command = command.removeprefix(".venv/bin/")
+    if command == "python" and arguments[:2] == ["-m", "kit"]:
+        config = kit.Config(**notebook.assigned(arguments[2:]))
+        if config.dataset in ("digits", "stripes") or Path(config.dataset).exists():
+            main([*arguments[2:], "device=cpu"])
+        return
+    assert command in NOT_RUN, f"{command!r} is neither run nor listed in NOT_RUN"
+    if command == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        for word in arguments:
+            variable, given, _ = word.partition("=")
+            assert re.search(rf"\$\({variable}\)" if given else rf"^{word}:", makefile, re.M), f"make {word}"
+    elif command == "papermill":
+        options = [i for i, word in enumerate(arguments) if word == "-p"]
+        passed = {arguments[i + 1]: arguments[i + 2] for i in options}
+        declared = set(papermill.inspect_notebook(str(ROOT / arguments[0])))
+        fields = {name: value for name, value in passed.items() if name in kit.Config.model_fields}
+        assert set(passed) - set(fields) <= declared, f"{arguments[0]} has no {set(passed) - set(fields) - declared}"
+        kit.Config(**{field: notebook.typed(field, value) for field, value in fields.items()})
+    elif command == "torchrun":
+        assert arguments[arguments.index("-m") + 1] == "kit"
+        kit.Config(**notebook.assigned(arguments[arguments.index("-m") + 2 :]))
+
+
+# ---- links, navigation, what is made -------------------------------------------------------------
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub and mkdocs make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def test_every_link_between_pages_leads_somewhere():
+    texts = {page: page.read_text() for page in (*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "reports").glob("*.md"))}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    links = 0
+    for page, text in texts.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" not in target:
+                links, (path, _, anchor) = links + 1, target.partition("#")
+                there = page.parent / path if path else page
+                assert there.exists(), f"{name(page)}: {target}"
+                headings = re.findall(r"^#+ (.*)$", there.read_text(), re.M) if anchor else []
+                assert not anchor or anchor in map(slug, headings), f"{name(page)}: {target}"
+    assert links > 150
+
+
+def test_the_navigation_has_every_page_once():
+    def paths(entry: Any) -> Iterator[str]:
+        for inner in entry.values() if isinstance(entry, dict) else entry:
+            yield from [inner] if isinstance(inner, str) else paths(inner)
+
+    listed = list(paths(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert all((ROOT / path).is_file() for path in listed) and len(listed) == len(set(listed))
+    assert set(map(name, PAGES)) <= set(listed)
+
+
+def test_what_is_made_of_the_code_and_the_reports_is_current():
+    """In a process of its own, in which no other test's plug-ins are loaded."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    check = [sys.executable, str(ROOT / "docs" / "pages.py"), "--check"]
+    found = subprocess.run(check, env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, f"make pages writes them anew: {found.stdout} {found.stderr[-2000:]}"
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+# DESIGN's public API, and what else `kit` has by name; of a class, its page has the members
+PUBLIC = """
+datasets load_dataset methods Config search Run Prediction ImageSets KitError dashboard methods.register
+augment.OPS augment.apply_op arch.lasso landscape.plane landscape.sharpness sweep.grid sweep.run
+data.register augment.register arch.register hyper.register space.register
+""".split()
+if hasattr(kit.augment, "Augment"):
+    PUBLIC.append("augment.Augment")
+VALUES = {"augment.OPS"}  # which has no docstring of its own
+
+
+def located(path: str) -> Any:
+    """What stands under a dotted path; `kit.search` is a function, and `kit.search.engine` a module all the same."""
+    module = max((module for module in sys.modules if path.startswith(f"{module}.")), key=len)
+    return attrgetter(path.removeprefix(f"{module}."))(sys.modules[module])
+
+
+def test_every_public_name_has_its_page():
+    text = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = [located(path) for path in re.findall(r"^::: (\S+)$", text, re.M)]
+    assert all(getdoc(thing) for thing in shown) and len(shown) > 30
+    for path in PUBLIC:
+        assert f"kit.{path}" in text, path
+        thing = attrgetter(path)(kit)
+        assert path in VALUES or getattr(thing, "__func__", thing) in shown, path
+
+
+def test_a_public_class_has_the_members_that_users_rely_on():
+    members = "load history genotype policy hyper model export metrics predict".split()
+    assert all(getdoc(getattr(kit.Run, member)) for member in members)
+
+
+def test_methods_are_shown_with_what_each_one_searches():
+    table = repr(kit.methods())
+    assert "dha" in table and "τ α η  DHA: NAS + DA + HPO, joint" in table and "· α ·" in table
