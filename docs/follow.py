@@ -1,8 +1,8 @@
 """Follow docs/start.md word for word in a fresh clone, and time it: python docs/follow.py [--venv FOLDER]
 
-Every block of the page is run as it stands, in its order: commands by bash, Python by the clone's interpreter. `make lab`
-has to answer, and its notebook is then run as *Run All Cells* does. --venv: an environment that is already installed, in
-place of the page's `make install`."""
+Every block of the page is run as it stands, in its order: commands by bash, Python by the clone's interpreter. `make
+lab` has to answer, and its notebook is then run as *Run All Cells* does. --venv: an environment that is already
+installed, in place of the page's `make install`."""
 
 from __future__ import annotations
 

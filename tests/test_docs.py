@@ -21,7 +21,10 @@ import pytest
 import yaml
 
 import kit
+from kit import registry
 from kit.__main__ import main
+from kit.augment import OPERATIONS
+from kit.config import PARTS
 from kit.data import DATASETS
 from kit.lab import notebook, sweep
 from kit.methods import METHODS, PRESETS
@@ -87,11 +90,12 @@ def short(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sweep, "run", first_of_each_method)
     monkeypatch.chdir(place)
     (place / "docs").is_symlink() or (place / "docs").symlink_to(ROOT / "docs")
-    before = [(registry, dict(registry)) for registry in (METHODS, DATASETS)]
+    kinds = (METHODS, DATASETS, OPERATIONS, *PARTS.values(), registry._loaded)  # a page adds to them
+    before = [dict(kind) for kind in kinds]
     yield
-    for registry, rows in before:
-        for added in set(registry) - set(rows):
-            del registry[added]
+    for kind, rows in zip(kinds, before):
+        for added in set(kind) - set(rows):
+            del kind[added]
 
 
 def first_of_each_method(*given: Any, **options: Any) -> sweep.Result:

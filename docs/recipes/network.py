@@ -1,6 +1,6 @@
 """A fixed network of one's own, on which τ and η are searched, or nothing:
 
-python -m kit plugins=docs/recipes/network.py method=da+hpo space=three-convs
+.venv/bin/python -m kit plugins=docs/recipes/network.py method=da+hpo space=three-convs
 """
 
 from pydantic import Field
