@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test mutants lint torture look lab bench clean
+.PHONY: install ablation study reports report docs pages test mutants lint torture look lab bench clean
 
 # pip fetches and unpacks one package after the other: torch's and all others side by side take half the time. A pin that
 # does not suit this machine ends its half, and pip's own choice follows
@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	@for rest in "" -v; do grep $$rest -E '$(HEAVY)' constraints.txt | $(PINNED) >/dev/null 2>&1 & done; wait
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,data,ray,tables,export]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test,data,ray,tables,export,docs]'
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null || true # on all cores: pip's own way takes a minute
 	@$(BROWSER) || $(BIN)/plotly_get_chrome -y >/dev/null 2>&1 || \
 		echo "no browser: figures stay interactive, reports come without PNGs; install chromium for them"
@@ -45,6 +45,7 @@ REPORTS := ablation-digits-200 ablation-digits ablation-fashion_mnist ablation-f
 reports: $(INSTALLED)
 	$(MAKE) $(foreach name,$(REPORTS),reports/$(name).json)
 	$(BIN)/python -m kit.studies.report reports
+	$(MAKE) pages
 
 reports/ablation-digits-200.json:
 	$(MAKE) ablation DATASET=digits
@@ -73,6 +74,19 @@ SIZE_methods-fashion_mnist := ARGS='-p image_size 14 -p train_images 2000 -p epo
 # one self-contained HTML page of a run: make report RUN=runs/digits-dha-s0-… [OUT=page.html]; without OUT, report.html in the run directory
 report: $(INSTALLED)
 	$(BIN)/python -m kit.studies.page $(if $(RUN),"$(RUN)") $(if $(OUT),"$(OUT)")
+
+# the parts of the pages that follow from the code and the reports, written anew
+pages: $(INSTALLED)
+	$(BIN)/python docs/pages.py
+
+# the pages as a site in build/site. They are copied first, as they lie in the repository, so that a link is right in both
+docs: pages
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	cp -r README.md CHANGELOG.md CITATION.cff LICENSE docs notebooks reports build/pages
+	rm -rf build/pages/docs/__pycache__ build/pages/docs/recipes/__pycache__
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "to read it: $(BIN)/python -m http.server --directory build/site"
 
 # pytest and nbval together, a file a worker, the slow ones first (tests/conftest.py), one thread each; four workers, as many
 # tests wait for processes of their own, which read kit compiled; the notebooks run on real data, only smaller and shorter
@@ -103,8 +117,9 @@ torture: $(INSTALLED)
 look: $(INSTALLED)
 	KIT_PARAMETERS='$(SMALL)' $(BIN)/python tests/look.py $(ARGS)
 
+# JupyterLab with the project as its root, its first notebook open
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/start.ipynb $(ARGS)
 
 # all benchmarks, their report in reports/bench-<device>.md; make bench ARGS='--only step,augment'
 bench: $(INSTALLED)

@@ -13,6 +13,7 @@ from pydantic import Json, TypeAdapter, ValidationError
 
 from kit.config import Config
 from kit.errors import KitError, shown, unknown
+from kit.registry import load_plugins
 from kit.run.run import Run
 
 PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
@@ -29,6 +30,8 @@ def config(namespace: MutableMapping[str, Any], extra: Mapping[str, type | None]
     here = Path.cwd()  # out="runs" is the same folder under papermill and in JupyterLab, which starts in notebooks/
     if here.name == "notebooks" and (here.parent / "kit" / "__init__.py").is_file():
         os.chdir(here.parent)
+    if type(plugins := namespace.get("plugins")) is str and plugins:  # whose options are fields, too
+        load_plugins(plugins)
     own, hidden = dict(extra or {}), {"In", "Out", *_from_startup(namespace)}
     kinds = own | {name: field.annotation for name, field in Config.model_fields.items()} | own
     plain = {k: v for k, v in namespace.items() if type(v) in PLAIN and not k.startswith("_") and k not in hidden}
@@ -52,13 +55,13 @@ def typed(name: str, value: Any) -> Any:
 
 def assigned(texts: Iterable[str]) -> dict[str, Any]:
     """Values for `kit.Config` from texts like "epochs=10". Raises KitError for a text of another form and a misfit."""
-    values = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise KitError(f"{shown(text)} is not name=value: kit.Config.model_fields has the names")
-        values[name] = typed(name, value)
-    return values
+    parts = {text: text.partition("=") for text in texts}
+    if wrong := [text for text, (_, equals, _) in parts.items() if not equals]:
+        raise KitError(f"{shown(wrong[0])} is not name=value: kit.Config.model_fields has the names")
+    given = {name: value for name, _, value in parts.values()}
+    if given.get("plugins"):  # whose options are fields, too
+        load_plugins(given["plugins"])
+    return {name: typed(name, value) for name, value in given.items()}
 
 
 def dashboard(config: Config | None = None, run: str | Path | Run | None = None, live: bool | None = None) -> Any:
