@@ -81,9 +81,11 @@ def serve(pipe: Connection, precision: str | None, name: str, size: dict[str, in
         pipe.send(time.perf_counter() - began)
 
 
-def in_turn(device: torch.device, precision: str, repeats: int, size: dict[str, int]) -> dict[str, list[float]]:
-    """Seconds of `repeats` steps of kit and of the yardstick."""
-    context = multiprocessing.get_context("spawn")
+def in_turn(
+    device: torch.device, precision: str, repeats: int, size: dict[str, int], start: str = "spawn"
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` steps of kit and of the yardstick. start: of their processes; a fork takes no CUDA along."""
+    context = multiprocessing.get_context(start)
     pipes, processes, genotype = {}, [], None
     for which, given in (("kit", precision), ("yardstick", None)):
         pipes[which], other = context.Pipe()
