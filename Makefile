@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report test mutants lint torture lab bench clean
+.PHONY: install ablation study reports report test mutants lint torture lab bench gpu clean
 
 # pip would compile its packages on one core, which takes a minute: here all do, and beside them the CPU kernels are compiled, which
 # every process that is the first would do
@@ -110,6 +110,11 @@ lab: $(INSTALLED)
 # all benchmarks, their report in reports/bench-<device>.md; make bench ARGS='--only step,augment'
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/all.py $(ARGS)
+
+# the check on a real GPU, at most eight minutes, its report in reports/bench-<device>.md: make gpu [PARTS=tests,step] [AGAIN=1]; what it needs where
+# there is no network, and what it measures: benchmarks/gpu.py. Without .venv it takes the machine's own Python
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --parts "$(PARTS)" $(if $(AGAIN),--again) $(ARGS)
 
 clean:
 	rm -rf .venv build

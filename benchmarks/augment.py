@@ -114,6 +114,7 @@ def dali_way(images: Tensor) -> Callable[[], object] | None:
         return None
     n, _, height, width = images.shape
     held = images.permute(0, 2, 3, 1).contiguous()
+    held = held if images.is_cuda else held.numpy()  # of a tensor on the CPU it asks CUDA for a stream
     place, index = ("gpu", 0) if images.is_cuda else ("cpu", None)
 
     @pipeline_def(batch_size=n, num_threads=1, device_id=index, enable_conditionals=True, seed=0)
