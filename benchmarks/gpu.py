@@ -85,7 +85,8 @@ def tests(device: torch.device, quick: bool) -> Found:
     seen, folder = Seen(), ROOT / "tests"
     others = ("test_data_sets.py", "test_latency.py")  # the tests there that need a GPU
     files = [str(folder / "test_gpu.py"), *([str(folder / name) for name in others] if device.type == "cuda" else [])]
-    chosen = "float32 or masked or never_waits" if quick else "gpu or cuda"
+    slow = "deterministic or resumes or latency or operation or exported or every_method"
+    chosen = f"not ({slow})" if quick else "gpu or cuda"
     given = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "--tb=short"]
     code = pytest.main([*files, *given, "-k", chosen], plugins=[seen])
     short = lambda text: text.strip().splitlines()[-1][:200] if text.strip() else ""
