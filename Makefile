@@ -10,7 +10,7 @@ BIN := .venv/bin
 BROWSER := command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null
 INSTALLED := .venv/.installed
 
-.PHONY: install ablation study reports report docs pages test mutants lint torture look lab bench clean
+.PHONY: install ablation study reports report docs pages test mutants lint torture look lab bench gpu clean
 
 # pip fetches and unpacks one package after the other: torch's and all others side by side take half the time. A pin that
 # does not suit this machine ends its half, and pip's own choice follows
@@ -124,6 +124,11 @@ lab: $(INSTALLED)
 # all benchmarks, their report in reports/bench-<device>.md; make bench ARGS='--only step,augment'
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/all.py $(ARGS)
+
+# the check on a real GPU, at most eight minutes, its report in reports/bench-<device>.md: make gpu [PARTS=tests,step] [AGAIN=1]; what it needs where
+# there is no network, and what it measures: benchmarks/gpu.py. Without .venv it takes the machine's own Python
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --parts "$(PARTS)" $(if $(AGAIN),--again) $(ARGS)
 
 clean:
 	rm -rf .venv build

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import common
 import torch
 
-from kit.run import provenance, store
+from kit.run import provenance
 from kit.run.provenance import pick_device
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")
+ORDER = common.ORDER[1:]
 
 
 def one(name: str, device: torch.device, repeats: int) -> str:
@@ -62,9 +62,7 @@ def main() -> None:
         print(one(a.single, device, a.repeats))
         return
     where = provenance.describe(device)
-    name = "cpu" if device.type == "cpu" else re.sub(r"\W+", "-", where["device"].lower())
-    path = Path(a.out) / f"bench-{name}.md"
-    old = dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=<!-- |\Z)", path.read_text(), re.DOTALL)) if path.is_file() else {}
+    path = Path(a.out) / f"{common.page_name(where, device.type == 'cuda')}.md"
     for section in a.only.split(","):
         # a process each: what one leaves in memory is not the next one's
         out = subprocess.run(
@@ -83,17 +81,9 @@ def main() -> None:
             text=True,
         ).stdout
         origin = f"commit {where['commit']}, load before {os.getloadavg()[0]:.1f}"
-        old[section] = f"{out.strip()}\n\n*{origin}*\n\n"
-        print(old[section], flush=True)
-        head = (
-            f"# Benchmarks: {where['device'] if device.type == 'cuda' else where['processor']}\n\n{where['cores']} "
-            f"cores, torch {torch.__version__}, "
-            f"Python {where['python']}. Figures are ratios of things measured in turn in one run; with one CPU thread "
-            "by its own clock, which other work "
-            f"on the machine moves little. `python benchmarks/all.py`\n\n"
-        )
-        text = head + "".join(f"<!-- {key} -->\n{old[key]}" for key in ORDER if key in old)
-        store.atomically(path, lambda p, text=text: p.write_text(text.rstrip() + "\n"))
+        text = f"{out.strip()}\n\n*{origin}*"
+        print(text, flush=True)
+        common.write_section(path, section, text, where)
     print(path)
 
 

@@ -15,15 +15,16 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from kit.augment import Plain
+from kit.augment import Augment, Plain
 from kit.augment.ops import OPS, operations
-from kit.augment.policy import Basics, Draw, Policy, fast_path
+from kit.augment.policy import Basics, Draw
 from kit.augment.softmax import PairSoftmax
 from kit.run.provenance import pick_device
 from kit.search.learner import generator
 
 BATCH = {32: 512, 64: 256, 224: 64}
-KORNIA = 4  # batches a round: its time depends on the two operations that a batch draws
+COPY = "plain uint8 copy of the batch"
+FEW = 4  # batches a round of those whose time depends on the two operations that a batch draws
 BRIGHTNESS = {
     "Color": F.adjust_saturation,
     "Contrast": F.adjust_contrast,
@@ -94,21 +95,42 @@ def kornia_way(images: Tensor) -> Callable[[], object] | None:
     scaled = images.float() / 255  # kornia works on floats; the conversion is not counted
     with torch.no_grad():
         policy(scaled)
-    return torch.no_grad()(lambda: [policy(scaled) for _ in range(KORNIA)])
+    return torch.no_grad()(lambda: [policy(scaled) for _ in range(FEW)])
 
 
-def kit_ways(policy: Policy, images: Tensor, draw: Callable[[], Draw]) -> dict[str, Callable[[], object]]:
-    """kit's own paths, the one that is used first."""
-    ways = {"kit in torch": lambda: policy.apply_by_torch(images, draw())}
-    if images.device.type == "cpu" and fast_path() is not None:
-        ways = {"kit with numba": lambda: policy.apply(images, draw())} | ways
-    return ways
+def torchvision_way(images: Tensor) -> Callable[[], object]:
+    """torchvision's own RandAugment of the same 14 operations, two per batch as well, on a whole batch at once."""
+    policy = v2.RandAugment(num_ops=2, magnitude=15)
+    return lambda: [policy(images) for _ in range(FEW)]
 
 
-def section(device: torch.device, repeats: int) -> str:
-    """Markdown: images/s at three sizes, one CPU thread or one GPU."""
-    rows = []
-    for side, n in BATCH.items():
+def dali_way(images: Tensor) -> Callable[[], object] | None:
+    """DALI's RandAugment, two operations per image, of images that lie on the device; None where it is not installed.
+    Fed by reference; what it gives stays on the device as well."""
+    try:
+        from nvidia.dali import fn, pipeline_def
+        from nvidia.dali.auto_aug.rand_augment import rand_augment
+    except ImportError:
+        return None
+    n, _, height, width = images.shape
+    held = images.permute(0, 2, 3, 1).contiguous()
+    held = held if images.is_cuda else held.numpy()  # of a tensor on the CPU it asks CUDA for a stream
+    place, index = ("gpu", 0) if images.is_cuda else ("cpu", None)
+
+    @pipeline_def(batch_size=n, num_threads=1, device_id=index, enable_conditionals=True, seed=0)
+    def pipeline():
+        x = fn.external_source(source=lambda: held, device=place, layout="HWC", no_copy=images.is_cuda)
+        return rand_augment(x, n=2, m=15, shape=(height, width))
+
+    built = pipeline()
+    built.build()
+    return lambda: built.run()
+
+
+def measured(device: torch.device, repeats: int, batch: dict[int, int]) -> dict[int, dict[str, list[float]]]:
+    """Seconds an image of each way, `repeats` times, by the images' side; kit's first. batch: {side: images}."""
+    found = {}
+    for side, n in batch.items():
         policy = PairSoftmax(Basics(), generator(0, "augment", device), tau_lr=0.0)
         images = torch.randint(
             0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator(0, "images", device), device=device
@@ -118,60 +140,64 @@ def section(device: torch.device, repeats: int) -> str:
         draw = policy.sample(n)
         tensors = [image.clone() for image in images[few].cpu()]
         pils = [v2.ToPILImage()(image) for image in tensors]
-        ways = kit_ways(policy, images, lambda policy=policy, n=n: policy.sample(n))
-        things: dict[str, Callable[[], object]] = {
-            **ways,
-            "torchvision, tensors": lambda tensors=tensors, draw=draw, side=side: per_image(tensors, draw, side),
-            "torchvision, PIL": lambda pils=pils, draw=draw, side=side: per_image(pils, draw, side),
-            "copy": lambda images=images: images.clone(),
+        module = Augment("randaugment", flip=False)
+        things: dict[str, tuple[Callable[[], object] | None, int]] = {
+            "kit": (lambda policy=policy, images=images, n=n: policy.apply(images, policy.sample(n)), n),
+            "kit.augment.Augment, RandAugment with a crop": (functools.partial(module, images), n),
+            "torchvision, tensors": (functools.partial(per_image, tensors, draw, side), len(tensors)),
+            "torchvision, PIL": (functools.partial(per_image, pils, draw, side), len(pils)),
+            "torchvision, whole batch": (torchvision_way(images), FEW * n),
+            "kornia, whole batch": (kornia_way(images), FEW * n),
+            "DALI": (dali_way(images), n),
+            COPY: (images.clone, n),
         }
-        counts = {
-            **dict.fromkeys(ways, n),
-            "torchvision, tensors": len(tensors),
-            "torchvision, PIL": len(pils),
-            "copy": n,
-            "kornia": KORNIA * n,
-        }
-        if (kornia := kornia_way(images)) is not None:
-            things["kornia"] = kornia
-        times = common.alternately(things, repeats, device, warm=2)
-        each = {name: [t / counts[name] for t in found] for name, found in times.items()}
-        rate = {name: 1 / statistics.median(found) for name, found in each.items()}
-        own = each[next(iter(ways))]
-        rows += [
-            (
-                f"{side}²",
-                name,
-                f"{rate[name]:,.0f}",
-                "–" if each[name] is own else common.shown(common.ratio(each[name], own), 1),
-            )
-            for name in (*ways, "torchvision, tensors", "torchvision, PIL", "kornia")
-            if name in rate
-        ]
-        rows.append(
-            (
-                f"{side}²",
-                "plain uint8 copy of the batch",
-                f"{rate['copy']:,.0f}",
-                common.shown(common.ratio(each["copy"], own), 3),
-            )
-        )
-    absent = "" if "kornia" in rate else " kornia is not installed here, so its rows are missing."
-    if device.type == "cpu" and "kit with numba" not in rate:
-        absent += " numba is not installed here (the extra `fast`), so kit's compiled rows are missing."
+        if device.type == "cuda":
+            there = [image.clone() for image in images[few]]
+            things["torchvision, tensors on the GPU"] = functools.partial(per_image, there, draw, side), len(there)
+        things = {name: thing for name, thing in things.items() if thing[0] is not None}
+        times = common.alternately({name: way for name, (way, _) in things.items()}, repeats, device, warm=2)
+        found[side] = {name: [t / things[name][1] for t in seconds] for name, seconds in times.items()}
+    return found
+
+
+def others(each: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Without kit's ways and the copy."""
+    return {name: times for name, times in each.items() if not name.startswith("kit") and name != COPY}
+
+
+def table_of(found: dict[int, dict[str, list[float]]]) -> str:
+    rows = []
+    for side, each in found.items():
+        first, own = next(iter(each.items()))
+        for name, times in each.items():
+            ratio = "–" if times is own else common.shown(common.ratio(times, own), 3 if name == COPY else 1)
+            rows.append((f"{side}²", name, f"{1 / statistics.median(times):,.0f}", ratio))
+    return common.table(("size", "what", "images/s", f"speed of {first} ÷ its (median, quartiles)"), rows)
+
+
+def missing(each: dict[str, list[float]]) -> str:
+    """A sentence for each of the other libraries that is not installed here."""
+    absent = [name for name in ("kornia", "DALI") if not any(way.startswith(name) for way in each)]
+    return "".join(f" {name} is not installed here, so its rows are missing." for name in absent)
+
+
+def about(batch: dict[int, int]) -> str:
     return (
-        "## augment\n\n"
         "Random pairs of DHA's 14 operations, one pair and two magnitudes for every image, drawn and applied to uint8 "
-        "batches "
-        f"({', '.join(f'{n} images of {side}²' for side, n in BATCH.items())}). torchvision does the same operations "
-        "and magnitudes image by image "
-        "(the draw not counted; the batch stacked at the end; its CPU code, also where the device is a GPU). kornia's "
-        "RandAugment cannot draw per image: it takes two operations for the "
-        "whole batch (n=2, m=15, the same operations without Identity), the lighter task, on float images converted "
-        "beforehand.\n\n"
-        + common.table(("size", "what", "images/s", f"speed of {next(iter(ways))} ÷ its (median, quartiles)"), rows)
-        + f"\n\nn = {repeats} rounds.{absent}\n\n"
-        + by_operation(device, repeats)
+        f"batches ({', '.join(f'{n} images of {side}²' for side, n in batch.items())}). torchvision does the same "
+        "operations and magnitudes image by image (the draw not counted; the batch stacked at the end; on the CPU, "
+        "where no GPU is named). Its RandAugment and kornia's cannot draw per image: they take two operations for the "
+        "whole batch (n=2, m=15), the lighter task; kornia's without Identity and on float images converted "
+        "beforehand. DALI's draws two operations per image.\n\n"
+    )
+
+
+def section(device: torch.device, repeats: int) -> str:
+    """Markdown: images/s at three sizes, one CPU thread or one GPU."""
+    found = measured(device, repeats, BATCH)
+    said = missing(next(iter(found.values())))
+    return f"## augment\n\n{about(BATCH)}{table_of(found)}\n\nn = {repeats} rounds.{said}\n\n" + by_operation(
+        device, repeats
     )
 
 
@@ -193,7 +219,7 @@ def by_operation(device: torch.device, repeats: int, side: int = 224, n: int = 2
         draw = Draw(
             torch.full((n, 1), operations().index(name), device=device), magnitude[:, None], sign[:, None], center
         )
-        things = kit_ways(policy, images, lambda draw=draw: draw) | {
+        things = {"kit": lambda draw=draw: policy.apply(images, draw)} | {
             kind: (
                 lambda name=name, held=held: [
                     single(x, name, m, s, side) for x, m, s in zip(held, magnitude.tolist(), sign.tolist())

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from kit import files
+
+# sections of a report on a machine, in their order; the first one is gpu.py's, the others all.py's
+ORDER = ("gpu", "step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")
 
 
 def clock(device: torch.device) -> float:
@@ -50,3 +58,22 @@ def shown(values: tuple[float, float, float], digits: int = 2) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
     return "\n".join(lines)
+
+
+def page_name(about: Mapping[str, Any], cuda: bool) -> str:
+    """Of the report on the machine that `kit.run.provenance.describe` is about."""
+    return "bench-" + (re.sub(r"\W+", "-", about["device"].lower()) if cuda else "cpu")
+
+
+def write_section(path: Path, name: str, text: str, about: Mapping[str, Any]) -> None:
+    """Put a section into a report, in place of its older text; the other sections stay as they are."""
+    old = dict(re.findall(r"<!-- (\w+) -->\n(.*?)(?=<!-- |\Z)", path.read_text(), re.DOTALL)) if path.is_file() else {}
+    sections = old | {name: f"{text.strip()}\n\n"}
+    head = (
+        f"# Benchmarks: {about['processor'] if about['device'] == 'cpu' else about['device']}\n\n{about['cores']} "
+        f"cores, torch {torch.__version__}, Python {about['python']}. Figures are ratios of things measured in turn in "
+        "one run; with one CPU thread by its own clock, which other work on the machine moves little. "
+        "`python benchmarks/all.py`, `python benchmarks/gpu.py`\n\n"
+    )
+    page = head + "".join(f"<!-- {key} -->\n{sections[key]}" for key in ORDER if key in sections)
+    files.write(path, page.rstrip() + "\n")

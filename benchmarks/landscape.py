@@ -61,8 +61,8 @@ def ways(model: nn.Module, data: ImageSet, a: argparse.Namespace) -> dict[str, C
     return {"bare forward": bare, "kit": kit, "loss_landscapes": library}
 
 
-def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
-    a = a or parser().parse_args([])
+def measured(device: torch.device, repeats: int, a: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds a grid point, `repeats` times, of each way."""
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (a.images, a.image_channels, a.image, a.image), generator=g, dtype=torch.uint8)
     data = ImageSet(images, torch.arange(a.images) % 10).to(device)
@@ -73,7 +73,12 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
         return lambda: points.__setitem__(name, way())
 
     times = common.alternately({name: counted(name, way) for name, way in kinds.items()}, repeats, device, warm=2)
-    each = {name: [1e3 * t / points[name] for t in found] for name, found in times.items()}
+    return {name: [1e3 * t / points[name] for t in found] for name, found in times.items()}
+
+
+def section(device: torch.device, repeats: int, a: argparse.Namespace | None = None) -> str:
+    a = a or parser().parse_args([])
+    each = measured(device, repeats, a)
     rows = [
         (
             name,

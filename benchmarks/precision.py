@@ -12,9 +12,9 @@ from pathlib import Path
 
 import common
 
+from kit import files
 from kit.lab import sweep
 from kit.methods import METHODS
-from kit.run import store
 from kit.studies.tables import interval
 
 PRECISIONS = ("float32", "bfloat16")
@@ -80,7 +80,7 @@ def main() -> None:
         )
     )
     path = Path(a.reports) / f"precision-{Path(a.dataset).name}.md"
-    store.atomically(path, lambda p: p.write_text(text + "\n"))
+    files.write(path, text + "\n")
     print(path)
 
 

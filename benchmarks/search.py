@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -81,17 +81,26 @@ def serve(pipe: Connection, precision: str | None, name: str, size: dict[str, in
         pipe.send(time.perf_counter() - began)
 
 
-def in_turn(device: torch.device, precision: str, repeats: int, size: dict[str, int]) -> dict[str, list[float]]:
-    """Seconds of `repeats` steps of kit and of the yardstick."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes, genotype = {}, [], None
-    for which, given in (("kit", precision), ("yardstick", None)):
+def in_turn(
+    device: torch.device, precisions: Sequence[str], repeats: int, size: dict[str, int], start: str = "spawn"
+) -> dict[str, list[float]]:
+    """Seconds of `repeats` steps of kit, by each precision, and of the yardstick. start: of their processes; a fork
+    takes no CUDA along."""
+    context = multiprocessing.get_context(start)
+    pipes, processes = {}, []
+
+    def serving(which: str, precision: str | None, genotype: dict | None = None) -> None:
         pipes[which], other = context.Pipe()
         # not a daemon: the yardstick's loader has workers of its own
-        processes.append(context.Process(target=serve, args=(other, given, str(device), size, genotype)))
+        processes.append(context.Process(target=serve, args=(other, precision, str(device), size, genotype)))
         processes[-1].start()
-        other.close()  # so that a process that dies (of memory, say: the two need about 20 GB) ends the benchmark
-        genotype = pipes[which].recv()
+        other.close()  # so that a process that dies (of memory, say: two need about 20 GB) ends the benchmark
+
+    for precision in precisions:
+        serving(precision, precision)
+    genotype = [pipe.recv() for pipe in pipes.values()][0]
+    serving("yardstick", None, genotype)
+    pipes["yardstick"].recv()
     times: dict[str, list[float]] = {which: [] for which in pipes}
     for i in range(repeats + 2):
         for which, pipe in pipes.items():
@@ -109,8 +118,8 @@ def section(device: torch.device, repeats: int, **given: int) -> str:
     size, rows = SIZE | given, []
     steps = IMAGES // size["batch"]
     for precision in ("float32", "bfloat16"):
-        times = in_turn(device, precision, repeats, size)
-        names = {"kit": f"kit, {precision}", "yardstick": "yardstick, float32, beside it"}
+        times = in_turn(device, (precision,), repeats, size)
+        names = {precision: f"kit, {precision}", "yardstick": "yardstick, float32, beside it"}
         rows += [
             (
                 names[which],

@@ -152,21 +152,30 @@ def split(parts: Parts, batches: dict[str, Any], device: torch.device, steps: in
     return {label: s / total for label, s in watch.seconds.items()}
 
 
+def variants(config: Config, sets: ImageSets, device: torch.device) -> dict[str, Parts]:
+    """The plain step and DHA's, on one child."""
+    kinds = {
+        "DHA, look-ahead": parts_of(config, sets, device),
+        "DHA, fresh batch": parts_of(config.but(hyper="fresh"), sets, device),
+    }
+    return {"plain": plain_twin(kinds["DHA, look-ahead"], config, sets, device), **kinds}
+
+
+def setting(
+    device: torch.device, image: int, image_channels: int, channels: int, cells: int, batch: int, preset: str = "laptop"
+) -> tuple[Config, ImageSets, dict[str, Batches]]:
+    """α is recovered once per epoch, so not within the steps that are measured."""
+    sets = synthetic(image, image_channels).to(device)
+    size = {"channels": channels, "cells": cells, "batch_size": batch}
+    config = Config(method="dha", preset=preset, hyper="lookahead", recover="epoch", **size)
+    return config, sets, {name: Batches(sets.train, batch, generator(0, name)) for name in ("train", "fresh")}
+
+
 def section(
     device: torch.device, repeats: int, image: int, image_channels: int, channels: int, cells: int, batch: int
 ) -> str:
-    sets = synthetic(image, image_channels).to(device)
-    config = Config(method="dha", channels=channels, cells=cells, batch_size=batch, recover="epoch")
-
-    def fresh() -> dict[str, Parts]:
-        kinds = {
-            "DHA, look-ahead": parts_of(config, sets, device),
-            "DHA, fresh batch": parts_of(config.but(hyper="fresh"), sets, device),
-        }
-        return {"plain": plain_twin(kinds["DHA, look-ahead"], config, sets, device), **kinds}
-
-    kinds = fresh()
-    batches = {name: Batches(sets.train, batch, generator(0, name)) for name in ("train", "fresh")}
+    config, sets, batches = setting(device, image, image_channels, channels, cells, batch)
+    kinds = variants(config, sets, device)
     arch = kinds["DHA, look-ahead"].arch
     things = {name: (lambda parts=parts: take(parts, batches)) for name, parts in kinds.items()}
     b = arch.b.detach().cpu()
@@ -192,7 +201,9 @@ def section(
             "–",
         )
     )
-    shares = {name: split(parts, batches, device, min(repeats, 10)) for name, parts in fresh().items()}
+    shares = {
+        name: split(parts, batches, device, min(repeats, 10)) for name, parts in variants(config, sets, device).items()
+    }
     labels = sorted(shares["plain"] | shares["DHA, fresh batch"], key=lambda label: -shares["plain"].get(label, 0))
     return (
         f"## step, memory, recovery: {image_channels}×{image}×{image} images, C={channels}, {cells} cells, batch "

@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 # mostly computes
 SLOW = """
 notebooks test_sweep_ray test_browser test_methods test_distributed test_kill test_process test_sweep
-test_bad_inputs test_trust_foreign test_step_two_levels test_docs
+test_bad_inputs test_trust_foreign test_gpu_script test_step_two_levels test_docs
 test_planted test_recombination test_dashboard test_step test_limits_methods test_figures test_page test_export
 """.split()
 

@@ -173,7 +173,7 @@ FAULTS = [
         ("arch/logits.py", "else self.target.reward(child.picks)", "else 0.0", ALPHA),
         ("arch/logits.py", "value + self.target.penalty(", "value - self.target.penalty(", ALPHA),
         ("arch/logits.py", ">= self.options.fix_margin", ">= 0", ALPHA),
-        ("arch/base.py", "if self.frozen.any():", "if False:", f"{ALPHA} test_sparse_coding.py"),
+        ("arch/base.py", "if chosen is not None else ():", "if False else ():", f"{ALPHA} test_sparse_coding.py"),
         (
             "arch/base.py",
             "if self.limits.allow(picks):\n            return picks\n        strength",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from kit import space
 from kit.search import grads
 from kit.space import DARTS_V2, Child
+from kit.space.cell import auxiliary_head
 from kit.space.network import drop, gate_output
 
 CHAINS = ("choice", "mobile")
@@ -243,3 +244,9 @@ def test_recalibrated_statistics_are_those_of_all_batches_together():
         torch.testing.assert_close(norm.running_var, within, rtol=1e-9, atol=1e-12)
     mine = {b for norm in norms for b in norm.buffers()}
     assert all(b in mine or torch.equal(b, before[name]) for name, b in net.named_buffers())
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 8])
+def test_the_auxiliary_head_pools_as_an_adaptive_pool_does(side: int):
+    pool, x = auxiliary_head(4, 3, [side, 9 - side // 2])[1], torch.rand(2, 4, side, 9 - side // 2)
+    torch.testing.assert_close(pool(x), F.adaptive_avg_pool2d(x, 2))

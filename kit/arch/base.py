@@ -99,16 +99,15 @@ class Searcher(ArchLearner):
     def optimize(self, *variables: Tensor) -> None:
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
-        leaves = [variable.requires_grad_() for variable in variables]
-        self.adam = Adam(leaves, lr=lr, **self.rates)
+        self.adam = Adam([variable.requires_grad_() for variable in variables], lr=lr, **self.rates)
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:
         before = [variable.clone() for variable in self.variables()]
         super().move([] if self.finished else gradient)
-        if self.frozen.any():  # Adam's momentum would move these rows as well
-            for variable, old in zip(self.variables(), before):
-                variable[self.frozen] = old[self.frozen]
+        for slot, chosen in enumerate(self.fixed):  # Adam's momentum would move frozen rows as well
+            for variable, old in zip(self.variables(), before) if chosen is not None else ():
+                variable[slot] = old[slot]  # by number: a mask goes from here to the GPU, which is waited for
 
     @property
     def finished(self) -> bool:

@@ -1,5 +1,6 @@
 """Sparse coding of the architecture (DHA eq. 5–7, ISTA-NAS; METHOD section 2a)."""
 
+import functools
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from kit.space.network import Child
 WIDTH = 7  # m, the length of the compressed b: as many as there are operations on an edge
 REACH = {"paper": 94.0, "server": 30.0, "laptop": 10.0}
 BRINGS = {"arch_reach": REACH, "recover": {"paper": "step"}, "freeze_tol": {"paper": 1e-3}}
+# int64 [slots, picks]; kept, since a GPU would have to be waited for with a copy in every step
+_on_device = functools.lru_cache(8)(lambda picks, device: torch.tensor(picks, device=device))
 
 
 @register("sparse-coding", title="Sparse coding (DHA, ISTA-NAS)", brings=BRINGS)
@@ -49,8 +52,7 @@ class SparseCoding(Searcher):
 
     def recovered(self, start: Tensor | None = None) -> Tensor:
         """α of b by the LASSO (eq. 6), which is solved on the CPU."""
-        A, b = self.A.cpu(), self.b.detach().cpu()
-        return lasso(A, b, self.options.lam, start=start).to(self.device)
+        return lasso(self.A.cpu(), self.b.detach().cpu(), self.options.lam, start=start).to(self.device)
 
     def recover(self) -> None:
         """Take b's α up where it is open, and its entries of largest magnitude S where those keep to the limits."""
@@ -68,7 +70,7 @@ class SparseCoding(Searcher):
         # eq. 5 with E = AᵀA − I (eq. 7): w = bᵀA − αᵀE = (b − Aα)ᵀA + α
         rest = self.b.detach().unsqueeze(2) - self.A @ self.alpha.unsqueeze(2)
         w = (self.A.mT @ rest).squeeze(2) + self.alpha
-        gates = w.gather(1, torch.tensor(self.picks, device=self.device)).float()
+        gates = w.gather(1, _on_device(self.picks, self.device)).float()
         return Child(self.picks, self.leaves(list(gates)))
 
     def sample(self) -> Child:
@@ -86,8 +88,7 @@ class SparseCoding(Searcher):
         rests = torch.zeros(len(child.picks[0]), device=self.device)
         by_weight = torch.stack([rests if gate is None else gate for gate in gates]).to(torch.float64)
         # eq. 7, exact for constant α: ∂L/∂b = A_S ∂L/∂w_S
-        index = torch.tensor(child.picks, device=self.device)
-        columns = self.A.gather(2, index.unsqueeze(1).expand(-1, WIDTH, -1))
+        columns = self.A.gather(2, _on_device(child.picks, self.device).unsqueeze(1).expand(-1, WIDTH, -1))
         return [(columns @ by_weight.unsqueeze(-1)).squeeze(-1)]
 
     def end_epoch(self, last: bool) -> list[int]:

@@ -111,10 +111,9 @@ class PairSoftmax(LearnedPolicy):
 
     def _bound(self) -> None:
         """Draw the logits together by the smallest factor at which p is within `reach` of uniform."""
-        centred = self.tau.flatten() - self.tau.mean()
-        p = (self.shrink[:, None] * centred).softmax(1)
+        p = (self.shrink[:, None] * (self.tau.flatten() - self.tau.mean())).softmax(1)
         kl = (p * p.clamp(min=1e-30).log()).sum(1) + math.log(p.shape[1])
-        self.tau.mul_(self.shrink[(kl <= self.options.tau_reach).int().argmax()])
+        self.tau.mul_(self.shrink.take((kl <= self.options.tau_reach).int().argmax()))  # [i] would wait for a GPU
 
     def adopt(self, found: dict) -> None:
         self.tau.copy_(torch.tensor(found["probabilities"]).clamp(min=1e-30).log())

@@ -61,7 +61,7 @@ class ImageSet:
             workers = {"num_workers": 2, "pin_memory": True} if self.device.type == "cuda" else {}
             read = StackDataset(self.images.to("cpu"), self.labels.cpu())
             batches = DataLoader(read, None, sampler=order, generator=torch.Generator(), **workers)
-            yield from ((x.to(self.device, non_blocking=True), y.to(self.device)) for x, y in batches)
+            yield from (tuple(t.to(self.device, non_blocking=True) for t in batch) for batch in batches)
             return
         if isinstance(order, Tensor):  # an epoch's rows at once, not a copy in every step
             order = order.to(self.device)

@@ -42,8 +42,7 @@ def score(search: Search, part: ImageSet) -> Score:
         right.scatter_add_(0, labels, (predicted == labels).to(losses.dtype))
     loss, right, there = (ranks.total(sums) for sums in (loss, right, there))
     net.train()
-    balanced = (right / there)[there > 0].mean()
-    return Score(loss.item() / len(part), right.sum().item() / len(part), balanced.item())
+    return Score(loss.item() / len(part), right.sum().item() / len(part), (right / there)[there > 0].mean().item())
 
 
 def write_results(search: Search, test: Score, val: Score | None) -> None:

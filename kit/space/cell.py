@@ -127,11 +127,13 @@ class Cell(nn.Module):
         return torch.cat(states[INPUTS:], dim=1)
 
 
-def auxiliary_head(channels: int, classes: int) -> nn.Sequential:
-    """DARTS's second classifier at 2/3 of the depth; pooled adaptively so that small images have one too."""
+def auxiliary_head(channels: int, classes: int, sides: list[int]) -> nn.Sequential:
+    """DARTS's second classifier at 2/3 of the depth, for maps of `sides` (H, W), from 2 pixels each."""
+    # an AdaptiveAvgPool2d(2), whose own backward pass is not deterministic on GPUs
+    pool = nn.AvgPool2d([(side + 1) // 2 for side in sides], [side // 2 for side in sides])
     first = nn.Conv2d(channels, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU()
     second = nn.Conv2d(128, 768, 2, bias=False), nn.BatchNorm2d(768), nn.ReLU()
-    return nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(2), *first, *second, nn.Flatten(), nn.Linear(768, classes))
+    return nn.Sequential(nn.ReLU(), pool, *first, *second, nn.Flatten(), nn.Linear(768, classes))
 
 
 @register("cell", title="DARTS cells")
@@ -175,7 +177,8 @@ class CellNetwork(Network):
             halved = kind == "reduce"
             c_before, c_last = c_last, NODES * c
             if auxiliary and i == self.last_reduction:
-                self.head["auxiliary"] = auxiliary_head(c_last, classes)
+                sides = [-(-side // 2 ** (3 * self.large + reductions)) for side in image[1:]]
+                self.head["auxiliary"] = auxiliary_head(c_last, classes, sides)
         self.classifier = nn.Linear(c_last, classes)
 
     @classmethod
