@@ -63,8 +63,9 @@ class Parts:
         self.inherit(before, was, now)
 
     def inherit(self, before: Self, was: Stage, now: Stage) -> None:
-        """τ and η as the stage before learned them, where both stages are about them."""
+        """τ and η as the stage before learned them, where both stages are about them; α as its learner says."""
         bare = lambda learner: getattr(learner, "inner", learner)
+        bare(self.arch).inherit(bare(before.arch))
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):
                 bare(getattr(self, name)).load_state_dict(bare(getattr(before, name)).state_dict())
