@@ -36,8 +36,7 @@ class PDarts(Edges):
     @classmethod
     def check(cls, config: Any) -> None:
         super().check(config)
-        epochs = [epochs for stage, epochs in zip(config.stages, config.stage_epochs) if stage.search]
-        if config.arch_rests and min(epochs, default=2) < 2:
+        if config.arch_rests and any(s.search and n < 2 for s, n in zip(config.stages, config.stage_epochs)):
             given = f"search_epochs={config.search_epochs}, in part of which (arch_rests) α rests"
             raise KitError(f"{given}: set {2 * (len(config.stages) - 1)} or more, two for each stage, or arch_rests=0")
 
@@ -52,7 +51,7 @@ class PDarts(Edges):
         if isinstance(before, PDarts):
             self.stage = before.stage + 1
             chance = before.operations()
-            left = (chance > 0).sum(2) - DROPS[before.stage]
+            left = (chance > 0).sum(2) - DROPS[min(before.stage, 1)]
             rank = chance.argsort(dim=2, descending=True, stable=True).argsort(2)
             self.alive = self.to_candidates((rank < left.clamp(min=2).unsqueeze(2)).double()) > 0
 

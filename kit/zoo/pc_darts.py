@@ -7,15 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kit.arch import Gumbel
-from kit.arch import register as register_arch
+from kit import arch, space
 from kit.errors import KitError
-from kit.methods import TWO_LEVELS
-from kit.methods import register as register_method
-from kit.space import Child, Picks, register
+from kit.methods import TWO_LEVELS, register
 from kit.space.cell import CellNetwork, Operation
 from kit.space.layers import last_norm
-from kit.space.network import everything
+from kit.space.network import Child, Picks, everything
 
 K = 4  # one channel in so many takes part in the search
 
@@ -37,7 +34,7 @@ class Partial(Operation):
         return both.unflatten(1, (K, -1)).transpose(1, 2).flatten(1, 2)
 
 
-@register("partial-cell", title="DARTS cells, searched on a quarter of their channels")
+@space.register("partial-cell", title="DARTS cells, searched on a quarter of their channels")
 class PartialCells(CellNetwork):
     """The cell space; while it searches, with `Partial` operations. What is found has all channels."""
 
@@ -56,21 +53,20 @@ class PartialCells(CellNetwork):
             raise KitError(f"{given}: use one that trains its child anew ('pc-darts'), and set a multiple of {K}")
 
 
-@register_arch("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings={"arch_reach": 6.0, "arch_rests": 0.3})
-class PcDarts(Gumbel):
+@arch.register("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings={"arch_reach": 6.0, "arch_rests": 0.3})
+class PcDarts(arch.Gumbel):
     """All candidates run, weighed by the softmax over their edge's operations times that of β over the slot's edges."""
 
     draws, retrain, limited = False, True, False
     share = 1.0  # of the search stage that has passed; all, where nobody tells
 
-    class Options(Gumbel.Options):
+    class Options(arch.Gumbel.Options):
         arch_rests: float = Field(0.0, ge=0, lt=1, description="share of a search stage in which weights learn alone")
 
     @classmethod
     def check(cls, config: Any) -> None:
         super().check(config)
-        epochs = [epochs for stage, epochs in zip(config.stages, config.stage_epochs) if stage.search]
-        if config.arch_rests and min(epochs, default=2) < 2:
+        if config.arch_rests and any(s.search and n < 2 for s, n in zip(config.stages, config.stage_epochs)):
             given = f"search_epochs={config.search_epochs}, in part of which (arch_rests) α rests"
             raise KitError(f"{given}: set {2 * (len(config.stages) - 1)} or more, two for each stage, or arch_rests=0")
 
@@ -101,4 +97,4 @@ class PcDarts(Gumbel):
         return super().estimate(child, **signals) if self.share >= self.options.arch_rests else []
 
 
-register_method("pc-darts", "PC-DARTS, retrained", arch="pc-darts", stages=TWO_LEVELS, space="partial-cell")
+register("pc-darts", "PC-DARTS, retrained", arch="pc-darts", stages=TWO_LEVELS, space="partial-cell")
