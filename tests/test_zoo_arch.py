@@ -37,8 +37,9 @@ def shaken(learner):
 
 
 def quality(picks) -> float:
-    """An accuracy that differs from child to child."""
-    return 0.5 + 0.5 * math.sin(sum((s + 2) * (c + 1) ** 1.5 for s, chosen in enumerate(picks) for c in chosen))
+    """An accuracy that differs from child to child: of each candidate by itself, and of all together."""
+    terms = [(s + 2) * (c + 1) ** 1.5 for s, chosen in enumerate(picks) for c in chosen]
+    return 0.5 + sum(map(math.sin, terms)) / (3 * len(terms)) + 0.1 * math.sin(sum(terms))
 
 
 # ---- ENAS ----------------------------------------------------------------------------------------
@@ -144,8 +145,8 @@ def test_without_a_rate_it_has_exp3s():
 
 # ---- random search, SPOS, NSGA-Net ---------------------------------------------------------------
 
-TOY = block_slots(4, 4, 4)  # 64 children
-EVERY = [tuple((c,) for c in picks) for picks in itertools.product(range(4), repeat=3)]
+TOY = block_slots(4, 4, 4, 4)  # 256 children
+EVERY = [tuple((c,) for c in picks) for picks in itertools.product(range(4), repeat=4)]
 
 
 def evolved(name: str, candidates: int, seed: int, limits: Limits = FREE, slots=TOY):
@@ -156,20 +157,20 @@ def evolved(name: str, candidates: int, seed: int, limits: Limits = FREE, slots=
 def test_evolution_finds_the_best_of_all_children_and_scores_none_twice():
     best = max(EVERY, key=quality)
     for seed in SEEDS:
-        learner, seen = evolved("spos", 150, seed), []
+        learner, seen = evolved("spos", 60, seed), []
         learner.choose(lambda picks, seen=seen: seen.append(picks) or quality(picks))
-        assert learner.picks == best and len(set(seen)) == len(seen) < 64
-        assert learner.alpha.sum(1).tolist() == [1.0] * 3 and learner.alpha[0, best[0][0]] == 1
+        assert learner.picks == best and len(set(seen)) == len(seen) == 60
+        assert learner.alpha.sum(1).tolist() == [1.0] * 4 and learner.alpha[0, best[0][0]] == 1
 
 
-@pytest.mark.parametrize("most", [None, 3500])
-def test_the_front_of_nsga_2_is_that_of_brute_force(most: int | None):
+@pytest.mark.parametrize(("most", "candidates"), [(None, 150), (8000, 80)])
+def test_the_front_of_nsga_2_is_that_of_brute_force(most: int | None, candidates: int):
     network = priced(TOY)
     limits = Limits(network, max_macs=most)
     score = {picks: (quality(picks), -network.cost(picks).macs) for picks in EVERY if limits.allow(picks)}
     beaten = lambda a: any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in score.values())
     front = {picks for picks, own in score.items() if not beaten(own)}
-    learner, seen = evolved("nsga-net", 300, 0, limits), []
+    learner, seen = evolved("nsga-net", candidates, 0, limits), []
     learner.choose(lambda picks: seen.append(picks) or quality(picks))
     assert set(learner.front) == front and 3 < len(front) < len(score) and all(map(limits.allow, seen))
     assert learner.picks == max(score, key=score.get)
@@ -234,12 +235,11 @@ def test_the_weakest_operations_of_every_edge_are_dropped_stage_by_stage():
 
 
 def test_every_stage_is_deeper_on_new_weights(micro: str):
-    config = micro_config("p-darts", epochs=7, search_epochs=6, search_cells=5, cells=9)
+    config = micro_config("p-darts", epochs=7, search_epochs=6, search_cells=2, cells=3)
     sets = data.load_dataset(config.dataset)
     plans = [build.Plan(config, stage, sets, torch.device("cpu")) for stage in config.stages]
-    with torch.device("meta"):
-        assert [len(plan.network().cells) for plan in plans[:3]] == [5, 11, 17]
-        assert [len(plan.network(full=True).cells) for plan in plans] == [9] * 4
+    assert [len(plan.network().cells) for plan in plans[:3]] == [2, 4, 7]  # 5, 11, 17 of 5
+    assert len(plans[1].network(full=True).cells) == len(plans[3].network().cells) == 3
     assert [stage.restart for stage in config.stages] == [False, True, True, True] and config.stage_epochs == [
         2,
         2,
@@ -319,11 +319,12 @@ def test_its_strengths_are_products_and_the_found_child_has_all_channels(micro: 
     best = learner.to_edges(learner.alpha, 0.0).max(2).values
     for picks, row, slot in zip(learner.picks, best, CELL.slots):
         assert {slot.candidates[c][1] for c in picks} == set(row.topk(2).indices.tolist())
-    config = micro_config("pc-darts", epochs=3, search_epochs=2)
+    config = micro_config("pc-darts", epochs=3, search_epochs=2, cells=2, reductions=1)
     plan = build.Plan(config, config.stages[0], data.load_dataset(config.dataset), torch.device("cpu"))
     plain = space.build("cell", 10, (1, 8, 8), channels=4, cells=2, reductions=1)
     picks = plain.picks_of(space.cell.DARTS_V2)
-    assert plan.network(full=True).cost(picks) == plain.cost(picks) > plan.network().cost(picks)
+    assert plan.network(full=True).cost(picks) == plain.cost(picks)
+    assert plan.network().cost(picks).macs < plain.cost(picks).macs
     losses, _ = plan.network().train().losses(*batch(n=6), PcDarts(CELL.slots, stream(), FREE).sample())
     assert losses.shape == (6,)
 

@@ -4,6 +4,7 @@
 every network for a while: here it is the search alone. Both evolve by Optuna's NSGA-II."""
 
 from collections.abc import Callable
+from math import comb, prod
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ BRINGS = {"candidates": {"paper": 1000, "server": 200}, "population": {"paper": 
 @register("spos", title="Evolution (SPOS)", brings=BRINGS, of=SPOS)
 @register("nsga-net", title="NSGA-II (NSGA-Net)", brings=BRINGS, of=NSGA, macs=True)
 class Evolution(Searcher):
-    """`candidates` children, those that come again included, in generations of `population`. `front`: the best one or,
-    with `macs`, those that no other one beats in both, the most accurate first. That one is found: a limit on the cost
-    says which part of the front is meant. `alpha` becomes the front's share of each candidate."""
+    """Generations of `population` different children, `candidates` in all, fewer in a space that has no more. `front`:
+    the best one or, with `macs`, those that none beats in both, the most accurate first. That one is found: a limit on
+    the cost says which part of the front is meant. `alpha` becomes the front's share of each candidate."""
 
     needs, retrain = frozenset({"val"}), True
     kept = (*Searcher.kept, "alpha", "front")
@@ -50,9 +51,7 @@ class Evolution(Searcher):
         self.of, self.macs, self.front = of, macs, (random_picks(self.slots, self.generator, self.limits),)
         self.alpha = self.valid / self.valid.sum(1, keepdim=True).double()
 
-    @property
-    def picks(self) -> Picks:
-        return self.front[0]
+    picks = property(lambda self: self.front[0])
 
     def sample(self) -> Child:
         return Child(self.picks if self.finished else random_picks(self.slots, self.generator, self.limits))
@@ -63,26 +62,26 @@ class Evolution(Searcher):
     def choose(self, score: Callable[[Picks], float]) -> None:
         import optuna  # takes a second
 
-        limits, known = self.limits, {}  # error by child
+        known: dict[Picks, float] = {}  # the errors
 
         def objectives(trial: Any) -> list[float]:
             picks = tuple(asked(trial, slot) for slot in self.slots)
+            if picks in known or not self.limits.allow(picks):
+                raise optuna.TrialPruned  # it is no member of its generation
             trial.set_user_attr("picks", picks)
-            if over := sum(max(0.0, limits.cost_of[name](picks) / most - 1) for name, most in limits.bounds.items()):
-                return [1 + over, 1e15 * (1 + over)][: 1 + self.macs]  # worse than any child within the limits
-            known[picks] = known[picks] if picks in known else 1 - score(picks)
-            return [known[picks], limits.network.cost(picks).macs] if self.macs else [known[picks]]
+            known[picks] = 1 - score(picks)
+            return [known[picks], self.limits.network.cost(picks).macs] if self.macs else [known[picks]]
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = int(torch.randint(2**31, (), generator=self.generator))
-        sampler = optuna.samplers.NSGAIISampler(population_size=self.options.population, seed=seed, **self.of)
+        size, every = self.options.population, (comb(len(slot.candidates), slot.takes) for slot in self.slots)
+        most, seed = min(self.options.candidates, prod(every)), int(torch.randint(2**31, (), generator=self.generator))
+        sampler = optuna.samplers.NSGAIISampler(population_size=size, seed=seed, **self.of)
         study = optuna.create_study(directions=["minimize"] * (1 + self.macs), sampler=sampler)
-        within = {f"{s.name}/{k}": c for s, some in zip(self.slots, self.picks) for k, c in enumerate(some)}
-        study.enqueue_trial(within)  # the limits: the front is never empty
-        study.optimize(objectives, n_trials=self.options.candidates)
-        best = sorted(study.best_trials, key=lambda trial: trial.values)
-        self.front = tuple(dict.fromkeys(trial.user_attrs["picks"] for trial in best))
-        takes = torch.zeros(len(self.front), *self.alpha.shape, dtype=torch.float64)
+        for first in [self.picks, *(self.sample().picks for _ in range(size - 1))]:
+            study.enqueue_trial({f"{s.name}/{k}": c for s, own in zip(self.slots, first) for k, c in enumerate(own)})
+        study.optimize(objectives, 20 * most, callbacks=[lambda *_: len(known) >= most and study.stop()])
+        self.front = tuple(trial.user_attrs["picks"] for trial in sorted(study.best_trials, key=lambda t: t.values))
+        takes = self.alpha.new_zeros(len(self.front), *self.alpha.shape)
         self.alpha = takes.scatter_(2, torch.tensor(self.front), 1.0).mean(0)
 
 
