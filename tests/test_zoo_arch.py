@@ -7,12 +7,10 @@ import math
 
 import pytest
 import torch
-from test_planted import SEEDS
 from tests_micro import micro_config
 from tests_toy import FREE, batch, block_slots, edge_slots, normal, ordered_draws, priced, stream
 from torch import Tensor
 
-from benchmarks.planted import Planted
 from kit import Config, data, space
 from kit.arch import ARCH
 from kit.errors import KitError
@@ -156,7 +154,7 @@ def evolved(name: str, candidates: int, seed: int, limits: Limits = FREE, slots=
 
 def test_evolution_finds_the_best_of_all_children_and_scores_none_twice():
     best = max(EVERY, key=quality)
-    for seed in SEEDS:
+    for seed in range(3):
         learner, seen = evolved("spos", 60, seed), []
         learner.choose(lambda picks, seen=seen: seen.append(picks) or quality(picks))
         assert learner.picks == best and len(set(seen)) == len(seen) == 60
@@ -291,7 +289,7 @@ def test_a_node_is_the_edge_weighed_shuffle_of_a_mixed_quarter_and_the_rest(kind
     cell, slot = net.cells[0 if kind == "normal" else 1], 0 if kind == "normal" else 4
     learner = shaken(PcDarts(net.slots, stream(), FREE))
     child, c = learner.sample(), 8 if kind == "normal" else 16
-    xs = [normal(2, c, 6, 6, seed=seed).relu() + 0.1 for seed in (1, 2)]
+    xs = [normal(2, c, 6, 6, seed=seed) for seed in (1, 2)]
     alpha, beta = learner.logits.detach()[slot, :14].view(2, 7).softmax(1), learner.beta.detach()[slot, :2].softmax(0)
     wanted = 0.0
     for edge, x in enumerate(xs):
@@ -349,22 +347,3 @@ def test_its_strengths_are_products_and_the_found_child_has_all_channels(micro: 
 def test_what_cannot_work_is_refused_with_the_smallest_that_does(given: dict, message: str):
     with pytest.raises(KitError, match=message):
         Config(**given)
-
-
-# ---- the planted task ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("learner", "step", "steps"),
-    [
-        ("random-shared", "one-level", 20),
-        ("spos", "one-level", 20),
-        ("nsga-net", "one-level", 20),
-        ("enas", "one-level", 60),
-        ("manas", "one-level", 150),
-        ("pc-darts", "bi-level", 60),
-        ("p-darts", "bi-level", 60),
-    ],
-)
-def test_the_operation_is_found(learner: str, step: str, steps: int):
-    assert all(Planted(learner, step=step, seed=seed).found(steps) for seed in SEEDS)
