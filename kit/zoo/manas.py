@@ -16,7 +16,7 @@ from kit.space import Child, Picks
 
 @register("manas", title="A bandit per edge (MANAS)")
 class Manas(Edges):
-    """Each agent plays Exp3 (Auer et al. 2002): it draws operation k with probability π_k, all agents suffer the child's
+    """Each agent plays Exp3 (Auer et al. 2002): it draws operation k with probability π_k, all suffer the child's
     validation error ℓ in [0, 1], and the agent's estimate of k's loss grows by ℓ / π_k, whose mean is the loss that k
     would give it. π is the softmax of −lr × these sums, lr is `arch_lr` or Exp3's √(2 ln K / (K · steps)) for the most
     operations K of an edge. All edges run, as in GDAS; the strongest are derived."""
