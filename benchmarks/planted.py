@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import arch, augment, hyper
+from kit.search import signals
 from kit.search.grads import Momentum
 from kit.search.learner import generator
 from kit.search.signals import Parts
@@ -175,6 +176,14 @@ class Planted:
         alpha = self.parts.arch.snapshot()["alpha"].abs()[0, : len(OPERATIONS)]
         return float(alpha[OPERATIONS.index("signal")] / alpha.sum())
 
+    def found(self, steps: int) -> bool:
+        """Whether a search of so many steps ends with the planted operation. What chooses in the end does so by the
+        accuracy on one validation batch."""
+        self.take(steps)
+        held_out = next(self.batches["val"])
+        self.parts.arch.choose(lambda picks: signals.accuracy(self.parts.net, held_out, Child(picks)))
+        return self.parts.net.genotype(self.parts.arch.picks) == {"operations": ["signal"]}
+
     def inverted(self) -> float:
         """The probability that an image is inverted: by one of its two operations, and not by both."""
         tau, place = self.parts.augment.snapshot(), self.parts.augment.ops.index("Invert")
@@ -194,15 +203,16 @@ POLICIES = {
 
 
 # one LASSO a step, nothing freezes, and the temperature stays
-OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 0.999}
+OPTIONS = {"recover": "step", "freeze_tol": 0.0, "b_std": 1.0, "fix_margin": 0.999, "candidates": 20, "population": 5}
 
 
 def _chooser(name: str, net: PlantedNetwork, seed: int, lr: float) -> arch.ArchLearner:
     part = arch.ARCH[name]
     if not part.make.searches:
         return arch.Given(net.slots, net.picks_of({"operations": ["signal"]}))
-    options = {key: value for key, value in OPTIONS.items() if key in part.options.model_fields}
-    return part.make(net.slots, generator(seed, "α"), Limits(net), arch_lr=lr, **part.settings, **options)
+    asked = OPTIONS | {"arch_lr": lr}
+    options = {key: value for key, value in asked.items() if key in part.options.model_fields}
+    return part.make(net.slots, generator(seed, "α"), Limits(net), **part.settings, **options)
 
 
 def watch(

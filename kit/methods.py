@@ -16,7 +16,8 @@ class Stage:
     search: α is searched; the stage ends when the architecture is frozen. augment, hyper: whether the method's τ and η
     learn ("learn"), the preset's fixed ones are used ("default"), or the result of the stage before ("derived").
     restart: with new weights, and a schedule of its own. step: a name of `kit.search.step.STEPS`. warm_up: share of the
-    stage before its τ (bi-level) or controllers (reward) learn, unless configured. repeat: once per trial."""
+    stage before its τ (bi-level) or controllers (reward) learn, unless configured. repeat: once per trial. depth: how
+    many times `search_cells` a search stage's network has."""
 
     name: str
     search: bool = False
@@ -26,6 +27,7 @@ class Stage:
     step: str = "one-level"
     warm_up: float = 0.0
     repeat: bool = False
+    depth: float = 1.0
 
 
 JOINT = (Stage("search", search=True), Stage("tuning"))
@@ -36,18 +38,8 @@ RETRAIN = Stage("retraining", restart=True, augment="derived", hyper="derived")
 TWO_LEVELS = (Stage("search", search=True, step="bi-level"), RETRAIN)
 # DAAS: 20 of its 50 search epochs without γ; AutoHAS: the controllers rest for 30% of the search
 DAAS = (Stage("search", search=True, step="bi-level", warm_up=0.4), RETRAIN)
-DAAS_INDEPENDENT = (
-    Stage("architecture", search=True, augment="default", step="bi-level"),
-    Stage("policy", restart=True, step="bi-level"),
-    RETRAIN,
-)
 DAAS_GIVEN = (Stage("policy", step="bi-level"), RETRAIN)
 AUTOHAS = (Stage("search", search=True, step="reward", warm_up=0.3), RETRAIN)
-AUTOHAS_PHASES = (
-    Stage("architecture", search=True, hyper="default", step="reward", warm_up=0.3),
-    Stage("hyper-parameters", restart=True, step="reward", warm_up=0.3),
-    RETRAIN,
-)
 AUTOHAS_GIVEN = (Stage("hyper-parameters", step="reward", warm_up=0.3), RETRAIN)
 
 
@@ -105,11 +97,9 @@ METHODS: dict[str, Method] = {
     "dsnas": Method("DSNAS: NAS alone, on choice blocks", "dsnas", JOINT, space="choice"),
     # DAAS
     "daas": _daas("DAAS: NAS + DA, two levels, retrained", "daas", DAAS),
-    "daas-independent": _daas("DAAS, NAS and DA searched one after the other", "daas", DAAS_INDEPENDENT),
     "daas-da": _daas("DAAS, DA alone on a given network, retrained", "given", DAAS_GIVEN),
     # AutoHAS on MobileNetV2-style blocks
     "autohas": _autohas("AutoHAS: NAS + HPO by REINFORCE, retrained", "reinforce", AUTOHAS, values=MIXUP),
-    "autohas-phase": _autohas("AutoHAS, phase-wise: NAS, then HPO", "reinforce", AUTOHAS_PHASES, values=MIXUP),
     "autohas-hpo": _autohas("AutoHAS, HPO alone on MobileNetV2", "given", AUTOHAS_GIVEN),
     # without a search
     "random": Method("Random child, trained", "random", TRAIN),

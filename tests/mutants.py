@@ -40,6 +40,7 @@ ALPHA = "test_estimators_arch.py"
 ETA = "test_estimators_hyper.py"
 POLICY = "test_policy.py"
 GRADIENT = "test_estimators_policy.py"
+BASELINES = "test_zoo_arch.py"
 
 
 class Fault(NamedTuple):
@@ -154,6 +155,16 @@ FAULTS = [
         ("search/grads.py", "addcmul_(second, g, g, 1 - decay)", "addcmul_(second, g, g, decay)", ETA),
         ("search/grads.py", "torch.no_grad(), net.frozen_statistics(child.picks)", "torch.no_grad()", JVP),
         ("search/grads.py", 'trace if optimizer == "sgd" else None', "trace", ETA),
+        ("zoo/enas.py", "-advantage * laws", "advantage * laws", BASELINES),
+        ("zoo/enas.py", "index_fill(0, taken, -torch.inf)", "index_fill(0, taken, 0.0)", BASELINES),
+        ("zoo/manas.py", "* (1 - reward()) / child.memory.clamp(min=1e-12)", "* (1 - reward())", BASELINES),
+        ("zoo/evolution.py", "picks in known or not", "not", BASELINES),
+        ("zoo/p_darts.py", "if normal[one[1]] and", "if", BASELINES),
+        ("zoo/p_darts.py", "weights * kept / (1 - p)", "weights * kept", BASELINES),
+        ("zoo/p_darts.py", "DROPS = (3, 2)", "DROPS = (2, 3)", BASELINES),
+        ("zoo/pc_darts.py", "rest if gate is None else rest * gate", "rest", BASELINES),
+        ("zoo/pc_darts.py", "part.relu() if self.rectifies else part", "part", BASELINES),
+        ("search/evaluate.py", "child or search.parts.arch.derived()", "search.parts.arch.derived()", BASELINES),
         ("zoo/darts.py", "outer.gates[slot] - lr * term", "outer.gates[slot] + lr * term", SECOND),
         # ---- α
         ("arch/edges.py", " + (by_edge.sum(2) * edges).sum()", "", ALPHA),

@@ -31,6 +31,22 @@ def test_the_operation_is_found(learner: str, step: str, steps: int):
         assert sum(losses[-10:]) < sum(losses[:10])
 
 
+@pytest.mark.parametrize(
+    ("learner", "step", "steps"),
+    [
+        ("random-shared", "one-level", 20),
+        ("spos", "one-level", 20),
+        ("nsga-net", "one-level", 20),
+        ("enas", "one-level", 60),
+        ("manas", "one-level", 150),
+        ("pc-darts", "bi-level", 60),
+        ("p-darts", "bi-level", 60),
+    ],
+)
+def test_the_baselines_find_it(learner: str, step: str, steps: int):
+    assert all(Planted(learner, step=step, seed=seed).found(steps) for seed in SEEDS)
+
+
 def test_sparse_coding_finds_it_where_its_code_leads_there():
     """It draws nothing: a candidate outside the support moves only with the others, through b. One of five seeds stays
     away."""

@@ -38,6 +38,7 @@ SMALL = {
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},
     "mobile": {"cells": 4},
     "nas-bench-201": {"cells": 3, "channels": 4, "search_channels": 4, "reductions": 1},
+    "partial-cell": {"channels": 4, "search_channels": 4},
 }
 SPACES = [name for name, part in NETWORKS.items() if part.make.searchable]
 # learners in this order: the mixture of all a cell's operations does not meet ift, which would take half of the time
@@ -73,6 +74,7 @@ class Scene:
             hyper_space="lr"
             + ",mixup,dropout,drop_path,optimizer" * (values["hyper"] not in ("mixture", "reinforce-in-turn")),
             first_order=False,  # asks most of a child
+            arch_rests=0.0,
             strength_target=0.05,  # so low that an untrained network is above it
             **(values | SMALL[space]),
         )

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -47,6 +47,13 @@ class ArchLearner(Learner):
 
     def anneal(self, share: float) -> None:
         """Called before each epoch of the search stage. share: of its longest duration that has passed, in [0, 1]."""
+
+    def choose(self, score: Callable[[Picks], float]) -> None:
+        """Called when a search stage ends, before it fixes all slots. score: the accuracy in [0, 1] of a child with the
+        shared weights on all validation images, by BatchNorm statistics of its own; for what has "val" in `needs`."""
+
+    def inherit(self, before: Self) -> None:
+        """Called at the start of a stage that follows another one. before: that one's learner."""
 
     def snapshot(self) -> dict[str, Tensor]:
         """For the history: `alpha` float32 and `support` bool, both [slots, most candidates], padded with zeros."""

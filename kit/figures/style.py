@@ -46,7 +46,7 @@ SPACE_OPERATIONS = (
 )
 OPERATIONS = {op: color for ops in SPACE_OPERATIONS for op, color in zip(ops.split(), SERIES)} | {"none": "#999999"}
 DOTTED = {"color": GREY, "width": 1, "dash": "dot"}  # a line to compare with
-DASHES = ("solid", "dot", "dashdot", "longdash")
+DASHES = ("solid", "dot", "dashdot", "longdash", "longdashdot", "9px,2px", "3px,7px", "12px,2px,2px,2px")
 ABLATION = ("nas+da", "dha", "nas+hpo", "joint", "random", "plain", "ista")  # shown together: a colour each
 TEMPLATE = go.layout.Template(plotly.io.templates["plotly_white"])
 TEMPLATE.layout.update(colorway=SERIES, font={"color": GREY, "size": 13}, margin={"l": 20, "r": 20, "b": 40})
@@ -69,7 +69,7 @@ def look(name: str) -> Look:
     if name in METHODS:
         joint = list(dict.fromkeys([*ABLATION, *(method for method in METHODS if not method.startswith("seq-"))]))
         place = joint.index(name.removeprefix("seq-"))
-        dash = "dash" if name.startswith("seq-") else DASHES[place // len(SERIES)]
+        dash = "dash" if name.startswith("seq-") else DASHES[place // len(SERIES) % len(DASHES)]
         return Look(SERIES[place % len(SERIES)], METHODS[name].title, dash)
     color = OPERATIONS.get(name, SERIES[zlib.crc32(name.encode()) % len(SERIES)])
     for parts in (*PARTS.values(), AUGMENTATIONS):

@@ -118,11 +118,11 @@ class Plan:
     def network(self, genotype: dict | None = None, *, full: bool = False) -> Network:
         """The stage's network; full: in the size that is deployed, also where a smaller one searches."""
         c = self.config
-        settings = c.model_dump(exclude={"space"}) | {"genotype": genotype}
+        settings = c.model_dump(exclude={"space"}) | {"genotype": genotype, "searches": self.stage.search and not full}
         if not full and self.stage.search and c.searches_apart:
             settings["channels"] = c.search_channels
             if SPACES[c.space].make.repeats:
-                settings["cells"] = c.search_cells
+                settings["cells"] = round(c.search_cells * self.stage.depth)
         image = (self.sets.channels, *self.sets.size)
         return space.build(c.space, len(self.sets.classes), image, *normalization(self.sets.train), **settings)
 

@@ -25,7 +25,7 @@ from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
 from kit.search.step import STEPS
-from kit.space import Picks
+from kit.space import Child, Picks
 from kit.space.layers import average_statistics, norms
 
 KEPT_CHECKPOINTS = 2
@@ -191,6 +191,8 @@ class Search:
         average_statistics(norms(parts.net))
         ranks.check_agreement([tensor for tensors in parts.variables().values() for tensor in tensors])
         over = self.epoch + 1 - self.entered >= self.longest
+        if self.stage.search and over:
+            parts.arch.choose(lambda picks: score(self, self.sets.val, Child(picks)).accuracy)
         if self.stage.search and (settled := parts.arch.end_epoch(last=over)):
             child = parts.arch.derived()
             for slot in settled:  # the network takes their gates, which are constant, over
@@ -219,7 +221,7 @@ class Search:
         return numbers
 
     def _snapshot(self) -> None:
-        if self.stage_index:  # it trains the chosen child alone: α stays what the search left, if that was not lost
+        if not self.stage.search and self.stage_index:  # α stays what the search left, if that was not lost
             last = next(reversed(self.records.held["alpha"]), {})
             alpha = {name: torch.as_tensor(value) for name, value in last.items()}
         else:

@@ -7,6 +7,7 @@ import torch
 from kit.data import ImageSet
 from kit.run import predict, provenance, store
 from kit.search import build, ranks
+from kit.space import Child
 from kit.space.layers import average_statistics
 
 Search = Any  # kit.search.engine's, which imports this file
@@ -23,10 +24,10 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(search: Search, part: ImageSet) -> Score:
-    """Of the current architecture on images that it does not train on. During a search the BatchNorm statistics are
-    recomputed first, since they were collected under other children."""
-    net, child = search.parts.net, search.parts.arch.derived()
+def score(search: Search, part: ImageSet, child: Child | None = None) -> Score:
+    """Of the current architecture, or a child, on images that it does not train on. During a search the BatchNorm
+    statistics are recomputed first, since they were collected under other children."""
+    net, child = search.parts.net, child or search.parts.arch.derived()
     if search.stage.search:
         size, images = search.config.batch_size, search.batches["train"].data.images
         count = min(RECALIBRATION, len(images) // size)

@@ -56,12 +56,14 @@ class Parts:
 
     def take_over(self, before: Self, was: Stage, now: Stage) -> None:
         """Go on from a supernet's parts with its child alone: but for a restart with the same weights and momentum by
-        name; with τ and η as the stage before learned them, where both stages are about them."""
+        name; with τ and η as the stage before learned them, where both stages are about them; α as its learner
+        says."""
         if not now.restart:
             state, own = before.state_dict(), ("arch", "augment", "hyper")
             weights = {name: state["net"][name] for name in self.net.state_dict()}
             self.load_state_dict(state | {"net": weights} | {name: getattr(self, name).state_dict() for name in own})
         bare = lambda learner: getattr(learner, "inner", learner)
+        bare(self.arch).inherit(bare(before.arch))
         for name in ("augment", "hyper"):
             if "default" not in (getattr(was, name), getattr(now, name)):
                 bare(getattr(self, name)).load_state_dict(bare(getattr(before, name)).state_dict())
