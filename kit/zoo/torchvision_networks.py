@@ -1,5 +1,5 @@
-"""Networks of the papers' tables that torchvision has, fitted to small images: ResNets (He et al. 2016), EfficientNet-B0
-(Tan & Le 2019) and ShuffleNetV2 (Ma et al. 2018), as fixed spaces.
+"""Networks of the papers' tables that torchvision has, fitted to small images, as fixed spaces: ResNets (He et al.
+2016), EfficientNet-B0 (Tan & Le 2019) and ShuffleNetV2 (Ma et al. 2018).
 
 ImageNet, top-1 in percent: ResNet-50 76.3, with DA + HPO 79.0, ResNet-200 78.5 and 81.5 (DiffAutoML, Table 2);
 ResNet-50 77.20, by AutoHAS 77.83, EfficientNet-B0 77.15 and 77.92 (AutoHAS, Table 2); ShuffleNetV2 1.5× 72.6
