@@ -20,10 +20,9 @@ SUB, BEST, NOTHING = 5, 10, OPS.index("Identity")  # sub-policies of a policy, p
 
 @register("fast-autoaugment", title="Fast AutoAugment")
 class FastAutoAugment(Policy):
-    """For each fold, a random split, a network learns three fifths of the training images, with the basics alone, from
-    the same weights and by a cosine of its own. TPE (Optuna's) then tries policies of 5 sub-policies, two operations
-    with probability and magnitude each, on the other two fifths. Retraining draws a sub-policy of all folds' 10 best
-    policies for each image. Paper: 5 folds, the 10 best of 200, twice."""
+    """For each fold, a random split, a network learns three fifths of the training images with the basics alone, from
+    the same weights, by a cosine of its own. TPE (Optuna's) then tries policies of 5 sub-policies, two operations each,
+    on the other two fifths. Retraining draws a sub-policy of all folds' 10 best ones. Paper: 5 folds, of 200, twice."""
 
     kept = ("found", "passed", "start")  # found: sub-policies [n, 2, 3], of place among ops, probability, magnitude
     ops = DAAS_OPS

@@ -17,14 +17,15 @@ from kit.search import ranks
 
 @register("pba", title="Population-based augmentation")
 class Pba(Policy):
-    """A setting is a probability and a magnitude, in tenths, of two copies of each of 15 operations: float [30, 2],
-    first all zeros. An image gets 0, 1 or 2 operations (with chances 0.2, 0.3 and 0.5): the first that apply, in an
-    order drawn for it. hyper='pbt' trains a population with a setting each (population=16, exploits=66 are the paper's,
-    with 200 epochs for each on 4,000 images); retraining passes through the settings of the best, `past`, in turn."""
+    """A setting: a probability and a magnitude, in tenths, of two copies of 15 operations, float [30, 2], first 0. An
+    image gets 0, 1 or 2 operations (chances 0.2, 0.3, 0.5): the first that apply, in an order drawn for it. hyper="pbt"
+    trains networks with a setting each; retraining passes through the settings of the best, `past`, in turn. Paper:
+    population=16, exploits=66, 200 epochs for each on 4,000 images."""
 
     kept = ("past", "used")
     ops = DAAS_OPS
     at = -1  # of the settings, the one in use
+    snapshot = lambda self: {"setting": self.past[self.at].cpu()}
 
     @classmethod
     def check(cls, config: Any) -> None:
@@ -57,18 +58,8 @@ class Pba(Policy):
         self.at, self.used = min(self.used * len(self.past) // self.steps, len(self.past) - 1), self.used + 1
         return share(self.draw(n * ranks.count(), self.at))
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """setting: float [30, 2], the one in use."""
-        return {"setting": self.past[self.at].cpu()}
 
-
+STAGES = (Stage("search", step="population"), RETRAIN)
+STILL = {"hyper_space": "mixup=0:0"}  # nothing of η is moved
 if "pbt" in HYPER:  # a zoo without that learner has no such row
-    register_method(
-        "pba",
-        "PBA: DA by a population, retrained",
-        arch="given",
-        stages=(Stage("search", step="population"), RETRAIN),
-        augment="pba",
-        hyper="pbt",
-        values={"hyper_space": "mixup=0:0"},  # nothing of η is moved
-    )
+    register_method("pba", "PBA: DA, retrained", arch="given", stages=STAGES, augment="pba", hyper="pbt", values=STILL)

@@ -1,8 +1,7 @@
-"""PyramidNet (Han, Kim & Kim 2017) with ShakeDrop (Yamada et al. 2019), a network of DiffAutoML's Table 2 (CIFAR-10:
-97.3 by the baseline, 98.6 by its DA + HPO) and of DAAS's Table 5 (error on CIFAR-10 2.7 and 1.6, CIFAR-100 14.0, 11.0).
-"""
+"""PyramidNet (Han, Kim & Kim 2017) with ShakeDrop (Yamada et al. 2019). CIFAR-10: 97.3 by the baseline, with DA + HPO
+98.6 (DiffAutoML, Table 2); error of the baseline and of DAAS 2.7 and 1.6, on CIFAR-100 14.0 and 11.0 (its Table 5)."""
 
-import contextlib
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -15,9 +14,7 @@ from kit.search import ranks
 from kit.space import Child, Network, Picks, register
 from kit.space.layers import held
 
-# AutoAugment's, which the papers' tables take over
-PAPER = {"epochs": 1800, "lr": 0.05, "weight_decay": 5e-5, "batch_size": 64}
-BRINGS = {name: {"paper": value} for name, value in PAPER.items()}
+BRINGS = {k: {"paper": v} for k, v in (("epochs", 1800), ("lr", 0.05), ("weight_decay", 5e-5), ("batch_size", 64))}
 
 
 def shaken(y: Tensor, keep: float, generator: torch.Generator | None) -> Tensor:
@@ -31,8 +28,7 @@ def shaken(y: Tensor, keep: float, generator: torch.Generator | None) -> Tensor:
 
 
 def block(c_in: int, c: int, stride: int, widen: int) -> nn.Sequential:
-    """[N, c_in, H, W] to [N, c · widen, H/stride, W/stride]: BatchNorm first and last, no ReLU before the first
-    convolution; widen 1: 3×3 twice, 4: 1×1, 3×3 and 1×1."""
+    """[N, c_in, H, W] to [N, c · widen, H/stride, W/stride]; widen 1: 3×3 twice, 4: 1×1, 3×3 and 1×1."""
     kernels, widths = ((3, 3), (c_in, c, c)) if widen == 1 else ((1, 3, 1), (c_in, c, c, c * widen))
     layers: list[nn.Module] = [nn.BatchNorm2d(c_in)]
     for i, (kernel, a, b) in enumerate(zip(kernels, widths, widths[1:])):
@@ -44,9 +40,9 @@ def block(c_in: int, c: int, stride: int, widen: int) -> nn.Sequential:
 @register("pyramidnet-272", title="PyramidNet-272 + ShakeDrop", depth=272, widening=200, widen=4, brings=BRINGS)
 @register("pyramidnet-110", title="PyramidNet-110 + ShakeDrop", depth=110, widening=48, widen=1, brings=BRINGS)
 class PyramidNet(Network):
-    """For 8…64 pixels: three groups of n blocks whose channels grow by widening / 3n from each to the next, from 16.
+    """For 8…64 pixels: three groups of n blocks, each widening / 3n channels wider than the one before, from 16 on.
     Block l of L keeps its output with probability 1 − l/L · shake_drop, and in evaluation has it times that. Shortcuts
-    have no weights: they pool where the resolution halves, and are zero in the new channels."""
+    have no weights: they pool where the resolution halves, and new channels are zero."""
 
     searchable = False
 
@@ -56,31 +52,27 @@ class PyramidNet(Network):
     def __init__(self, classes: int, image, depth: int, widening: int, widen: int, shake_drop: float = 0.5):
         super().__init__(classes, image)
         if min(image[1:]) < 8:
-            problem = f"PyramidNet-{depth} needs 8×8 pixels or more, got {image[1]}×{image[2]}"
-            raise KitError(f"{problem}: set image_size=8")
+            raise KitError(f"PyramidNet-{depth} needs 8×8 pixels, got {image[1]}×{image[2]}: set image_size=8 or more")
         n = (depth - 2) // (9 if widen == 4 else 6)
         self.stem = nn.Sequential(nn.Conv2d(image[0], 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16))
-        self.strides = [2 if i in (n, 2 * n) else 1 for i in range(3 * n)]
+        self.strides, self.shakes = [2 if i in (n, 2 * n) else 1 for i in range(3 * n)], True
         self.keep = [1 - (i + 1) / (3 * n) * shake_drop for i in range(3 * n)]
-        self.shakes = True
         self.blocks, c_in = nn.ModuleList(), 16
         for i, stride in enumerate(self.strides):
-            c = round(16 + (i + 1) * widening / (3 * n))
-            self.blocks.append(block(c_in, c, stride, widen))
+            self.blocks.append(block(c_in, c := round(16 + (i + 1) * widening / (3 * n)), stride, widen))
             c_in = c * widen
         self.last = nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(c_in, classes)
         for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
-    def plain(self) -> contextlib.AbstractContextManager[None]:
+    def plain(self) -> Any:
         return held([self], drop_path=0.0, dropout=0.0, auxiliary=0.0, shakes=False)
 
     def scores(self, x: Tensor, child: Child) -> tuple[Tensor, None]:
         x = self.stem(x)
         for layers, stride, keep in zip(self.blocks, self.strides, self.keep):
-            y = layers(x)
-            x = F.avg_pool2d(x, 2, ceil_mode=True) if stride == 2 else x
+            y, x = layers(x), F.avg_pool2d(x, 2, ceil_mode=True) if stride == 2 else x
             x = F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))
             x = x + (shaken(y, keep, self.generator) if self.training and self.shakes else keep * y)
         return self.classifier(self.drop_features(self.last(x))), None

@@ -7,9 +7,8 @@ from kit.augment import OPS, Draw, Policy, register
 
 @register("uniformaugment", title="UniformAugment")
 class UniformAugment(Policy):
-    """Two of the 14 operations, uniformly; each is applied with a probability and at a magnitude that are drawn
-    uniformly as well, for each image anew. Nothing is learned and nothing has to be set. No table of the four papers
-    lists it: it is what a learned τ has to beat."""
+    """Two of the 14 operations, each applied with a probability and at a magnitude that are drawn as well, uniformly
+    and for each image anew. No table of the four papers lists it; it is what a learned τ has to beat."""
 
     def draw(self, n: int) -> Draw:
         uniform = lambda: torch.rand(n, 2, generator=self.generator, device=self.generator.device)
