@@ -86,7 +86,7 @@ class FastAutoAugment(Policy):
             for x, y in held.chunks(256):
                 losses, predicted = net.losses(self.apply(x, self.draw(len(x), policy(asked.params))), y, child)
                 score = score + (losses if self.options.rank_by == "loss" else -(predicted == y).float()).sum()
-            study.tell(asked, float(score))  # the less, the better
+            study.tell(asked, float(ranks.total(score)))  # the less, the better; the same on all ranks
         net.train()
         return torch.cat([policy(best.params) for best in sorted(study.trials, key=lambda tried: tried.value)[:BEST]])
 
