@@ -65,7 +65,9 @@ def asked(lines: pd.DataFrame, rows: str) -> list[kit.Config]:
             raise errors.unknown("row", name, list(dict.fromkeys(lines["row"])))
         own = lines[lines["row"] == name]
         if not own["runs"].map(len).any():
-            raise KitError(f"row {name!r} does not run here, it needs: {'; '.join(dict.fromkeys(own['needs']))}")
+            raise KitError(
+                f"row {name!r} does not run here, it needs: {'; '.join(filter(None, dict.fromkeys(own['needs'])))}"
+            )
     chosen = lines if rows == "all" else lines[lines["row"].isin(names)]
     return list({folder: config for runs in chosen["runs"] for folder, config in runs.items()}.values())
 
