@@ -228,6 +228,10 @@ def test_what_each_method_composes():
         "bayesian": ("mobile", "given", plain, "bayesian"),
         "hgd": ("mobile", "given", plain, "hgd"),
         "ift": ("mobile", "given", plain, "ift"),
+        "pbt": ("mobile", "given", plain, "pbt"),
+        "pba": ("cell", "given", "pba", "pbt"),
+        "fast-autoaugment": ("cell", "given", "fast-autoaugment", "fixed"),
+        "dada": ("cell", "given", "dada", "fixed"),
         "random": ("cell", "random", plain, "fixed"),
         "plain": ("cell", "given", plain, "fixed"),
     }

@@ -32,7 +32,8 @@ def last(parts: dict[str, Part], fits: Callable[[type], bool]) -> list[str]:
 
 ARCHES = last(ARCH, lambda make: make.searches)
 POLICIES = last(AUGMENT, lambda make: make.learns) + ["flip-crop"]
-HYPERS = [name for name, part in HYPER.items() if not part.make.trials and name != "reinforce"]
+# "reinforce" has one that extends it, and a population a step of its own
+HYPERS = [name for name, part in HYPER.items() if not part.make.trials and name not in ("reinforce", "pbt")]
 SMALL = {
     "cell": {"channels": 2, "search_channels": 2},
     "choice": {"cells": 4, "channels": 8, "search_channels": 8},

@@ -1,0 +1,284 @@
+"""The learners of τ and η in kit/zoo against enumeration, brute force and the laws they draw by."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from kit import Config, KitError, augment
+from kit.augment import DAAS_OPS, OPS, operations
+from kit.data import Batches, ImageSet
+from kit.hyper import HYPER
+from kit.search import signals
+from kit.zoo import dada, fast_autoaugment, population
+
+IDENTITY = OPS.index("Identity")
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def policy(name: str, **options: Any) -> Any:
+    return augment.build(name, stream(5), (8, 8), **options)
+
+
+def fits(counts: Counter, law: dict) -> bool:
+    """A chi-square test; what the law excludes has not been drawn."""
+    names, n = list(law), sum(counts.values())
+    assert set(counts) <= set(law)
+    return stats.chisquare([counts[name] for name in names], [law[name] * n for name in names]).pvalue > 1e-3
+
+
+# ---- UniformAugment ------------------------------------------------------------------------------
+
+
+def test_uniformaugment_draws_operations_probabilities_and_magnitudes_uniformly():
+    draw = policy("uniformaugment").sample(20_000)
+    law = {op: 0.5 / len(OPS) + 0.5 * (op == IDENTITY) for op in range(len(OPS))}  # half are not applied, on average
+    assert all(fits(Counter(column.tolist()), law) for column in draw.ops.T)
+    assert stats.kstest(draw.magnitude.flatten().numpy(), stats.uniform(0, 10).cdf).pvalue > 1e-3
+
+
+# ---- PBT and PBA ---------------------------------------------------------------------------------
+
+
+def test_pba_applies_the_first_operations_that_apply_in_a_drawn_order():
+    learner = policy("pba")
+    setting = torch.zeros(30, 2)
+    setting[3], setting[9 + 15] = torch.tensor([10.0, 7.0]), torch.tensor([5.0, 2.0])  # always, and every second time
+    learner.past = (setting,)
+    draw = learner.sample(40_000)
+    a, b = (operations().index(DAAS_OPS[i]) for i in (3, 9))
+    law = {(IDENTITY, IDENTITY): 0.2, (a, IDENTITY): (0.3 + 0.5) / 2 + 0.3 / 4, (b, IDENTITY): 0.3 / 4}
+    law |= {(a, b): 0.5 / 4, (b, a): 0.5 / 4}
+    assert fits(Counter(map(tuple, draw.ops.tolist())), law)
+    assert (draw.magnitude[draw.ops == a] == 7).all() and (draw.magnitude[draw.ops == b] == 2).all()
+
+
+@pytest.mark.parametrize("before", [5, 0])
+def test_pba_explores_as_its_paper_says(before: int):
+    learner = policy("pba")
+    learner.past = (torch.full((30, 2), float(before)),)
+    drawn = Counter(torch.stack([learner.explored() for _ in range(700)]).flatten().int().tolist())
+    law = dict.fromkeys(range(11), 0.2 / 11)
+    for amount, sign in itertools.product(range(4), (-1, 1)):
+        law[min(max(before + sign * amount, 0), 10)] += 0.8 / 8
+    assert fits(drawn, law)
+
+
+def test_pbas_retraining_passes_through_the_settings_in_turn():
+    learner = policy("pba", steps=6)
+    learner.past = tuple(torch.full((30, 2), float(i)) for i in range(3))
+    assert [(learner.derived(2), learner.at)[1] for _ in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert (learner.snapshot()["setting"] == 2).all()
+
+
+def pbt(**options: Any) -> population.Pbt:
+    given = {"hyper_space": "lr=0.01:1,mixup=0:0.2", "members": 8, "exploits": 3} | options
+    return HYPER["pbt"].make(0.1, 1e-3, stream(1), steps=96, **given)
+
+
+def test_pbt_exploits_by_truncation_selection():
+    learner = pbt()
+    scores = [0.5, 0.1, 0.9, 0.4, 0.2, 0.8, 0.3, 0.6]  # worst: 1 and 4; best: 2 and 5
+    learner.members = tuple({"score": score} for score in scores)
+    assert all(learner.parent(who) == who for who in (0, 2, 3, 5, 6, 7) for _ in range(5))
+    for loser in (1, 4):
+        assert fits(Counter(learner.parent(loser) for _ in range(300)), {2: 0.5, 5: 0.5})
+
+
+def test_pbt_explores_by_factors_or_anew_within_the_bases():
+    learner, moved = pbt(), Counter()
+    for _ in range(3000):
+        assert 0.01 <= (eta := learner.explored({"lr": 0.5, "mixup": 0.19}))["lr"] <= 1 and 0 <= eta["mixup"] <= 0.2
+        moved[round(eta["lr"] / 0.5, 9) if eta["lr"] in (0.4, 0.6) else "anew"] += 1
+    assert fits(moved, {0.8: 0.375, 1.2: 0.375, "anew": 0.25})
+
+
+class Counted(nn.Linear):
+    """Its weight counts the steps it has had."""
+
+    def __init__(self):
+        super().__init__(1, 1, bias=False)
+        nn.init.zeros_(self.weight)
+
+
+def test_networks_of_a_population_train_in_turn_and_bad_ones_go_on_as_good_ones(monkeypatch: pytest.MonkeyPatch):
+    learner, trained = pbt(members=2, exploits=3), []
+    learner.steps = 12  # turns of two steps: members 0 1 0 1 0 1
+    sgd = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
+    net, plain = Counted(), SimpleNamespace()
+    parts = SimpleNamespace(net=net, sgd=sgd, augment=plain, arch=SimpleNamespace(derived=lambda: None), hyper=learner)
+
+    def step(*_: Any) -> str:
+        trained.append((net.weight.item(), learner.eta["lr"]))
+        with torch.no_grad():
+            net.weight.add_(1)
+        return "outcome"
+
+    scores = iter([0.9, 0.2, 0.8, 0.7, 0.6, 0.95])
+    monkeypatch.setattr(population, "one_level", step)
+    monkeypatch.setattr(signals, "accuracy", lambda *_: next(scores))
+    batches = {"val": type("Val", (), {"steps_per_epoch": 1, "__next__": lambda self: None})()}
+    assert all(population.population(parts, batches, 1.0) == "outcome" for _ in range(12))
+    # the second turn of member 1 is a copy of member 0, which has had four steps by then; 0 then is the worse one
+    assert [steps for steps, _ in trained] == [0, 1, 0, 1, 2, 3, 4, 5, 4, 5, 6, 7]
+    rates = [rate for _, rate in trained[::2]]
+    assert rates[0] != rates[1] and rates[0] == rates[2] == rates[4] and len(set(rates)) == 3
+    assert net.weight.item() == 8 and learner.best()["lr"] == rates[5] and learner.members == ()
+
+
+# ---- Fast AutoAugment ----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("rank_by", ["loss", "accuracy"])
+def test_fast_autoaugment_keeps_the_policies_that_are_best_by_brute_force(rank_by: str):
+    learner, tried, now = policy("fast-autoaugment", policy_trials=14, rank_by=rank_by), [], []
+
+    def draw(n: int, found: Tensor) -> None:
+        if not tried or tried[-1] is not found:
+            tried.append(found)
+
+    def losses(x: Tensor, y: Tensor, child: Any) -> tuple[Tensor, Tensor]:
+        right = int(tried[-1][:, :, 0].sum()) % 5  # of five images; the loss says the opposite
+        return torch.full((5,), float(right)), torch.where(torch.arange(5) < right, y, y + 1)
+
+    learner.draw, learner.apply = draw, lambda x, drawn: x
+    net = SimpleNamespace(eval=lambda: net, train=lambda: now.append("trains again"), losses=losses)
+    parts = SimpleNamespace(net=net, arch=SimpleNamespace(derived=lambda: None))
+    held = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    found = learner.search(parts, held, 0)
+    by = lambda one: (1 if rank_by == "loss" else -1) * (int(one[:, :, 0].sum()) % 5)
+    assert len(tried) == 14 and torch.equal(found, torch.cat(sorted(tried, key=by)[:10])) and now == ["trains again"]
+    assert found[..., 0].max() < 15 and found[..., 1].max() <= 1 and found[..., 2].max() <= 10
+
+
+def test_a_fold_never_learns_the_images_that_it_is_judged_on(monkeypatch: pytest.MonkeyPatch):
+    learner = policy("fast-autoaugment", folds=3, policy_trials=2, steps=10)
+    images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1)
+    train = Batches(ImageSet(images, torch.zeros(50, dtype=torch.int64)), 8, stream())
+    net, learned, held, factors = Counted(), [set()], [], []
+    sgd = SimpleNamespace(load_state_dict=lambda state: None)
+    parts = SimpleNamespace(net=net, sgd=sgd, augment=learner)
+
+    def step(parts: Any, batches: Any, schedule: float) -> float:
+        learned[-1] |= set(next(batches["train"])[0].flatten().tolist())
+        factors.append((net.weight.item(), schedule))
+        with torch.no_grad():
+            net.weight.add_(1)
+
+    def search(parts: Any, of: ImageSet, seed: int) -> Tensor:
+        held.append(set(of.images.flatten().tolist()))
+        learned.append(set())
+        return torch.full((10, 2, 3), float(len(held)))
+
+    monkeypatch.setattr(fast_autoaugment, "one_level", step)
+    learner.search = search
+    for _ in range(10):
+        assert (learner.draw(4).ops == IDENTITY).all() or not learner.start
+        fast_autoaugment.folds(parts, {"train": train}, 1.0)
+    assert len(held) == 3 and all(len(h) == 20 and not h & seen for h, seen in zip(held, learned))
+    assert len(set.union(*held)) > 30 and held[0] != held[1]
+    assert [steps for steps, _ in factors] == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]  # new weights, and a cosine, for each
+    assert [factor for steps, factor in factors if not steps] == pytest.approx([1, 0.904508, 0.975528], abs=1e-5)
+    assert learner.found[:, 0, 0].tolist() == [1.0] * 10 + [2.0] * 10 + [3.0] * 10 and learner.start == {}
+
+
+# ---- DADA ----------------------------------------------------------------------------------------
+
+
+def within(estimates: Tensor, exact: Tensor, errors: float = 4.5) -> bool:
+    """Whether the mean over axis 0 is the exact value, by its standard error."""
+    spread = estimates.std(0) / len(estimates) ** 0.5
+    return bool(((estimates.mean(0) - exact).abs() <= errors * spread + 1e-9).all())
+
+
+@pytest.mark.parametrize("phi", [[0.0, 0.0, 0.0], [0.9, 2.0, -0.5], [-0.3, 0.4, 0.6]])
+def test_relax_is_unbiased_whatever_the_control_variate(phi: list[float]):
+    logits = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    values = torch.tensor([1.0, 2.5, -0.7], dtype=torch.float64)
+    (exact,) = torch.autograd.grad(logits.softmax(0) @ values, logits)
+    n, g = 60_000, stream(3)
+    uniform = lambda: torch.rand(n, 3, generator=g, dtype=torch.float64).clamp(1e-20, 1 - 1e-7)
+    rows = logits.detach().expand(n, -1).clone().requires_grad_()  # the gradient of each draw for itself
+    log_p = rows.log_softmax(1)
+    z = (log_p - (-uniform().log()).log()).detach()
+    f, noise, control = values[z.argmax(1)], uniform(), torch.tensor(phi, dtype=torch.float64, requires_grad=True)
+    estimates = lambda phi: torch.autograd.grad(
+        dada.relax(rows.log_softmax(1), z, f, phi.expand(n, -1), noise), rows, create_graph=True
+    )[0]
+    each = estimates(control)
+    assert within(each.detach(), exact)
+    # φ takes no part in the mean, so that the squares' gradient is the variance's: a step against it lowers that
+    square = each.square().mean()
+    (by_phi,) = torch.autograd.grad(square, control)
+    assert estimates(control - 1e-2 * by_phi).square().mean() < square
+
+
+def test_dadas_gradient_is_that_of_the_expected_loss_by_enumeration():
+    """Of pairs of two operations, and of each operation's being applied: 4 × 2 × 2 outcomes."""
+    learner = policy("dada", operations="Invert,Rotate")
+    with torch.no_grad():
+        for variable in learner.variables():
+            variable.copy_(0.5 * torch.randn(variable.shape, generator=stream(8)))
+    table = torch.randn(4, 2, 2, generator=stream(9))
+    p, on = learner.pi.softmax(0), learner.on.softmax(2)
+    expected = (p[:, None, None] * on[:, 0, :, None] * on[:, 1, None, :] * table).sum()
+    exact = torch.autograd.grad(expected, [learner.pi, learner.on])
+    found = []
+    for _ in range(150):
+        draw = learner.draw(400)
+        applied = (draw.ops != IDENTITY).long()
+        rewards = partial(torch.neg, table[draw.index, applied[:, 0], applied[:, 1]])
+        found.append(learner.gradient(draw, rewards=rewards))
+    for i in range(2):
+        assert within(torch.stack([g[i] for g in found]), exact[i])
+    assert within(torch.stack([g[2] for g in found]), torch.zeros(4, 2))  # magnitudes had no part in the loss
+    assert draw.index.unique().numel() == 4 and all(g.abs().sum() > 0 for g in found[0][3:])
+
+
+def test_dada_moves_magnitudes_by_their_score_and_retrains_with_the_likeliest_pairs():
+    learner = policy("dada", operations="Invert,Rotate")
+    draw = learner.draw(4000)
+    reward = draw.magnitude.sum(1)  # the higher, the better
+    assert (learner.gradient(draw, rewards=lambda: reward)[2] < 0).all()  # so that a step raises them
+    whole = policy("dada")
+    with torch.no_grad():
+        whole.pi[7] = 3.0
+    drawn = Counter(whole.derived(5000).index.tolist())
+    assert len(drawn) == 25 and 7 in drawn and stats.chisquare(list(drawn.values())).pvalue > 1e-3
+    again = policy("dada")
+    again.adopt(
+        {"probabilities": whole.probabilities().tolist(), **{k: v.tolist() for k, v in whole.snapshot().items()}}
+    )
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(again.snapshot().values(), whole.snapshot().values()))
+
+
+# ---- what cannot work ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "pba", "search_epochs": 3}, "members=4 networks share search_epochs=3: set search_epochs=4"),
+        ({"method": "pbt", "epochs": 6, "members": 9}, "members=9 networks share epochs=6: set epochs=9"),
+        ({"method": "dha", "hyper": "pbt"}, "use method='pbt' or 'pba'"),
+        ({"method": "pbt", "hyper_space": "lr,optimizer"}, "evolves numbers, no optimizer"),
+        ({"method": "plain", "augment": "pba"}, "never learns: use method='pba'"),
+        ({"method": "fast-autoaugment", "search_epochs": 4}, "folds=5 networks share search_epochs=4: set .*=5"),
+        ({"method": "dha", "augment": "fast-autoaugment"}, "finds nothing: use it as method"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_what_does(given: dict, message: str):
+    with pytest.raises(KitError, match=message):
+        Config(**given)
