@@ -17,7 +17,7 @@ from kit.errors import KitError
 from kit.search import build
 from kit.search.engine import Search
 from kit.space import Child
-from kit.space.layers import held, last_norm
+from kit.space.layers import gated
 from kit.space.limits import Limits
 from kit.zoo.enas import Enas
 from kit.zoo.manas import Manas
@@ -307,8 +307,7 @@ def test_a_node_is_the_edge_weighed_shuffle_of_a_mixed_quarter_and_the_rest(kind
     found, gates = 0.0, child.gates[slot].double()
     for candidate in range(14):
         operation, edge = cell.operation(slot, candidate)
-        with held([last_norm(operation)], gate=gates[candidate]):
-            found = found + operation(xs[edge])
+        found = found + gated(operation, xs[edge], gates[candidate])
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)  # gates are float32
 
 

@@ -18,7 +18,7 @@ from kit.augment import DAAS_OPS, OPS, operations
 from kit.data import Batches, ImageSet
 from kit.hyper import HYPER
 from kit.search import signals
-from kit.zoo import dada, fast_autoaugment, population
+from kit.zoo import dada, fast_autoaugment, members
 
 IDENTITY = OPS.index("Identity")
 
@@ -82,7 +82,7 @@ def test_pbas_retraining_passes_through_the_settings_in_turn():
     assert (learner.snapshot()["setting"] == 2).all()
 
 
-def pbt(**options: Any) -> population.Pbt:
+def pbt(**options: Any) -> members.Pbt:
     given = {"hyper_space": "lr=0.01:1,mixup=0:0.2", "members": 8, "exploits": 3} | options
     return HYPER["pbt"].make(0.1, 1e-3, stream(1), steps=96, **given)
 
@@ -126,10 +126,10 @@ def test_networks_of_a_population_train_in_turn_and_bad_ones_go_on_as_good_ones(
         return "outcome"
 
     scores = iter([0.9, 0.2, 0.8, 0.7, 0.6, 0.95])
-    monkeypatch.setattr(population, "one_level", step)
+    monkeypatch.setattr(members, "one_level", step)
     monkeypatch.setattr(signals, "accuracy", lambda *_: next(scores))
     batches = {"val": type("Val", (), {"steps_per_epoch": 1, "__next__": lambda self: None})()}
-    assert all(population.population(parts, batches, 1.0) == "outcome" for _ in range(12))
+    assert all(members.population(parts, batches, 1.0) == "outcome" for _ in range(12))
     # the second turn of member 1 is a copy of member 0, which has had four steps by then; 0 then is the worse one
     assert [steps for steps, _ in trained] == [0, 1, 0, 1, 2, 3, 4, 5, 4, 5, 6, 7]
     rates = [rate for _, rate in trained[::2]]

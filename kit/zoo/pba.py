@@ -61,5 +61,5 @@ class Pba(Policy):
 
 STAGES = (Stage("search", step="population"), RETRAIN)
 STILL = {"hyper_space": "mixup=0:0"}  # nothing of η is moved
-if "pbt" in HYPER:  # a zoo without that learner has no such row
+if "pbt" in HYPER:  # of members.py, which is read before: a zoo without it has no such row
     register_method("pba", "PBA: DA, retrained", arch="given", stages=STAGES, augment="pba", hyper="pbt", values=STILL)

@@ -19,7 +19,7 @@ K = 4  # one channel in so many takes part in the search
 
 class Partial(Operation):
     """An operation on the first C / K channels of x [N, C, H, W]; the others pass by (of stride 2: their 2×2 maxima),
-    and a shuffle in K groups mixes them. The gate of the operation's BatchNorm weighs what passes, too: once in sum."""
+    and a shuffle in K groups mixes them. The gate, as the weight of the last BatchNorm, weighs what passes, too."""
 
     def __init__(self, make: Any, channels: int, stride: int, trained: bool):
         inner = make(channels // K, stride, trained)
@@ -28,9 +28,9 @@ class Partial(Operation):
 
     def forward(self, x: Tensor) -> Tensor:
         part, rest = x[:, : self.split], x[:, self.split :]
-        y, gate = super().forward(part.relu() if self.rectifies else part), last_norm(self).gate
+        y, gate = super().forward(part.relu() if self.rectifies else part), last_norm(self).weight[0]
         rest = torch.max_pool2d(rest, 2, ceil_mode=True) if self.stride == 2 else rest
-        both = torch.cat((y, rest if gate is None else rest * gate), dim=1)
+        both = torch.cat((y, rest * gate), dim=1)
         return both.unflatten(1, (K, -1)).transpose(1, 2).flatten(1, 2)
 
 
