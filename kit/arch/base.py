@@ -99,8 +99,7 @@ class Searcher(ByAdam, ArchLearner):
     def optimize(self, *variables: Tensor) -> None:
         """Make these float64 tensors [slots, …] the variables."""
         lr = self.options.arch_lr or self.options.arch_reach / max(1, self.steps)
-        leaves = [variable.requires_grad_() for variable in variables]
-        self.adam = Adam(leaves, lr=lr, **self.rates)
+        self.adam = Adam([variable.requires_grad_() for variable in variables], lr=lr, **self.rates)
 
     @torch.no_grad()
     def move(self, gradient: list[Tensor]) -> None:

@@ -100,8 +100,7 @@ class BlockNetwork(Network):
         x = self.stem(x)
         for slot, picks in enumerate(child.picks):
             drop = partial(self.drop_samples, block=slot)
-            outputs = [self.block(slot, candidate)(x, drop) for candidate in picks]
-            x = mixture(outputs, child, slot)
+            x = mixture([self.block(slot, candidate)(x, drop) for candidate in picks], child, slot)
         return self.classifier(self.drop_features(self.head(x).mean(dim=(2, 3)))), None
 
     def modules_of(self, picks: Picks) -> list[nn.Module]:
