@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-torch.set_num_threads(1)
+# networks are thousands of objects: at Python's default of 700 a fifth of the time would go into searches for cycles
+gc.set_threshold(50_000, 20, 20)
 
 # what takes longest starts first, so that no worker is left alone with it at the end, and what mostly waits beside what
 # mostly computes
@@ -43,6 +44,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # here, for of several workers' parent, which only hands out tests, needs none of it
+
+    torch.set_num_threads(1)
     here = Path(__file__).resolve().parent
     rank = {name: i for i, name in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(scope(item.nodeid), len(rank)))
@@ -53,6 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _plain_defaults(monkeypatch):
+    import torch
+
     monkeypatch.delenv("KIT_PARAMETERS", raising=False)  # the test command sets it for the notebooks
     yield
     # a test that changes these would change its neighbours' numbers

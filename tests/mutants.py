@@ -29,6 +29,9 @@ LOSSES = "test_step_two_levels.py::test_a_policy_without_validation_images_learn
 BETA = "test_step_two_levels.py::test_the_derived_child_takes_the_edges_that_beta_ranks_first"
 RETRAINED = "test_step_two_levels.py::test_the_retraining_uses_the_derived_regularisers_rates_and_optimizer"
 DERIVED = "test_methods.py::test_moves_only_its_own_variables[daas]"
+FOUND = "test_methods.py::test_alpha_is_recorded_and_stands_still_where_it_does_not_search[dha]"
+CALLER = "test_isolation.py::test_the_callers_state_neither_changes_a_search_nor_is_changed"
+RESUMED = "test_methods.py::test_stopped_between_epochs_and_resumed_it_is_the_same_run[dha]"
 JOINT = "test_step.py::test_joint_step_equals_algorithm_one_written_out"
 WRAPPED = "test_step.py"
 MIXUP = "test_estimators_hyper.py::test_mixed_images_labels_and_their_loss_are_the_formula"
@@ -233,6 +236,10 @@ FAULTS = [
         ),
         ("search/learner.py", "return self.inner.derived(*args)", "return self.inner.sample(*args)", RETRAINED),
         ("search/build.py", "DerivedHyper(learner) if role", "Derived(learner) if role", RETRAINED),
+        ("search/build.py", "else genotype or self.given()", "else self.given()", FOUND),
+        ("search/build.py", "if not drawn and all(", "if not drawn or all(", "test_limits_methods.py -k given"),
+        ("search/engine.py", "after.callback(gc.set_threshold, *gc.get_threshold())", "pass", CALLER),
+        ("search/engine.py", 'self._enter(state["stage"], state["genotype"])', 'self._enter(state["stage"])', RESUMED),
         (
             "search/build.py",
             "return Derived(policy) if role",

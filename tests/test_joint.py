@@ -102,8 +102,8 @@ def test_a_stage_on_the_same_weights_goes_on_with_what_was_learned_and_begins_wh
     config, sets = micro_config(method), data.load_dataset(micro)
     was, now = config.stages
     before = build.Plan(config, was, sets, torch.device("cpu"), None, 8, 8).parts()
-    picks = before.net.picks_of(before.net.genotype(before.arch.picks))
-    after = build.Plan(config, now, sets, torch.device("cpu"), None, 8, 8).parts(picks)
+    found = before.net.genotype(before.arch.picks)
+    after = build.Plan(config, now, sets, torch.device("cpu"), None, 8, 8).parts(found)
     if goes_on:
         before.augment.tau.normal_()
         before.hyper.log.data.add_(0.5)

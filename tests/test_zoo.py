@@ -35,18 +35,35 @@ from tests_micro import micro_config, register_micro
 register_micro()
 assert kit.search(micro_config(), out="runs", progress=Silent()).metrics["epochs"] == 2
 """
+# each with its own kit, imported anew; torch, which takes longest, once for all
+IN_TURN = """
+import sys
+for folder, code in {programs!r}:
+    sys.path[0] = folder
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("kit", "tests_micro")]:
+        del sys.modules[name]
+    exec(code)
+"""
 
 
-def without(hidden: str, folder: Path, code: str) -> tuple[set[str], set[str]]:
-    """Methods and parts of a copy of kit in which `hidden` is deleted, in a process of its own."""
-    shutil.copytree(ROOT / "kit", folder / "kit", ignore=shutil.ignore_patterns(hidden, "__pycache__"))
-    path = os.pathsep.join([str(folder), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[set[str], set[str]]]:
+    """Methods and parts of a copy of kit in which a file or folder is deleted, by its name, in a process of its own."""
+    programs = {"darts.py": NAMES, "zoo": NAMES + SEARCH}
+    folders = {hidden: tmp_path_factory.mktemp("without") for hidden in programs}
+    for hidden, folder in folders.items():
+        shutil.copytree(ROOT / "kit", folder / "kit", ignore=shutil.ignore_patterns(hidden, "__pycache__"))
+    code = IN_TURN.format(programs=[(str(folders[hidden]), code) for hidden, code in programs.items()])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"}
+    run = {"cwd": folders["zoo"], "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], **run)
     assert done.returncode == 0, done.stderr
-    where, methods, parts = json.loads(done.stdout.splitlines()[0])
-    assert Path(where).is_relative_to(folder)
-    return set(methods), set(parts)
+    found = {}
+    for (hidden, folder), line in zip(folders.items(), done.stdout.splitlines()):
+        where, methods, parts = json.loads(line)
+        assert Path(where).is_relative_to(folder)
+        found[hidden] = set(methods), set(parts)
+    return found
 
 
 def everything() -> tuple[set[str], set[str]]:
@@ -54,15 +71,15 @@ def everything() -> tuple[set[str], set[str]]:
     return set(METHODS), {name for name, part in parts.items() if part.make.__module__.startswith("kit.")}
 
 
-def test_a_file_takes_away_its_own_rows_and_parts_alone(tmp_path: Path):
-    (methods, parts), (left_methods, left_parts) = everything(), without("darts.py", tmp_path, NAMES)
+def test_a_file_takes_away_its_own_rows_and_parts_alone(left):
+    (methods, parts), (left_methods, left_parts) = everything(), left["darts.py"]
     assert methods - left_methods == {"darts", "darts-second", "snas"}
     assert parts - left_parts == {"darts", "snas"}
 
 
-def test_without_the_room_kit_searches_and_has_the_papers_own_methods(tmp_path: Path):
-    left, parts = without("zoo", tmp_path, NAMES + SEARCH)
-    assert {"dha", "diffautoml", "daas", "autohas", "random", "plain"} <= left and len(left) == 17
+def test_without_the_room_kit_searches_and_has_the_papers_own_methods(left):
+    methods, parts = left["zoo"]
+    assert {"dha", "diffautoml", "daas", "autohas", "random", "plain"} <= methods and len(methods) == 17
     assert {"sparse-coding", "lookahead", "pair-softmax", "cell"} <= parts and "hgd" not in parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -104,8 +105,8 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def steps_of(name: str) -> int:
-    """Less where a step takes many passes."""
-    return 8 if name in ("dha", "diffautoml", "autohas") else 4
+    """Two before the warm-up ends, and steps by what was learned; less where a step takes many passes."""
+    return 6 if name in ("dha", "diffautoml", "autohas") else 3
 
 
 # ---- jobs ----------------------------------------------------------------------------------------
@@ -180,6 +181,7 @@ def whole_run() -> kit.Config:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    gc.set_threshold(50_000, 20, 20)  # as in conftest.py
     register_micro()
     with distributed.joined():
         for job in sys.argv[2:]:

@@ -23,7 +23,7 @@ from kit.search.signals import Parts
 from kit.search.step import STEPS
 from kit.space import SPACES, Network, Picks, latency
 from kit.space.layers import SyncedNorm, norms
-from kit.space.limits import Limits
+from kit.space.limits import BOUNDS, Limits
 
 WARMED = {"bi-level": ("augment",), "reward": ("arch", "hyper")}  # what a stage's warm-up holds back
 
@@ -69,8 +69,7 @@ def streams(config: Config, index: int, sets: ImageSets) -> dict[str, Batches]:
     if hold_out:
         sources["val"] = sets.val, min(config.batch_size, len(sets.val))
     stage = f"/{config.stages[first].name}" if first else ""
-    stream = lambda name, *of: Batches(*of, generator(config.seed, f"batches/{name}{stage}"))
-    return {name: stream(name, *of) for name, of in sources.items()}
+    return {name: Batches(*of, generator(config.seed, f"batches/{name}{stage}")) for name, of in sources.items()}
 
 
 def idle_operations(config: Config, sets: ImageSets) -> list[str]:
@@ -94,10 +93,10 @@ class Plan:
     steps: int = 0
     horizon: int = 0
 
-    def parts(self, picks: Picks | None = None) -> Parts:
-        """With new weights and learners. picks: of an earlier stage's search; None: this one's, or configured."""
+    def parts(self, genotype: dict | None = None) -> Parts:
+        """With new weights and learners. genotype: of an earlier stage's search; None: this one's, or configured."""
         config, stage, device = self.config, self.stage, self.device
-        net, searcher = self.searched(picks)
+        net, searcher = self.searched(genotype)
         net = net.to(device, memory_format=torch.channels_last)
         net.generator, net.mixer = self.generator("drop-path", device), self.generator("mixup")
         bfloat16 = config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -126,23 +125,29 @@ class Plan:
         image = (self.sets.channels, *self.sets.size)
         return space.build(c.space, len(self.sets.classes), image, *normalization(self.sets.train), **settings)
 
-    def searched(self, picks: Picks | None) -> tuple[Network, ArchLearner]:
-        config, seed = self.config, self.generator("weights").initial_seed()
-        torch.manual_seed(seed)
+    def searched(self, genotype: dict | None) -> tuple[Network, ArchLearner]:
+        config, search = self.config, self.stage.search
+        genotype = None if search else genotype or self.given()
+        torch.manual_seed(self.generator("weights").initial_seed())
+        net = self.network(genotype)
+        if not search:
+            return net, Given(net.slots, net.only_child().picks)
+        limits = self.limits(self.network(full=True) if config.searches_apart else net)
+        part, about = ARCH[config.arch], (net.slots, self.generator("α"), limits)
+        return net, part.make(*about, device=self.device, steps=self.steps, **part.arguments(config))
+
+    def given(self) -> dict | None:
+        """The genotype that the configuration names or draws; the supernet is built only where that takes it."""
+        config, drawn = self.config, self.config.arch == "random"
+        if not drawn and all(getattr(config, name) is None for name in BOUNDS):
+            return read_genotype(config)
         supernet = self.network()
-        limits = self.limits(self.network(full=True) if config.searches_apart else supernet)
-        if self.stage.search:
-            part, about = ARCH[config.arch], (supernet.slots, self.generator("α"), limits)
-            return supernet, part.make(*about, device=self.device, steps=self.steps, **part.arguments(config))
-        if picks is None and config.arch == "random":
-            picks = random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
-        elif picks is None:
-            picks = supernet.picks_of(read_genotype(config)) if supernet.slots else ()
+        limits = self.limits(supernet)
+        draw = lambda: random_picks(supernet.slots, generator(config.seed, "random/α"), limits)
+        picks = draw() if drawn else supernet.picks_of(read_genotype(config))
         if not limits.allow(picks):
             raise KitError(f"the given architecture costs {limits.costs(picks)} and breaks {limits}")
-        torch.manual_seed(seed)
-        net = self.network(genotype=supernet.spec(picks).get("genotype"))
-        return net, Given(net.slots, net.only_child().picks)
+        return supernet.genotype(picks)
 
     def limits(self, deployed: Network) -> Limits:
         """About the network that is deployed, also while a smaller one searches for its cells."""
@@ -182,12 +187,13 @@ class Plan:
         return DerivedHyper(learner) if role == "derived" else learner
 
 
-def read_genotype(config: Config) -> dict:
-    """The configuration's genotype, unchecked: of a name, a JSON file or a run's directory; None: the space's usual."""
+def read_genotype(config: Config) -> dict | None:
+    """The configuration's genotype, unchecked: of a name, a JSON file or a run's directory; None: the space's usual
+    one, if it has one."""
     make = SPACES[config.space].make
     named, source = make.genotypes, config.genotype or make.usual
-    if source in named:
-        return named[source]
+    if source in {None, *named}:
+        return named.get(source)
     content = _written(source, f"genotype={source!r} is neither a name ({', '.join(named)}) nor")
     return content.get("genotype", content)
 

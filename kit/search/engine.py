@@ -1,6 +1,7 @@
 """A run from start to end: epochs, stages, checkpoints. `kit.search(config)` starts it, or goes on with it."""
 
 import contextlib
+import gc
 import glob
 import math
 import os
@@ -25,7 +26,7 @@ from kit.search import build, ranks
 from kit.search.evaluate import score, write_results
 from kit.search.progress import Bar, Lines, Silent, interactive, interruptible, say
 from kit.search.step import STEPS
-from kit.space import Child, Picks
+from kit.space import Child
 from kit.space.layers import average_statistics, norms
 
 KEPT_CHECKPOINTS = 2
@@ -91,6 +92,8 @@ def own_state() -> Iterator[None]:
     """Within it torch has `DTYPE`, the CPU, gradients and random numbers of kit's own, whatever the caller has set;
     afterwards the caller finds everything as it was. A second thread waits until the first is done."""
     with _TURN, contextlib.ExitStack() as after:
+        after.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(50_000, 20, 20)  # a network is thousands of objects: looking for cycles takes a fifth of a run
         after.callback(torch.set_default_dtype, torch.get_default_dtype())
         after.callback(torch.set_num_threads, torch.get_num_threads())
         after.callback(torch.set_deterministic_debug_mode, torch.get_deterministic_debug_mode())
@@ -216,7 +219,7 @@ class Search:
         if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
             parts.hyper.record_score(numbers.get("val_accuracy"))
             was = self.stage
-            self._enter(self.stage_index + 1, self._picks())
+            self._enter(self.stage_index + 1, parts.net.genotype(parts.arch.picks))
             self.parts.take_over(parts, was, self.stage)
         return numbers
 
@@ -250,8 +253,8 @@ class Search:
         led = f"with lr={lr:.4g} and weight_decay={decay:.4g}; {kept}"
         raise NonFinite(f"{where} {led}. Try a smaller lr, hyper_lr or clip")
 
-    def _enter(self, index: int, picks: Picks | None = None) -> None:
-        """Build a stage's parts and images. picks: the architecture that an earlier stage chose, if one did."""
+    def _enter(self, index: int, genotype: dict | None = None) -> None:
+        """Build a stage's parts and images. genotype: the architecture that an earlier stage chose, if one did."""
         self.stage_index, self.stage, self.entered = index, self.stages[index], self.epoch
         last = index == len(self.stages) - 1
         # epochs of the stage, at most; the last one has what the others left
@@ -264,15 +267,10 @@ class Search:
         each = self.batches["train"].steps_per_epoch
         steps, planned = self.config.stage_epochs[index] * each, build.horizon(self.config, index) * each
         plan = build.Plan(self.config, self.stage, self.sets, self.device, self.folder, steps, planned)
-        self.parts = plan.parts(picks)
-
-    def _picks(self) -> Picks:
-        net = self.parts.net
-        return net.picks_of(net.genotype(self.parts.arch.picks))
+        self.parts = plan.parts(genotype)
 
     def _open(self) -> None:
-        if ranks.rank() == 0:
-            (self.folder / "failure.json").unlink(missing_ok=True)
+        ranks.on_first(lambda: (self.folder / "failure.json").unlink(missing_ok=True))
         ranks.on_first(lambda: store.write_json(self.folder / "config.json", self.config.model_dump()))
         if state := ranks.on_first(self._newest):
             with files.reading(self.folder, "holds a checkpoint that does not fit this version of kit"):
@@ -310,7 +308,7 @@ class Search:
             "identity": self.identity,
             "records": self.records.state_dict(),
             "stage": self.stage_index,
-            "picks": self._picks(),
+            "genotype": self.parts.net.genotype(self.parts.arch.picks),
             "parts": self.parts.state_dict(),
             "batches": {name: batches.state_dict() for name, batches in self.batches.items()},
         }
@@ -319,7 +317,7 @@ class Search:
         if state["stage"]:
             self.epoch, self.began = state["entered"], state["began"]
             self.batches = build.streams(self.config, state["stage"], self.sets)
-            self._enter(state["stage"], tuple(map(tuple, state["picks"])))
+            self._enter(state["stage"], state["genotype"])
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.parts.load_state_dict(state["parts"])
