@@ -20,7 +20,7 @@ from kit.search.step import STEPS
 from kit.space import SPACES
 
 # what does not change the result, so does not name the run
-NOT_HASHED = ("out", "root", "device", "plugins")
+NOT_HASHED = ("out", "root", "device", "plugins", "trajectory")
 #: the fields that choose a part, and the parts to choose from
 PARTS: dict[str, Registry] = {"space": SPACES, "arch": ARCH, "augment": AUGMENT, "hyper": HYPER}
 
@@ -74,6 +74,7 @@ class Config(BaseModel):
     sync_batchnorm: bool = Field(False, description="several GPUs: BatchNorm over the whole batch, not a GPU's share")
     plugins: str | None = Field(None, description="Python files with parts of one's own, commas between them")
     plugin_digest: str | None = Field(None, description="of those files' contents; filled in")
+    trajectory: int = Field(0, ge=0, le=1000, description="epochs of the last stage whose weights are kept: their path")
     out: str = Field("runs", description="folder of run directories")
 
     def __init__(self, _stored: bool = False, /, **given: Any):

@@ -13,6 +13,7 @@ import torch
 from loss_landscapes.metrics import Loss, LossPerturbations
 from loss_landscapes.metrics.metric import Metric, MetricPipeline
 from scipy import stats
+from tests_micro import micro_config
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,6 +21,8 @@ import kit
 from kit import figures
 from kit.data import ImageSet
 from kit.errors import KitError
+from kit.run import store
+from kit.search.progress import Silent
 from kit.studies import landscape, report
 
 
@@ -253,3 +256,30 @@ def test_the_report_says_the_numbers_and_is_made_again_from_its_summary(measured
     path.unlink(), path.with_suffix(".csv").unlink()
     assert report.rewrite(path.with_suffix(".json")) == path
     assert path.read_text() == text and path.with_suffix(".csv").read_bytes() == csv
+
+
+def test_the_path_of_three_epochs_lies_in_its_plane_and_ends_at_the_model(micro, tmp_path):
+    run = kit.search(micro_config("plain", epochs=6, trajectory=3), out=tmp_path, progress=Silent())
+    again = kit.search(micro_config("plain", epochs=6), out=tmp_path, progress=Silent())  # it decides nothing
+    assert again.path == run.path and len(list((run.path / "trajectory").iterdir())) == 3
+    found = landscape.trajectory(run, steps=5)
+    assert found.epochs.tolist() == [2, 4, 6] and found.values.shape == (5, 5)
+    np.testing.assert_allclose(found.path[-1], 0, atol=1e-9)
+    assert found.share.sum() == pytest.approx(1) and found.share[0] >= found.share[1] > 0
+    assert found.losses[-1] == pytest.approx(run.metrics["test_loss"], rel=1e-5)
+    data, model = run.config.sets().test, run.model()
+    ends = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    for epoch, place, loss in zip(found.epochs, found.path, found.losses):
+        held, _ = store.read_tensors(run.path / "trajectory" / f"epoch-{epoch:05d}.safetensors")
+        length = sum(float((held[name] - end).square().sum()) for name, end in ends.items()) ** 0.5
+        assert np.linalg.norm(place) == pytest.approx(length, rel=1e-5, abs=1e-6)
+        model.network.load_state_dict({name: held[name] for name in ends}, strict=False)  # its own statistics stay
+        with torch.no_grad():
+            assert float(F.cross_entropy(model(data.images), data.labels)) == pytest.approx(loss, rel=1e-4)
+    figure = figures.landscape_trajectory(found)
+    assert len(figure.data[1].x) == 3 and "epochs 2 to 6" in figure.layout.title.text
+
+
+def test_a_run_without_a_path_says_how_to_keep_one(finished):
+    with pytest.raises(KitError, match=r"kept the weights of 0 epochs: search with trajectory=10, resume=False"):
+        landscape.trajectory(finished)

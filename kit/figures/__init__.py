@@ -5,7 +5,7 @@ writes figures as PNG. They draw what the run directory holds and compute no res
 from kit.figures.cells import cell, cells, cells_compared
 from kit.figures.many import ablation, accuracy_against_time, overlay, parallel, planted, progress, tradeoffs
 from kit.figures.many import under_limits
-from kit.figures.many import landscape_contours, landscape_lines, landscape_surfaces
+from kit.figures.many import landscape_contours, landscape_lines, landscape_surfaces, landscape_trajectory
 from kit.figures.run import (
     architecture,
     confusion,

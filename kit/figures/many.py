@@ -12,7 +12,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, legend_below, look, name_facets
+from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, headline, legend_below, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -181,6 +181,23 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
     title = f"{_title(landscapes)} along random directions (dotted: guessing)"
     figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
     return figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
+
+
+def landscape_trajectory(found: Any) -> go.Figure:
+    """The path of a run's weights over the loss (log₁₀) on the plane of most movement. found: of
+    `kit.landscape.trajectory`."""
+    heights = np.log10(np.clip(found.values.T, 1e-9, np.nanquantile(found.values, MOST)))
+    low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
+    ticks = np.linspace(low, high, 5)
+    bar = {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
+    figure = go.Figure(go.Contour(x=found.x, y=found.y, z=heights, colorscale="Viridis", colorbar=bar, ncontours=15))
+    words = [f"epoch {epoch}: {loss:.3g}" for epoch, loss in zip(found.epochs, found.losses)]
+    looks = {"mode": "lines+markers", "line": {"color": "white", "width": 2}, "showlegend": False, "hovertext": words}
+    figure.add_scatter(x=found.path[:, 0], y=found.path[:, 1], **looks)
+    for k, axis in enumerate((figure.update_xaxes, figure.update_yaxes)):
+        axis(title_text=f"direction {k + 1}: {found.share[k]:.0%} of the movement", showgrid=False, zeroline=False)
+    title = f"{headline(found.run)} · weights of epochs {found.epochs[0]} to {found.epochs[-1]}"
+    return figure.update_layout(template=TEMPLATE, title_text=title, height=560)
 
 
 def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:

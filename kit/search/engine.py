@@ -301,6 +301,11 @@ class Search:
             store.write_state(self.folder / "checkpoints" / f"epoch-{self.epoch:05d}.safetensors", self.state_dict())
             for old in _checkpoints(self.folder)[:-KEPT_CHECKPOINTS]:
                 old.unlink()
+            kept, (net, arch) = self.config.trajectory, (self.parts.net, self.parts.arch)
+            due = self.epoch * kept // self.config.epochs > (self.epoch - 1) * kept // self.config.epochs
+            if due and not self.stage.search:
+                path = self.folder / "trajectory" / f"epoch-{self.epoch:05d}.safetensors"
+                store.write_tensors(path, build.extract(net, arch.derived().picks))
 
     def state_dict(self) -> dict:
         return {

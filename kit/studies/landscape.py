@@ -76,6 +76,53 @@ class Landscape:
     eigenvalue_images: int
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """Where the weights went, seen from where they ended, on the plane of the two directions of most movement (Li et
+    al. 2018). epochs: int64 [n]; path: float64 [n, 2], in the norm of all weights; losses: float64 [n], on the plane;
+    share: float64 [2], of the path's squared length that each direction has. x, y: float64 [k], the plane's grid;
+    values: float64 [k, k], its losses, row x, column y."""
+
+    run: Run
+    epochs: np.ndarray
+    path: np.ndarray
+    losses: np.ndarray
+    share: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+
+
+def trajectory(run: Run, *, steps: int = 21, images: int = 0, device="auto", margin: float = 0.3) -> Trajectory:
+    """The path of a finished run that kept weights (`trajectory=` of its configuration). images: as of `compare`;
+    margin: of the grid beside the path, as a share of its extent. The model's BatchNorm statistics hold everywhere.
+    Raises KitError for a run that kept fewer than three epochs' weights."""
+    axis(steps=steps, images=images)
+    files = sorted((run.path / "trajectory").glob("epoch-*.safetensors"))
+    if len(files) < 3:
+        raise KitError(f"{run.path} kept the weights of {len(files)} epochs: search with trajectory=10, resume=False")
+    model = run.model(pick_device(device))
+    ends = {name: weight.detach() for name, weight in model.network.named_parameters()}
+    kept = [store.read_tensors(file, share=store.UNPACKED)[0] for file in files]
+    rows = [torch.cat([(held[name].to(end) - end).flatten() for name, end in ends.items()]) for held in kept]
+    moved = torch.stack(rows).double().cpu()
+    _, sizes, ways = torch.linalg.svd(moved, full_matrices=False)
+    path, numbers = (moved @ ways[:2].T).numpy(), [end.numel() for end in ends.values()]
+    split = lambda way: zip(ends, way.split(numbers))
+    named = [
+        {f"network.{name}": part.view_as(ends[name]).to(ends[name]) for name, part in split(way)} for way in ways[:2]
+    ]
+    low, high = path.min(axis=0), path.max(axis=0)
+    room = margin * (high - low).max()
+    x, y = (np.linspace(a - room, b + room, steps) for a, b in zip(low, high))
+    data = part_of(run.config.sets().test, images).to(pick_device(device))
+    grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
+    losses = _evaluate(model, data, np.concatenate([path, grid]), named)
+    epochs = np.array([int(file.stem.removeprefix("epoch-")) for file in files])
+    share = (sizes.square() / sizes.square().sum())[:2].numpy()
+    return Trajectory(run, epochs, path, losses[: len(path)], share, x, y, losses[len(path) :].reshape(steps, steps))
+
+
 def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tensor]:
     """A Gaussian direction by parameter name, each filter (row of a weight) scaled to the norm of the model's own; zero
     for biases and BatchNorm. A parameter's numbers follow from its name: models that share a layer get the same."""
