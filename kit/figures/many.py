@@ -189,8 +189,14 @@ def landscape_trajectory(found: Any) -> go.Figure:
     heights = np.log10(np.clip(found.values.T, 1e-9, np.nanquantile(found.values, MOST)))
     low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
     ticks = np.linspace(low, high, 5)
-    bar = {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
-    figure = go.Figure(go.Contour(x=found.x, y=found.y, z=heights, colorscale="Viridis", colorbar=bar, ncontours=15))
+    bar = {
+        "title": {"text": "test loss [nats]", "side": "right"},
+        "tickvals": ticks,
+        "ticktext": [f"{10**t:.3g}" for t in ticks],
+    }
+    figure = go.Figure(
+        go.Contour(x=found.x, y=found.y, z=heights, colorscale="Viridis", colorbar=bar, ncontours=15, line_width=0.5)
+    )
     words = [f"epoch {epoch}: {loss:.3g}" for epoch, loss in zip(found.epochs, found.losses)]
     looks = {"mode": "lines+markers", "line": {"color": "white", "width": 2}, "showlegend": False, "hovertext": words}
     figure.add_scatter(x=found.path[:, 0], y=found.path[:, 1], **looks)
