@@ -165,7 +165,7 @@ FAULTS = [
         ("zoo/p_darts.py", "if normal[one[1]] and", "if", BASELINES),
         ("zoo/p_darts.py", "weights * kept / (1 - p)", "weights * kept", BASELINES),
         ("zoo/p_darts.py", "DROPS = (3, 2)", "DROPS = (2, 3)", BASELINES),
-        ("zoo/pc_darts.py", "rest if gate is None else rest * gate", "rest", BASELINES),
+        ("zoo/pc_darts.py", "torch.cat((y, rest * gate), dim=1)", "torch.cat((y, rest), dim=1)", BASELINES),
         ("zoo/pc_darts.py", "part.relu() if self.rectifies else part", "part", BASELINES),
         ("search/evaluate.py", "child or search.parts.arch.derived()", "search.parts.arch.derived()", BASELINES),
         ("zoo/darts.py", "outer.gates[slot] - lr * term", "outer.gates[slot] + lr * term", SECOND),

@@ -60,7 +60,7 @@ def test_the_steps_are_those_of_one_process_with_the_whole_batch(name: str, job,
         assert len(ranks[part]) == len(one[part]) > (-1 if part in ("tau", "eta") else 0)
         # Adam divides a gate's gradient by its size, also where it is rounding alone (a block that only normalised
         # layers read)
-        near = 1e-6 if part == "alpha" else 1e-10
+        near = 1e-4 if part == "alpha" else 1e-10  # a step of α is 0.1 long
         for a, b in zip(ranks[part], one[part]):
             torch.testing.assert_close(a, b, rtol=near, atol=near, msg=lambda text, part=part: f"{part}: {text}")
 

@@ -242,6 +242,7 @@ def test_moves_only_its_own_variables(variant: str, finished):
     config = run.config
     stages = [config.stages[int(s)] for s in run.curve("stage")]
     moves = {"lr": config.hyper not in ("fixed", "ift"), "weight_decay": config.hyper not in ("fixed", "hgd")}
+    moves = {name: moved and config.hyper_moves in ("both", name) for name, moved in moves.items()}
     if issubclass(HYPER[config.hyper].make, Searched):
         moves = {
             name: False for name in moves
