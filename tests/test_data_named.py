@@ -1,5 +1,6 @@
 """Every named set from what its publisher offers to images with labels, without a network."""
 
+import gc
 import gzip
 import hashlib
 import importlib.util
@@ -7,6 +8,7 @@ import json
 import pickle
 import stat
 import tarfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,7 +24,18 @@ import kit
 from kit.data import DATASETS, load_dataset, named, normalization
 from kit.errors import KitError
 
+# urllib leaves the socket of an answer that failed to the collector, which comes when it likes
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 SIZE = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected():
+    """… and not in another file's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from kit import data, files
-from kit.config import Config
+from kit.config import NOT_HASHED, Config
 from kit.errors import KitError, shown
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
@@ -134,7 +134,8 @@ class Run:
         values = store.read_json(self.path / "config.json")
         try:
             self.config = Config.stored(values)
-            if self.config.model_dump() != values:
+            usual = {name: getattr(self.config, name) for name in NOT_HASHED}  # an older version may lack one of these
+            if self.config.model_dump() != usual | values:
                 raise KitError("its config.json lacks fields")
         except KitError as error:
             raise KitError(f"{self.path} cannot be opened as a run of this version of kit: {error}") from None
