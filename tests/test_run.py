@@ -57,6 +57,14 @@ def test_a_configuration_of_another_version_is_refused(change: dict, why: str, f
         Run.load(tmp_path)
 
 
+def test_a_field_that_decides_nothing_may_be_missing(copied: Run):
+    path = copied.path / "config.json"
+    values = json.loads(path.read_text())
+    del values["trajectory"]
+    path.write_text(json.dumps(values))
+    assert Run.load(copied.path).config == copied.config
+
+
 def test_opening_a_run_executes_no_plug_in(finished: Run, tmp_path: Path):
     mark, plugin = tmp_path / "executed", tmp_path / "mine.py"
     plugin.write_text(f"open({str(mark)!r}, 'w')")
