@@ -58,10 +58,9 @@ def test_a_configuration_of_another_version_is_refused(change: dict, why: str, f
 
 
 def test_a_field_that_decides_nothing_may_be_missing(copied: Run):
-    path = copied.path / "config.json"
-    values = json.loads(path.read_text())
+    values = store.read_json(copied.path / "config.json")
     del values["trajectory"]
-    path.write_text(json.dumps(values))
+    store.write_json(copied.path / "config.json", values)
     assert Run.load(copied.path).config == copied.config
 
 
