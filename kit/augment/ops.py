@@ -59,12 +59,14 @@ def _autocontrast(images: Tensor, p: Parameters) -> Tensor:
 
 def _equalize(images: Tensor, p: Parameters) -> Tensor:
     pixels = images.flatten(2).long()
-    counts = pixels.new_zeros(*pixels.shape[:2], 256).scatter_add_(2, pixels, torch.ones_like(pixels))
+    counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int32, device=images.device)
+    counts.scatter_add_(2, pixels, counts.new_ones(()).expand_as(pixels))
     # PIL's rule: one output level per `step` pixels, not counting those of the brightest level present
     cumulative = counts.cumsum(2)
     step = torch.where(cumulative < pixels.shape[2], cumulative, 0).amax(2, keepdim=True) // 255
     table = ((cumulative - counts + step // 2) // step.clamp(min=1)).clamp(max=255)
-    return torch.where(step == 0, pixels, table.gather(2, pixels)).to(torch.uint8).view(images.shape)
+    table = torch.where(step == 0, torch.arange(256, device=images.device), table).to(torch.uint8)
+    return table.gather(2, pixels).view(images.shape)
 
 
 def _posterize(images: Tensor, p: Parameters) -> Tensor:
