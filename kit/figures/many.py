@@ -72,7 +72,7 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: An
     return legend_below(figure.update_traces(mode="lines"), 560)
 
 
-def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.Figure:
+def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "Test accuracy") -> go.Figure:
     """Test accuracy per method, best first: mean with its 95% interval, and every seed as a faint dot."""
     summary = summary.sort_values("accuracy_mean", ascending=False)
     figure = _means(summary, ACCURACY, "method", error_x="above", error_x_minus="below", title=title)
@@ -81,7 +81,7 @@ def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "") -> go.F
     return figure.update_layout(showlegend=False, height=150 + 50 * len(names), yaxis_title_text="")
 
 
-def accuracy_against_time(summary: pd.DataFrame, title: str = "") -> go.Figure:
+def accuracy_against_time(summary: pd.DataFrame, title: str = "Test accuracy against time") -> go.Figure:
     """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
     return legend_below(figure.update_xaxes(title_text=COSTS["seconds"], type="log"), 500 + 15 * len(summary))
