@@ -40,6 +40,7 @@ AHEAD = "test_estimators_policy.py::test_ahead_is_one_plain_step_and_then_exactl
 JVP = "test_estimators_policy.py::test_one_forward_derivative_is_every_images_inner_product"
 GRADIENTS = "test_hyper.py"
 ALPHA = "test_estimators_arch.py"
+MODULE = "test_augment_module.py"
 ETA = "test_estimators_hyper.py"
 POLICY = "test_policy.py"
 GRADIENT = "test_estimators_policy.py"
@@ -158,6 +159,20 @@ FAULTS = [
         ("search/grads.py", "addcmul_(second, g, g, 1 - decay)", "addcmul_(second, g, g, decay)", ETA),
         ("search/grads.py", "torch.no_grad(), net.frozen_statistics(child.picks)", "torch.no_grad()", JVP),
         ("search/grads.py", 'trace if optimizer == "sgd" else None', "trace", ETA),
+        ("augment/module.py", "made.adopt(self.found)", "made.probabilities()", MODULE),
+        ("augment/module.py", "(place := (os.getpid(), *size, device))", "(place := (0, *size, device))", MODULE),
+        ("augment/ops.py", "cumulative - counts + step // 2", "cumulative + step // 2", "test_augment_ops.py"),
+        ("run/warnings.py", "> 0.99 * math.log", "> 0.49 * math.log", "test_warnings.py"),
+        ("run/warnings.py", "RISEN * smooth.min() + 0.1", "smooth.min()", "test_warnings.py"),
+        ("run/warnings.py", "(support[0] == support[-1]).all()", "True", "test_warnings.py"),
+        ("search/engine.py", "steps * (self.config.epochs - done)", "steps * self.config.epochs", "test_progress.py"),
+        ("studies/browse.py", "of_method.get(name, False)", "False", "test_browse.py"),
+        (
+            "studies/landscape.py",
+            "(held[name].to(end) - end)",
+            "(end - held[name].to(end))",
+            "test_landscape.py -k path",
+        ),
         ("zoo/enas.py", "-advantage * laws", "advantage * laws", BASELINES),
         ("zoo/enas.py", "index_fill(0, taken, -torch.inf)", "index_fill(0, taken, 0.0)", BASELINES),
         ("zoo/manas.py", "* (1 - reward()) / child.memory.clamp(min=1e-12)", "* (1 - reward())", BASELINES),

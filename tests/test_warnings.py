@@ -88,3 +88,13 @@ def test_a_search_says_what_it_warns_of_at_its_end(micro, tmp_path, capsys):
     said = capsys.readouterr().out
     assert run.warnings and all(f"{run.path.name}: {words}: {text}" in said for words, text in run.warnings.items())
     assert not math.isnan(run.metrics["test_accuracy"])
+
+
+def test_a_warning_that_cannot_be_told_costs_no_result(micro, tmp_path, monkeypatch):
+    from tests_micro import micro_config
+
+    def strange(run: kit.Run):
+        raise KitError("a history of somebody's own learner")
+
+    monkeypatch.setattr("kit.run.run.warnings", strange)
+    assert kit.search(micro_config("plain", epochs=1), out=tmp_path).finished

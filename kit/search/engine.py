@@ -80,10 +80,10 @@ def search(config: Config, out: str | Path | None = None, resume: bool = True, p
             ranks.on_first(lambda: store.write_json(folder / "data.json", facts))
             if not ranks.on_first(finished):  # another process may have finished it meanwhile
                 engine.run(Silent() if ranks.rank() else progress or (Bar() if interactive() else Lines()))
-                for words, sentence in (
-                    Run.load(folder).warnings.items() if progress is None and not ranks.rank() else ()
-                ):
-                    say(f"{folder.name}: {words}: {sentence}")
+                if progress is None and ranks.rank() == 0:
+                    with contextlib.suppress(KitError):  # what cannot be told must not cost the result
+                        for words, sentence in Run.load(folder).warnings.items():
+                            say(f"{folder.name}: {words}: {sentence}")
         return Run.load(folder).own()
 
 
