@@ -99,7 +99,7 @@ class Learner(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that moves, random generators too: tensors, numbers, strings, lists and dicts only."""
-        if self.generator is None:
+        if self.generator is None and not self.variables():
             return {}
         own = {name: getattr(self, name) for name in self.kept}
         own["adam"] = self.adam.state_dict()["state"] if self.adam else {}
@@ -107,7 +107,7 @@ class Learner(ABC):
         return own | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.generator is None:
+        if self.generator is None and not self.variables():
             return
         with torch.no_grad():
             for variable, value in zip(self.variables(), state["variables"]):
