@@ -180,7 +180,7 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
         "recover": "step",
         "hyper_lr": 0.5,
     }.items():
-        given = {"search_epochs": 12, name: value}
+        given = {"search_epochs": 16, name: value}
         changed = Config(method=method, preset=preset, **given)
         allowed = {name, "search_epochs"} | (
             {"tau_lr", "tau_form"} if name == "augment" else set()

@@ -73,5 +73,5 @@ def test_what_is_not_there_is_refused_by_name(paper: ModuleType, micro: str):
     lines = paper.cells("dha-1", micro, [0], {})
     with pytest.raises(KitError, match="unknown row 'DHAA'. Did you mean 'DHA'"):
         paper.asked(lines, "DHAA")
-    with pytest.raises(KitError, match="row 'ENAS' does not run here, it needs: an architecture learner"):
-        paper.asked(lines, "ENAS")
+    with pytest.raises(KitError, match="row 'DrNAS' does not run here, it needs: not built"):
+        paper.asked(paper.cells("dha-2", micro, [0], {}), "DrNAS")

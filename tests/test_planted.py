@@ -4,8 +4,9 @@ augmentation and the one learning rate that are clearly best."""
 from __future__ import annotations
 
 import pytest
+import torch
 
-from benchmarks.planted import OPERATIONS, Planted, learn_rate
+from benchmarks.planted import OPERATIONS, Planted, finds_augmentation, finds_rate, learn_rate
 
 SEEDS = range(3)
 
@@ -83,3 +84,22 @@ def test_without_the_negatives_there_is_nothing_to_invert_for():
 
 def test_the_learning_rate_is_found():
     assert all(learn_rate(100, seed=seed) >= 0.8 for seed in SEEDS)
+
+
+@pytest.mark.parametrize("policy", ["dada", "pba", "fast-autoaugment"])
+def test_the_baselines_find_the_augmentation(policy: str):
+    """DADA inverts as DAAS does; PBA inverts most images, since its networks else fail on the validation images, and no
+    more rewards it; Fast AutoAugment leaves out what makes held-out training images look like the other class."""
+    assert finds_augmentation(policy, seed=0)[0]
+
+
+def test_policies_at_random_invert_more_than_those_that_fast_autoaugment_finds():
+    task = Planted("given", "fast-autoaugment", step="folds")
+    found = task.parts.augment.found
+    found.copy_(torch.rand(found.shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([4.0, 1.0, 10.0]))
+    assert 0.15 < task.inverted() < 0.3
+
+
+@pytest.mark.parametrize("learner", ["random-search", "bayesian", "pbt", "mixture", "fresh"])
+def test_other_learners_find_a_rate_that_mends_the_threshold_in_one_step(learner: str):
+    assert all(finds_rate(learner, seed)[0] for seed in SEEDS)

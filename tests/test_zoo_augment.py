@@ -43,7 +43,7 @@ def fits(counts: Counter, law: dict) -> bool:
 
 def test_uniformaugment_draws_operations_probabilities_and_magnitudes_uniformly():
     draw = policy("uniformaugment").sample(20_000)
-    law = {op: 0.5 / len(OPS) + 0.5 * (op == IDENTITY) for op in range(len(OPS))}  # half are not applied, on average
+    law = {operations().index(name): 0.5 / 15 for name in DAAS_OPS} | {IDENTITY: 0.5}  # half are not applied
     assert all(fits(Counter(column.tolist()), law) for column in draw.ops.T)
     assert stats.kstest(draw.magnitude.flatten().numpy(), stats.uniform(0, 10).cdf).pvalue > 1e-3
 
@@ -68,11 +68,12 @@ def test_pba_applies_the_first_operations_that_apply_in_a_drawn_order():
 def test_pba_explores_as_its_paper_says(before: int):
     learner = policy("pba")
     learner.past = (torch.full((30, 2), float(before)),)
-    drawn = Counter(torch.stack([learner.explored() for _ in range(700)]).flatten().int().tolist())
-    law = dict.fromkeys(range(11), 0.2 / 11)
-    for amount, sign in itertools.product(range(4), (-1, 1)):
-        law[min(max(before + sign * amount, 0), 10)] += 0.8 / 8
-    assert fits(drawn, law)
+    drawn = torch.stack([learner.explored() for _ in range(700)]).int()
+    for column, most in ((0, 10), (1, 9)):  # tenths of a probability, of the largest magnitude
+        law = dict.fromkeys(range(most + 1), 0.2 / (most + 1))
+        for amount, sign in itertools.product(range(4), (-1, 1)):
+            law[min(max(before + sign * amount, 0), most)] += 0.8 / 8
+        assert fits(Counter(drawn[:, :, column].flatten().tolist()), law)
 
 
 def test_pbas_retraining_passes_through_the_settings_in_turn():

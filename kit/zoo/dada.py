@@ -14,13 +14,13 @@ from kit.methods import register as register_method
 from kit.search import ranks
 from kit.search.learner import Adam
 
-TEMPERATURE, BEST, NOTHING = 0.1, 25, OPS.index("Identity")  # of the relaxation; sub-policies of the retraining
+TEMPERATURE, BEST, NOTHING = 0.5, 25, OPS.index("Identity")  # of the relaxation; sub-policies of the retraining
 
 
 def relax(log_p: Tensor, z: Tensor, f: Tensor, phi: Tensor, uniform: Tensor) -> Tensor:
     """A sum over n draws whose gradient by log_p estimates that of Σ_k E f_k without bias, for any φ. log_p: of C
     categories, float [n, C], differentiable; z: with the Gumbel noise by which the draw is its arg max; f: float [n],
-    what the draws gave; phi: [n, C], of the control variate c(z) = ⟨φ, softmax(z / 0.1)⟩; uniform: [n, C] in (0, 1),
+    what the draws gave; phi: [n, C], of the control variate c(z) = ⟨φ, softmax(z / 0.5)⟩; uniform: [n, C] in (0, 1),
     for z̃, which has the same arg max."""
     drawn, v = z.argmax(1, keepdim=True), -uniform.log()
     largest = v.gather(1, drawn)
@@ -30,7 +30,7 @@ def relax(log_p: Tensor, z: Tensor, f: Tensor, phi: Tensor, uniform: Tensor) -> 
     return (score + c(log_p + (z - log_p).detach()) - c(again)).sum()
 
 
-@register("dada", title="DADA", colour="#D55E00", brings={"tau_lr": {"paper": 3e-3, "server": 5e-3, "laptop": 2e-2}})
+@register("dada", title="DADA", colour="#D55E00", brings={"tau_lr": {"paper": 5e-3, "server": 5e-3, "laptop": 2e-2}})
 class Dada(LearnedPolicy):
     """Logits of ordered pairs [K²], and for each its operations' being left out or applied [K², 2, 2] and magnitudes
     [K², 2]; φ of the first two descends the estimate's variance. The loss is L_val one step ahead, by DAAS's derivative
@@ -45,7 +45,7 @@ class Dada(LearnedPolicy):
         k, device = len(self.ops) ** 2, self.generator.device
         leaves = [torch.zeros(k, *rest, device=device, requires_grad=True) for rest in ((), (2, 2), (2,), (), (2, 2))]
         self.pi, self.on, self.level, self.phi, self.phi_on = leaves
-        self.adam = Adam(leaves, lr=self.options.tau_lr or 3e-3, betas=(0.5, 0.999))
+        self.adam = Adam(leaves, lr=self.options.tau_lr or 5e-3, betas=(0.5, 0.999))
 
     def probabilities(self) -> Tensor:
         return self.pi.softmax(0).view(len(self.ops), -1)

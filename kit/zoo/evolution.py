@@ -22,10 +22,11 @@ from kit.space import Child, Picks, Slot
 # of Optuna's sampler, all that its versions may set otherwise; SPOS mutates a tenth of the genes, NSGA-Net one a child
 SPOS = {"crossover_prob": 0.5, "swapping_prob": 0.5, "mutation_prob": 0.1}
 NSGA = {"crossover_prob": 0.9, "swapping_prob": 0.5, "mutation_prob": None}
-BRINGS = {"candidates": {"paper": 1000, "server": 200}, "population": {"paper": 50, "server": 20}}
+BRINGS = {"candidates": {"paper": 1200, "server": 200}, "population": {"paper": 40, "server": 20}}  # NSGA-Net
+OF_SPOS = {"candidates": {"paper": 1000, "server": 200}, "population": {"paper": 50, "server": 20}}
 
 
-@register("spos", title="Evolution (SPOS)", brings=BRINGS, of=SPOS)
+@register("spos", title="Evolution (SPOS)", brings=OF_SPOS | {"epochs": {"paper": 120 + 240}}, of=SPOS)
 @register("nsga-net", title="NSGA-II (NSGA-Net)", brings=BRINGS, of=NSGA, macs=True)
 class Evolution(Searcher):
     """Generations of `population` different children, `candidates` in all, fewer in a space that has no more. `front`:

@@ -76,19 +76,19 @@ class FastAutoAugment(Policy):
         from optuna import create_study, distributions, logging, samplers  # takes a second
 
         logging.set_verbosity(logging.WARNING)
-        place, number = distributions.CategoricalDistribution(range(15)), distributions.FloatDistribution
+        place, number = distributions.CategoricalDistribution(range(len(self.ops))), distributions.FloatDistribution
         one = {"place": place, "probability": number(0, 1), "magnitude": number(0, 10)}
         space = {f"{name}{i}": values for i in range(2 * SUB) for name, values in one.items()}
-        policy = lambda params: torch.tensor([params[name] for name in space], device=self.found.device).view(SUB, 2, 3)
-        study, net, child = create_study(sampler=samplers.TPESampler(seed=seed)), parts.net.eval(), parts.arch.derived()
+        policy = lambda of: torch.tensor([of.params[name] for name in space], device=self.found.device).view(SUB, 2, 3)
+        study, net = create_study(sampler=samplers.TPESampler(seed=seed, multivariate=False)), parts.net.eval()
         for _ in range(self.options.policy_trials):
             asked, score = study.ask(space), 0.0
             for x, y in held.chunks(256):
-                losses, predicted = net.losses(self.apply(x, self.draw(len(x), policy(asked.params))), y, child)
+                losses, predicted = net.losses(self.apply(x, self.draw(len(x), policy(asked))), y, parts.arch.derived())
                 score = score + (losses if self.options.rank_by == "loss" else -(predicted == y).float()).sum()
             study.tell(asked, float(ranks.total(score)))  # the less, the better; the same on all ranks
         net.train()
-        return torch.cat([policy(best.params) for best in sorted(study.trials, key=lambda tried: tried.value)[:BEST]])
+        return torch.cat([policy(best) for best in sorted(study.trials, key=lambda tried: tried.value)[:BEST]])
 
 
 @STEPS.register("folds", title="Folds in turn (Fast AutoAugment)", brings={"policy_trials": {"paper": 200}})

@@ -1,4 +1,4 @@
-"""MANAS (Lopes et al. 2019: 97.18% on CIFAR-10 in DHA's Table 1): an agent on every edge, a bandit that chooses its
+"""MANAS (Carlucci et al. 2019: 97.18% on CIFAR-10 in DHA's Table 1): an agent on every edge, a bandit that chooses its
 operation. No code of it is public: this is rebuilt from the paper."""
 
 import math

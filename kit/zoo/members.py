@@ -14,7 +14,7 @@ from kit.search import signals
 from kit.search.step import STEPS, Outcome, one_level
 
 
-@register("pbt", title="Population-based training")
+@register("pbt", title="Population-based training", brings={"members": {"paper": 16}, "exploits": {"paper": 66}})
 class Pbt(Searched):
     """Networks, a setting each, begin with the same weights and train in turn, `exploits` turns each, which share the
     stage's epochs; after each it is scored on the validation batches. One in the worst quarter (one at least) when its

@@ -17,7 +17,7 @@ from kit.space import Child, Picks
 DROPS = (3, 2)  # operations that every edge loses after the first and the second stage; two stay at least
 SKIPS = 2  # that a normal cell has at most
 DROPOUT = (0.0, 0.4, 0.7)  # of the skips at the start of each stage; it falls to 0 along the stage
-BRINGS = {"arch_reach": 6.0, "arch_rests": 0.4, "search_cells": {"paper": 5, "server": 5, "laptop": 3}}
+BRINGS = {"arch_reach": {"paper": 3.9}, "arch_rests": 0.4, "search_cells": {"paper": 5, "server": 5, "laptop": 3}}
 
 
 @register("p-darts", title="Progressive DARTS (P-DARTS)", brings=BRINGS)

@@ -20,7 +20,7 @@ class Pba(Policy):
     """A setting: a probability and a magnitude, in tenths, of two copies of 15 operations, float [30, 2], first 0. An
     image gets 0, 1 or 2 operations (chances 0.2, 0.3, 0.5): the first that apply, in an order drawn for it. hyper="pbt"
     trains networks with a setting each; retraining passes through the settings of the best, `past`, in turn. Paper:
-    members=16, exploits=66, 200 epochs for each on 4,000 images."""
+    16 networks, 66 exploits, 200 epochs for each on 4,000 images."""
 
     kept = ("past", "used")
     ops = DAAS_OPS
@@ -44,8 +44,9 @@ class Pba(Policy):
     def explored(self) -> Tensor:
         """The last setting with each number drawn anew, with a chance of 0.2, or 0 to 3 tenths higher or lower."""
         anew, fresh, size, up = self.uniform(4, *self.past[-1].shape)
+        most = torch.tensor([10.0, 9.0], device=up.device)  # of the probabilities, of the magnitudes
         moved = self.past[-1].to(up.device) + (4 * size).floor() * torch.where(up < 0.5, -1, 1)
-        return torch.where(anew < 0.2, (11 * fresh).floor(), moved.clamp(0, 10))
+        return torch.where(anew < 0.2, ((most + 1) * fresh).floor(), moved.clamp(min=0).minimum(most))
 
     def draw(self, n: int, at: int = -1) -> Draw:
         chance, magnitude = self.past[at].to(self.places.device).T

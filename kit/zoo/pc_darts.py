@@ -14,7 +14,7 @@ from kit.space.cell import CellNetwork, Operation
 from kit.space.layers import last_norm
 from kit.space.network import Child, Picks, everything
 
-K = 4  # one channel in so many takes part in the search
+K, BRINGS = 4, {"arch_reach": {"paper": 2.9}, "arch_rests": 0.3}  # one channel in K takes part in the search
 
 
 class Partial(Operation):
@@ -53,7 +53,7 @@ class PartialCells(CellNetwork):
             raise KitError(f"{given}: use one that trains its child anew ('pc-darts'), and set a multiple of {K}")
 
 
-@arch.register("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings={"arch_reach": 6.0, "arch_rests": 0.3})
+@arch.register("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings=BRINGS)
 class PcDarts(arch.Gumbel):
     """All candidates run, weighed by the softmax over their edge's operations times that of β over the slot's edges."""
 

@@ -14,15 +14,18 @@ from kit.space import Child, Network, Picks, register
 RESNET = {"halves": ("conv1", "maxpool", "layer2.0", "layer3.0", "layer4.0"), "last": "fc"}
 SHUFFLE = {"halves": ("conv1", "maxpool", "stage2.0", "stage3.0", "stage4.0"), "last": "fc"}
 EFFICIENT = {"halves": [f"features.{i}" for i in ("0", "2.0", "3.0", "4.0", "6.0")], "last": "classifier"}
-IMAGENET = {"lr": {"paper": 0.1}, "weight_decay": {"paper": 1e-4}, "batch_size": {"paper": 256}}
+FIELDS = ("epochs", "lr", "weight_decay", "batch_size")  # AutoAugment's of a ResNet, Ma et al.'s of theirs
+OF_RESNET = {name: {"paper": value} for name, value in zip(FIELDS, (270, 0.1, 1e-4, 256))}
+OF_EFFICIENT = {"dropout": {"paper": 0.2}}
+OF_SHUFFLE = {name: {"paper": value} for name, value in zip(FIELDS, (240, 0.5, 4e-5, 1024))}
 
 
-@register("resnet-18", title="ResNet-18", model="resnet18", where=RESNET, brings=IMAGENET)
-@register("resnet-50", title="ResNet-50", model="resnet50", where=RESNET, brings=IMAGENET)
-@register("resnet-200", title="ResNet-200", model="resnet200", where=RESNET, brings=IMAGENET)
-@register("efficientnet-b0", title="EfficientNet-B0", model="efficientnet_b0", where=EFFICIENT)
-@register("shufflenet-v2", title="ShuffleNetV2 1.0×", model="shufflenet_v2_x1_0", where=SHUFFLE)
-@register("shufflenet-v2-1.5", title="ShuffleNetV2 1.5×", model="shufflenet_v2_x1_5", where=SHUFFLE)
+@register("resnet-18", title="ResNet-18", model="resnet18", where=RESNET, brings=OF_RESNET)
+@register("resnet-50", title="ResNet-50", model="resnet50", where=RESNET, brings=OF_RESNET)
+@register("resnet-200", title="ResNet-200", model="resnet200", where=RESNET, brings=OF_RESNET)
+@register("efficientnet-b0", title="EfficientNet-B0", model="efficientnet_b0", where=EFFICIENT, brings=OF_EFFICIENT)
+@register("shufflenet-v2", title="ShuffleNetV2 1.0×", model="shufflenet_v2_x1_0", where=SHUFFLE, brings=OF_SHUFFLE)
+@register("shufflenet-v2-1.5", title="ShuffleNetV2 1.5×", model="shufflenet_v2_x1_5", where=SHUFFLE, brings=OF_SHUFFLE)
 class TorchvisionNetwork(Network):
     """From 128 pixels on the network is torchvision's, but for the images' channels and the classes. On smaller images
     the first of its halvings of the resolution are left out, so that 4×4 pixels are left at the end where the image has

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from kit.errors import KitError
 from kit.space import Child, Network, Picks, register
 
+BRINGS = {k: {"paper": v} for k, v in (("epochs", 200), ("lr", 0.1), ("weight_decay", 5e-4), ("batch_size", 128))}
+
 
 class WideBlock(nn.Module):
     """Pre-activation basic block."""
@@ -23,9 +25,9 @@ class WideBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.norm2(self.conv1(y))))
 
 
-@register("wrn-28-10", title="Wide-ResNet-28-10", depth=28, width=10)
-@register("wrn-40-2", title="Wide-ResNet-40-2", depth=40, width=2)
-@register("wrn-16-2", title="Wide-ResNet-16-2", depth=16, width=2)
+@register("wrn-28-10", title="Wide-ResNet-28-10", depth=28, width=10, brings=BRINGS)
+@register("wrn-40-2", title="Wide-ResNet-40-2", depth=40, width=2, brings=BRINGS | {"weight_decay": {"paper": 2e-4}})
+@register("wrn-16-2", title="Wide-ResNet-16-2", depth=16, width=2, brings=BRINGS)
 class WideResNet(Network):
     """WRN-depth-width for 8…64 pixels: three groups of (depth − 4) / 6 blocks with 16, 32, 64 × width channels."""
 
