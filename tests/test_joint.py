@@ -15,7 +15,11 @@ from kit.zoo.joint import Strength
 
 
 def policy(**options) -> Strength:
-    return Strength(Basics(), torch.Generator().manual_seed(0), **({"ops": ("Rotate", "Invert")} | options))
+    return Strength(
+        Basics(),
+        torch.Generator().manual_seed(0),
+        **({"ops": ("Rotate", "Invert"), "epochs": 1, "strength_start": 0.0} | options),
+    )
 
 
 def trained(p: Strength, steps: int, probability) -> list[float]:
@@ -32,6 +36,14 @@ def test_it_stays_at_nothing_while_the_images_are_not_fitted_and_goes_to_all_whe
     assert max(trained(policy(steps=100), 100, lambda strength: 0.79)) == 0
     risen = trained(policy(steps=100, strength_reach=4.0), 30, lambda strength: 1.0)
     assert risen[23] == pytest.approx(0.96) and risen[-1] == 1.0  # a quarter of the run for the whole way
+
+
+@pytest.mark.parametrize(("epochs", "start"), [(25, 0.25), (100, 1.0), (600, 1.0)])
+def test_the_more_often_images_are_seen_the_stronger_it_begins_and_it_never_falls_below(epochs: int, start: float):
+    p = policy(steps=100, epochs=epochs, strength_start=None)
+    assert float(p.amount) == pytest.approx(start)
+    assert trained(p, 20, lambda strength: 0.1)[-1] == pytest.approx(start)
+    assert trained(p, 30, lambda strength: 1.0)[-1] == 1.0
 
 
 @pytest.mark.parametrize("target", [0.7, 0.9])

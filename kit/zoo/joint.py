@@ -1,8 +1,7 @@
 """`joint`: DHA with a strength of augmentation that follows the training, from a known architecture.
 
-DHA transforms every image by two operations of any magnitude. Where images are few that helps; where training is short
-it costs, for the network does not even fit the images as they are. A reward of one step (DAAS's eq. 13) does not tell
-the two apart: a transformed image is nearly always worse to learn from in the very next step."""
+DHA transforms every image by two operations of any magnitude: worth points where images are seen often, a price where
+they are not. A reward of one step (DAAS's eq. 13) cannot tell: a transformed image nearly always teaches it less."""
 
 from typing import Any
 
@@ -22,17 +21,21 @@ TRIES = 200  # of a node's A; for two of 35 candidates in seven dimensions a few
 @register("strength", title="Softmax over pairs, as strong as training bears", colour="#CC79A7")
 class Strength(PairSoftmax):
     """`amount`, float [1], from 0 to 1: the share of the images that are transformed, and a tenth of their largest
-    magnitude. It rises while the network gives the training images' classes a mean probability above
-    `strength_target`, as it does once it has memorized them, and falls below it; as Karras et al. (2020) do it for the
-    discriminators of generative networks. No image has to be held out."""
+    magnitude. It begins at `strength_start`: what a network has learned by heart, it keeps (Golatkar et al. 2019). It
+    rises while the training images' classes have a mean probability above `strength_target` and falls, to its start at
+    most, below it; as Karras et al. (2020) do it for discriminators. No image has to be held out."""
 
     class Options(PairSoftmax.Options):
+        epochs: int = Field(ge=1, description="of the whole run: search and tuning together")
+        strength_start: float | None = Field(None, ge=0, le=1, description="the least; None: epochs / 100, 1 at most")
         strength_target: float = Field(0.8, gt=0, lt=1, description="the training images' probability to be held")
         strength_reach: float = Field(4.0, gt=0, description="how often the strength can go from 0 to 1 in the run")
 
     def __init__(self, *at: Any, **options: Any):
         super().__init__(*at, **options)
-        self.amount = torch.zeros(1, device=self.generator.device)
+        start, epochs = self.options.strength_start, self.options.epochs
+        self.least = min(1.0, epochs / 100) if start is None else start
+        self.amount = torch.full((1,), self.least, device=self.generator.device)
 
     def variables(self) -> list[Tensor]:
         return [self.tau, self.amount]
@@ -51,7 +54,7 @@ class Strength(PairSoftmax):
         super().move(gradient[:1])
         for excess in gradient[1:]:
             step = self.options.strength_reach / max(1, self.steps) / (1 - self.options.strength_target)
-            self.amount.sub_(step * excess).clamp_(0, 1)
+            self.amount.sub_(step * excess).clamp_(self.least, 1)
 
     def adopt(self, found: dict) -> None:
         super().adopt(found)
@@ -68,9 +71,9 @@ class Strength(PairSoftmax):
 @register_arch("sparse-known", title="Sparse coding from the usual architecture", brings={"arch_reach": 3.0})
 class SparseKnown(SparseCoding):
     """Where `SparseCoding` begins at chance, this one begins at the space's usual architecture (DARTS V2 for cells): b
-    is the sum of that architecture's columns of A, so that its operations have gates of 1. Where the LASSO finds other
-    columns that add up to the same b, the node's A is drawn once more. A space without a usual architecture begins at
-    chance. The reach is short: from gates of 1, a long one forgets where it began."""
+    is the sum of its columns of A, so that its operations have gates of 1. Where the LASSO finds other columns that add
+    up to the same b, the node's A is drawn once more. A space without one begins at chance. The reach is short: from
+    gates of 1, a long one forgets where it began."""
 
     def __init__(self, *given, **settings):
         super().__init__(*given, **settings)
@@ -81,11 +84,9 @@ class SparseKnown(SparseCoding):
         index = torch.tensor(known, device=self.device).unsqueeze(1).expand(-1, self.A.shape[1], -1)
         chance = self.b.detach().clone()
         for _ in range(TRIES):
-            with torch.no_grad():
-                self.b.copy_(chance + self.A.gather(2, index).sum(2))
+            self.b.data.copy_(chance + self.A.gather(2, index).sum(2))
             self.alpha = self.alpha_before = self.recovered()
-            found = self.largest(self.alpha.abs())
-            others = torch.tensor([one != other for one, other in zip(found, known)])
+            others = torch.tensor([one != other for one, other in zip(self.largest(self.alpha.abs()), known)])
             if not others.any():
                 break
             self.A[others] = self.columns()[others]
@@ -95,6 +96,5 @@ class SparseKnown(SparseCoding):
 # weight decay may double and halve. The rate stays: its gradient looks one step ahead and favours a small one, which
 # cost a point on 200 digits (n = 9, development images)
 ETA = {"hyper_reach": 2.0, "hyper_moves": "weight_decay"}
-COMPOSED = {"arch": "sparse-known", "augment": "strength", "hyper": "learned", "values": ETA}
-TITLE = "NAS + DA + HPO, joint, known start"
-register_method("joint", TITLE, stages=JOINT, **COMPOSED)
+learners = {"arch": "sparse-known", "augment": "strength", "hyper": "learned"}
+register_method("joint", "NAS + DA + HPO, joint, known start", stages=JOINT, **learners, values=ETA)
