@@ -183,9 +183,9 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
         "recover": "step",
         "hyper_lr": 0.5,
     }.items():
-        given = {"search_epochs": 12, name: value}
+        given = {"search_epochs": 12, "trials": 6, name: value}
         changed = Config(method=method, preset=preset, **given)
-        allowed = {name, "search_epochs"} | (
+        allowed = {name, "search_epochs", "trials"} | (
             {"tau_lr", "tau_form"} if name == "augment" else set()
         )  # a policy brings its own step
         assert {k for k, v in changed.model_dump().items() if v != getattr(filled, k)} <= allowed
