@@ -49,7 +49,7 @@ OWN = {  # what is too long for so few epochs, or for a test
     "spos": {"candidates": 4, "population": 2},
     "nsga-net": {"candidates": 4, "population": 2},
     "pc-darts": {"warm_up": 0.0},
-    "p-darts": {"warm_up": 0.0, "epochs": 4, "search_cells": 1, "reductions": 0},
+    "p-darts": {"epochs": 4, "search_cells": 1, "reductions": 0},
     "pba": {"members": 2},
     "pbt": {"members": 2},
     "fast-autoaugment": {"folds": 2, "policy_trials": 2},
