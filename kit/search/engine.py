@@ -220,9 +220,8 @@ class Search:
         if self.stage.hyper == "learn":
             over = parts.hyper.record_score(numbers.get("val_accuracy"), over)
         if over and self.epoch < self.config.epochs:
-            was = self.stage
             self._enter(self.stage_index + 1, parts.net.genotype(parts.arch.picks))
-            self.parts.take_over(parts, was, self.stage)
+            self.parts.take_over(parts, self.stages[self.stage_index - 1], self.stage)
         return numbers
 
     def _snapshot(self) -> None:
