@@ -82,8 +82,7 @@ class AdversarialAutoAugment(LearnedPolicy):
         self.policies = self.decide(len(self.policies))[0] if gradient else self.policies
 
     def adopt(self, found: dict) -> None:
-        device = self.places.device
-        self.policies, known = (torch.tensor(found[x], device=device) for x in ("policies", "probabilities"))
+        self.policies, known = (torch.tensor(found[x]).to(self.places.device) for x in ("policies", "probabilities"))
         self.probabilities = lambda: known  # not those of the LSTM, which did not learn them
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -92,6 +91,7 @@ class AdversarialAutoAugment(LearnedPolicy):
 
 @STEPS.register("copies", title="Copies of each image (Adversarial AutoAugment)")
 def copies(parts: Any, batches: Any, schedule: float) -> Any:
+    """One level, with `copies` of each image, one after the other, if the policy says how many."""
     several = tuple(x.repeat_interleave(getattr(parts.augment.options, "copies", 1), 0) for x in next(batches["train"]))
     return one_level(parts, batches | {"train": iter([several])}, schedule)
 

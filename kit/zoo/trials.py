@@ -83,7 +83,7 @@ class Trials(Searched):
     def record_score(self, score: float | None, last: bool) -> bool:
         self.scores = (*self.scores[:-1], (*self.scores[-1], float(score)))
         self.whole = (*self.whole, len(self.scores) - 1) if last else self.whole
-        self.over = last or self.told()[1]
+        self.over = last or (self.pruner is not None and self.told()[1])
         return self.over
 
     def best(self) -> dict[str, float | str]:
