@@ -14,7 +14,7 @@ from kit.arch import ARCH
 from kit.augment import AUGMENT
 from kit.errors import KitError, shown, unknown
 from kit.hyper import HYPER
-from kit.methods import METHODS, PRESETS, Method, Stage
+from kit.methods import METHODS, PRESETS, Stage
 from kit.registry import Part, Registry, load_plugins
 from kit.search.step import STEPS
 from kit.space import SPACES
@@ -120,7 +120,7 @@ class Config(BaseModel):
         elif arch.retrain and not anew:
             why = f"{learner} has to train its child anew, and {method} does not: use method='seq-dha' or 'gdas'"
         elif trials != repeats:
-            why = f"{hyper} with {method}: whole trials take 'random-search' or 'bayesian' for both, hyper and method"
+            why = f"{hyper} with {method}: whole trials take both, a hyper and the method of that name"
         elif self.warm_up is not None and all(stage.step == "one-level" for stage in self.stages):
             why = f"warm_up={self.warm_up:g}: in {method} nothing waits for it (use 'daas' or 'autohas'): leave it out"
         elif self.policy is not None and not AUGMENT[self.augment].make.learns:
@@ -130,12 +130,8 @@ class Config(BaseModel):
             raise KitError(why)
 
     @property
-    def composition(self) -> Method:
-        return METHODS[self.method]
-
-    @property
     def stages(self) -> list[Stage]:
-        return self.composition.unrolled(self.trials)
+        return METHODS[self.method].unrolled(self.trials)
 
     @property
     def searches_apart(self) -> bool:

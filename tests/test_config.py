@@ -119,7 +119,10 @@ def test_wrong_types_and_values_are_refused_by_name(given: dict, names: list[str
         ),
         ({"method": "dha", "arch": "darts"}, "'darts' has to train its child anew.*'seq-dha'"),
         ({"method": "dsnas", "arch": "gdas"}, "'gdas' has to train its child anew"),
-        ({"method": "dha", "hyper": "bayesian"}, "'bayesian' with method 'dha': whole trials take"),
+        (
+            {"method": "dha", "hyper": "bayesian"},
+            "'bayesian' with method 'dha': whole trials take both, a hyper and the method",
+        ),
         (
             {"method": "bayesian", "hyper": "lookahead"},
             "'lookahead' with method 'bayesian': whole trials take",
@@ -180,9 +183,9 @@ def test_presets_and_methods_only_fill(method: str, preset: str):
         "recover": "step",
         "hyper_lr": 0.5,
     }.items():
-        given = {"search_epochs": 16, name: value}
+        given = {"search_epochs": 16, "trials": 6, name: value}
         changed = Config(method=method, preset=preset, **given)
-        allowed = {name, "search_epochs"} | (
+        allowed = {name, "search_epochs", "trials"} | (
             {"tau_lr", "tau_form"} if name == "augment" else set()
         )  # a policy brings its own step
         assert {k for k, v in changed.model_dump().items() if v != getattr(filled, k)} <= allowed
@@ -228,9 +231,12 @@ def test_what_each_method_composes():
         "bayesian": ("mobile", "given", plain, "bayesian"),
         "hgd": ("mobile", "given", plain, "hgd"),
         "ift": ("mobile", "given", plain, "ift"),
+        "asha": ("mobile", "given", plain, "asha"),
+        "hyperband": ("mobile", "given", plain, "hyperband"),
         "pbt": ("mobile", "given", plain, "pbt"),
         "pba": ("cell", "given", "pba", "pbt"),
         "fast-autoaugment": ("cell", "given", "fast-autoaugment", "fixed"),
+        "adversarial-autoaugment": ("cell", "given", "adversarial-autoaugment", "fixed"),
         "dada": ("cell", "given", "dada", "fixed"),
         "random": ("cell", "random", plain, "fixed"),
         "plain": ("cell", "given", plain, "fixed"),

@@ -4,6 +4,7 @@ the steps that a search may choose against torch.optim; mixup."""
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import pytest
@@ -14,10 +15,11 @@ from tests_toy import Plain, batch, child_of, normal, stream, supernet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit import data
+from kit import Config, data
 from kit.errors import KitError
 from kit.hyper import HYPER, Controller, DerivedHyper, read_bases
 from kit.search import build, grads, signals
+from kit.search.engine import Search
 from kit.search.grads import RATES, Gradient, Momentum, Trace
 from kit.search.learner import WarmUp, generator
 from kit.search.signals import beta, mixed
@@ -146,7 +148,8 @@ def test_hyper_parameters_in_turn_learn_one_by_one_and_those_found_stay():
             learner.update(None, reward=lambda choice=choice: rewards[choice])
         moved = [bool((v.detach() != b).any()) for v, b in zip(learner.variables(), before)]
         assert moved == [not turn, bool(turn)] and learner.probabilities()[name][1] > 0.9
-        learner.record_score(None)
+        assert not learner.record_score(0.5, last=False) and learner.turn == turn
+        assert learner.record_score(None, last=True)
         again = InTurn(0.05, 1e-3, stream(1), hyper_space="weight_decay=0.001:0.01,mixup=0:0.2", hyper_lr=0.2)
         again.load_state_dict(learner.state_dict())  # as the next stage, which begins with weights of its own, has it
         learner = again
@@ -432,64 +435,65 @@ def trials(
     name: str = "random-search",
     space: str = "lr=0.001:1,mixup=0:0.2,weight_decay=0:0.01,optimizer=sgd:adam",
     number: int = 4,
+    **options: int,
 ) -> Trials:
     part = HYPER[name]
-    return part.make(0.05, 1e-3, stream(3), hyper_space=space, trials=number, **part.settings)
+    return part.make(0.05, 1e-3, stream(3), hyper_space=space, trials=number, **options, **part.settings)
 
 
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("sampler", ["random-search", "bayesian"])
+def try_all(learner: Trials, *scores: float) -> list[dict]:
+    """The settings of so many trials, each of which ends with a score."""
+    settings = []
+    for score in scores:
+        settings.append(dict(learner.current()))
+        assert learner.record_score(score, last=True)
+    return settings
+
+
+@pytest.mark.parametrize("sampler", ["random-search", "bayesian", "asha", "hyperband"])
 def test_a_resumed_search_asks_the_same(sampler: str):
-    whole = trials(sampler)
-    for score in (0.3, 0.8, 0.5):
-        whole.sample()
-        whole.record_score(score)
-    resumed = trials(sampler)
-    resumed.load_state_dict(whole.state_dict())
+    whole, resumed, again = trials(sampler), trials(sampler), trials(sampler)
+    settings = try_all(whole, 0.3, 0.8, 0.5)
+    resumed.load_state_dict(json.loads(json.dumps(whole.state_dict(), default=torch.Tensor.tolist), object_hook=stored))
     assert resumed.sample() == whole.sample() and resumed.draw() == whole.draw()
-    again = trials(sampler)
     again.load_state_dict(whole.state_dict())  # in the middle of a trial
-    assert again.asked == whole.asked and again.sample() == whole.sample()
-    asked = [t["params"]["lr"] for t in whole.finished] + [whole.asked["lr"]]
-    assert len(set(asked)) == 4
+    assert again.current() == whole.current() and again.record_score(0.4, False) == whole.record_score(0.4, False)
+    assert again.state_dict()["scores"] == whole.state_dict()["scores"] == ((0.3,), (0.8,), (0.5,), (0.4,))
+    assert len({setting["lr"] for setting in [*settings, whole.current()]}) >= 4
 
 
-@pytest.mark.filterwarnings("default")
+def stored(state: dict) -> dict:
+    """As a checkpoint has it: lists, and a tensor of the generator's state."""
+    return state | {
+        name: torch.tensor(value, dtype=torch.uint8) for name, value in state.items() if name == "generator"
+    }
+
+
 def test_trials_stay_in_their_ranges_and_rates_are_drawn_on_a_logarithmic_scale():
-    learner, drawn = trials(), []
-    for _ in range(60):
-        drawn.append(learner.ask())
-        learner.finished.append({"params": drawn[-1], "score": 0.5})
+    drawn = try_all(trials(), *[0.5] * 60)
     assert all(0.001 <= d["lr"] <= 1 and 0 <= d["mixup"] <= 0.2 and 0 <= d["weight_decay"] <= 0.01 for d in drawn)
     assert {d["optimizer"] for d in drawn} == {"sgd", "adam"}
     assert stats.kstest([math.log10(d["lr"]) for d in drawn], stats.uniform(-3, 3).cdf).pvalue > 1e-3
     assert stats.kstest([d["mixup"] for d in drawn], stats.uniform(0, 0.2).cdf).pvalue > 1e-3
 
 
-@pytest.mark.filterwarnings("default")
 def test_the_best_trial_is_the_one_with_the_highest_validation_accuracy_and_is_what_is_derived():
     learner = trials()
-    settings = []
-    for score in (0.3, 0.9, 0.9, 0.5):
-        settings.append((learner.sample(), learner.draw()))
-        learner.record_score(score)
-    assert (
-        learner.derived() == settings[1][0] and DerivedHyper(learner).draw() == settings[1][1]
-    )  # the earliest of equals
-    assert (
-        learner.result()["lr"] == pytest.approx(float(settings[1][0].lr), rel=1e-6)
-        and learner.summary()["trials/best"] == 0.9
-    )
-    assert learner.sample() not in [s for s, _ in settings]
+    assert learner.best() == learner.current()
+    settings = try_all(learner, 0.3, 0.9, 0.9, 0.5)
+    assert learner.best() == settings[1]  # the earliest of equals
+    assert learner.derived().lr == pytest.approx(settings[1]["lr"]) == learner.result()["lr"]
+    assert DerivedHyper(learner).draw() == {"mixup": settings[1]["mixup"]}
+    assert learner.summary()["trials/best"] == 0.9 and learner.summary()["trials/told"] == 4
+    assert learner.current() not in settings
 
 
-@pytest.mark.filterwarnings("default")
 def test_as_few_trials_as_bayesian_optimisation_draws_at_random_are_said(capsys):
     said = []
     for name, number in (("bayesian", 3), ("bayesian", 4), ("random-search", 2)):
-        trials(name, number=number).ask()
+        trials(name, number=number).current()
         said.append(capsys.readouterr().out)
-    assert "first 3 settings are drawn at random, which is all of trials=3; set trials=4 or more" in said[0]
+    assert "draws 3 settings at random at first: set trials=4 or more" in said[0]
     assert said[1:] == ["", ""]
 
 
@@ -498,10 +502,81 @@ def test_bayesian_optimisation_leaves_random_search_after_its_first_trials():
     asked = {}
     for sampler in ("random-search", "bayesian"):
         learner = trials(sampler, "lr=0.001:1,weight_decay=0.00001:0.01")
-        asked[sampler] = []
-        for score in (0.2, 0.9, 0.4, 0.5, 0.6):
-            learner.sample()
-            asked[sampler].append(dict(learner.current()))
-            learner.record_score(score)
+        asked[sampler] = try_all(learner, 0.2, 0.9, 0.4, 0.5, 0.6)
     by_chance, by_model = asked.values()
     assert by_chance[:3] == by_model[:3] and by_chance[3:] != by_model[3:]
+
+
+# ---- trials that end early -----------------------------------------------------------------------
+
+LENGTH = 9  # epochs of a whole trial
+
+
+def race(learner: Trials, curves: Tensor) -> list[int]:
+    """How many epochs each trial has, of the scores [trials, epochs] that it would get."""
+    for row in curves.tolist():
+        learner.current()
+        any(learner.record_score(score, last=epoch == LENGTH) for epoch, score in enumerate(row, 1))
+    return list(map(len, learner.scores))
+
+
+def survivors(curves: Tensor, rate: int) -> list[int]:
+    """ASHA's rule written out: at each rung a trial goes on if it is among the best 1/rate that came there so far, or
+    the best while they are too few."""
+    rungs, lengths = [rate**i for i in range(10) if rate**i < LENGTH], []
+    came: dict[int, list[float]] = {rung: [] for rung in rungs}
+    for row in curves.tolist():
+        for rung in rungs:
+            came[rung].append(row[rung - 1])
+            if row[rung - 1] < sorted(came[rung], reverse=True)[max(1, len(came[rung]) // rate) - 1]:
+                lengths.append(rung)
+                break
+        else:
+            lengths.append(LENGTH)
+    return lengths
+
+
+@pytest.mark.parametrize("rate", [2, 3, 4])
+def test_asha_keeps_the_best_of_those_that_came_so_far_as_by_brute_force(rate: int):
+    learner = trials("asha", "lr=0.001:1", number=12, reduction=rate)
+    curves = torch.rand(12, LENGTH, generator=stream(rate), dtype=torch.float64)
+    lengths = race(learner, curves)
+    assert lengths == survivors(curves, rate) and lengths[0] == LENGTH and 1 < len(set(lengths))
+    whole = [i for i, n in enumerate(lengths) if n == LENGTH]
+    assert learner.whole == tuple(whole) and sum(lengths) < 12 * LENGTH
+    assert learner.best() == learner.settings[max(whole, key=lambda i: curves[i, -1])]  # not of one that was cut short
+
+
+def test_hyperbands_trials_end_at_rungs_of_which_some_have_fewer():
+    lengths = race(trials("hyperband", "lr=0.001:1", number=20), torch.arange(180, 0, -1).view(20, 9) / 180)
+    assert set(lengths) == {1, 3, LENGTH} and lengths[0] == LENGTH  # each trial is worse than all before it
+    assert lengths.count(LENGTH) < 10 < 20 == len(lengths)
+
+
+def test_a_trial_that_goes_on_keeps_its_weights_and_what_is_saved_goes_to_the_last_stage(
+    micro: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    search = Search(micro_config("asha", epochs=9, search_epochs=6, trials=3, cells=4), tmp_path)
+    scores, seen, usual = iter([0.5, 0.6, 0.4, 0.9, 0.7]), [], Trials.record_score
+
+    def record_score(self: Trials, score: float, last: bool) -> bool:
+        seen.append((search.stage_index, search.parts.net, len(search.parts.sgd.moments["sgd/velocity"])))
+        return usual(self, next(scores), last)  # the second trial is worse at its first rung, the third one better
+
+    monkeypatch.setattr(Trials, "record_score", record_score)
+    for _ in range(8):
+        search.train_epoch()
+    stages, nets, moments = zip(*seen)
+    assert stages == (0, 0, 1, 2, 2) and all(moments)
+    assert nets[0] is nets[1] and nets[3] is nets[4] and len({id(net) for net in nets}) == 3
+    learner = search.parts.hyper.inner
+    assert search.stage_index == 3 and build.horizon(search.config, 3, search.began) == 9 - 5
+    assert learner.best() == learner.settings[2] and learner.scores == ((0.5, 0.6), (0.4,), (0.9, 0.7))
+
+
+def test_a_budget_too_short_for_a_rung_is_refused():
+    with pytest.raises(
+        KitError, match="trials=5, two epochs each at least, share search_epochs=9: set search_epochs=10"
+    ):
+        Config(method="asha", search_epochs=9)
+    assert Config(method="hyperband").stage_epochs == [3, 3, 3, 3, 3, 10]

@@ -64,9 +64,9 @@ def deployed(
 
 def limited(method: str, share: float = TIGHT) -> tuple[kit.Config, Limits]:
     """The method's micro configuration under three limits, and those limits on the network that it deploys."""
-    before = 2 if any(stage.repeat for stage in METHODS[method].stages) else max(1, len(METHODS[method].stages) - 1)
+    before = 4 if any(stage.repeat for stage in METHODS[method].stages) else max(1, len(METHODS[method].stages) - 1)
     short = {"epochs": before + 1, "search_epochs": before, "trials": 2, "train_images": 40, "batch_size": 20}
-    few = {"candidates": 4, "population": 2, "arch_rests": 0.0}
+    few = {"candidates": 4, "population": 2}
     config = micro_config(method, **SMALL.get(METHODS[method].space, {}), **short, **few)
     bounds, limits = deployed(config.space, config.channels, config.cells, config.reductions, share)
     return config.but(**bounds), limits

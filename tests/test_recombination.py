@@ -75,7 +75,7 @@ class Scene:
             hyper_space="lr"
             + ",mixup,dropout,drop_path,optimizer" * (values["hyper"] not in ("mixture", "reinforce-in-turn")),
             first_order=False,  # asks most of a child
-            arch_rests=0.0,
+            copies=2,
             strength_target=0.05,  # so low that an untrained network is above it
             **(values | SMALL[space]),
         )

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 from scipy import stats
+from tests_micro import micro_config
 from torch import Tensor, nn
 
 from kit import Config, KitError, augment
 from kit.augment import DAAS_OPS, OPS, operations
-from kit.data import Batches, ImageSet
+from kit.data import Batches, ImageSet, load_dataset
 from kit.hyper import HYPER
-from kit.search import signals
-from kit.zoo import dada, fast_autoaugment, members
+from kit.search import build, signals
+from kit.zoo import adversarial_autoaugment, dada, fast_autoaugment, members
 
 IDENTITY = OPS.index("Identity")
 
@@ -263,6 +264,129 @@ def test_dada_moves_magnitudes_by_their_score_and_retrains_with_the_likeliest_pa
         {"probabilities": whole.probabilities().tolist(), **{k: v.tolist() for k, v in whole.snapshot().items()}}
     )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(again.snapshot().values(), whole.snapshot().values()))
+
+
+# ---- Adversarial AutoAugment ---------------------------------------------------------------------
+
+
+def written_out(learner: Any, decisions: tuple[int, ...]) -> float:
+    """p of a sub-policy by the LSTM's equations, one factor for each decision."""
+    x, w, u, embedded, heads = (v.detach() for v in learner.variables())
+    x, h, c, p, k = x[0], u.new_zeros(len(u.T)), u.new_zeros(len(u.T)), 1.0, len(learner.ops)
+    for i, taken in enumerate(decisions):
+        gate_in, gate_forget, cell, gate_out = (w @ x + u @ h).chunk(4)
+        c = gate_forget.sigmoid() * c + gate_in.sigmoid() * cell.tanh()
+        h = gate_out.sigmoid() * c.tanh()
+        p *= float((heads @ h)[k:].softmax(0)[taken] if i % 2 else (heads @ h)[:k].softmax(0)[taken])
+        x = embedded[k + taken if i % 2 else taken]
+    return p
+
+
+@pytest.fixture
+def adversary(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of two copies and two operations, with one sub-policy each and two magnitudes: 16 policies."""
+    for name, value in {"SUB": 1, "LEVELS": 2, "INPUT": 3, "UNITS": 4, "ENTROPY": 0.0}.items():
+        monkeypatch.setattr(adversarial_autoaugment, name, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_default_dtype(torch.float64)
+        learner = policy("adversarial-autoaugment", operations="Invert,Rotate", copies=2)
+        torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        for i, variable in enumerate(learner.variables()):
+            variable.copy_(torch.randn(variable.shape, generator=stream(i), dtype=torch.float64))
+    return learner
+
+
+def test_the_adversarys_lstm_has_the_probabilities_of_its_equations_and_draws_by_them(adversary: Any):
+    every = list(itertools.product(range(2), repeat=4))
+    _, log_p, entropy = adversary.decide(16, torch.tensor(every))
+    p, entropy = log_p.detach().exp(), entropy.detach()
+    assert p.tolist() == pytest.approx([written_out(adversary, one) for one in every], rel=1e-6)
+    assert float(p.sum()) == pytest.approx(1) and float((p * entropy).sum()) == pytest.approx(-float(p @ p.log()))
+    state = adversary.generator.get_state()
+    pairs = p.view(2, 2, 2, 2).sum((1, 3))
+    torch.testing.assert_close(adversary.probabilities(), pairs)
+    assert torch.equal(state, adversary.generator.get_state())  # to look at it moves nothing
+    drawn = Counter(map(tuple, adversary.decide(4000)[0].tolist()))
+    assert fits(drawn, dict(zip(every, p.tolist())))
+
+
+def test_the_adversary_ascends_the_chance_that_its_policys_loss_is_the_higher_one_by_enumeration(adversary: Any):
+    """Of two standardised losses one is 1/√2 and the other −1/√2: the estimate's mean over all pairs of policies is the
+    gradient of −Σ_ab p_a p_b s_ab / √2, the second p constant, s_ab the sign of ℓ_a − ℓ_b."""
+    every = torch.tensor(list(itertools.product(range(2), repeat=4)))
+    loss = torch.randn(16, generator=stream(4), dtype=torch.float64)
+    p = adversary.decide(16, every)[1].exp()
+    sign = (loss[:, None] - loss[None]).sign()
+    wanted = torch.autograd.grad(-(p @ sign @ p.detach()) / 2**0.5, adversary.variables())
+    found, noise = (
+        [torch.zeros_like(v) for v in adversary.variables()],
+        torch.tensor([0.3, -0.3] * 2).repeat_interleave(2),
+    )
+    for a, b in itertools.product(range(16), repeat=2):
+        adversary.policies = every[[a, b]]
+        draw = adversary.draw(8)
+        assert draw.choices.tolist() == [0, 1] * 4
+        losses = loss[[a, b]][draw.choices] + (noise if a != b else 0)  # of the images, which all copies have
+        for total, g in zip(found, adversary.gradient(draw, losses=losses)):
+            total += (p[a] * p[b]).detach() * g
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)  # the deviation is divided by with 1e-5 added
+    assert max(float(g.abs().max()) for g in wanted) > 0.02
+
+
+def test_the_adversary_adds_entropy_and_draws_others_after_each_step():
+    learner = policy("adversarial-autoaugment", steps=10)
+    assert learner.policies.shape == (40, 4) and learner.adam.rates["lr"] == pytest.approx(600 * 3.5e-4 / 10)
+    draw, before = learner.sample(80), learner.policies.clone()
+    _, log_p, entropy = learner.decide(40, learner.policies)
+    losses = torch.rand(80, generator=stream(2))
+    mean = losses.view(10, 8).mean(0)
+    reward = (mean - mean.mean()) / mean.std()
+    value = (reward * log_p.view(8, 5).sum(1) + 1e-5 * entropy.view(8, 5).sum(1)).mean()
+    for a, b in zip(learner.gradient(draw, losses=losses), torch.autograd.grad(-value, learner.variables())):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-7)
+    assert torch.equal(before, learner.policies)
+    learner.update(draw, losses=losses)
+    assert (learner.policies != before).any()
+    again = policy("adversarial-autoaugment")
+    again.adopt({name: value.tolist() for name, value in learner.snapshot().items()})
+    assert torch.equal(again.policies, learner.policies)
+    torch.testing.assert_close(again.probabilities(), learner.probabilities())
+
+
+def test_each_image_is_there_eight_times_each_time_by_another_policy(micro: str):
+    config = micro_config("adversarial-autoaugment", batch_size=6)
+    plan = build.Plan(config, config.stages[0], load_dataset(micro), torch.device("cpu"), steps=9, horizon=9)
+    parts, seen = plan.parts(), {}
+    train = Batches(plan.sets.train, 6, stream())
+    images, labels = next(Batches(plan.sets.train, 6, stream()))
+    usual = parts.augment.apply
+
+    def apply(x: Tensor, draw: Any) -> Tensor:
+        seen.update(x=x, draw=draw)
+        return usual(x, draw)
+
+    parts.augment.apply = apply
+    policies = {tuple(row) for row in parts.augment.policies.tolist()}
+    outcome = adversarial_autoaugment.copies(parts, {"train": train}, 1.0)
+    assert config.copies == 8 and len(outcome.losses) == 48
+    assert all(torch.equal(seen["x"][8 * i : 8 * i + 8], images[i].expand(8, -1, -1, -1)) for i in range(6))
+    assert seen["draw"].choices.tolist() == [*range(8)] * 6 and len(policies) > 30
+    other = micro_config("adversarial-autoaugment", batch_size=6, augment="flip-crop")
+    plain = build.Plan(other, other.stages[0], plan.sets, torch.device("cpu"), steps=9, horizon=9).parts()
+    assert len(adversarial_autoaugment.copies(plain, {"train": train}, 1.0).losses) == 6  # nothing to copy for
+
+
+def test_the_adversary_finds_what_raises_the_loss():
+    learner = policy("adversarial-autoaugment", steps=150)
+    worst, noise = learner.ops.index("Invert"), stream(3)
+    for _ in range(150):
+        draw = learner.sample(64)
+        hit = (draw.index // len(learner.ops) == worst) | (draw.index % len(learner.ops) == worst)
+        learner.update(draw, losses=hit + torch.rand(64, generator=noise))
+    p = learner.probabilities()
+    assert float(p[worst].sum() + p[:, worst].sum() - p[worst, worst]) > 0.5  # 0.13 at first
 
 
 # ---- what cannot work ----------------------------------------------------------------------------

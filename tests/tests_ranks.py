@@ -22,6 +22,7 @@ from kit.search import engine, signals
 from kit.search import ranks as distributed
 from kit.search.engine import Search
 from kit.search.progress import Silent
+from kit.search.step import STEPS
 
 # name → (method, changes). Every child differs from the one before; drop-path, dropout and mixup draw, too.
 DRAWN = {
@@ -47,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "autohas": ("autohas", {**DRAWN, **MOBILE, "search_epochs": 10}),
     "ift": ("dsnas", {**DRAWN, **MOBILE, "hyper": "ift"}),
     "hgd": ("dsnas", {**DRAWN, **MOBILE, "hyper": "hgd", "augment": "policy-gradient"}),
+    "adversary": ("dsnas", {**DRAWN, **MOBILE, "augment": "adversarial-autoaugment", "tau_lr": 0.1, "copies": 3}),
 }
 
 
@@ -91,7 +93,8 @@ def stepped(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
         parts.arch.sample = sample
         for i in range(steps):
-            outcome = engine.take_step(parts, engine.batches, 1 - i / 40)
+            step = STEPS["copies"].make if "copies" in changes else engine.take_step
+            outcome = step(parts, engine.batches, 1 - i / 40)
             losses.append(distributed.gather(outcome.losses))
         return {
             "theta": [p.detach() for p in net.parameters()],

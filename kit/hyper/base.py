@@ -54,8 +54,9 @@ class HyperLearner(Learner):
         lr, decay = self.log.detach().exp().float()
         return Values(lr * schedule, decay if self.learns_decay else decay * 0)
 
-    def record_score(self, score: float | None) -> None:
-        """A stage has ended with this validation accuracy (None: nothing was held out)."""
+    def record_score(self, score: float | None, last: bool) -> bool:
+        """An epoch ended with this validation accuracy, and if `last` the stage. Returns whether that is to end now."""
+        return last
 
     def result(self) -> dict[str, float | str]:
         lr, decay = self.log.detach().exp().tolist()

@@ -16,6 +16,7 @@ from torch import Tensor
 from kit import data, files
 from kit.config import NOT_HASHED, Config
 from kit.errors import KitError, shown
+from kit.methods import METHODS
 from kit.run import export, store, text
 from kit.run.predict import Prediction, TrainedModel, batches
 from kit.run.provenance import pick_device
@@ -263,13 +264,13 @@ class Run:
             model, n, m = self.model(device), self.metrics["test_images"], self.metrics
             table = latency.stored(self.path / "latency.json")
             where, threads, image = model.network.mean.device, torch.get_num_threads(), model.network.image
-            about = data.DATASETS.get(self.config.dataset)
             genotype = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in self.genotype.items())
             return text.render(
                 "kit.run",
                 "card.md.j2",
                 run=self,
-                about=about and about.title,
+                title=METHODS[self.config.method].title,
+                about=getattr(data.DATASETS.get(self.config.dataset), "title", None),
                 interval=scipy.stats.binomtest(round(m["test_accuracy"] * n), n).proportion_ci(0.95, "wilson"),
                 latency=latency.time_model(model, image, where, self.config.latency_batch),
                 hardware=latency.hardware(where) + ("" if where.type == "cuda" else f", {threads} thread(s)"),

@@ -105,9 +105,9 @@ class Plan:
             norm.__class__ = SyncedNorm  # the same objects, for whoever refers to one
         learners, step = {"arch": searcher, "augment": self.policy(), "hyper": self.hyper(net)}, STEPS[stage.step]
         warm_up = stage.warm_up if config.warm_up is None else config.warm_up
-        for name in WARMED.get(stage.step, ()) if warm_up else ():
-            if learners[name].variables():
-                learners[name] = WarmUp(learners[name], min(round(warm_up * self.steps), self.steps - 1))
+        for name, learner in learners.items() if warm_up else ():
+            if learner.variables() and (learner.waits or name in WARMED.get(stage.step, ())):
+                learners[name] = WarmUp(learner, min(round(warm_up * self.steps), self.steps - 1))
         draws = step.options and step.options(**step.arguments(config))
         return Parts(net, **learners, sgd=Momentum(net, config.momentum, config.clip), draws=draws)
 

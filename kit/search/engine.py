@@ -216,11 +216,12 @@ class Search:
         self.step += steps
         self.records.add(self.step, self.epoch, numbers)
         self._snapshot()
-        if (over or (self.stage.search and parts.arch.finished)) and self.epoch < self.config.epochs:
-            parts.hyper.record_score(numbers.get("val_accuracy"))
-            was = self.stage
+        over = over or (self.stage.search and parts.arch.finished)
+        if self.stage.hyper == "learn":
+            over = parts.hyper.record_score(numbers.get("val_accuracy"), over)
+        if over and self.epoch < self.config.epochs:
             self._enter(self.stage_index + 1, parts.net.genotype(parts.arch.picks))
-            self.parts.take_over(parts, was, self.stage)
+            self.parts.take_over(parts, self.stages[self.stage_index - 1], self.stage)
         return numbers
 
     def _snapshot(self) -> None:

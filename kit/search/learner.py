@@ -56,6 +56,7 @@ class Learner(ABC):
     #: batches that it reads beside the training batch: "fresh" (another training batch), "val" (a validation batch)
     needs: frozenset[str] = frozenset()
     kept: tuple[str, ...] = ()
+    waits = False  #: in a stage's warm-up, whatever else its step holds back
     adam: Adam | torch.optim.Optimizer | None = None
     generator: torch.Generator | None = None
 

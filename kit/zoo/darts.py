@@ -79,13 +79,8 @@ class Snas(Darts):
 
 
 register_method("darts", "DARTS, first order, retrained", arch="darts", stages=TWO_LEVELS)
-register_method(
-    "darts-second",
-    "DARTS, second order, retrained",
-    arch="darts",
-    stages=TWO_LEVELS,
-    values={"first_order": False},
-)
+SECOND = {"first_order": False}
+register_method("darts-second", "DARTS, second order, retrained", arch="darts", stages=TWO_LEVELS, values=SECOND)
 register_method(
     "snas", "SNAS: relaxed NAS, one level, retrained", arch="snas", stages=(Stage("search", search=True), RETRAIN)
 )

@@ -13,10 +13,5 @@ class Gdas(Edges):
     limited = False
 
 
-register_method(
-    "gdas",
-    "GDAS: NAS alone, two levels, retrained",
-    arch="gdas",
-    stages=TWO_LEVELS,
-    values={"children": 1, "arch_samples": 1},  # one child for the weights and one for α in a step, as the paper has it
-)
+ONE = {"children": 1, "arch_samples": 1}  # one child for the weights and one for α in a step, as the paper has it
+register_method("gdas", "GDAS: NAS alone, two levels, retrained", arch="gdas", stages=TWO_LEVELS, values=ONE)

@@ -45,7 +45,7 @@ def regret(learner: str, table: np.ndarray, trials: int, seed: int) -> np.ndarra
         asked = search.current()
         at = [np.abs(np.log(grid / asked[name])).argmin() for name, grid in GRIDS.items()]
         best = max(best, table[tuple(at)])
-        search.record_score(table[tuple(at)])
+        search.record_score(table[tuple(at)], last=True)
         found.append(table.max() - best)
     return np.array(found)
 

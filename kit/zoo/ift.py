@@ -48,11 +48,5 @@ def implicit_gradient(
     return -step * sum((a * theta.detach()).sum() for a, theta in zip(p, outer.parameters))
 
 
-register_method(
-    "ift",
-    "Weight decay by implicit differentiation on MobileNetV2",
-    arch="given",
-    stages=TRAIN,
-    hyper="ift",
-    space="mobile",
-)
+TITLE = "Weight decay by implicit differentiation on MobileNetV2"
+register_method("ift", TITLE, arch="given", stages=TRAIN, hyper="ift", space="mobile")

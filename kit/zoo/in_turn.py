@@ -47,8 +47,10 @@ class InTurn(Controller):
     def move(self, gradient: list[Tensor]) -> None:
         super().move([one if name == self.active else None for name, one in zip(self.bases, gradient)])
 
-    def record_score(self, score: float | None) -> None:
-        self.found, self.turn, self.baseline = self.best(), self.turn + 1, None
+    def record_score(self, score: float | None, last: bool) -> bool:
+        if last:
+            self.found, self.turn, self.baseline = self.best(), self.turn + 1, None
+        return last
 
 
 TURN = Stage("turn-1", step="reward", warm_up=0.3)

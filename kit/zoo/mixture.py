@@ -30,9 +30,7 @@ class Mixture(Searched):
     @classmethod
     def check(cls, config: Any) -> None:
         if others := [name for name in read_bases(config.hyper_space) if name not in SMOOTH]:
-            problem = (
-                f"hyper='mixture': {', '.join(others)} of hyper_space has no gradient through a step of the weights"
-            )
+            problem = f"hyper='mixture': {', '.join(others)} of hyper_space has no gradient through the weights' step"
             raise KitError(f"{problem}: name some of {', '.join(SMOOTH)}, or use hyper='reinforce'")
 
     def __init__(self, *start: Any, **settings: Any):
@@ -62,12 +60,5 @@ class Mixture(Searched):
         return list(torch.autograd.grad(along, self.variables()))
 
 
-register_method(
-    "autohas-diff",
-    "AutoHAS, differentiable: NAS + HPO",
-    arch="darts",
-    stages=TWO_LEVELS,
-    hyper="mixture",
-    space="mobile",
-    values={"hyper_space": "lr,weight_decay"},
-)
+COMPOSED = {"arch": "darts", "hyper": "mixture", "space": "mobile", "values": {"hyper_space": "lr,weight_decay"}}
+register_method("autohas-diff", "AutoHAS, differentiable: NAS + HPO", stages=TWO_LEVELS, **COMPOSED)

@@ -5,11 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from kit.arch import Edges, register
-from kit.errors import KitError
 from kit.methods import RETRAIN, Stage
 from kit.methods import register as register_method
 from kit.space import Child, Picks
@@ -17,28 +15,18 @@ from kit.space import Child, Picks
 DROPS = (3, 2)  # operations that every edge loses after the first and the second stage; two stay at least
 SKIPS = 2  # that a normal cell has at most
 DROPOUT = (0.0, 0.4, 0.7)  # of the skips at the start of each stage; it falls to 0 along the stage
-BRINGS = {"arch_reach": {"paper": 3.9}, "arch_rests": 0.4, "search_cells": {"paper": 5, "server": 5, "laptop": 3}}
+BRINGS = {"arch_reach": {"paper": 3.9}, "search_cells": {"paper": 5, "server": 5, "laptop": 3}}
 
 
 @register("p-darts", title="Progressive DARTS (P-DARTS)", brings=BRINGS)
 class PDarts(Edges):
     """DARTS's mixture of the operations that are `alive`. Dropout cuts skips off, each by a gate that is 0 for a whole
     batch (the paper: for single values), and the derived normal cell loses its weakest skips until `SKIPS` are left.
-    The logits begin anew in each stage."""
+    The logits begin anew in each stage, and rest in its warm-up."""
 
-    retrain, limited = True, False
+    retrain, limited, waits = True, False, True
     kept = (*Edges.kept, "alive", "stage")
     share = 1.0  # of the search stage that has passed; all, where nobody tells
-
-    class Options(Edges.Options):
-        arch_rests: float = Field(0.0, ge=0, lt=1, description="share of a search stage in which weights learn alone")
-
-    @classmethod
-    def check(cls, config: Any) -> None:
-        super().check(config)
-        if config.arch_rests and any(s.search and n < 2 for s, n in zip(config.stages, config.stage_epochs)):
-            given = f"search_epochs={config.search_epochs}, in part of which (arch_rests) α rests"
-            raise KitError(f"{given}: set {2 * (len(config.stages) - 1)} or more, two for each stage, or arch_rests=0")
 
     def __init__(self, *given: Any, **settings: Any):
         super().__init__(*given, **settings)
@@ -90,11 +78,8 @@ class PDarts(Edges):
     def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
         return (self.by_candidate(child, gates) * child.memory).sum()
 
-    def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
-        return super().estimate(child, **signals) if self.share >= self.options.arch_rests else []
 
-
-SEARCH = Stage("search-1", search=True, step="bi-level")
+SEARCH = Stage("search-1", search=True, step="bi-level", warm_up=0.4)  # 10 of its 25 epochs
 DEEPER = (replace(SEARCH, name=f"search-{i}", restart=True, depth=depth) for i, depth in ((2, 11 / 5), (3, 17 / 5)))
 STAGES, ONE_CHILD = (SEARCH, *DEEPER, RETRAIN), {"children": 1, "arch_samples": 1}
 register_method("p-darts", "P-DARTS: in three stages, retrained", arch="p-darts", stages=STAGES, values=ONE_CHILD)

@@ -4,17 +4,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from kit import arch, space
 from kit.errors import KitError
-from kit.methods import TWO_LEVELS, register
+from kit.methods import RETRAIN, Stage, register
 from kit.space.cell import CellNetwork, Operation
 from kit.space.layers import last_norm
 from kit.space.network import Child, Picks, everything
 
-K, BRINGS = 4, {"arch_reach": {"paper": 2.9}, "arch_rests": 0.3}  # one channel in K takes part in the search
+K = 4  # one channel in K takes part in the search
 
 
 class Partial(Operation):
@@ -53,25 +52,12 @@ class PartialCells(CellNetwork):
             raise KitError(f"{given}: use one that trains its child anew ('pc-darts'), and set a multiple of {K}")
 
 
-@arch.register("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings=BRINGS)
+@arch.register("pc-darts", title="DARTS, edges weighed (PC-DARTS)", brings={"arch_reach": {"paper": 2.9}})
 class PcDarts(arch.Gumbel):
-    """All candidates run, weighed by the softmax over their edge's operations times that of β over the slot's edges."""
+    """All candidates run, weighed by the softmax over their edge's operations times that of β over the slot's edges.
+    Both rest in a stage's warm-up."""
 
-    draws, retrain, limited = False, True, False
-    share = 1.0  # of the search stage that has passed; all, where nobody tells
-
-    class Options(arch.Gumbel.Options):
-        arch_rests: float = Field(0.0, ge=0, lt=1, description="share of a search stage in which weights learn alone")
-
-    @classmethod
-    def check(cls, config: Any) -> None:
-        super().check(config)
-        if config.arch_rests and any(s.search and n < 2 for s, n in zip(config.stages, config.stage_epochs)):
-            given = f"search_epochs={config.search_epochs}, in part of which (arch_rests) α rests"
-            raise KitError(f"{given}: set {2 * (len(config.stages) - 1)} or more, two for each stage, or arch_rests=0")
-
-    def anneal(self, share: float) -> None:
-        self.share = share
+    draws, retrain, limited, waits = False, True, False, True
 
     def weights(self) -> Tensor:  # float64 [slots, edges, operations]
         return self.softmax(self.to_edges(self.logits)) * self.edge_scores().softmax(1).unsqueeze(2)
@@ -87,14 +73,12 @@ class PcDarts(arch.Gumbel):
         return everything(self.slots), self.to_candidates(self.weights())
 
     def child(self, picks: Picks, memory: Tensor) -> Child:
-        rows = [row[: len(chosen)].to(self.device).float() for row, chosen in zip(memory, picks)]
+        rows = [row[list(chosen)].to(self.device).float() for row, chosen in zip(memory, picks)]
         return Child(picks, tuple(row.detach().requires_grad_() for row in rows), memory=memory)
 
     def value(self, child: Child, *, gates: list[Tensor | None], **_: object) -> Tensor:
         return (self.by_candidate(child, gates) * child.memory).sum()
 
-    def estimate(self, child: Child, **signals: Any) -> list[Tensor]:
-        return super().estimate(child, **signals) if self.share >= self.options.arch_rests else []
 
-
-register("pc-darts", "PC-DARTS, retrained", arch="pc-darts", stages=TWO_LEVELS, space="partial-cell")
+STAGES = (Stage("search", search=True, step="bi-level", warm_up=0.3), RETRAIN)  # α rests for 15 of 50 epochs
+register("pc-darts", "PC-DARTS, retrained", arch="pc-darts", stages=STAGES, space="partial-cell")
