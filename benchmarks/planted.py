@@ -281,9 +281,9 @@ def afresh(net: Threshold, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator
 
 
 class PlantedRate:
-    """A learner of η by name on the threshold, every step from the same weights."""
+    """A learner of η by name on the threshold, every step from the same weights. length: steps of a trial, at most."""
 
-    def __init__(self, name: str, *, seed: int = 0, steps: int = 100, space: str = "lr=0.01:1", **options: Any):
+    def __init__(self, name: str, *, seed=0, steps=100, length=1, space="lr=0.01:1", **options: Any):
         net = Threshold().train()
         net.mixer = generator(seed, "mixup")
         policy = augment.build("none", generator(seed, "τ"), (SIDE, SIDE))
@@ -292,15 +292,20 @@ class PlantedRate:
         self.parts = Parts(net, arch.Given((), ()), policy, self.learner, Momentum(net, 0.0, 0.0))
         self.batches = {name: brightness(generator(seed, name)) for name in ("train", "fresh", "val")}
         self.batches |= {"train": afresh(net, self.batches["train"]), "val": Again(self.batches["val"])}
-        self.steps, self.step = steps, "population" if name == "pbt" else "one-level"
+        self.steps, self.length, self.step = steps, length, "population" if name == "pbt" else "one-level"
 
     def take(self) -> float:
-        """All steps, each a trial where a learner tries settings; the learning rate that is found."""
+        """All steps or, where a learner tries settings, so many trials; the learning rate that is found."""
         for _ in range(self.steps):
-            STEPS[self.step].make(self.parts, self.batches, 1.0)
-            if self.learner.trials:
-                self.learner.record_score(signals.accuracy(self.parts.net, next(self.batches["val"]), Child(())))
+            for last in [False] * (self.length - 1) + [True]:
+                STEPS[self.step].make(self.parts, self.batches, 1.0)
+                if self.learner.trials and self.learner.record_score(self.score(), last):
+                    break
         return float(self.learner.result()["lr"])
+
+    def score(self) -> float:
+        """The accuracy on a validation batch."""
+        return signals.accuracy(self.parts.net, next(self.batches["val"]), Child(()))
 
 
 def learn_rate(steps: int, seed: int = 0) -> float:
@@ -335,6 +340,7 @@ AUGMENTATION: dict[str, tuple[dict[str, Any], int, tuple[float, float]]] = {
     "pair-softmax": ({"tau_lr": 0.5}, 50, (0.8, 1.0)),
     "dada": ({"step": "bi-level"}, 60, (0.8, 1.0)),
     "pba": ({"step": "population", "members": 8, "exploits": 30}, 1200, (0.5, 1.0)),
+    "adversarial-autoaugment": ({"step": "copies", "copies": 4, "tau_lr": 0.05}, 60, (0.8, 1.0)),
     "fast-autoaugment": ({"step": "folds", "folds": 2, "policy_trials": 40, "negatives": False}, 40, (0.0, 0.05)),
 }
 # η: by name the steps and options
@@ -346,6 +352,8 @@ RATE: dict[str, tuple[int, dict[str, Any]]] = {
     "validation": (200, {"hyper_lr": 0.05}),
     "random-search": (10, {}),
     "bayesian": (10, {}),
+    "asha": (10, {"length": 9}),
+    "hyperband": (10, {"length": 9}),
     "pbt": (160, {"members": 8, "exploits": 20}),
 }
 
