@@ -17,4 +17,4 @@ from kit.figures.run import (
     standing,
     tau_evolution,
 )
-from kit.figures.style import TEMPLATE, blank, look, png, save_all, show, why_no_png
+from kit.figures.style import TEMPLATE, blank, formats, look, png, save_all, show, why_no_png

@@ -11,7 +11,7 @@ import re
 import textwrap
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ TEMPLATE.layout.update(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, title_x=0.01, ti
 TEMPLATE.layout.update(xaxis=GRID, yaxis=GRID | {"exponentformat": "power", "nticks": 5})
 TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": FAINT} for axis in "xyz"})
 MIME = "application/vnd.plotly.v1+json"
+FORMATS = ("png", "svg", "pdf")
 
 
 class Look(NamedTuple):
@@ -130,8 +131,7 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
     buttons. Raises KitError where there is no browser, and for another format."""
     if why_no_png():
         raise KitError(why_no_png())
-    if format not in ("png", "svg", "pdf"):
-        raise unknown("picture format", format, ("png", "svg", "pdf"))
+    formats(format)
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders = still.layout.updatemenus = None
     options = {"format": format, "width": width, "height": figure.layout.height or 450, "scale": scale}
@@ -141,15 +141,23 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
         raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
 
 
-def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
-    """Write every figure to its path, making folders: .png of twice the width, .svg or .pdf. False, and why in one
-    line, without a browser."""
+def formats(text: str) -> list[str]:
+    """The formats of pictures in a text such as "png,svg,pdf". Raises KitError for another one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if others := [name for name in names if name not in FORMATS]:
+        raise unknown("picture format", others[0], FORMATS)
+    return names
+
+
+def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH, also: Sequence[str] = ()) -> bool:
+    """Write every figure to its path, making folders: .png of twice the width, .svg or .pdf; and beside it in the
+    formats `also`. False, and why in one line, without a browser."""
     if why_no_png():
         print(why_no_png())
         return False
     for path, figure in figures.items():
-        kind = path.suffix.removeprefix(".").lower()
-        files.write(path, png(figure, width, 2 if kind == "png" else 1, kind))
+        for kind in dict.fromkeys([path.suffix.removeprefix(".").lower(), *also]):
+            files.write(path.with_suffix(f".{kind}"), png(figure, width, 2 if kind == "png" else 1, kind))
     return True
 
 
