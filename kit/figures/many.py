@@ -8,24 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.colors
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from sklearn.isotonic import isotonic_regression
 
-from kit.figures.style import (
-    CLEAR,
-    DASHES,
-    DOTTED,
-    FAINT,
-    SERIES,
-    TEMPLATE,
-    Look,
-    headline,
-    legend_below,
-    look,
-    name_facets,
-)
+from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, headline, legend_below, look, name_facets
 from kit.run.run import Run
 
 COSTS = {
@@ -91,21 +80,25 @@ def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: An
 def _name_at_right(figure: go.Figure) -> go.Figure:
     """In place of a legend: the name of each line or point in its colour at the right, as high as its end or as near as
     the others leave room, and a thin line that leads there."""
-    named = [trace for trace in figure.data if trace.name and trace.showlegend is not False]
+    named = [trace for trace in figure.data if trace.name and len(trace.x)]
+    if not named:
+        return figure
     ends = np.array([(trace.x[-1], trace.y[-1]) for trace in named], float)
     height = max(520, ROW * len(named) + sum(AROUND))
     for k, axis in enumerate((figure.layout.xaxis, figure.layout.yaxis)):
         every = np.concatenate([np.array(trace["xy"[k]], float) for trace in figure.data])
         if axis.type == "log":
             every, ends[:, k] = np.log10(every), np.log10(ends[:, k])
-        axis.range = axis.range or _room(every)
+        axis.range = axis.range or _room(every[np.isfinite(every)])
+        ends[:, k] = ends[:, k].clip(*axis.range)
     right, (low, high) = figure.layout.xaxis.range[1], figure.layout.yaxis.range
     row = ROW * (high - low) / (height - sum(AROUND))
     order, rows = ends[:, 1].argsort(), low + row * (np.arange(len(ends)) + 0.5)
     raised = isotonic_regression(ends[order, 1] - rows, y_min=0, y_max=high - row / 2 - rows[-1])
     for k, y in zip(order, rows + raised):
         name, color = named[k].name, named[k].line.color or named[k].marker.color
-        looks = {"font": {"color": color, "size": 12}, "xanchor": "left", "arrowhead": 0, "arrowcolor": FAINT}
+        pale = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.4)}"
+        looks = {"font": {"color": color, "size": 12}, "xanchor": "left", "arrowhead": 0, "arrowcolor": pale}
         figure.add_annotation(x=ends[k, 0], y=ends[k, 1], ax=right, ay=y, axref="x", ayref="y", text=name, **looks)
     margin = {"t": AROUND[0], "b": AROUND[1], "r": 15 + 7 * max(len(trace.name) for trace in named)}
     return figure.update_layout(showlegend=False, height=height, margin=margin)

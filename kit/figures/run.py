@@ -203,8 +203,10 @@ def architecture(run: Run) -> go.Figure:
     looks = {"x": "epoch", "facet_col": "slot", "facet_col_wrap": 4, "facet_row_spacing": min(70 / height, 1 / rows)}
     colors = dict(zip(frame["operation"], frame["color"]))
     looks |= {"facet_col_spacing": 0.05, "color": "operation", "color_discrete_map": colors}
-    figure = px.line(frame, y="|α|", template=TEMPLATE, **looks).update_traces(line_width=1, opacity=0.5)
-    used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
+    figure = px.line(frame, y="|α|", template=TEMPLATE, **looks).update_traces(
+        line_width=1, opacity=0.5, showlegend=False
+    )
+    used = px.line(frame, y="in the child", **looks).update_traces(line_width=3)
     legend_below(name_facets(figure.add_traces(used.data)), height + 60)
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
 

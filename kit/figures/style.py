@@ -161,9 +161,10 @@ def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH, also: Sequen
     return True
 
 
-def show(figure: go.Figure, width: int = WIDTH) -> None:
+def show(figure: go.Figure, width: int = WIDTH, place: str = "", again: bool = False) -> None:
     """Display a figure as one output with two faces: plotly's for JupyterLab, and a PNG `width` pixels wide for viewers
-    without JavaScript; without a browser it is plotly's alone, and its text says why."""
+    without JavaScript; without a browser it is plotly's alone, and its text says why. place: a name of the output, in
+    whose place another figure is shown `again`, also from a widget's callback."""
     from IPython.display import publish_display_data
 
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
@@ -173,4 +174,4 @@ def show(figure: go.Figure, width: int = WIDTH) -> None:
         data["image/png"] = base64.b64encode(png(figure, width)).decode()
     except KitError as error:
         data["text/plain"] = f"{title}; {error}"
-    publish_display_data(data)
+    publish_display_data(data, **({"transient": {"display_id": place}, "update": again} if place else {}))
