@@ -251,5 +251,4 @@ def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_s
     if images is None:
         raise KitError(f"none of the {len(files)} images can be read: {listed({files[row]: bad[row] for row in bad})}")
     np.save(folder / "marks.npy", pixel_marks(torch.from_numpy(images)).numpy())
-    reasons = [(row, str(files[row]), why) for row, why in bad.items()]
-    (folder / "bad.json").write_text(json.dumps(reasons, indent=0))
+    (folder / "bad.json").write_text(json.dumps([(row, str(files[row]), why) for row, why in bad.items()], indent=0))

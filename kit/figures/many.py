@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.colors
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -17,12 +16,7 @@ from sklearn.isotonic import isotonic_regression
 from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, headline, legend_below, look, name_facets
 from kit.run.run import Run
 
-COSTS = {
-    "seconds": "wall-clock of a run [s]",
-    "params": "parameters",
-    "macs": "multiply-adds per image",
-    "latency_ms": "latency [ms]",
-}
+COSTS = {"seconds": "wall-clock [s]", "params": "parameters", "macs": "multiply-adds", "latency_ms": "latency [ms]"}
 ACCURACY = "test accuracy [%]"
 Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
@@ -93,20 +87,20 @@ def _name_at_right(figure: go.Figure) -> go.Figure:
         ends[:, k] = ends[:, k].clip(*axis.range)
     right, (low, high) = figure.layout.xaxis.range[1], figure.layout.yaxis.range
     row = ROW * (high - low) / (height - sum(AROUND))
-    order, rows = ends[:, 1].argsort(), low + row * (np.arange(len(ends)) + 0.5)
+    order, rows = ends[:, 1].argsort(kind="stable"), low + row * (np.arange(len(ends)) + 0.5)
     raised = isotonic_regression(ends[order, 1] - rows, y_min=0, y_max=high - row / 2 - rows[-1])
     for k, y in zip(order, rows + raised):
         name, color = named[k].name, named[k].line.color or named[k].marker.color
-        pale = f"rgba{(*plotly.colors.hex_to_rgb(color), 0.4)}"
-        looks = {"font": {"color": color, "size": 12}, "xanchor": "left", "arrowhead": 0, "arrowcolor": pale}
-        figure.add_annotation(x=ends[k, 0], y=ends[k, 1], ax=right, ay=y, axref="x", ayref="y", text=name, **looks)
+        looks = {"font": {"color": color, "size": 12}, "arrowcolor": color, "arrowwidth": 0.5, "arrowhead": 0}
+        place = {"x": ends[k, 0], "y": ends[k, 1], "ax": right, "ay": y, "axref": "x", "ayref": "y", "xanchor": "left"}
+        figure.add_annotation(text=name, **place, **looks)
     margin = {"t": AROUND[0], "b": AROUND[1], "r": 15 + 7 * max(len(trace.name) for trace in named)}
     return figure.update_layout(showlegend=False, height=height, margin=margin)
 
 
-def _room(values: np.ndarray) -> list[float]:
+def _room(values: np.ndarray, share: float = 0.04) -> list[float]:
     low, high = np.nanmin(values), np.nanmax(values)
-    return [low - (room := 0.04 * (high - low) or 1), high + room]
+    return [low - (room := share * (high - low) or 1), high + room]
 
 
 def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "Test accuracy") -> go.Figure:
@@ -121,8 +115,7 @@ def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "Test accur
 def accuracy_against_time(summary: pd.DataFrame, title: str = "Test accuracy against time") -> go.Figure:
     """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
-    shown = 100 * summary[["accuracy_low", "accuracy_mean", "accuracy_high"]].to_numpy()
-    figure.update_yaxes(range=_room(shown))
+    figure.update_yaxes(range=_room(100 * summary[["accuracy_low", "accuracy_mean", "accuracy_high"]].to_numpy()))
     return _name_at_right(figure.update_xaxes(title_text=COSTS["seconds"], type="log"))
 
 
@@ -135,9 +128,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
         words = {"annotation_text": f"≤ {round(bound, 2):,.10g}", "annotation_yshift": 14 * (k % 2)}
         figure.add_vline(bound, line=DOTTED, annotation_position="top", **words)
-    least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
-    room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
-    figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
+    # the runs decide what is shown: two seeds' interval can span everything
+    figure.update_yaxes(range=np.clip(_room(100 * rows["test_accuracy"], 0.8), 0, 100))
     return legend_below(figure.update_xaxes(title_text=f"{COSTS[cost]}; dotted: the limits"), 560)
 
 
@@ -185,8 +177,8 @@ def _looks(rows: pd.DataFrame) -> dict[str, Any]:
     looks = {method: look(method) for method in rows["method"]}
     symbols = {method: "circle" if of.dash == "solid" else "circle-open" for method, of in looks.items()}
     colors = {method: of.color for method, of in looks.items()}
-    by_method = {"color": "method", "color_discrete_map": colors, "symbol": "method", "symbol_map": symbols}
-    return {"template": TEMPLATE, **by_method}
+    by_method = {"color": "method", "symbol": "method", "color_discrete_map": colors, "symbol_map": symbols}
+    return by_method | {"template": TEMPLATE}
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
@@ -228,7 +220,12 @@ def landscape_trajectory(found: Any) -> go.Figure:
     `kit.landscape.trajectory`."""
     heights = np.log10(np.clip(found.values.T, 1e-9, np.nanquantile(found.values, MOST)))
     low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
-    looks = {"colorscale": "Viridis", "colorbar": _bar(np.linspace(low, high, 5)), "ncontours": 15, "line_width": 0.5}
+    looks = {
+        "colorscale": "Viridis",
+        "colorbar": _loss_bar(np.linspace(low, high, 5)),
+        "ncontours": 15,
+        "line_width": 0.5,
+    }
     figure = go.Figure(go.Contour(x=found.x, y=found.y, z=heights, **looks))
     words = [f"epoch {epoch}: {loss:.3g}" for epoch, loss in zip(found.epochs, found.losses)]
     looks = {"mode": "lines+markers", "line": {"color": "white", "width": 2}, "showlegend": False, "hovertext": words}
@@ -256,14 +253,13 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
         heights = np.clip(np.log10(np.nan_to_num(losses, nan=np.inf)), low, high)
         content = {"x": at, "y": at, "z": heights, "customdata": losses, "hovertemplate": HOVER, "contours": level}
         figure.add_trace(kind(**content, coloraxis="coloraxis", **looks), k // columns + 1, k % columns + 1)
-    axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": _bar(ticks)}  # even steps, in grey too
+    axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": _loss_bar(ticks)}  # even steps, in grey too
     title, height = f"{_title(landscapes)} around the trained model", 130 + (800 - 200 * columns) * rows
     figure.update_layout(template=TEMPLATE, title_text=title, coloraxis=axis, height=height, margin_t=120)
     return figure.update_annotations(font_size=12)
 
 
-def _bar(ticks: np.ndarray) -> dict[str, Any]:
-    """Of colours for the logarithms of losses."""
+def _loss_bar(ticks: np.ndarray) -> dict[str, Any]:
     return {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
 
 

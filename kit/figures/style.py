@@ -13,11 +13,12 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import kaleido
 import plotly.graph_objects as go
 import plotly.io
+from pydantic import BeforeValidator
 
 from kit import files
 from kit.augment import OPERATIONS as AUGMENTATIONS
@@ -53,8 +54,8 @@ TEMPLATE.layout.update(colorway=SERIES, font={"color": GREY, "size": 13}, margin
 TEMPLATE.layout.update(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, title_x=0.01, title_font_size=17)
 TEMPLATE.layout.update(xaxis=GRID, yaxis=GRID | {"exponentformat": "power", "nticks": 5})
 TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": FAINT} for axis in "xyz"})
-MIME = "application/vnd.plotly.v1+json"
 FORMATS = ("png", "svg", "pdf")
+Formats = Annotated[list[Literal[FORMATS]], BeforeValidator(lambda text: text.replace(" ", "").split(","))]
 
 
 class Look(NamedTuple):
@@ -131,7 +132,8 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
     buttons. Raises KitError where there is no browser, and for another format."""
     if why_no_png():
         raise KitError(why_no_png())
-    formats(format)
+    if format not in FORMATS:
+        raise unknown("picture format", format, FORMATS)
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders = still.layout.updatemenus = None
     options = {"format": format, "width": width, "height": figure.layout.height or 450, "scale": scale}
@@ -139,14 +141,6 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
         return _browser()(still, opts=options)
     except Exception as error:
         raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
-
-
-def formats(text: str) -> list[str]:
-    """The formats of pictures in a text such as "png,svg,pdf". Raises KitError for another one."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if others := [name for name in names if name not in FORMATS]:
-        raise unknown("picture format", others[0], FORMATS)
-    return names
 
 
 def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH, also: Sequence[str] = ()) -> bool:
@@ -168,7 +162,8 @@ def show(figure: go.Figure, width: int = WIDTH, place: str = "", again: bool = F
     from IPython.display import publish_display_data
 
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
-    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
+    shown = json.loads(figure.to_json()) | {"config": {"displaylogo": False, "responsive": False}}
+    data = {"application/vnd.plotly.v1+json": shown}
     data["text/plain"] = title = figure.layout.title.text or "figure"
     try:
         data["image/png"] = base64.b64encode(png(figure, width)).decode()

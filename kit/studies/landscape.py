@@ -109,10 +109,8 @@ def trajectory(run: Run, *, steps: int = 0, images: int = 0, device="auto", marg
     moved = torch.stack(rows).double().cpu()
     _, sizes, ways = torch.linalg.svd(moved, full_matrices=False)
     path, numbers = (moved @ ways[:2].T).numpy(), [end.numel() for end in ends.values()]
-    split = lambda way: zip(ends, way.split(numbers))
-    named = [
-        {f"network.{name}": part.view_as(ends[name]).to(ends[name]) for name, part in split(way)} for way in ways[:2]
-    ]
+    parts = (zip(ends.items(), way.split(numbers)) for way in ways[:2])
+    named = [{f"network.{name}": part.view_as(end).to(end) for (name, end), part in way} for way in parts]
     low, high = path.min(axis=0), path.max(axis=0)
     room, data = margin * (high - low).max(), part_of(run.config.sets().test, images).to(pick_device(device))
     steps = side(steps, model, data)

@@ -22,9 +22,7 @@ from kit.studies import landscape, limits, page, study, tables
 KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 
-def write(
-    kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", formats=(), **options: Any
-) -> Path:
+def write(kind: str, runs: Sequence[Run], folder="reports", name="", note="", formats=(), **options: Any) -> Path:
     """Write a report from finished runs of one data set; returns the Markdown's path. kind: one of KINDS. name: of the
     files, without an ending. note: a sentence about the circumstances. formats: of pictures beside PNG. options: `cost`
     for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
