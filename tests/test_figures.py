@@ -240,6 +240,7 @@ def test_accuracy_against_time_puts_each_method_at_its_time():
     means = {trace.legendgroup: (trace.x[0], trace.y[0]) for trace in figure.data}
     assert means["dha"] == pytest.approx((130, 98.0)) and len(means) == 3
     assert titles(figure) == ["wall-clock [s]", "test accuracy [%]: mean and 95% interval"]
+    assert all(name.ay == pytest.approx(name.y) for name in figure.layout.annotations)  # where there is room
 
 
 def test_the_names_of_many_methods_stand_apart_in_the_order_of_their_results():
