@@ -47,8 +47,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         if (place := os.path.realpath(where)) not in entered:
             entered.add(place)
             for item in visible(where):
-                kind = images if item.suffix.lower() in EXTENSIONS else others
-                (left if item.is_dir() else kind).append(item)
+                (left if item.is_dir() else images if item.suffix.lower() in EXTENSIONS else others).append(item)
     return sorted(images), sorted(others)
 
 

@@ -169,4 +169,7 @@ def show(figure: go.Figure, width: int = WIDTH, place: str = "", again: bool = F
         data["image/png"] = base64.b64encode(png(figure, width)).decode()
     except KitError as error:
         data["text/plain"] = f"{title}; {error}"
-    publish_display_data(data, **({"transient": {"display_id": place}, "update": again} if place else {}))
+    how = {"transient": {"display_id": place}, "update": again} if place else {}
+    if again:  # JupyterLab keeps a figure that the mouse has been over, unless another kind of output comes between
+        publish_display_data({"text/plain": title}, **how)
+    publish_display_data(data, **how)

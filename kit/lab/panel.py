@@ -88,8 +88,7 @@ class Dashboard(widgets.VBox):
         """Show the run of this name, of those below the form's folder; the form becomes its configuration."""
         if not name:
             return
-        run = Run.load(self.folder.parent / name)
-        given = _texts(run.config.but(out=str(self.folder.parent)))
+        given = _texts(Run.load(self.folder.parent / name).config.but(out=str(self.folder.parent)))
         self.filling = True  # the form is read once all of it has changed
         for field_name, field in self.fields.items():
             field.value = given.get(field_name, "")
