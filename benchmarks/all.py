@@ -21,6 +21,7 @@ from kit.run.provenance import pick_device
 
 HERE = Path(__file__).resolve().parent
 ORDER = common.ORDER[1:]
+USUAL = [name for name in ORDER if name != "sharpness"]  # which needs landscaper: pip install landscaper
 
 
 def one(name: str, device: torch.device, repeats: int) -> str:
@@ -43,6 +44,7 @@ def one(name: str, device: torch.device, repeats: int) -> str:
         "search": lambda: search.section(device, max(5, repeats // 2)),
         "data": lambda: data.section(repeats, **data.SIZE),
         "landscape": lambda: landscape.section(device, 2 * repeats),
+        "sharpness": lambda: landscape.sharpness(range(5)),
         "start": lambda: start.section(str(device), repeats),
         "distributed": lambda: distributed.section(device, repeats),
     }
@@ -53,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--only", default=",".join(ORDER), help="sections, with commas")
+    parser.add_argument("--only", default=",".join(USUAL), help=f"sections, with commas: {', '.join(ORDER)}")
     parser.add_argument("--out", default="reports")
     parser.add_argument("--print", dest="single", choices=ORDER, help="print this section and write nothing")
     a = parser.parse_args()

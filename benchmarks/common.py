@@ -14,7 +14,7 @@ import torch
 from kit import files
 
 # sections of a report on a machine, in their order; the first one is gpu.py's, the others all.py's
-ORDER = ("gpu", "step", "small", "augment", "memory", "search", "data", "landscape", "start", "distributed")
+ORDER = tuple("gpu step small augment memory search data landscape sharpness start distributed".split())
 
 
 def clock(device: torch.device) -> float:

@@ -4,12 +4,18 @@
 Three things take turns in one process, round by round: a bare forward pass of the model over the images (no loss), a
 grid point of `kit.landscape`, and one of a loop over `loss_landscapes.random_plane` with its Loss metric. Figures are
 medians over the rounds, ratios medians of the rounds' ratios, with quartiles.
+
+--sharpness: the Hessian's largest eigenvalue by `kit.landscape` beside that of landscaper's PyHessian (pip install
+landscaper, which kit does not need), of the networks of short runs on digits, one a seed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from unittest import mock
 
 import common
 import torch
@@ -18,10 +24,12 @@ from loss_landscapes.metrics import Loss
 from torch import nn
 from torch.nn import functional as F
 
+import kit
 from kit import space
 from kit.data import ImageSet
 from kit.run.predict import TrainedModel
 from kit.run.provenance import pick_device
+from kit.search.progress import Silent
 from kit.space import DARTS_V2
 from kit.studies import landscape
 
@@ -98,6 +106,52 @@ def section(device: torch.device, repeats: int, a: argparse.Namespace | None = N
     )
 
 
+def trained(seeds: range) -> Iterator[tuple[nn.Module, ImageSet]]:
+    """DARTS V2 cells as 8 epochs of digits leave them, with the test images."""
+    for seed in seeds:
+        config = kit.Config(dataset="digits", method="plain", epochs=8, seed=seed, device="cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            model = kit.search(config, out=folder, progress=Silent()).model()
+        yield model.requires_grad_(True), config.sets().test
+
+
+def by_landscaper(model: nn.Module, data: ImageSet) -> float:
+    from landscaper import PyHessian
+
+    torch.manual_seed(0)  # where its power iteration starts
+    hessian = PyHessian(model, F.cross_entropy, list(data.chunks(len(data))), "cpu")
+    return hessian.eigenvalues(maxIter=200, tol=1e-4)[0][0]
+
+
+def by_kit(model: nn.Module, data: ImageSet) -> float:
+    return landscape.largest_eigenvalue(model, data, len(data))
+
+
+def sharpness(seeds: range) -> str:
+    """Each network's largest eigenvalue both ways, and the Hessian-vector products and CPU seconds that it took."""
+    rows, ways = [], {"kit": by_kit, "landscaper": by_landscaper}
+    for seed, (model, data) in zip(seeds, trained(seeds)):
+        rows.append([seed])
+        for way in ways.values():
+            with mock.patch("torch.autograd.grad", wraps=torch.autograd.grad) as grad:
+                began = common.clock(data.device)
+                value = way(model, data)
+                rows[-1] += [
+                    value,
+                    grad.call_count // 2,
+                    common.clock(data.device) - began,
+                ]  # a product differentiates twice
+    header = ("seed", *(f"{name}, {what}" for name in ways for what in ("eigenvalue", "products", "CPU s")))
+    apart = [theirs / ours - 1 for _, ours, _, _, theirs, _, _ in rows]
+    return (
+        f"## sharpness: the Hessian's largest eigenvalue, beside landscaper {metadata.version('landscaper')}\n\n"
+        f"DARTS V2 cells after 8 epochs of digits (laptop), {len(data)} test images. Here Lanczos' method to 1e-4, "
+        "landscaper has power iteration, until a step changes the value by less than 1e-4.\n\n"
+        + common.table(header, [[f"{cell:.{5 if k % 3 == 1 else 3}g}" for k, cell in enumerate(row)] for row in rows])
+        + f"\n\nn = {len(rows)} networks; landscaper's value is {min(apart):+.3%} to {max(apart):+.3%} beside kit's.\n"
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
@@ -113,13 +167,14 @@ def parser() -> argparse.ArgumentParser:
     ):
         found.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     found.add_argument("--device", default="auto")
+    found.add_argument("--sharpness", type=int, default=0, metavar="N", help="of N networks, beside landscaper's")
     return found
 
 
 def main() -> None:
     a = parser().parse_args()
     torch.set_num_threads(a.threads)
-    print(section(pick_device(a.device), a.rounds, a))
+    print(sharpness(range(a.sharpness)) if a.sharpness else section(pick_device(a.device), a.rounds, a))
 
 
 if __name__ == "__main__":

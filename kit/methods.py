@@ -127,9 +127,8 @@ _VALUES: Mapping[str, tuple[Any, Any, Any]] = {
     "fixed_augment": ("flip-crop-cutout", "flip-crop-cutout", "flip-crop"),
     "learned_hyper": ("fresh", "lookahead", "lookahead"),
 }
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    preset: dict(zip(_VALUES, column)) for preset, column in zip(("paper", "server", "laptop"), zip(*_VALUES.values()))
-}
+_COLUMNS = zip(("paper", "server", "laptop"), zip(*_VALUES.values()))
+PRESETS: Mapping[str, Mapping[str, Any]] = {preset: dict(zip(_VALUES, column)) for preset, column in _COLUMNS}
 
 
 def register(name: str, title: str, **composed: Any) -> None:

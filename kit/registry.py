@@ -62,7 +62,7 @@ class Registry(dict[str, Part]):
     nearest names first, for a name that is not registered."""
 
     #: called with (registry, part) before each part is registered; it may refuse it by raising KitError
-    listener: "Callable[[Registry, Part], None] | None" = None
+    listener: "Callable[[Registry, Part], None]" = staticmethod(lambda registry, part: None)
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -70,16 +70,7 @@ class Registry(dict[str, Part]):
     def __missing__(self, name: str) -> Part:
         raise unknown(self.kind, name, self)
 
-    def register(
-        self,
-        name: str,
-        *,
-        title: str = "",
-        colour: str | None = None,
-        brings: Mapping[str, Any] | None = None,
-        options: type[Options] | None = None,
-        **settings: Any,
-    ) -> Callable[[T], T]:
+    def register(self, name: str, *, title="", colour=None, brings=None, options=None, **settings) -> Callable[[T], T]:
         """A decorator that registers a class or function under `name`; see `Part`. The same definition again, as of a
         notebook's cell, replaces it; another one of the name raises KitError."""
 
@@ -89,8 +80,7 @@ class Registry(dict[str, Part]):
             if (taken.__module__, taken.__qualname__) != (make.__module__, make.__qualname__):
                 by = f"is already registered by {taken.__module__}"
                 raise KitError(f"{self.kind} {name!r} {by}: give yours another name")
-            if Registry.listener is not None:
-                Registry.listener(self, part)
+            Registry.listener(self, part)
             self[name] = part
             return make
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("kit", "tests", "pyproject.toml")
+COPIED = ("kit", "tests", "notebooks", "pyproject.toml")
 AT_ONCE = 2
 
 LEVELS = "test_step_two_levels.py::test_two_levels_equal_the_algorithm_written_out"
@@ -167,6 +167,10 @@ FAULTS = [
         ("run/warnings.py", "(support[0] == support[-1]).all()", "True", "test_warnings.py"),
         ("search/engine.py", "steps * (self.config.epochs - done)", "steps * self.config.epochs", "test_progress.py"),
         ("studies/browse.py", "of_method.get(name, False)", "False", "test_browse.py"),
+        ("figures/many.py", "ends[order, 1] - rows, y_min=0", "0 * rows, y_min=0", "test_figures.py -k time"),
+        ("figures/many.py", "= ROW * (high - low)", "= 0.5 * ROW * (high - low)", "test_figures.py -k names"),
+        ("figures/style.py", '"update": again}', '"update": not again}', "test_figures.py -k faces"),
+        ("studies/landscape.py", "if work <= CHEAP", "if work < CHEAP", "test_landscape.py -k clock"),
         (
             "studies/landscape.py",
             "(held[name].to(end) - end)",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from tests_pages import write_run
+from tests_recorded import write_run as recorded
 
 import kit
 from kit import figures
@@ -139,3 +142,29 @@ def test_the_confusion_counts_every_image_once():
     (heat,) = figures.confusion(names, prediction, ["a", "b", "c", "d"]).data
     assert heat.text.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert heat.z[0].tolist() == [0.5, 0.5, 0, 0] and heat.z[3].tolist() == [0, 0, 0, 0]
+
+
+def test_a_click_in_the_table_draws_the_chosen_runs_in_the_place_of_the_others(tmp_path, monkeypatch):
+    for method in ("dha", "seq-dha", "joint"):
+        recorded(tmp_path / method, 6, method=method, finished=False)
+    shown, said, places = [], [], [f"beside-{k}" for k in range(5)]
+    monkeypatch.setenv("JPY_SESSION_NAME", "a person's")  # or there are no widgets
+    monkeypatch.setattr(figures, "show", lambda figure, place="", again=False: shown.append((place, again)))
+    monkeypatch.setattr("IPython.display.display", lambda thing, **how: said.append((thing, how)))
+    page, book = {}, json.loads((Path(__file__).parents[1] / "notebooks" / "runs.ipynb").read_text())
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code" and "opened" not in page:
+            exec("".join(cell["source"]), page)
+            if cell["metadata"].get("tags") == ["parameters"]:
+                page |= {"runs": str(tmp_path), "selected": "dha"}
+    assert shown[-5:] == [(place, False) for place in places]
+    rows = [list(page["_shown"].index).index(name) for name in ("seq-dha", "joint")]
+    page["picker"].selected_rows = rows
+    assert shown[-5:] == [(place, True) for place in places]
+    (table, how) = next(item for item in reversed(said) if item[1].get("display_id") == "fields")
+    assert (
+        how["update"] and list(table) == ["seq-dha", "joint"] and table.loc["method"].tolist() == ["seq-dha", "joint"]
+    )
+    (tmp_path / "joint" / "history.parquet").write_bytes(b"no table")
+    page["picker"].selected_rows = rows[1:]
+    assert "holds no table" in said[-1][0]["text/plain"] and said[-1][1]["display_id"] == "standing"

@@ -23,6 +23,7 @@ from tests_recorded import blocks_walk, tau_walk, write_run
 import kit
 from kit import figures
 from kit.errors import KitError
+from kit.lab import notebook
 from kit.search.progress import Silent
 
 
@@ -238,7 +239,28 @@ def test_accuracy_against_time_puts_each_method_at_its_time():
     figure = figures.accuracy_against_time(summary())
     means = {trace.legendgroup: (trace.x[0], trace.y[0]) for trace in figure.data}
     assert means["dha"] == pytest.approx((130, 98.0)) and len(means) == 3
-    assert titles(figure) == ["wall-clock of a run [s]", "test accuracy [%]: mean and 95% interval"]
+    assert titles(figure) == ["wall-clock [s]", "test accuracy [%]: mean and 95% interval"]
+    assert all(name.ay == pytest.approx(name.y) for name in figure.layout.annotations)  # where there is room
+
+
+def test_the_names_of_many_methods_stand_apart_in_the_order_of_their_results():
+    methods = kit.methods()[:19]
+    rows = pd.DataFrame({"method": methods, "title": methods, "n": 5, "seconds": np.geomspace(10, 500, 19)})
+    rows["accuracy_mean"] = [0.97 + 0.001 * (k % 4) for k in range(19)]  # several reach the same
+    ends = {"accuracy_low": rows["accuracy_mean"] - 0.01, "accuracy_high": rows["accuracy_mean"] + 0.01}
+    figure = figures.accuracy_against_time(rows.assign(**ends))
+    names, (low, high) = figure.layout.annotations, figure.layout.yaxis.range
+    assert [name.text for name in names] == sorted(methods, key=lambda m: rows.set_index("method").accuracy_mean[m])
+    pixels = (figure.layout.height - figure.layout.margin.t - figure.layout.margin.b) / (high - low)
+    assert (np.diff([name.ay for name in names]) * pixels > 15.9).all() and {name.ax for name in names} == {
+        figure.layout.xaxis.range[1]
+    }
+    assert low <= names[0].ay and names[-1].ay <= high
+    for name in names:  # the line leads to the point; the axis of time is logarithmic
+        (trace,) = (trace for trace in figure.data if trace.name == name.text)
+        assert (name.x, name.y) == pytest.approx(
+            (np.log10(trace.x[0]), trace.y[0])
+        ) and figure.layout.showlegend is False
 
 
 def test_limits_are_drawn_beside_what_was_found():
@@ -279,12 +301,14 @@ def test_pictures_have_the_asked_size_and_no_slider(browser, run, tmp_path):
     paths = [tmp_path / "new" / name for name in ("curves.png", "surface.png")]
     assert figures.save_all(dict(zip(paths, (figures.curves(run), surface))), width=640)
     assert [size(path.read_bytes())[0] for path in paths] == [1280, 1280]  # twice the width, for papers and screens
-    vectors = [tmp_path / f"curves.{kind}" for kind in ("svg", "pdf")]
-    assert figures.save_all(dict.fromkeys(vectors, figures.curves(run)), width=640)
-    svg, pdf = (path.read_bytes() for path in vectors)
-    assert svg.startswith(b"<svg") and b'width="640"' in svg and pdf.startswith(b"%PDF")
+    _, own = notebook.config({"pictures": "svg, pdf"}, extra={"pictures": figures.Formats})
+    assert figures.save_all({tmp_path / "a.b-curves.png": figures.curves(run)}, 640, own["pictures"])
+    png, svg, pdf = ((tmp_path / f"a.b-curves.{kind}").read_bytes() for kind in ("png", "svg", "pdf"))
+    assert size(png)[0] == 1280 and svg.startswith(b"<svg") and b'width="640"' in svg and pdf.startswith(b"%PDF")
     with pytest.raises(KitError, match="unknown picture format 'gif'. Valid: png, svg, pdf"):
         figures.save_all({tmp_path / "curves.gif": figures.curves(run)})
+    with pytest.raises(KitError, match="parameter pictures='png,gif' of type str: should be 'png', 'svg' or 'pdf'"):
+        notebook.config({"pictures": "png,gif"}, extra={"pictures": figures.Formats})
 
 
 def test_show_publishes_both_faces_in_one_output(browser, run, monkeypatch):
@@ -296,6 +320,10 @@ def test_show_publishes_both_faces_in_one_output(browser, run, monkeypatch):
     # JupyterLab forgets the height of a responsive figure when it resizes it: it would vanish when drawn again
     assert shown[mime]["config"]["responsive"] is False
     assert size(base64.b64decode(shown["image/png"]))[0] == 700
+    how = []
+    monkeypatch.setattr(IPython.display, "publish_display_data", lambda data, **given: how.append(given))
+    figures.show(go.Figure(), place="here", again=True)
+    assert how == 2 * [{"transient": {"display_id": "here"}, "update": True}]  # text, so that JupyterLab draws anew
 
 
 WITHOUT = """

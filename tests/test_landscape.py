@@ -185,6 +185,16 @@ def test_what_makes_no_grid_is_refused(data):
             landscape.line(network(), data, **{name: value})
 
 
+def test_a_grid_is_fine_where_a_point_costs_little_by_a_rule_that_knows_no_clock(data, monkeypatch):
+    net = network()
+    work = sum(weight.numel() for weight in net.parameters()) * data.images.numel()
+    assert landscape.side(0, net, data) == 51 and landscape.side(5, net, data) == 5
+    monkeypatch.setattr(landscape, "CHEAP", work)
+    assert len(landscape.plane(net, data, metric=lambda _: 0.0).coordinates) == 51
+    monkeypatch.setattr(landscape, "CHEAP", work - 1)
+    assert len(landscape.plane(net, data, metric=lambda _: 0.0).coordinates) == 21
+
+
 # ---- several runs --------------------------------------------------------------------------------
 
 ENDS = ("", "/low", "/high")

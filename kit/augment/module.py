@@ -49,9 +49,7 @@ class Augment(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images: uint8 [N, C, H, W], C = 1 or 3. Returns new ones of the same shape; on a GPU nothing waits for it."""
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-            raise KitError(
-                f"images must be uint8 [N, C, H, W], got {kind_of(images)}: augment before they are normalized"
-            )
+            raise KitError(f"images must be uint8 [N, C, H, W], got {kind_of(images)}: augment them before normalizing")
         if not self.training:
             return images
         policy = self.policy(tuple(images.shape[2:]), images.device)

@@ -219,9 +219,7 @@ def register_operation(name: str, *, signed: bool = False, title: str = "") -> C
             magnitude, sign = p.magnitude.clamp(max=10).float(), p.sign.float()
             done = function(images.clone(), magnitude, sign if signed else torch.ones_like(sign))
             if not isinstance(done, Tensor) or done.dtype != torch.uint8 or done.shape != images.shape:
-                raise KitError(
-                    f"operation {name!r} must return uint8 {list(images.shape)} tensors, got {kind_of(done)}"
-                )
+                raise KitError(f"operation {name!r} must return uint8 {list(images.shape)}, got {kind_of(done)}")
             return done
 
         OPERATIONS.register(name, title=title, geometric=False, signed=signed)(apply)
@@ -243,9 +241,7 @@ def apply_op(name: str, images: Tensor, magnitude, sign=None, center=None) -> Te
     return _apply(part, images, parameters) if images.numel() else images
 
 
-def apply_mixed(
-    images: Tensor, ops: Tensor, magnitude, sign=None, center=None, *, grouped: bool | None = None
-) -> Tensor:
+def apply_mixed(images: Tensor, ops: Tensor, magnitude, sign=None, center=None, *, grouped=None) -> Tensor:
     """Sample n goes through operation operations()[ops[n]]; the same pixels as `apply_op` sample by sample.
 
     images: uint8 [N, C, H, W], C = 1 or 3. ops: int64 [N]. The others, and what is raised: as for `apply_op`, but

@@ -121,9 +121,7 @@ class Policy(Learner):
         return {}  # for the history, once per epoch
 
 
-def build(
-    name: str, generator: torch.Generator, image: tuple[int, int], *, flip=True, fill=None, **options: Any
-) -> Policy:
+def build(name: str, generator: torch.Generator, image: tuple[int, int], *, flip=True, fill=None, **options) -> Policy:
     """A policy by name.
 
     image: (H, W), which sets the crop's padding (1/8 of the side) and the cutout (half the side). flip: whether

@@ -47,8 +47,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         if (place := os.path.realpath(where)) not in entered:
             entered.add(place)
             for item in visible(where):
-                kind = images if item.suffix.lower() in EXTENSIONS else others
-                (left if item.is_dir() else kind).append(item)
+                (left if item.is_dir() else images if item.suffix.lower() in EXTENSIONS else others).append(item)
     return sorted(images), sorted(others)
 
 
@@ -251,5 +250,4 @@ def _decode(files: Sequence[Path], folder: Path, image_size: int | None, photo_s
     if images is None:
         raise KitError(f"none of the {len(files)} images can be read: {listed({files[row]: bad[row] for row in bad})}")
     np.save(folder / "marks.npy", pixel_marks(torch.from_numpy(images)).numpy())
-    reasons = [(row, str(files[row]), why) for row, why in bad.items()]
-    (folder / "bad.json").write_text(json.dumps(reasons, indent=0))
+    (folder / "bad.json").write_text(json.dumps([(row, str(files[row]), why) for row, why in bad.items()], indent=0))

@@ -139,6 +139,5 @@ def _line(points: Sequence[tuple[float, float]], edge: Edge, color: str) -> go.S
 
 def _box(text: str, x: float, y: float, color: str, border: str = "white") -> dict[str, Any]:
     red, green, blue = plotly.colors.hex_to_rgb(color)
-    ink = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "black"
-    font = {"size": 12, "color": ink}
+    font = {"size": 12, "color": "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "black"}
     return {"text": text, "x": x, "y": y, "font": font, "bgcolor": color, "bordercolor": border, "borderpad": 3}

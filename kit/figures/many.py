@@ -11,22 +11,19 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from sklearn.isotonic import isotonic_regression
 
 from kit.figures.style import CLEAR, DASHES, DOTTED, SERIES, TEMPLATE, Look, headline, legend_below, look, name_facets
 from kit.run.run import Run
 
-COSTS = {
-    "seconds": "wall-clock of a run [s]",
-    "params": "parameters",
-    "macs": "multiply-adds per image",
-    "latency_ms": "latency [ms]",
-}
+COSTS = {"seconds": "wall-clock [s]", "params": "parameters", "macs": "multiply-adds", "latency_ms": "latency [ms]"}
 ACCURACY = "test accuracy [%]"
 Landscapes = Sequence[Any]  # of `kit.landscape.compare`
 UNIT = "relative to the filter norm"
 CAMERA = {"eye": {"x": 1.45, "y": -1.7, "z": 1.0}, "center": {"x": 0, "y": 0, "z": -0.08}}
 MANY = 12  # values of a field that are written out
 MOST = 0.98  # of the losses: what is above has one colour, so that a corner does not take all of them
+ROW, AROUND = 16, (80, 70)  # pixels of a name at the right, and above and below a plot
 LEVELS = 9  # steps from the lowest loss to the highest
 HOVER = "a %{x:.3g}, b %{y:.3g}<br>loss %{customdata:.4g}<extra></extra>"
 
@@ -38,10 +35,12 @@ def overlay(runs: Sequence[Run], name: str, over: str = "epoch") -> go.Figure:
     for run in runs:
         curve, clock = run.curve(name), run.clock
         at = pd.Series(clock["seconds"], clock["epoch"]).reindex(curve.index) if over == "seconds" else curve.index
-        groups.setdefault(look(run.config.method), []).append(pd.DataFrame({"x": at, "y": curve}))
+        named = look(run.config.method)._replace(title=run.config.method)
+        groups.setdefault(named, []).append(pd.DataFrame({"x": at, "y": curve}))
     datasets = ", ".join(sorted({str(run.config.dataset) for run in runs}))
     unit = " [nats]" if "loss" in name else ""
-    return _seeds_and_means(groups, title=f"{datasets} · {name}", xaxis_title=over, yaxis_title=f"{name}{unit}")
+    looks = {"xaxis_title": over, "xaxis_type": "log" if over == "seconds" else "-", "yaxis_title": f"{name}{unit}"}
+    return _name_at_right(_seeds_and_means(groups, title=f"{datasets} · {name}", **looks))
 
 
 def progress(runs: Sequence[Run]) -> go.Figure:
@@ -57,19 +56,51 @@ def planted(curves: Mapping[str, Sequence[Sequence[float]]], steps: int, title: 
     for color, (name, seeds) in zip(SERIES * len(curves), curves.items()):
         groups[Look(color, name)] = [pd.DataFrame({"x": at(seed), "y": seed}) for seed in seeds]
     words = {"title": title, "xaxis_title": "step", "yaxis_title": "probability on what is planted"}
-    return _seeds_and_means(groups, yaxis_range=[0, 1.02], **words).add_hline(0.8, line=DOTTED)
+    return _name_at_right(_seeds_and_means(groups, yaxis_range=[0, 1.02], **words)).add_hline(0.8, line=DOTTED)
 
 
 def _seeds_and_means(groups: Mapping[Look, Sequence[pd.DataFrame]], **layout: Any) -> go.Figure:
     """groups: columns x and y of every seed (or direction); the means are over the rows of one index."""
-    figure = go.Figure().update_layout(template=TEMPLATE, showlegend=True, **layout)
+    figure = go.Figure().update_layout(template=TEMPLATE, **layout)
     for (color, name, dash), members in groups.items():
         line = {"color": color, "dash": dash}
         for seed in members if len(members) > 1 else ():  # one seed alone is its mean
             figure.add_scatter(x=seed["x"], y=seed["y"], line=line | {"width": 1}, opacity=0.4, showlegend=False)
         mean = (sum(members) / len(members)).dropna()
         figure.add_scatter(x=mean["x"], y=mean["y"], name=f"{name} (n = {len(members)})", line=line | {"width": 3})
-    return legend_below(figure.update_traces(mode="lines"), 560)
+    return figure.update_traces(mode="lines")
+
+
+def _name_at_right(figure: go.Figure) -> go.Figure:
+    """In place of a legend: the name of each line or point in its colour at the right, as high as its end or as near as
+    the others leave room, and a thin line that leads there."""
+    named = [trace for trace in figure.data if trace.name and len(trace.x)]
+    if not named:
+        return figure
+    ends = np.array([(trace.x[-1], trace.y[-1]) for trace in named], float)
+    height = max(520, ROW * len(named) + sum(AROUND))
+    for k, axis in enumerate((figure.layout.xaxis, figure.layout.yaxis)):
+        every = np.concatenate([np.array(trace["xy"[k]], float) for trace in figure.data])
+        if axis.type == "log":
+            every, ends[:, k] = np.log10(every), np.log10(ends[:, k])
+        axis.range = axis.range or _room(every[np.isfinite(every)])
+        ends[:, k] = ends[:, k].clip(*axis.range)
+    right, (low, high) = figure.layout.xaxis.range[1], figure.layout.yaxis.range
+    row = ROW * (high - low) / (height - sum(AROUND))
+    order, rows = ends[:, 1].argsort(kind="stable"), low + row * (np.arange(len(ends)) + 0.5)
+    raised = isotonic_regression(ends[order, 1] - rows, y_min=0, y_max=high - row / 2 - rows[-1])
+    for k, y in zip(order, rows + raised):
+        name, color = named[k].name, named[k].line.color or named[k].marker.color
+        looks = {"font": {"color": color, "size": 12}, "arrowcolor": color, "arrowwidth": 0.5, "arrowhead": 0}
+        place = {"x": ends[k, 0], "y": ends[k, 1], "ax": right, "ay": y, "axref": "x", "ayref": "y", "xanchor": "left"}
+        figure.add_annotation(text=name, **place, **looks)
+    margin = {"t": AROUND[0], "b": AROUND[1], "r": 15 + 7 * max(len(trace.name) for trace in named)}
+    return figure.update_layout(showlegend=False, height=height, margin=margin)
+
+
+def _room(values: np.ndarray, share: float = 0.04) -> list[float]:
+    low, high = np.nanmin(values), np.nanmax(values)
+    return [low - (room := share * (high - low) or 1), high + room]
 
 
 def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "Test accuracy") -> go.Figure:
@@ -84,7 +115,8 @@ def ablation(summary: pd.DataFrame, rows: pd.DataFrame, title: str = "Test accur
 def accuracy_against_time(summary: pd.DataFrame, title: str = "Test accuracy against time") -> go.Figure:
     """Test accuracy over the wall-clock of a run: mean and 95% interval per method."""
     figure = _means(summary, "seconds", ACCURACY, error_y="above", error_y_minus="below", title=title)
-    return legend_below(figure.update_xaxes(title_text=COSTS["seconds"], type="log"), 500 + 15 * len(summary))
+    figure.update_yaxes(range=_room(100 * summary[["accuracy_low", "accuracy_mean", "accuracy_high"]].to_numpy()))
+    return _name_at_right(figure.update_xaxes(title_text=COSTS["seconds"], type="log"))
 
 
 def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: str = "") -> go.Figure:
@@ -96,9 +128,8 @@ def under_limits(summary: pd.DataFrame, rows: pd.DataFrame, cost: str, title: st
     for k, bound in enumerate(sorted(summary["bound"].dropna().unique())):
         words = {"annotation_text": f"≤ {round(bound, 2):,.10g}", "annotation_yshift": 14 * (k % 2)}
         figure.add_vline(bound, line=DOTTED, annotation_position="top", **words)
-    least, most = 100 * rows["test_accuracy"].min(), 100 * rows["test_accuracy"].max()
-    room = max(0.8 * (most - least), 0.5)  # the runs decide what is shown: two seeds' interval can span everything
-    figure.update_yaxes(range=[max(0.0, least - room), min(100.0, most + room)])
+    # the runs decide what is shown: two seeds' interval can span everything
+    figure.update_yaxes(range=np.clip(_room(100 * rows["test_accuracy"], 0.8), 0, 100))
     return legend_below(figure.update_xaxes(title_text=f"{COSTS[cost]}; dotted: the limits"), 560)
 
 
@@ -146,8 +177,8 @@ def _looks(rows: pd.DataFrame) -> dict[str, Any]:
     looks = {method: look(method) for method in rows["method"]}
     symbols = {method: "circle" if of.dash == "solid" else "circle-open" for method, of in looks.items()}
     colors = {method: of.color for method, of in looks.items()}
-    by_method = {"color": "method", "color_discrete_map": colors, "symbol": "method", "symbol_map": symbols}
-    return {"template": TEMPLATE, **by_method}
+    by_method = {"color": "method", "symbol": "method", "color_discrete_map": colors, "symbol_map": symbols}
+    return by_method | {"template": TEMPLATE}
 
 
 def landscape_contours(landscapes: Landscapes) -> go.Figure:
@@ -180,7 +211,8 @@ def landscape_lines(landscapes: Landscapes) -> go.Figure:
     low, high, guess = _span(landscapes)
     title = f"{_title(landscapes)} along random directions (dotted: guessing)"
     figure = _seeds_and_means(groups, title=title, xaxis_title=f"t · d, {UNIT}", yaxis_title="test loss [nats]")
-    return figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
+    figure.update_yaxes(type="log", range=np.log10([low / 1.5, high])).add_hline(guess, line=DOTTED)
+    return legend_below(figure, 560)
 
 
 def landscape_trajectory(found: Any) -> go.Figure:
@@ -188,15 +220,13 @@ def landscape_trajectory(found: Any) -> go.Figure:
     `kit.landscape.trajectory`."""
     heights = np.log10(np.clip(found.values.T, 1e-9, np.nanquantile(found.values, MOST)))
     low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
-    ticks = np.linspace(low, high, 5)
-    bar = {
-        "title": {"text": "test loss [nats]", "side": "right"},
-        "tickvals": ticks,
-        "ticktext": [f"{10**t:.3g}" for t in ticks],
+    looks = {
+        "colorscale": "Viridis",
+        "colorbar": _loss_bar(np.linspace(low, high, 5)),
+        "ncontours": 15,
+        "line_width": 0.5,
     }
-    figure = go.Figure(
-        go.Contour(x=found.x, y=found.y, z=heights, colorscale="Viridis", colorbar=bar, ncontours=15, line_width=0.5)
-    )
+    figure = go.Figure(go.Contour(x=found.x, y=found.y, z=heights, **looks))
     words = [f"epoch {epoch}: {loss:.3g}" for epoch, loss in zip(found.epochs, found.losses)]
     looks = {"mode": "lines+markers", "line": {"color": "white", "width": 2}, "showlegend": False, "hovertext": words}
     figure.add_scatter(x=found.path[:, 0], y=found.path[:, 1], **looks)
@@ -223,11 +253,14 @@ def _planes(landscapes: Landscapes, kind: type, **looks: Any) -> go.Figure:
         heights = np.clip(np.log10(np.nan_to_num(losses, nan=np.inf)), low, high)
         content = {"x": at, "y": at, "z": heights, "customdata": losses, "hovertemplate": HOVER, "contours": level}
         figure.add_trace(kind(**content, coloraxis="coloraxis", **looks), k // columns + 1, k % columns + 1)
-    bar = {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
-    axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": bar}  # even steps, in grey too
+    axis = {"colorscale": "Viridis", "cmin": low, "cmax": high, "colorbar": _loss_bar(ticks)}  # even steps, in grey too
     title, height = f"{_title(landscapes)} around the trained model", 130 + (800 - 200 * columns) * rows
     figure.update_layout(template=TEMPLATE, title_text=title, coloraxis=axis, height=height, margin_t=120)
     return figure.update_annotations(font_size=12)
+
+
+def _loss_bar(ticks: np.ndarray) -> dict[str, Any]:
+    return {"title": {"text": "test loss<br>[nats]"}, "tickvals": ticks, "ticktext": [f"{10**t:.3g}" for t in ticks]}
 
 
 def _span(landscapes: Landscapes) -> tuple[float, float, float]:

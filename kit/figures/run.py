@@ -203,9 +203,9 @@ def architecture(run: Run) -> go.Figure:
     looks = {"x": "epoch", "facet_col": "slot", "facet_col_wrap": 4, "facet_row_spacing": min(70 / height, 1 / rows)}
     colors = dict(zip(frame["operation"], frame["color"]))
     looks |= {"facet_col_spacing": 0.05, "color": "operation", "color_discrete_map": colors}
-    figure = px.line(frame, y="|α|", template=TEMPLATE, **looks).update_traces(line_width=1, opacity=0.5)
-    used = px.line(frame, y="in the child", **looks).update_traces(line_width=3, showlegend=False)
-    legend_below(name_facets(figure.add_traces(used.data)), height + 60)
+    figure, used = (px.line(frame, y=y, template=TEMPLATE, **looks) for y in ("|α|", "in the child"))
+    figure.update_traces(line_width=1, opacity=0.5, showlegend=False).add_traces(used.update_traces(line_width=3).data)
+    legend_below(name_facets(figure), height + 60)
     return _shaded(figure.update_layout(title_text=f"{headline(run)} · α (bold: in the child)"), run)
 
 
@@ -248,8 +248,5 @@ def confusion(truth: Sequence[str], prediction: Prediction, classes: Sequence[st
     looks = {"labels": labels, "color_continuous_scale": style.SHARE, "zmin": 0, "zmax": 1, "aspect": "auto"}
     figure = px.imshow(shares.to_numpy(), x=names, y=names, template=TEMPLATE, title=title, **looks)
     figure.update_traces(text=counts.to_numpy(), texttemplate="%{text}" if len(names) <= 20 else None)
-    return (
-        figure.update_layout(height=560, coloraxis_colorbar_title_side="right")
-        .update_xaxes(dtick=1, side="bottom")
-        .update_yaxes(dtick=1)
-    )
+    figure.update_xaxes(dtick=1, side="bottom").update_yaxes(dtick=1)
+    return figure.update_layout(height=560, coloraxis_colorbar_title_side="right")

@@ -11,13 +11,14 @@ import re
 import textwrap
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import kaleido
 import plotly.graph_objects as go
 import plotly.io
+from pydantic import BeforeValidator
 
 from kit import files
 from kit.augment import OPERATIONS as AUGMENTATIONS
@@ -53,7 +54,8 @@ TEMPLATE.layout.update(colorway=SERIES, font={"color": GREY, "size": 13}, margin
 TEMPLATE.layout.update(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, title_x=0.01, title_font_size=17)
 TEMPLATE.layout.update(xaxis=GRID, yaxis=GRID | {"exponentformat": "power", "nticks": 5})
 TEMPLATE.layout.scene.update({f"{axis}axis": {"backgroundcolor": CLEAR, "gridcolor": FAINT} for axis in "xyz"})
-MIME = "application/vnd.plotly.v1+json"
+FORMATS = ("png", "svg", "pdf")
+Formats = Annotated[list[Literal[FORMATS]], BeforeValidator(lambda text: text.replace(" ", "").split(","))]
 
 
 class Look(NamedTuple):
@@ -130,8 +132,8 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
     buttons. Raises KitError where there is no browser, and for another format."""
     if why_no_png():
         raise KitError(why_no_png())
-    if format not in ("png", "svg", "pdf"):
-        raise unknown("picture format", format, ("png", "svg", "pdf"))
+    if format not in FORMATS:
+        raise unknown("picture format", format, FORMATS)
     still = go.Figure(figure.data, figure.layout)
     still.layout.sliders = still.layout.updatemenus = None
     options = {"format": format, "width": width, "height": figure.layout.height or 450, "scale": scale}
@@ -141,28 +143,33 @@ def png(figure: go.Figure, width: int = WIDTH, scale: float = 1, format: str = "
         raise KitError(f"the browser did not draw the figure ({type(error).__name__}: {error!s:.100})") from None
 
 
-def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH) -> bool:
-    """Write every figure to its path, making folders: .png of twice the width, .svg or .pdf. False, and why in one
-    line, without a browser."""
+def save_all(figures: Mapping[Path, go.Figure], width: int = WIDTH, also: Sequence[str] = ()) -> bool:
+    """Write every figure to its path, making folders: .png of twice the width, .svg or .pdf; and beside it in the
+    formats `also`. False, and why in one line, without a browser."""
     if why_no_png():
         print(why_no_png())
         return False
     for path, figure in figures.items():
-        kind = path.suffix.removeprefix(".").lower()
-        files.write(path, png(figure, width, 2 if kind == "png" else 1, kind))
+        for kind in dict.fromkeys([path.suffix.removeprefix(".").lower(), *also]):
+            files.write(path.with_suffix(f".{kind}"), png(figure, width, 2 if kind == "png" else 1, kind))
     return True
 
 
-def show(figure: go.Figure, width: int = WIDTH) -> None:
+def show(figure: go.Figure, width: int = WIDTH, place: str = "", again: bool = False) -> None:
     """Display a figure as one output with two faces: plotly's for JupyterLab, and a PNG `width` pixels wide for viewers
-    without JavaScript; without a browser it is plotly's alone, and its text says why."""
+    without JavaScript; without a browser it is plotly's alone, and its text says why. place: a name of the output, in
+    whose place another figure is shown `again`, also from a widget's callback."""
     from IPython.display import publish_display_data
 
     # not "responsive": JupyterLab resizes a figure by itself, and a responsive one shrinks to no height when redrawn
-    data = {MIME: {**json.loads(figure.to_json()), "config": {"displaylogo": False, "responsive": False}}}
+    shown = json.loads(figure.to_json()) | {"config": {"displaylogo": False, "responsive": False}}
+    data = {"application/vnd.plotly.v1+json": shown}
     data["text/plain"] = title = figure.layout.title.text or "figure"
     try:
         data["image/png"] = base64.b64encode(png(figure, width)).decode()
     except KitError as error:
         data["text/plain"] = f"{title}; {error}"
-    publish_display_data(data)
+    how = {"transient": {"display_id": place}, "update": again} if place else {}
+    if again:  # JupyterLab keeps a figure that the mouse has been over, unless another kind of output comes between
+        publish_display_data({"text/plain": title}, **how)
+    publish_display_data(data, **how)

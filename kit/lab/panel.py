@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -37,11 +37,7 @@ WRONG = "2px solid #D55E00"
 NEWEST = 200  # runs that the list offers
 FIGURES = {"curves": figures.curves, "policy": figures.policy, "cells": figures.cells}
 BREATH = 4.0  # seconds without drawing per second of drawing: the search needs the cores more
-LOOK: dict[str, Any] = {
-    "continuous_update": False,
-    "layout": {"width": "auto"},
-    "style": {"description_width": "112px"},
-}
+LOOK = {"continuous_update": False, "layout": {"width": "auto"}, "style": {"description_width": "112px"}}
 CHILDREN: dict[Path, ChildProcess] = {}  # of this kernel, by run directory
 
 
@@ -92,8 +88,7 @@ class Dashboard(widgets.VBox):
         """Show the run of this name, of those below the form's folder; the form becomes its configuration."""
         if not name:
             return
-        run = Run.load(self.folder.parent / name)
-        given = _texts(run.config.but(out=str(self.folder.parent)))
+        given = _texts(Run.load(self.folder.parent / name).config.but(out=str(self.folder.parent)))
         self.filling = True  # the form is read once all of it has changed
         for field_name, field in self.fields.items():
             field.value = given.get(field_name, "")
@@ -113,8 +108,7 @@ class Dashboard(widgets.VBox):
         if self.run and self.run.finished:
             self._say("This run finished before. Another seed or value makes another run.")
         elif self.state == "idle":
-            values = self.config().model_dump()
-            CHILDREN[self.folder] = self.child = ChildProcess(values, self.folder)
+            CHILDREN[self.folder] = self.child = ChildProcess(self.config().model_dump(), self.folder)
             self.refresh()
             self._watch()
 
@@ -236,8 +230,6 @@ def _field(name: str, text: str) -> widgets.Combobox:
     kinds = (about.annotation, *get_args(about.annotation))
     literals = [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
     choices = {**offered, **PARTS}.get(name) or literals or ["true", "false"] * (bool in kinds)
-    limits = [
-        f"{sign} {getattr(part, of):g}" for part in about.metadata for of, sign in BOUNDS.items() if hasattr(part, of)
-    ]
-    tooltip = f"{name}: {', '.join([about.description or '', *limits]).strip(', ')}"
-    return widgets.Combobox(description=name, value=text, options=tuple(choices), tooltip=tooltip, **LOOK)
+    has = [(sign, getattr(part, of)) for part in about.metadata for of, sign in BOUNDS.items() if hasattr(part, of)]
+    said = ", ".join([about.description or "", *(f"{sign} {bound:g}" for sign, bound in has)]).strip(", ")
+    return widgets.Combobox(description=name, value=text, options=tuple(choices), tooltip=f"{name}: {said}", **LOOK)

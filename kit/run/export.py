@@ -36,8 +36,7 @@ def _safetensors(model: TrainedModel, about: str, path: Path) -> Scores:
 
 def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     images = torch.zeros((2, *model.network.image), dtype=torch.uint8)  # a batch of one would become a constant
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},))
     for node in program.graph.nodes:  # which names this machine's files
         node.meta.pop("stack_trace", None)
     return program

@@ -42,13 +42,11 @@ def browse(runs: str | Path | Sequence[Any], dataset: str = "") -> tuple[pd.Data
         raise KitError(f"no runs to browse in {runs} (dataset={dataset!r}): kit.search makes one. {aside}")
     every = pd.DataFrame(fields).drop(columns=HIDDEN)
     differ = [name for name, values in every.items() if values.astype(str).nunique() > 1]
-    table = pd.DataFrame(rows)
-    given = table.drop(columns=[name for name in differ if name in table])
+    given = pd.DataFrame(rows).drop(columns=differ, errors="ignore")
     table = pd.concat([given.iloc[:, :3], every[differ], given.iloc[:, 3:]], axis=1)
     table, notes = _with_fronts(table) if "data" in table else (table, [])
     table = table.sort_values("test_accuracy", ascending=False, ignore_index=True)
-    text = every[differ].astype(str)
-    of_method = text.groupby("method").nunique().max() == 1 if "method" in differ else {}
+    of_method = every[differ].astype(str).groupby("method").nunique().max() == 1 if "method" in differ else {}
     table.attrs["fields"] = [name for name in differ if name == "method" or not of_method.get(name, False)]
     return table, notes + aside
 
@@ -93,12 +91,9 @@ def importance(table: pd.DataFrame) -> pd.Series:
     values = known[table.attrs["fields"]].astype(str)
     values = values.loc[:, values.nunique() > 1]
     if len(known) < 4 or values.empty:
-        raise KitError(
-            f"importance needs four finished runs that differ in a field, got {len(known)} in {list(values)}"
-        )
-    choices = {
-        name: optuna.distributions.CategoricalDistribution(sorted(set(column))) for name, column in values.items()
-    }
+        given = f"got {len(known)} in {list(values)}"
+        raise KitError(f"importance needs four finished runs that differ in a field, {given}")
+    choices = {name: optuna.distributions.CategoricalDistribution(sorted(set(of))) for name, of in values.items()}
     study = optuna.create_study(direction="maximize")
     for chosen, accuracy in zip(values.to_dict("records"), known["test_accuracy"]):
         study.add_trial(optuna.create_trial(params=chosen, distributions=choices, value=accuracy))

@@ -29,6 +29,7 @@ from kit.studies import tables
 
 RADII = (0.25, 0.5, 1.0)  # at which lines give the rise; METHOD section 5
 RISES = {r: [f"rise@{r:g}{end}" for end in ("", "/low", "/high")] for r in RADII}
+CHEAP = 2e9  # weights × values of the images: a point takes some 20 ms of a CPU core or less
 TEMPLATE = "landscape.md.j2"
 PICTURES = {
     "contours": "Test loss on the plane of two random directions, the same levels in all panels",
@@ -93,10 +94,10 @@ class Trajectory:
     values: np.ndarray
 
 
-def trajectory(run: Run, *, steps: int = 21, images: int = 0, device="auto", margin: float = 0.3) -> Trajectory:
-    """The path of a finished run that kept weights (`trajectory=` of its configuration). images: as of `compare`;
-    margin: of the grid beside the path, as a share of its extent. The model's BatchNorm statistics hold everywhere.
-    Raises KitError for a run that kept fewer than three epochs' weights."""
+def trajectory(run: Run, *, steps: int = 0, images: int = 0, device="auto", margin: float = 0.3) -> Trajectory:
+    """The path of a finished run that kept weights (`trajectory=` of its configuration). steps and images: as of
+    `compare`; margin: of the grid beside the path, as a share of its extent. The model's BatchNorm statistics hold
+    everywhere. Raises KitError for a run that kept fewer than three epochs' weights."""
     axis(steps=steps, images=images)
     files = sorted((run.path / "trajectory").glob("epoch-*.safetensors"))
     if len(files) < 3:
@@ -108,14 +109,12 @@ def trajectory(run: Run, *, steps: int = 21, images: int = 0, device="auto", mar
     moved = torch.stack(rows).double().cpu()
     _, sizes, ways = torch.linalg.svd(moved, full_matrices=False)
     path, numbers = (moved @ ways[:2].T).numpy(), [end.numel() for end in ends.values()]
-    split = lambda way: zip(ends, way.split(numbers))
-    named = [
-        {f"network.{name}": part.view_as(ends[name]).to(ends[name]) for name, part in split(way)} for way in ways[:2]
-    ]
+    parts = (zip(ends.items(), way.split(numbers)) for way in ways[:2])
+    named = [{f"network.{name}": part.view_as(end).to(end) for (name, end), part in way} for way in parts]
     low, high = path.min(axis=0), path.max(axis=0)
-    room = margin * (high - low).max()
+    room, data = margin * (high - low).max(), part_of(run.config.sets().test, images).to(pick_device(device))
+    steps = side(steps, model, data)
     x, y = (np.linspace(a - room, b + room, steps) for a, b in zip(low, high))
-    data = part_of(run.config.sets().test, images).to(pick_device(device))
     grid = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
     losses = _evaluate(model, data, np.concatenate([path, grid]), named)
     epochs = np.array([int(file.stem.removeprefix("epoch-")) for file in files])
@@ -138,17 +137,24 @@ def direction(model: nn.Module, seed: int, which: str = "δ") -> dict[str, Tenso
     return drawn
 
 
-def plane(model: nn.Module, data: ImageSet, *, steps: int = 21, radius: float = 1, seed: int = 0, **options) -> Plane:
+def side(steps: int, model: nn.Module, data: ImageSet) -> int:
+    """steps, or where that is 0 as many as the work of a point allows: 51 up to `CHEAP`, else 21. By no clock, so that
+    the same model and images have the same grid everywhere."""
+    work = sum(weight.numel() for weight in model.parameters()) * math.prod(data.images.shape)
+    return steps or (51 if work <= CHEAP else 21)
+
+
+def plane(model: nn.Module, data: ImageSet, *, steps: int = 0, radius: float = 1, seed: int = 0, **options) -> Plane:
     """Evaluate the model on a steps × steps grid of a, b ∈ [−radius, radius], in evaluation mode.
 
     model: images → scores, on the device of its parameters. data: the images whose mean cross-entropy is taken. steps:
-    odd, so that the centre is the trained model itself. Options, of `line` as well: batch_size, images of a forward
-    pass (256); metric, a function of a loss_landscapes model wrapper to a number or an array of numbers (the package's
-    metrics among them), in place of the cross-entropy. Raises KitError for what is no grid."""
-    at = axis(steps=steps, radius=radius)
+    odd, so that the centre is the trained model itself, or 0 (`side`). Options, of `line` as well: batch_size, images
+    of a forward pass (256); metric, a function of a loss_landscapes model wrapper to a number or an array of numbers
+    (the package's metrics among them), in place of the cross-entropy. Raises KitError for what is no grid."""
+    at = axis(steps=side(steps, model, data), radius=radius)
     points = np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2)
     values = _evaluate(model, data, points, [direction(model, seed, name) for name in ("δ", "η")], **options)
-    return Plane(at, values.reshape(steps, steps, *values.shape[1:]), seed)
+    return Plane(at, values.reshape(len(at), len(at), *values.shape[1:]), seed)
 
 
 def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.0, seed=0, **options) -> LossLines:
@@ -161,10 +167,11 @@ def line(model: nn.Module, data: ImageSet, directions=10, *, steps=21, radius=1.
 
 def axis(*, steps: int = 21, radius: float = 1, directions: int = 10, images: int = 0) -> np.ndarray:
     """The coordinates of a grid, float64 [steps]. Raises KitError for what `compare` would refuse after a search."""
-    counts = [whole("directions", directions, 1), whole("images", images, 0), whole("steps", steps, 3, 10_001)]
+    counts = [whole("directions", directions, 1), whole("images", images, 0), whole("steps", steps or 21, 3, 10_001)]
     if counts[-1] % 2 == 0 or not (isinstance(radius, (int, float)) and 0 < radius <= 1e6):
         raise KitError(f"steps={steps}, radius={shown(radius)}: give an odd number of steps, and a radius above 0")
-    return radius * np.arange(-(steps // 2), steps // 2 + 1) / (steps // 2)  # from integers: the middle is 0 exactly
+    half = counts[-1] // 2
+    return radius * np.arange(-half, half + 1) / half  # from integers: the middle is 0 exactly
 
 
 def _evaluate(model: nn.Module, data: ImageSet, points: np.ndarray, ways: list[dict], batch_size=256, metric=None):
@@ -219,8 +226,8 @@ def largest_eigenvalue(model: nn.Module, data: ImageSet, batch_size: int = 256) 
 def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, device="auto", **grid) -> list[Landscape]:
     """Plane, lines and largest Hessian eigenvalue of each run's model, on one directions' seed and the same images.
     Kept in the run's directory. images: at most so many test images, drawn evenly from the classes (0: all), 512 of
-    them for the Hessian. grid: steps and radius, as for `plane`. Raises KitError before any compute."""
-    at = axis(directions=directions, images=images, **grid)
+    them for the Hessian. grid: steps and radius, as for `plane`, one for all. Raises KitError before any compute."""
+    axis(directions=directions, images=images, **grid)
     opened = [run if isinstance(run, Run) else Run.load(run) for run in runs]
     if not opened:
         raise KitError("no runs: give run directories, e.g. landscape.compare(['runs/digits-dha-s0-…'])")
@@ -234,6 +241,8 @@ def compare(runs: Sequence[Run | str], *, directions=10, images=0, seed=0, devic
             raise KitError(f"{run.path} was tested on {there}, here are {here}: give runs tested on the same images")
     part = part_of(test, images).to(pick_device(device))
     curved, measured = part_of(part, 512), []
+    grid["steps"] = min(side(grid.get("steps", 0), model, part) for model in models)
+    at = axis(**grid)
     name = f"{len(at)}-{at[-1]:g}-{seed}-{directions}-{len(part)}.npz"
     for run, model in zip(opened, models):
         path = run.path / "landscape" / name

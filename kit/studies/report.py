@@ -22,10 +22,10 @@ from kit.studies import landscape, limits, page, study, tables
 KINDS = {"ablation": study, "methods": study, "limits": limits, "landscape": landscape}
 
 
-def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="", note="", **options: Any) -> Path:
+def write(kind: str, runs: Sequence[Run], folder="reports", name="", note="", formats=(), **options: Any) -> Path:
     """Write a report from finished runs of one data set; returns the Markdown's path. kind: one of KINDS. name: of the
-    files, without an ending. note: a sentence about the circumstances. options: `cost` for limits, `measured` for
-    landscape. Raises KitError where there is nothing to report, or several data sets."""
+    files, without an ending. note: a sentence about the circumstances. formats: of pictures beside PNG. options: `cost`
+    for limits, `measured` for landscape. Raises KitError where there is nothing to report, or several data sets."""
     if not isinstance(kind, str) or kind not in KINDS:
         raise unknown("report", kind, KINDS)
     runs = [run if isinstance(run, Run) else Run.load(run) for run in runs]
@@ -41,7 +41,7 @@ def write(kind: str, runs: Sequence[Run], folder: str | Path = "reports", name="
     usual = re.sub(r"[^\w.+-]+", "_", usual)  # a data set's folder may have any name
     path = files.place(folder) / f"{name or usual}.json"
     pictures = {path.with_name(f"{path.stem}{ending}.png"): figure for ending, _, figure in drawn}
-    saved = figures.save_all(pictures)
+    saved = figures.save_all(pictures, also=formats)
     captions = [(picture.name, text) for picture, (_, text, _) in zip(pictures, drawn)] if saved else []
     elsewhere = {"root": None, "out": Config.model_fields["out"].default, "plugins": None}  # no paths of this machine
     named = lambda config: {k: Path(v).name for k in ("dataset", "genotype", "policy") if (v := getattr(config, k))}

@@ -30,8 +30,7 @@ SHOWN = ("dha", "diffautoml", "daas", "autohas")  # a report shows one run of ea
 def grid(study: str, methods: str, seeds: int | str, values: dict[str, Any]) -> list[Config]:
     """The configurations of a study. methods: "all" (the study's) or names with commas; seeds: see `sweep.seeds_of`."""
     every = [name for name in ROWS[study].split(",") if name in METHODS]  # without rows whose file the zoo lacks
-    names = every if methods == "all" else sweep.listed(methods)
-    return sweep.grid(seed=sweep.seeds_of(seeds), method=names, **values)
+    return sweep.grid(seed=sweep.seeds_of(seeds), method=every if methods == "all" else sweep.listed(methods), **values)
 
 
 def gather(kind: str, runs: Sequence[Run]) -> tuple[list[tuple], dict[str, Any]]:

@@ -72,12 +72,12 @@ def judged(runs: Sequence[Run], table: pd.DataFrame) -> pd.DataFrame:
 
 def summarize(rows: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """By method of `judged`, and of a hundred cells of the table by chance: title, n, accuracy_mean, _low and _high
-    (Student's 95%), and the mean rank."""
+    (Student's 95%, from three on), and the mean rank."""
     rows = pd.concat([rows, table.sample(100, random_state=0).assign(method="drawn by chance")])
     groups = rows.groupby("method", sort=False)
     found = groups.agg(n=("rank", "size"), rank=("rank", "mean")).reset_index()
     mean, half = (groups["accuracy"].agg(what).to_numpy() for what in ("mean", "sem"))
-    half = half * scipy.stats.t.ppf(0.975, found["n"] - 1)
+    half = np.where(found["n"] >= 3, half * scipy.stats.t.ppf(0.975, found["n"] - 1), np.nan)
     found["title"] = [METHODS[name].title if name in METHODS else name for name in found["method"]]
     return found.assign(accuracy_mean=mean, accuracy_low=mean - half, accuracy_high=mean + half)
 
@@ -89,6 +89,7 @@ def report(rows: pd.DataFrame, table: pd.DataFrame, path: str | Path, note: str 
     shown = found[["title", "n"]].assign(rank=found["rank"].map("{:,.0f}".format))
     shown["accuracy, % [95%]"] = ["{:.2f} [{:.2f}, {:.2f}]".format(*100 * row) for row in bounds]
     shown["to the average cell, %"] = ["{:+.2f} [{:+.2f}, {:+.2f}]".format(*100 * (row / mean - 1)) for row in bounds]
+    shown = shown.replace(r" \[\+?nan, \+?nan\]", "", regex=True)
     above = ", ".join(f"`{name}`" for name in found["method"][found["accuracy_low"] > mean]) or "none"
     best, middle = table["accuracy"].max(), table["accuracy"].median()
     about = f"Of all {len(table):,} cells the best has {best:.2%}, the median {middle:.2%}, the mean {mean:.2%}. {note}"
