@@ -160,7 +160,8 @@ def finite(batches: Iterator[tuple[Tensor, Tensor]], n: int, seed: int) -> data.
 
 class Planted:
     """The planted task with learners by name. negatives: validation images are negatives of the training images. steps:
-    that the search takes in all, where a learner has to know. options: of the learners of τ and η, by name."""
+    that the search takes in all, where a learner has to know. learned: steps in which the network has learned the
+    images as they are; then it hardly learns any more. options: of the learners of τ and η, by name."""
 
     def __init__(
         self,
@@ -172,12 +173,17 @@ class Planted:
         negatives: bool = False,
         arch_lr: float = 0.1,
         steps: int = 100,
+        learned: int = 0,
         **options: Any,
     ):
         net = PlantedNetwork()
         net.mixer = generator(seed, "mixup")
         policy = _policy(augment_name, generator(seed, "τ"), steps, options)
-        learner = hyper.Fixed(0.1, 0.0)
+        if learned:
+            before = Planted(seed=seed)
+            before.take(learned)
+            net.load_state_dict(before.parts.net.state_dict())
+        learner = hyper.Fixed(0.001 if learned else 0.1, 0.0)
         if step == "population":
             still = {"hyper_space": "mixup=0:0", "steps": steps}
             learner = _made(hyper.HYPER["pbt"], 0.3, 0.0, generator(seed, "η"), **options | still)
@@ -340,7 +346,7 @@ AUGMENTATION: dict[str, tuple[dict[str, Any], int, tuple[float, float]]] = {
     "pair-softmax": ({"tau_lr": 0.5}, 50, (0.8, 1.0)),
     "dada": ({"step": "bi-level"}, 60, (0.8, 1.0)),
     "pba": ({"step": "population", "members": 8, "exploits": 30}, 1200, (0.5, 1.0)),
-    "adversarial-autoaugment": ({"step": "copies", "copies": 4, "tau_lr": 0.05}, 60, (0.8, 1.0)),
+    "adversarial-autoaugment": ({"step": "copies", "learned": 40, "tau_lr": 0.02}, 60, (0.8, 1.0)),
     "fast-autoaugment": ({"step": "folds", "folds": 2, "policy_trials": 40, "negatives": False}, 40, (0.0, 0.05)),
 }
 # η: by name the steps and options

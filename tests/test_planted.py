@@ -86,10 +86,11 @@ def test_the_learning_rate_is_found():
     assert all(learn_rate(100, seed=seed) >= 0.8 for seed in SEEDS)
 
 
-@pytest.mark.parametrize("policy", ["dada", "pba", "fast-autoaugment"])
+@pytest.mark.parametrize("policy", ["dada", "pba", "fast-autoaugment", "adversarial-autoaugment"])
 def test_the_baselines_find_the_augmentation(policy: str):
     """DADA inverts as DAAS does; PBA inverts most images, since its networks else fail on the validation images, and no
-    more rewards it; Fast AutoAugment leaves out what makes held-out training images look like the other class."""
+    more rewards it; Adversarial AutoAugment inverts since that is hard; Fast AutoAugment leaves out what makes held-out
+    training images look like the other class."""
     assert finds_augmentation(policy, seed=0)[0]
 
 
@@ -100,6 +101,6 @@ def test_policies_at_random_invert_more_than_those_that_fast_autoaugment_finds()
     assert 0.15 < task.inverted() < 0.3
 
 
-@pytest.mark.parametrize("learner", ["random-search", "bayesian", "pbt", "mixture", "fresh"])
+@pytest.mark.parametrize("learner", ["random-search", "bayesian", "asha", "pbt", "mixture", "fresh"])
 def test_other_learners_find_a_rate_that_mends_the_threshold_in_one_step(learner: str):
     assert all(finds_rate(learner, seed)[0] for seed in SEEDS)
