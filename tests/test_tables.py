@@ -90,15 +90,15 @@ def test_runs_are_judged_by_the_table(micro, tmp_path):
     genotype.write_text(json.dumps(dict(zip(EDGES, BEST.split("|")))))
     given = {"space": "nas-bench-201", "channels": 4, "cells": 3, "reductions": 2, "genotype": str(genotype)}
     run = kit.search(micro_config("plain", epochs=1, **given), out=tmp_path, progress=Silent())
-    judged = tables.judged([run, run], cells := tables.nas_bench_201("cifar10"))
-    assert judged["rank"].tolist() == [1, 1] and judged["regret"].tolist() == [0.0, 0.0]
+    judged = tables.judged([run, run, run], cells := tables.nas_bench_201("cifar10"))
+    assert judged["rank"].tolist() == [1, 1, 1] and judged["regret"].tolist() == [0.0, 0.0, 0.0]
     assert judged["accuracy"][0] == cells["accuracy"].max() and judged["relative"][0] > 0
-    path = tables.report(judged.assign(seed=[0, 1]), cells, tmp_path / "exact.md", "A note.")
+    path = tables.report(judged.assign(seed=[0, 1, 2]), cells, tmp_path / "exact.md", "A note.")
     written = path.read_text()
     assert "the best has 91.61%, the median 87.31%" in written and "A note." in written
-    assert "| DARTS V2 cells, trained | 2 | 1 | 91.61 [91.61, 91.61] |" in written
+    assert "| DARTS V2 cells, trained | 3 | 1 | 91.61 [91.61, 91.61] |" in written
     assert "| drawn by chance | 100 |" in written and "by their intervals: `plain`." in written
-    assert pd.read_csv(path.with_suffix(".csv"))["cell"].tolist() == [BEST, BEST]
+    assert pd.read_csv(path.with_suffix(".csv"))["cell"].tolist() == [BEST] * 3
 
 
 @needs_tables

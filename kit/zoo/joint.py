@@ -32,7 +32,7 @@ class Strength(PairSoftmax):
         strength_reach: float = Field(4.0, gt=0, description="how often the strength can go from 0 to 1 in the run")
 
     def __init__(self, *at: Any, **options: Any):
-        super().__init__(*at, **options)
+        super().__init__(*at, **{"epochs": 100} | options)  # of a module alone nobody knows
         start, epochs = self.options.strength_start, self.options.epochs
         self.least = min(1.0, epochs / 100) if start is None else start
         self.amount = torch.full((1,), self.least, device=self.generator.device)
