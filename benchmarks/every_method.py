@@ -3,8 +3,9 @@
     python benchmarks/every_method.py DIR/cifar10-jpeg --image-size 16 --write reports
 
 Beside the accuracy: the difference to the random children of the same seeds and space, divided by their mean (Yang,
-Esperança and Carlucci 2020), which is what a search is worth beyond training. What retrains has the epochs for it that its search leaves; a random
-child has all of them. Intervals are Student's over the seeds. No number here chose a setting.
+Esperança and Carlucci 2020), which is what a search is worth beyond training. What retrains has the epochs for it that
+its search leaves; a random child has all of them. Intervals are Student's over the seeds. No number here chose a
+setting.
 """
 
 from __future__ import annotations
