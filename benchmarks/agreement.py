@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy
-from common import table
+from common import sizes, table
 
 import kit
 from kit import files
@@ -74,8 +74,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs")
     parser.add_argument("--write", help="folder of the report agreement.md")
     given = parser.parse_args()
-    sizes = [int(size) for size in given.image_size.split(",") if size] or [None] * len(given.datasets)
-    size_of = dict(zip(given.datasets, sizes, strict=True))
+    size_of = sizes(given.image_size, given.datasets)
     common = {"train_images": given.images, "epochs": given.epochs + 1, "search_epochs": given.epochs, "out": given.out}
     rows = []
     for method in given.methods.split(","):

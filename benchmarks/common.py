@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kit import files
+from kit.studies.tables import interval
 
 # sections of a report on a machine, in their order; the first one is gpu.py's, the others all.py's
 ORDER = tuple("gpu step small augment memory search data landscape sharpness start distributed".split())
@@ -53,6 +55,18 @@ def median(values: Sequence[float]) -> float:
 def shown(values: tuple[float, float, float], digits: int = 2) -> str:
     middle, low, high = (f"{v:.{digits}f}" for v in values)
     return f"{middle} ({low} … {high})"
+
+
+def estimated(values: np.ndarray, spec: str) -> str:
+    """The mean and, from three values on, Student's 95% interval."""
+    mean, low, high = interval(values)
+    return f"{mean:{spec}}" + (f" [{low:{spec}}, {high:{spec}}]" if len(values) > 2 else "")
+
+
+def sizes(given: str, datasets: Sequence[str]) -> dict[str, int | None]:
+    """The image size of each data set, from numbers with commas; "": every set's own."""
+    every = [int(size) for size in given.split(",") if size] or [None] * len(datasets)
+    return dict(zip(datasets, every, strict=True))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

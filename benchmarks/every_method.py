@@ -15,13 +15,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from common import table
+from common import estimated, table
 
 import kit
 from kit import files
 from kit.lab import sweep
 from kit.methods import METHODS
-from kit.studies.tables import interval
 
 METHOD_ROWS = {
     "jointly": "dha,joint,diffautoml,daas,autohas",
@@ -31,13 +30,6 @@ METHOD_ROWS = {
     "no search": "plain",
 }
 SPACES = ("cell", "choice", "mobile")
-
-
-def shown(values: np.ndarray, spec: str) -> str:
-    mean, low, high = interval(values)
-    if np.isnan(low):
-        return f"{mean:{spec}}"
-    return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
 def rows(runs: list[kit.Run]) -> list[list[str]]:
@@ -55,11 +47,11 @@ def rows(runs: list[kit.Run]) -> list[list[str]]:
     for (name, space), by_seed in accuracy.items():
         seeds = sorted(by_seed)
         mine, random = (np.array([of[seed] for seed in seeds]) for of in (by_seed, accuracy["random", space]))
-        relative = "–" if name == "random" else shown(100 * (mine - random) / random.mean(), "+.1f")
+        relative = "–" if name == "random" else estimated(100 * (mine - random) / random.mean(), "+.1f")
         spent = f"{np.mean(seconds[name, space]):.0f}"
         title = METHODS[name].title.split(":")[0] if name != "random" else "random child"
         what = [kinds.get(name, "chance"), f"`{name}`", title, space]
-        found.append([*what, str(len(seeds)), shown(mine, ".1f"), relative, spent])
+        found.append([*what, str(len(seeds)), estimated(mine, ".1f"), relative, spent])
     order = ["chance", *reversed(METHOD_ROWS)]
     return sorted(found, key=lambda row: (order.index(row[0]), row[3]))
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import table
+from common import estimated, sizes, table
 
 import kit
 from kit import files
 from kit.lab import sweep
-from kit.studies.tables import interval
 
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEARNERS = ("lookahead", "fresh", "validation")
@@ -36,11 +35,6 @@ def accuracy(runs: list[kit.Run]) -> np.ndarray:
     return 100 * np.array([run.metrics["test_accuracy"] for run in runs])
 
 
-def shown(values: np.ndarray) -> str:
-    mean, low, high = interval(values.tolist())
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
 def rows(values: dict[str, Any], title: str, seeds: int, workers: int | None) -> tuple[str, list[list[str]]]:
     """A sentence about the fixed rates, and a row for each learner and start."""
     at = {lr: accuracy(finished(values | {"lr": lr, "hyper": "fixed"}, seeds, workers)) for lr in GRID}
@@ -55,7 +49,7 @@ def rows(values: dict[str, Any], title: str, seeds: int, workers: int | None) ->
             ends = np.array([run.hyper["lr"] for run in runs])
             far = np.exp(np.abs(np.log(ends / best)))  # times too low or too high
             scores = accuracy(runs)
-            apart = [shown(scores - fixed), shown(scores - at[best])]
+            apart = [estimated(scores - fixed, "+.2f"), estimated(scores - at[best], "+.2f")]
             cells = [f"{start['lr']:g}", f"{np.exp(np.log(ends).mean()):.3g}", f"{far.mean():.1f}", *apart]
             found.append([title, f"`{learner}`", *cells])
             print(*found[-1], flush=True)
@@ -73,9 +67,8 @@ def main() -> None:
     parser.add_argument("--out", default="runs")
     parser.add_argument("--write", help="folder of the report rates.md")
     given = parser.parse_args()
-    sizes = [int(size) for size in given.image_size.split(",") if size] or [None] * len(given.datasets)
     sentences, cells = [], []
-    for name, size in zip(given.datasets, sizes, strict=True):
+    for name, size in sizes(given.image_size, given.datasets).items():
         values = {"dataset": name, "image_size": size, "train_images": given.images, "epochs": given.epochs}
         values |= {"method": "plain", "hold_out": True, "out": given.out}
         title = Path(name).name + (f", {size}×{size}" if size else "")
