@@ -29,7 +29,7 @@ from kit.studies import tables
 
 RADII = (0.25, 0.5, 1.0)  # at which lines give the rise; METHOD section 5
 RISES = {r: [f"rise@{r:g}{end}" for end in ("", "/low", "/high")] for r in RADII}
-CHEAP = 2e9  # weights × values of the images: a point takes some 20 ms of a CPU core or less
+CHEAP = 2.5e8  # weights × values of the images: a point takes some 10 ms of a CPU core or less
 TEMPLATE = "landscape.md.j2"
 PICTURES = {
     "contours": "Test loss on the plane of two random directions, the same levels in all panels",
