@@ -1,15 +1,17 @@
 """Does a learned learning rate stop where it helps? A network of given cells is trained at fixed rates; then each
-gradient learner of η starts at the best of them, and ten times too low and too high.
+gradient learner of η starts at the best of them, and ten times too low and too high. So does `nas+hpo`, which searches
+cells as well; its fixed rate is `ista`'s.
 
     python benchmarks/rates.py digits fashion_mnist DIR/cifar10-jpeg --image-size 8,14,16 --write reports
 
 Accuracies are of test images, which choose no preset here; the best fixed rate, chosen by them, is flattered by it. All
-runs hold the same validation images out. Intervals are Student's over the seeds, paired.
+runs of plain training hold the same validation images out. Intervals are Student's over the seeds, paired.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,11 @@ from kit import files
 from kit.lab import sweep
 
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
-LEARNERS = ("lookahead", "fresh", "validation")
+PLAIN = {"method": "plain", "hold_out": True, "hyper": "fixed"}
+LEARNERS = {  # what starts there, and the same with a fixed rate
+    **{name: (PLAIN | {"hyper": name, "hyper_moves": "lr"}, PLAIN) for name in ("lookahead", "fresh", "validation")},
+    "nas+hpo": ({"method": "nas+hpo", "hyper_moves": "lr"}, {"method": "ista"}),
+}
 FACTORS = (0.1, 1.0, 10.0)  # of the grid's best
 
 
@@ -37,22 +43,19 @@ def accuracy(runs: list[kit.Run]) -> np.ndarray:
 
 def rows(values: dict[str, Any], title: str, seeds: int, workers: int | None) -> tuple[str, list[list[str]]]:
     """A sentence about the fixed rates, and a row for each learner and start."""
-    at = {lr: accuracy(finished(values | {"lr": lr, "hyper": "fixed"}, seeds, workers)) for lr in GRID}
+    run = lambda more, lr: finished(values | more | {"lr": lr}, seeds, workers)
+    at = {lr: accuracy(run(PLAIN, lr)) for lr in GRID}
     best = max(GRID, key=lambda lr: at[lr].mean())
     about = f"{title}: " + ", ".join(f"{lr:g}: {found.mean():.2f}" for lr, found in at.items()) + f"; best {best:g}."
     found = []
-    for factor in FACTORS:
-        start = {"lr": round(best * factor, 6)}
-        fixed = at.get(start["lr"], accuracy(finished(values | start | {"hyper": "fixed"}, seeds, workers)))
-        for learner in LEARNERS:
-            runs = finished(values | start | {"hyper": learner, "hyper_moves": "lr"}, seeds, workers)
-            ends = np.array([run.hyper["lr"] for run in runs])
-            far = np.exp(np.abs(np.log(ends / best)))  # times too low or too high
-            scores = accuracy(runs)
-            apart = [estimated(scores - fixed, "+.2f"), estimated(scores - at[best], "+.2f")]
-            cells = [f"{start['lr']:g}", f"{np.exp(np.log(ends).mean()):.3g}", f"{far.mean():.1f}", *apart]
-            found.append([title, f"`{learner}`", *cells])
-            print(*found[-1], flush=True)
+    for factor, (name, (learned, fixed)) in product(FACTORS, LEARNERS.items()):
+        lr = round(best * factor, 6)
+        runs = run(learned, lr)
+        ends = np.array([run.hyper["lr"] for run in runs])
+        far = np.exp(np.abs(np.log(ends / best)))  # times too low or too high
+        apart = [estimated(accuracy(runs) - accuracy(run(fixed, start)), "+.2f") for start in (lr, best)]
+        found.append([title, f"`{name}`", f"{lr:g}", f"{np.exp(np.log(ends).mean()):.3g}", f"{far.mean():.1f}", *apart])
+        print(*found[-1], flush=True)
     return about, found
 
 
@@ -70,7 +73,7 @@ def main() -> None:
     sentences, cells = [], []
     for name, size in sizes(given.image_size, given.datasets).items():
         values = {"dataset": name, "image_size": size, "train_images": given.images, "epochs": given.epochs}
-        values |= {"method": "plain", "hold_out": True, "out": given.out}
+        values["out"] = given.out
         title = Path(name).name + (f", {size}×{size}" if size else "")
         about, found = rows(values, title, given.seeds, given.workers)
         sentences.append(about)
