@@ -36,7 +36,7 @@ def _nothing_left_running():
 
 
 def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
-    config = kit.Config(**VALUES, out=str(tmp_path / "beside"))
+    config = kit.Config(**{**VALUES, "epochs": 40}, out=str(tmp_path / "beside"))  # time enough to be paused
     panel = Dashboard(config)
     assert "ready" in text(panel) and panel.shown.layout.display == "none" and panel.buttons["stop"].disabled
     panel.buttons["start"].click()
@@ -55,7 +55,8 @@ def test_the_buttons_start_stop_and_resume_a_search(tmp_path: Path):
     assert not again.fields["seed"].disabled
     again.buttons["start"].click()
     until(lambda: "finished" in text(again), "the search to end")
-    assert "8 of 8 epochs" in text(again) and "test accuracy" in text(again) and again.bar.value == again.bar.max == 8
+    assert "40 of 40 epochs" in text(again) and "test accuracy" in text(again)
+    assert again.bar.value == again.bar.max == 40
     assert_same_run(Run.load(again.folder), kit.search(config, out=tmp_path / "here", progress=Silent()))
     again.buttons["start"].click()  # a finished run is not computed again
     assert again.state == "idle" and "finished before" in text(again)

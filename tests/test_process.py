@@ -57,14 +57,15 @@ def start(folder: Path, **values: Any) -> tuple[ChildProcess, Path]:
 
 
 def test_killed_and_started_again_it_is_the_same_run(tmp_path):
-    child, folder = start(tmp_path)
+    values = {"epochs": 40}  # a machine may look away for a few
+    child, folder = start(tmp_path, **values)
     process = process_at_work(folder)
     assert not child.ended
     child.kill()
     assert child.ended and child.end() == "" and gone(process)
     run = Run.load(folder)
     assert run.status == "interrupted"
-    assert start(tmp_path)[0].end() == ""
+    assert start(tmp_path, **values)[0].end() == ""
     assert_same_run(Run.load(folder), kit.search(run.config, out=tmp_path / "here", progress=Silent()))
 
 
