@@ -1,8 +1,8 @@
 """What a joint step costs beside a plain one: python benchmarks/step.py [--image 32 --channels 16 --cells 8 --batch 64]
 
 Plain: SGD steps of the same child with flip, crop and cutout. DHA: the same child while α, τ and η learn, with the
-look-ahead and with the fresh hyper-gradient. The three take turns, step by step, in one process. Then where the time
-goes, and the peak memory of a step.
+look-ahead, with the fresh hyper-gradient, and with one of validation images in every tenth step. They take turns, in
+one process. Then where the time goes, and the peak memory of a step.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from kit.search.learner import generator
 from kit.search.signals import Parts
 from kit.search.step import one_level
 
+TENTH = 10  # steps from one hyper-gradient to the next, in the row of that name
 SIZES = (
     {"image": 32, "image_channels": 3, "channels": 16, "cells": 8, "batch": 64},
     {"image": 8, "image_channels": 1, "channels": 8, "cells": 5, "batch": 64},
@@ -168,7 +169,7 @@ def setting(
     sets = synthetic(image, image_channels).to(device)
     size = {"channels": channels, "cells": cells, "batch_size": batch}
     config = Config(method="dha", preset=preset, hyper="lookahead", recover="epoch", **size)
-    return config, sets, {name: Batches(sets.train, batch, generator(0, name)) for name in ("train", "fresh")}
+    return config, sets, {name: Batches(sets.train, batch, generator(0, name)) for name in ("train", "fresh", "val")}
 
 
 def section(
@@ -179,6 +180,8 @@ def section(
     arch = kinds["DHA, look-ahead"].arch
     things = {name: (lambda parts=parts: take(parts, batches)) for name, parts in kinds.items()}
     b = arch.b.detach().cpu()
+    tenth = parts_of(config.but(hyper="validation", hyper_every=TENTH), sets, device)
+    things["ten"] = lambda: [take(tenth, batches) for _ in range(TENTH)]
     things["recovery"] = lambda: lasso(arch.A.cpu(), b * 1.001, arch.options.lam, start=arch.alpha.cpu())
     times = common.alternately(things, repeats, device, warm=3)
     peaks = {name: peak_mb(parts, batches, device) for name, parts in kinds.items()}
@@ -192,15 +195,14 @@ def section(
         )
         for name in kinds
     ]
-    rows.append(
-        (
-            "LASSO for all nodes, warm start",
-            f"{1e3 * sorted(times['recovery'])[repeats // 2]:.1f}",
-            common.shown(common.ratio(times["recovery"], times["plain"]), 3),
-            "–",
-            "–",
-        )
-    )
+    apart = {
+        "DHA, validation batch in every tenth step": [seconds / TENTH for seconds in times["ten"]],
+        "LASSO for all nodes, warm start": times["recovery"],
+    }
+    rows += [
+        (name, f"{1e3 * common.median(found):.1f}", common.shown(common.ratio(found, times["plain"]), 3), "–", "–")
+        for name, found in apart.items()
+    ]
     shares = {
         name: split(parts, batches, device, min(repeats, 10)) for name, parts in variants(config, sets, device).items()
     }
@@ -216,7 +218,8 @@ def section(
             ("share of the step", *shares),
             [(label, *(f"{100 * s.get(label, 0):.1f}%" for s in shares.values())) for label in labels],
         )
-        + f"\n\nn = {repeats} steps each, in turn; the shares from {min(repeats, 10)} further ones of each.\n"
+        + f"\n\nn = {repeats} steps each, ten times as many where every tenth differs, in turn; the shares from "
+        f"{min(repeats, 10)} further ones of each.\n"
     )
 
 

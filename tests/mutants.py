@@ -283,6 +283,8 @@ FAULTS = [
         ("hyper/base.py", '("mixup", "dropout", "drop_path") if', '("dropout", "drop_path") if', RETRAINED),
         ("hyper/base.py", "return Values(lr * schedule", "return Values(lr", JOINT),
         ("hyper/base.py", "decay if self.learns_decay else decay * 0)", "decay)", GRADIENTS),
+        ("hyper/gradients.py", "self.options.hyper_every == 0", "self.options.hyper_every == 1", "test_hyper.py"),
+        ("hyper/gradients.py", 'kept = ("passed",)', "kept = ()", "test_hyper.py"),
         ("hyper/gradients.py", "[trace.lr * by_lr, trace", "[by_lr, trace", GRADIENTS),
         ("hyper/gradients.py", "self.log.clamp_(self.low, self.high)", "pass", "test_hyper.py test_reach.py"),
         ("hyper/gradients.py", ".to(self.log.dtype) * self.moves]", ".to(self.log.dtype)]", GRADIENTS),

@@ -23,10 +23,10 @@ from kit.space.limits import Limits
 LR, DECAY, SCHEDULE, MU = 0.3, 0.02, 0.37, 0.9
 
 
-def learner_of(name: str, lr: float, decay: float):
+def learner_of(name: str, lr: float, decay: float, **options: float):
     """Of the registered name, with a step size of 1e-2 where it has one."""
     part = HYPER[name]
-    options = {"hyper_lr": 1e-2, "hyper_reach": 1e9}
+    options = {"hyper_lr": 1e-2, "hyper_reach": 1e9} | options
     return part.make(lr, decay, **{name: value for name, value in options.items() if name in part.options.model_fields})
 
 
@@ -248,8 +248,33 @@ def test_zero_weight_decay_stays_zero(name: str):
     assert (float(learner.sample().lr) == pytest.approx(0.2, rel=1e-6)) == (name == "fixed")
 
 
+@pytest.mark.parametrize("name", ["fresh", "ift", "lookahead", "validation"])
+def test_between_hyper_gradients_nothing_moves_and_no_pass_is_asked_for(name: str):
+    learner, asked, moved = learner_of(name, 0.2, 0.04, hyper_every=3), [], []
+    for step in range(1, 8):
+        trace, before = one_weight(), learner.log.detach().clone()
+        outer = Gradient(trace.parameters, [torch.tensor([5.0])], [])
+        learner.observe(trace, outer)
+        loss = lambda trace=trace: trace.parameters[0].square().sum()
+        learner.update(trace, outer=lambda _, step=step, outer=outer: asked.append(step) or outer, loss=loss)
+        if not torch.equal(learner.log, before):
+            moved.append(step)
+    assert moved == [3, 6] and asked == ([] if name == "lookahead" else [3, 6])
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_half_of_the_steps_cover_the_reach_however_often_eta_moves(every: int):
+    learner = HYPER["fresh"].make(0.2, 0.04, steps=40, hyper_reach=8.0, hyper_every=every)
+    for _ in range(20):  # Adam's step is its rate, where every gradient is the same
+        trace = one_weight()
+        learner.update(trace, outer=lambda _, trace=trace: Gradient(trace.parameters, [torch.tensor([5.0])], []))
+    assert learner.summary()["eta/lr"] == pytest.approx(8 * 0.2, rel=1e-6)
+    assert learner.summary()["eta/weight_decay"] == pytest.approx(8 * 0.04, rel=1e-6)
+
+
+@pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("name", ["fixed", "fresh", "hgd", "lookahead", "validation"])
-def test_resumed_learner_goes_on_bit_identically(name: str):
+def test_resumed_learner_goes_on_bit_identically(name: str, every: int):
     def move(learner, times: int, start: int) -> None:
         for i in range(start, start + times):
             trace = one_weight()
@@ -257,7 +282,7 @@ def test_resumed_learner_goes_on_bit_identically(name: str):
             learner.observe(trace, outer)
             learner.update(trace, outer=lambda _, outer=outer: outer)
 
-    whole, stopped, resumed = (learner_of(name, 0.2, 0.04) for _ in range(3))
+    whole, stopped, resumed = (learner_of(name, 0.2, 0.04, hyper_every=every) for _ in range(3))
     move(whole, 6, 0)
     move(stopped, 3, 0)
     resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))

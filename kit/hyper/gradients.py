@@ -23,21 +23,25 @@ class HyperGradient(HyperLearner):
     class Options(RateOptions):
         hyper_reach: float = Field(10.0, gt=1, description="most that lr, weight_decay may grow or shrink, times")
         hyper_moves: Literal["both", "lr", "weight_decay"] = Field("both", description="what hyper-gradients move")
+        hyper_every: int = Field(1, ge=1, le=10, description="one hyper-gradient in so many steps; most cost a pass")
 
     optimizer: type = Adam
-    source = "fresh"  #: of the batch for the outer gradient: another training batch, or "val"
+    kept = ("passed",)
+    passed = 0
 
     def __init__(self, *start: Any, **settings: Any):
         super().__init__(*start, **settings)
         reach = math.log(self.options.hyper_reach)
         self.low, self.high = self.log - reach, self.log + reach
-        lr = self.options.hyper_lr or 2 * reach / max(1, self.steps)
+        lr = self.options.hyper_lr or 2 * reach * self.options.hyper_every / max(1, self.steps)
         self.adam = self.optimizer([self.log.requires_grad_()], lr=lr)
         moves = [self.options.hyper_moves in ("both", name) for name in ("lr", "weight_decay")]
         self.moves = torch.tensor(moves, device=self.log.device)
 
-    def estimate(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> list[Tensor]:
-        return self.by_log(trace, outer(self.source))
+    def due(self) -> bool:
+        """Whether this step, one more, is one of those that give a hyper-gradient."""
+        self.passed += 1
+        return self.passed % self.options.hyper_every == 0
 
     def by_log(self, trace: Trace, outer: Gradient) -> list[Tensor]:
         """∂L(θ')/∂log η."""
@@ -55,15 +59,17 @@ class HyperGradient(HyperLearner):
 class Fresh(HyperGradient):
     """DHA: g' on another training batch, augmented like the step's own; costs a forward and a backward pass."""
 
-    needs = frozenset({"fresh"})
+    needs = frozenset({"fresh"})  # the one batch that g' is of
+
+    def estimate(self, trace: Trace, *, outer: Callable[[str], Gradient], **_: object) -> list[Tensor]:
+        return self.by_log(trace, outer(*self.needs)) if self.due() else []
 
 
 @register("validation", title="Hyper-gradient on a validation batch", brings=PAPER)
-class Validation(HyperGradient):
+class Validation(Fresh):
     """DiffAutoML: g' on a validation batch."""
 
     needs = frozenset({"val"})
-    source = "val"
 
 
 @register("lookahead", title="Hyper-gradient of the next step's own gradient")
@@ -73,8 +79,5 @@ class LookAhead(HyperGradient):
 
     def observe(self, trace: Trace | None, gradient: Gradient) -> None:
         """trace: of the step before, None at the first; gradient: the step's own, before it is used."""
-        if trace is not None:
+        if trace is not None and self.due():
             self.move(ranks.mean(self.by_log(trace, gradient)))
-
-    def estimate(self, trace: Trace, **_: object) -> list[Tensor]:
-        return []

@@ -21,9 +21,9 @@ class Ift(Validation):
         self, trace: Trace, *, outer: Callable[[str], Gradient], loss: Callable[[], Tensor], **_: object
     ) -> list[Tensor]:
         """loss(): L_train on the training batch."""
-        if not self.learns_decay:
+        if not (self.learns_decay and self.due()):
             return []
-        gradient = outer(self.source)
+        gradient = outer(*self.needs)
         hessian = lambda v: curvature(loss(), gradient.parameters, v)
         by_decay = implicit_gradient(gradient, trace.weight_decay, trace.lr, hessian)
         return [torch.stack([torch.zeros_like(by_decay), trace.weight_decay * by_decay]).to(self.log.dtype)]
