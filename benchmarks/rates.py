@@ -26,6 +26,7 @@ GRID = (0.01, 0.03, 0.1, 0.3, 1.0)
 PLAIN = {"method": "plain", "hold_out": True, "hyper": "fixed"}
 LEARNERS = {  # what starts there, and the same with a fixed rate
     **{name: (PLAIN | {"hyper": name, "hyper_moves": "lr"}, PLAIN) for name in ("lookahead", "fresh", "validation")},
+    "validation, 1 step of 10": (PLAIN | {"hyper": "validation", "hyper_moves": "lr", "hyper_every": 10}, PLAIN),
     "nas+hpo": ({"method": "nas+hpo", "hyper_moves": "lr"}, {"method": "ista"}),
 }
 MORE = {"nas+hpo": 4}  # times as many seeds, for with each one the cells differ
@@ -56,7 +57,7 @@ def rows(values: dict[str, Any], title: str, seeds: int, workers: int | None) ->
         far = np.exp(np.abs(np.log(ends / best)))  # times too low or too high
         apart = [estimated(accuracy(runs) - accuracy(run(fixed, start, n)), "+.2f") for start in (lr, best)]
         where = [f"{lr:g}", f"{np.exp(np.log(ends).mean()):.3g}", f"{far.mean():.1f}"]
-        found.append([title, f"`{name}`", str(n), *where, *apart])
+        found.append([title, name, str(n), *where, *apart])
         print(*found[-1], flush=True)
     return about, found
 
