@@ -22,7 +22,7 @@ import kit
 from kit import files
 from kit.lab import sweep
 
-METHODS = "ista,dha,joint,dsnas,daas,gdas,darts,snas,autohas"
+METHODS = "ista,dha,joint,dsnas,daas,gdas,autohas,darts,snas"
 Found = dict[tuple[str, int], dict]  # genotypes by data set and seed
 
 
