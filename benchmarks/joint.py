@@ -1,6 +1,6 @@
 """Does joint search pay, and is it ever worse? `joint` beside plain training and other searches, where images are few
-and seen often, and where all of them are seen a few times. And DHA's order: joint,
-pairs, sequential, architecture alone.
+and seen often, and where all of them are seen a few times. And DHA's order: joint, pairs,
+sequential, architecture alone.
 
     python benchmarks/joint.py DIR/cifar10-jpeg --write reports
 
